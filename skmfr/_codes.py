@@ -1,0 +1,210 @@
+"""Sparse codes of a batch, and their products with dictionaries.
+
+Only k of the n_components atoms are active in a sample, so past the encoder's matrix
+product every operation of a training step touches k atoms per sample.  All of them are
+one primitive, a weighted sum of gathered rows (``embedding_bag``), on codes sorted by
+sample or by atom, or its transpose, a dot product per gathered row.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+
+INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class SparseCodes(NamedTuple):
+    """Codes of n_samples samples, k entries each.
+
+    An entry with value 0 is inactive: rows may use fewer than k atoms.
+    """
+
+    values: Tensor
+    """(n_samples, k), coefficients."""
+    indices: Tensor
+    """(n_samples, k) int64, the atom of each coefficient, distinct where non-zero."""
+
+
+class AtomMajor(NamedTuple):
+    """The entries of some codes, sorted by atom instead of by sample."""
+
+    order: Tensor
+    """(n_entries,), positions of the entries in the flattened codes."""
+    rows: Tensor
+    """(n_entries,), the sample of each entry."""
+    offsets: Tensor
+    """(n_components + 1,), where the entries of each atom begin and end."""
+
+
+def top_k(scores: Tensor, k: int) -> SparseCodes:
+    """TopK(ReLU(scores), k): the largest k positive scores of each row, unordered.
+
+    Two things make it several times faster than ``torch.topk``.  Floats that are not
+    negative are ordered as their bit patterns, and integers compare faster.  And the
+    columns are dealt into groups: the k groups with the largest maxima contain the k
+    largest scores, because a group that holds one of them has a maximum at least as
+    large and there are at most k such groups.  So the selection, which costs far more
+    per element than a maximum, sees few of them.
+
+    Parameters
+    ----------
+    scores : Tensor of shape (n_samples, n_components)
+    k : int
+        At most n_components.
+
+    Returns
+    -------
+    SparseCodes of shape (n_samples, k)
+        Where a row has fewer than k positive scores, the value is 0 and the atom any.
+    """
+    n_components = scores.shape[1]
+    bits = scores.view(INTEGER_OF_SIZE[scores.itemsize])
+    # Maxima and candidates are as many when a group holds sqrt(m / k) columns; near
+    # that, a size that leaves few columns over.
+    ideal = (n_components / k) ** 0.5
+    sizes = range(max(1, round(0.8 * ideal)), round(1.25 * ideal) + 1)
+    size = min(sizes, key=lambda size: n_components % size)
+    if size < 3:
+        values, indices = torch.topk(bits, k, dim=1, sorted=False)
+    else:
+        n_groups = n_components // size
+        dealt = n_groups * size
+        # Strided groups, so that the maximum runs over contiguous vectors.
+        grouped = bits[:, :dealt].unflatten(1, (size, n_groups))
+        groups = torch.topk(grouped.amax(1), k, dim=1, sorted=False).indices
+        candidates = grouped.gather(2, groups.unsqueeze(1).expand(-1, size, -1))
+        candidates = torch.cat([candidates.flatten(1), bits[:, dealt:]], dim=1)
+        values, place = torch.topk(candidates, k, dim=1, sorted=False)
+        indices = groups.gather(1, place % k) + (place // k) * n_groups
+        indices = torch.where(place < size * k, indices, dealt + place - size * k)
+    return SparseCodes(values.view(scores.dtype).clamp_(min=0), indices)
+
+
+@lru_cache(maxsize=8)
+def entry_layout(n_samples: int, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where the entries of each sample begin, and the sample of each entry."""
+    offsets = torch.arange(0, n_samples * k + 1, k, device=device)
+    return offsets, torch.arange(n_samples, device=device).repeat_interleave(k)
+
+
+def decode(codes: SparseCodes, dictionary: Tensor) -> Tensor:
+    """Product of codes and dictionary.
+
+    Parameters
+    ----------
+    codes : SparseCodes of shape (n_samples, k)
+    dictionary : Tensor of shape (n_components, n_features)
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_features)
+    """
+    offsets, _ = entry_layout(*codes.indices.shape, codes.indices.device)
+    return embedding_bag(
+        codes.indices.flatten(),
+        dictionary,
+        offsets,
+        mode="sum",
+        per_sample_weights=codes.values.flatten(),
+        include_last_offset=True,
+    )
+
+
+def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
+    """Dot product of each sample with some atoms of its own.
+
+    The result for a sample depends on nothing but the sample and the atoms: not on the
+    rest of the batch, as it does in a matrix product.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n_samples, n_features)
+    atoms : Tensor of shape (n_components, n_features)
+    indices : Tensor of shape (n_samples, k), int64
+
+    Returns
+    -------
+    Tensor of shape (n_samples, k)
+    """
+    offsets, samples = entry_layout(*indices.shape, indices.device)
+    # The backward pass of `decode` for its values, the one gather-and-dot in torch
+    # that does not write out the gathered atoms (n_samples * k * n_features numbers).
+    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        X, atoms, indices.flatten(), offsets[:-1], samples, 0
+    )
+    return dots.view_as(indices)
+
+
+def by_atom(indices: Tensor, n_components: int) -> AtomMajor:
+    """Sort the entries of codes by atom, in linear time on the CPU.
+
+    Parameters
+    ----------
+    indices : Tensor of shape (n_samples, k)
+    n_components : int
+
+    Returns
+    -------
+    AtomMajor
+        Entries of one atom in the order of the samples.
+    """
+    n_samples, k = indices.shape
+    if indices.device.type == "cpu":
+        entries = sparse.csr_array(
+            (
+                np.arange(n_samples * k, dtype=np.int32),
+                indices.flatten().to(torch.int32).numpy(),
+                np.arange(0, n_samples * k + 1, k, dtype=np.int32),
+            ),
+            shape=(n_samples, n_components),
+        ).tocsc()
+        return AtomMajor(
+            *(
+                torch.from_numpy(array)
+                for array in (entries.data, entries.indices, entries.indptr)
+            )
+        )
+    atoms, order = torch.sort(indices.flatten(), stable=True)
+    bounds = torch.arange(n_components + 1, device=indices.device)
+    return AtomMajor(order, order // k, torch.searchsorted(atoms, bounds))
+
+
+def weighted_sums(entries: AtomMajor, weights: Tensor, X: Tensor) -> Tensor:
+    """Product of transposed codes and samples.
+
+    Parameters
+    ----------
+    entries : AtomMajor
+    weights : Tensor of shape (n_samples, k)
+        One weight per entry, in the order of the codes.
+    X : Tensor of shape (n_samples, n_features)
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_features)
+    """
+    return embedding_bag(
+        entries.rows,
+        X,
+        entries.offsets,
+        mode="sum",
+        per_sample_weights=weights.flatten().index_select(0, entries.order),
+        include_last_offset=True,
+    )
+
+
+def row_dot(X: Tensor, Y: Tensor) -> Tensor:
+    """Dot product of the rows of two matrices, (n_rows, 1)."""
+    return gather_dot(X, Y, torch.arange(len(X), device=X.device).unsqueeze(1))
+
+
+def atom_totals(indices: Tensor, weights: Tensor, n_components: int) -> Tensor:
+    """Sum of the weights of each atom, (n_components,)."""
+    totals = weights.new_zeros(n_components)
+    return totals.index_add_(0, indices.flatten(), weights.flatten())

@@ -1,0 +1,180 @@
+"""Codes of new data: encoder, least squares on its support, or matching pursuit.
+
+All three are functions of one sample: where rounding, which in a matrix product depends
+on the rest of the batch, could decide which atom enters, the scores are computed again
+sample by sample, and equal ones go to the atom that comes first.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ._codes import SparseCodes, decode, gather_dot, top_k
+from ._ensemble import Ensemble
+
+# Ridge, relative to atoms of norm 1, that keeps least squares finite where atoms of a
+# support are linearly dependent.  It runs in float64, where this is no more than noise.
+RIDGE = 1e-12
+# Numbers in the largest intermediate array, 64 MB in float32.
+BLOCK_SIZE = 1 << 24
+
+
+def n_rows_per_block(n_features: int, n_components: int, k: int) -> int:
+    """Samples to code at once, for intermediate arrays of bounded size."""
+    return max(16, BLOCK_SIZE // max(n_components, k * n_features))
+
+
+def encoder_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
+    """TopK(ReLU((x - b) E^T + c), k).
+
+    Parameters
+    ----------
+    X : Tensor of shape (n_samples, n_features)
+    sae : Ensemble of one member
+    k : int
+    """
+    encoder, bias = sae.encoder[0], sae.encoder_bias[0]
+    X_centred = X - sae.decoder_bias
+    scores = torch.addmm(bias, X_centred, encoder.T)
+    size = torch.linalg.vector_norm(encoder, dim=1).max()
+
+    def rescore(rows: Tensor, atoms: Tensor) -> Tensor:
+        return gather_dot(X_centred[rows], encoder, atoms) + bias[atoms]
+
+    return select(scores, k, rounding(X_centred, size) + bias.abs().max(), rescore)
+
+
+def lstsq_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
+    """Least squares on the support of the encoder's codes; signs are free."""
+    codes = encoder_codes(X, sae, k)
+    atoms = sae.decoder[0][codes.indices]
+    values = least_squares(X - sae.decoder_bias, atoms, codes.values > 0)
+    return SparseCodes(values, codes.indices)
+
+
+def omp_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
+    """Orthogonal matching pursuit: k atoms, one at a time; signs are free.
+
+    Each step adds the atom with the largest absolute product with the residual, and
+    fits the coefficients of all again (Pati, Rezaiifar, Krishnaprasad 1993).  A sample
+    that is reconstructed up to rounding gets no more atoms.
+    """
+    dictionary = sae.decoder[0]
+    X_centred = X - sae.decoder_bias
+    n_samples, n_features = X.shape
+    indices = torch.zeros(n_samples, k, dtype=torch.int64, device=X.device)
+    active = torch.zeros(n_samples, k, dtype=torch.bool, device=X.device)
+    atoms = X.new_zeros(n_samples, k, n_features)
+    values = X.new_zeros(n_samples, k)
+    error = rounding(X_centred, dictionary.new_ones(()))
+    residual = X_centred
+    for step in range(k):
+        scores = (residual @ dictionary.T).abs()
+        # What is in the support stays out of the race, at no more than rounding.
+        scores.scatter_(1, indices[:, :step], 0.0)
+
+        def rescore(rows: Tensor, candidates: Tensor, residual=residual) -> Tensor:
+            return gather_dot(residual[rows], dictionary, candidates).abs()
+
+        best = select(scores, 1, error, rescore)
+        active[:, step] = best.values[:, 0] > error
+        indices[:, step] = best.indices[:, 0]
+        atoms[:, step] = dictionary[indices[:, step]]
+        support = slice(0, step + 1)
+        values = least_squares(X_centred, atoms[:, support], active[:, support])
+        residual = X_centred - (values.unsqueeze(1) @ atoms[:, support]).squeeze(1)
+    return SparseCodes(values, indices)
+
+
+ALGORITHMS: dict[str, Callable[[Tensor, Ensemble, int], SparseCodes]] = {
+    "encoder": encoder_codes,
+    "lstsq": lstsq_codes,
+    "omp": omp_codes,
+}
+
+
+def rounding(X_centred: Tensor, atom_size: Tensor) -> Tensor:
+    """A bound, with room, on what rounding does to products with atoms, per sample."""
+    n_features = X_centred.shape[1]
+    eps = torch.finfo(X_centred.dtype).eps
+    return 8 * eps * n_features**0.5 * X_centred.norm(dim=1) * atom_size
+
+
+def select(
+    scores: Tensor,
+    k: int,
+    margin: Tensor,
+    rescore: Callable[[Tensor, Tensor], Tensor],
+) -> SparseCodes:
+    """The largest k positive scores, independently of how they were rounded.
+
+    Parameters
+    ----------
+    scores : Tensor of shape (n_samples, n_components)
+    k : int
+    margin : Tensor of shape (n_samples,)
+        Scores no further apart than this may be in either order.
+    rescore : callable(rows, atoms) -> scores
+        Computes the scores of some samples at some atoms of each, (n_rows, n), the
+        same way whatever the batch.
+
+    Returns
+    -------
+    SparseCodes of shape (n_samples, k)
+        In descending order.
+    """
+    n_components = scores.shape[1]
+    codes = in_order(top_k(scores, min(k + 1, n_components)))
+    values, indices = codes.values[:, :k], codes.indices[:, :k]
+    if k == n_components:
+        return SparseCodes(values, indices)
+    smallest = values[:, -1]
+    close = smallest - codes.values[:, k] <= margin
+    rows = (close & (smallest > 0)).nonzero()[:, 0]
+    if len(rows):
+        bar = (smallest - margin)[rows].unsqueeze(1)
+        n_candidates = int((scores[rows] >= bar).sum(1).max())
+        candidates = top_k(scores[rows], max(n_candidates, k)).indices.sort(1).values
+        settled = in_order(
+            SparseCodes(rescore(rows, candidates).clamp_(min=0), candidates)
+        )
+        values, indices = values.clone(), indices.clone()
+        values[rows] = settled.values[:, :k]
+        indices[rows] = settled.indices[:, :k]
+    return SparseCodes(values, indices)
+
+
+def in_order(codes: SparseCodes) -> SparseCodes:
+    """Codes in descending order of value, equal values as they stood."""
+    values, place = torch.sort(codes.values, dim=1, descending=True, stable=True)
+    return SparseCodes(values, codes.indices.gather(1, place))
+
+
+def least_squares(X_centred: Tensor, atoms: Tensor, active: Tensor) -> Tensor:
+    """Coefficients of the best approximation of each sample by its own atoms.
+
+    Parameters
+    ----------
+    X_centred : Tensor of shape (n_samples, n_features)
+    atoms : Tensor of shape (n_samples, k, n_features)
+        Rows of unit norm.
+    active : Tensor of shape (n_samples, k), bool
+        Atoms to use; the others get 0.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, k)
+    """
+    used = active.unsqueeze(2)
+    atoms = torch.where(used, atoms, 0.0).double()
+    gram = atoms @ atoms.mT
+    gram.diagonal(dim1=1, dim2=2).add_(torch.where(active, RIDGE, 1.0))
+    products = atoms @ X_centred.double().unsqueeze(2)
+    factor = torch.linalg.cholesky(gram)
+    return torch.cholesky_solve(products, factor).squeeze(2).to(X_centred.dtype)
+
+
+def reconstruct(codes: SparseCodes, sae: Ensemble) -> Tensor:
+    """z D + b, (n_samples, n_features)."""
+    return decode(codes, sae.decoder[0]) + sae.decoder_bias

@@ -1,0 +1,892 @@
+"""The scikit-learn face: parameters, validation, fitted attributes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from math import ceil
+from numbers import Integral, Real
+from os import PathLike
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .agreement import feature_agreement, random_agreement
+from .metrics import fvu_of_blocks
+
+try:
+    from sklearn.callback import CallbackSupportMixin
+except ImportError:  # scikit-learn < 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands where scikit-learn has no callbacks."""
+
+
+# Steps of a fit by default; more if one pass over the data takes more.
+DEFAULT_STEPS = 2000
+# Learning rate by default, times the square root of the number of features.
+AUTO_LEARNING_RATE = 0.08
+MAX_AUTO_COMPONENTS = 4096
+# Steps between checkpoints by default.
+CHECKPOINT_EVERY = 500
+# Losses of this many last steps tell how good an SAE is.
+RECENT_STEPS = 100
+
+
+class MFRSparseAutoencoder(
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
+):
+    """Sparse autoencoders with mutual feature regularization (MFR).
+
+    Several sparse autoencoders (SAEs) learn an overcomplete dictionary each, on the
+    same batches.  A penalty pulls matched atoms of their dictionaries together, so that
+    they learn features that are in the data rather than accidents of one run.  Witness
+    SAEs, which the penalty never touches, tell atom by atom how far to trust the result
+    (`feature_agreement_`).
+
+    SAE i codes a sample as ``z = TopK(ReLU((x - b_i) E_i^T + c_i), k)`` and
+    reconstructs it as ``z D_i + b_i``, with atoms (rows of ``D_i``) of unit norm.
+    Minimised is ``sum_i FVU_i + alpha * mean_{i<j} (1 - MMCS(D_i, D_j))``: the fraction
+    of variance unexplained, and the mean cosine of matched atoms.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Number of atoms. None means ``min(4 * n_features_in_, 4096)``.
+
+    n_saes : int, default=3
+        Number of SAEs that are trained together. 1 is an ordinary SAE.
+
+    k : int, default=8
+        Number of active atoms per sample, at most; clipped to `n_components`.
+
+    alpha : float, default=0.1
+        Weight of the mutual penalty. 0 trains the SAEs independently. It has no unit:
+        the loss is relative to the variance of the data.
+
+    matching : {"hungarian", "max"}, default="hungarian"
+        Which atoms of two SAEs are pulled together: a one-to-one matching of the
+        largest total cosine (exact up to 2048 atoms; above that, mutual nearest atoms
+        are paired first), or each atom and the nearest of the other SAE.
+
+    n_witnesses : int, default=1
+        Number of further SAEs on the same batches without penalty.
+
+    tied : bool, default=False
+        Whether the encoder's weights are the atoms themselves.
+
+    transform_algorithm : {"encoder", "lstsq", "omp"}, default="encoder"
+        How samples are coded after training: by the encoder; by least squares on the
+        atoms that the encoder picks; or by orthogonal matching pursuit, which is
+        slower and reconstructs best. The last two give coefficients of both signs.
+
+    sparse_output : bool, default=False
+        Whether `transform` returns a SciPy CSR array.
+
+    max_iter : int, default=1000
+        Number of epochs, at most.
+
+    max_steps : int, default=None
+        Number of gradient steps, at most. None means 2000, or one pass over the data
+        if that is more.
+
+    batch_size : int, default=1024
+        Samples per gradient step; clipped to n_samples.
+
+    learning_rate : float or "auto", default="auto"
+        Learning rate of Adam. "auto" means ``0.08 / sqrt(n_features_in_)``: a step
+        moves each entry of an atom by about the learning rate, so the atom by 8 % of
+        its length.
+
+    tol : float, default=0.0
+        Gain in FVU below which the loss counts as stalled. If it does for
+        `n_iter_no_change` epochs (of at least 50 steps) in a row, the rest of the
+        schedule is skipped but for the final fall of the learning rate. 0 never
+        stops early.
+
+    early_stopping : bool, default=False
+        Whether to measure the gain on held-out samples instead of the batches.
+
+    validation_fraction : float, default=0.1
+        Share of samples to hold out if `early_stopping` is True.
+
+    n_iter_no_change : int, default=10
+        Number of epochs without gain before training is brought to its end.
+
+    reinit_threshold : float or None, default=None
+        An SAE whose atoms are used so unequally that the mean over atoms of
+        ``(|rate - t| / t)^3``, ``t = k / n_components``, exceeds this is started anew,
+        in the first half of training, three times at most. None turns this off.
+        The paper's value is 2.5; data with some frequent features exceed it for good.
+
+    reinit_every : int, default=50
+        Number of steps between two looks at that statistic.
+
+    resample_every : int or None, default=100
+        Number of steps between resamplings of dead atoms: those inactive for so many
+        steps are pointed at samples that are reconstructed badly. None turns this off.
+
+    warm_start : bool, default=False
+        Whether `fit` goes on from the previous fit.
+
+    shuffle : bool, default=True
+        Whether each epoch takes the samples in a new random order.
+
+    device : str, default="auto"
+        Where to compute: "cpu", "cuda", "cuda:1", ...; "auto" means a CUDA GPU where
+        there is one.
+
+    precision : {"float32", "float64", "bfloat16"}, default="float32"
+        Precision of training. "bfloat16" multiplies in bfloat16 to find candidates,
+        whose codes are computed in float32 again.
+
+    checkpoint_dir : path-like, default=None
+        Folder to write the state of training to. A fit with the same parameters,
+        integer `random_state` and data goes on from there. None writes nothing.
+
+    checkpoint_every : int, default=None
+        Number of steps between checkpoints. None means 500.
+
+    callback : callable, default=None
+        Called as ``callback(step, info)`` after each step, with the number of steps
+        done and a dict with the keys "n_steps", "fvu" (of the batch, mean over the
+        SAEs), "agreement" (mean best cosine of the first SAE's atoms in the last
+        witness, renewed every 50 steps), "k", "alpha", "learning_rate", "n_reinits".
+
+    verbose : int, default=0
+        0 is silent, 1 shows a progress bar.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines initial atoms, batches and resampling. Pass an int for results that
+        are the same, to the byte, in every call on one machine (CPU).
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        Atoms of the reference SAE, of unit norm.
+
+    dictionaries_ : ndarray of shape (n_saes, n_components, n_features)
+        Atoms of all SAEs.
+
+    witness_dictionaries_ : ndarray of shape (n_witnesses, n_components, n_features)
+        Atoms of the witnesses.
+
+    reference_sae_ : int
+        The SAE with the lowest loss, which codes new data.
+
+    encoder_weights_ : ndarray of shape (n_components, n_features)
+        E of the reference SAE.
+
+    encoder_bias_ : ndarray of shape (n_components,)
+        c of the reference SAE, in units of the data.
+
+    decoder_bias_ : ndarray of shape (n_features,)
+        b of the reference SAE, in units of the data.
+
+    feature_agreement_ : ndarray of shape (n_components,)
+        Mean over the witnesses of the largest cosine of each reference atom with an
+        atom of the witness. Without witnesses over the other SAEs, which is no
+        evidence once ``alpha > 0``: the penalty optimises that number. NaN for one SAE
+        alone.
+
+    mutual_agreement_ : ndarray of shape (n_saes, n_components)
+        The same inside the group: of each SAE's atoms with the other SAEs.
+
+    agreement_null_ : float
+        What random dictionaries of this size give.
+
+    trusted_ : ndarray of shape (n_components,), bool
+        Atoms whose agreement is nearer to 1 than to the null level:
+        ``feature_agreement_ > (1 + agreement_null_) / 2``.
+
+    n_iter_ : int
+        Number of epochs of the last fit, begun ones included; number of calls of
+        `partial_fit`.
+
+    n_steps_ : int
+        Number of gradient steps so far.
+
+    loss_curve_ : ndarray of shape (n_steps_,)
+        FVU of each batch before its step, mean over the SAEs.
+
+    n_reinits_ : ndarray of shape (n_saes,)
+        How often each SAE was started anew.
+
+    n_features_in_ : int
+        Number of features seen during `fit`.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features seen during `fit`, if all are strings.
+
+    See Also
+    --------
+    sklearn.decomposition.MiniBatchDictionaryLearning : Sparse coding by coordinate
+        descent.
+
+    Notes
+    -----
+    Data are centred and divided by one number inside; the fitted attributes are in
+    units of the data. k starts at four times its value, the learning rate ends at zero.
+
+    References
+    ----------
+    L. Marks, A. Paren, D. Krueger, F. Barez, "Enhancing Neural Network
+    Interpretability with Feature-Aligned Sparse Autoencoders", arXiv:2411.01220, 2024.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=200, random_state=0)
+    >>> codes = sae.fit_transform(X)
+    >>> codes.shape
+    (1797, 64)
+    >>> int((codes != 0).sum(axis=1).max())
+    8
+    """
+
+    _parameter_constraints: dict = {
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "n_saes": [Interval(Integral, 1, None, closed="left")],
+        "k": [Interval(Integral, 1, None, closed="left")],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "matching": [StrOptions({"hungarian", "max"})],
+        "n_witnesses": [Interval(Integral, 0, None, closed="left")],
+        "tied": ["boolean"],
+        "transform_algorithm": [StrOptions({"encoder", "lstsq", "omp"})],
+        "sparse_output": ["boolean"],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "max_steps": [Interval(Integral, 1, None, closed="left"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "reinit_threshold": [Interval(Real, 0, None, closed="left"), None],
+        "reinit_every": [Interval(Integral, 1, None, closed="left")],
+        "resample_every": [Interval(Integral, 1, None, closed="left"), None],
+        "warm_start": ["boolean"],
+        "shuffle": ["boolean"],
+        "device": [str],
+        "precision": [StrOptions({"float32", "float64", "bfloat16"})],
+        "checkpoint_dir": [str, PathLike, None],
+        "checkpoint_every": [Interval(Integral, 1, None, closed="left"), None],
+        "callback": [callable, None],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        n_saes=3,
+        k=8,
+        alpha=0.1,
+        matching="hungarian",
+        n_witnesses=1,
+        tied=False,
+        transform_algorithm="encoder",
+        sparse_output=False,
+        max_iter=1000,
+        max_steps=None,
+        batch_size=1024,
+        learning_rate="auto",
+        tol=0.0,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        reinit_threshold=None,
+        reinit_every=50,
+        resample_every=100,
+        warm_start=False,
+        shuffle=True,
+        device="auto",
+        precision="float32",
+        checkpoint_dir=None,
+        checkpoint_every=None,
+        callback=None,
+        verbose=0,
+        random_state=None,
+    ):
+        self.n_components = n_components
+        self.n_saes = n_saes
+        self.k = k
+        self.alpha = alpha
+        self.matching = matching
+        self.n_witnesses = n_witnesses
+        self.tied = tied
+        self.transform_algorithm = transform_algorithm
+        self.sparse_output = sparse_output
+        self.max_iter = max_iter
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.tol = tol
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.reinit_threshold = reinit_threshold
+        self.reinit_every = reinit_every
+        self.resample_every = resample_every
+        self.warm_start = warm_start
+        self.shuffle = shuffle
+        self.device = device
+        self.precision = precision
+        self.checkpoint_dir = checkpoint_dir
+        self.checkpoint_every = checkpoint_every
+        self.callback = callback
+        self.verbose = verbose
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Learn the dictionaries.
+
+        An interrupted fit (KeyboardInterrupt) warns and leaves an estimator with the
+        steps done so far.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training data. A memory-mapped array is read batch by batch.
+        y : Ignored
+            Not used, present for API consistency.
+
+        Returns
+        -------
+        self : object
+            Fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X or a parameter is not as described.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the fit shows signs of failure: poor reconstruction in spite of high
+            agreement, atoms that collapse to one, a penalty that costs
+            reconstruction, unstable reinitialisation.
+        """
+        continued = self.warm_start and hasattr(self, "_trained")
+        X = validate_data(self, as_array(X), dtype=[np.float64, np.float32])
+        self._learn(X, continued=continued, one_pass=False)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None):
+        """Train for one pass over some data, at a constant learning rate.
+
+        The first call also decides how the data are centred and scaled, so its data
+        should be typical. Neither k nor alpha change over the steps.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training data.
+        y : Ignored
+            Not used, present for API consistency.
+
+        Returns
+        -------
+        self : object
+            Fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X or a parameter is not as described.
+        """
+        continued = hasattr(self, "_trained")
+        X = validate_data(
+            self, as_array(X), dtype=[np.float64, np.float32], reset=not continued
+        )
+        self._learn(X, continued=continued, one_pass=True)
+        return self
+
+    def _learn(self, X: np.ndarray, *, continued: bool, one_pass: bool) -> None:
+        """Train from the start or go on, for a whole schedule or for one pass."""
+        from ._batches import Batches, Standardiser
+        from ._checkpoint import checkpoint_path, load_checkpoint
+        from ._schedule import Plateau, Schedule
+        from ._state import new_state, untrained
+
+        if not continued:
+            self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        rows, validation = np.arange(len(X)), None
+        if self.early_stopping and not one_pass:
+            rows, validation = self._split(len(X))
+        if not continued:
+            self._standardiser = Standardiser.of(X, rows)
+
+        settings = self._settings(X.shape[1])
+        if continued:
+            state = self._restored_state(settings)
+        else:
+            state = new_state(untrained(X.shape[1], settings), settings)
+        batches = Batches(
+            X, rows, self.batch_size, self.shuffle, self._seed, key=state.n_steps
+        )
+        if one_pass:
+            state.begin(Schedule.constant(ceil(batches.per_epoch)), Plateau())
+        else:
+            schedule = Schedule.over(
+                self._n_steps(batches.per_epoch), anneal_k=not continued
+            )
+            state.begin(schedule, Plateau(self.tol, self.n_iter_no_change))
+
+        checkpoint = None
+        if self.checkpoint_dir is not None and not one_pass:
+            decisive = {
+                name: value
+                for name, value in self.get_params().items()
+                if name not in INDIFFERENT_TO_TRAINING
+            }
+            checkpoint = checkpoint_path(
+                self.checkpoint_dir, decisive, self._seed, state.n_steps, X
+            )
+            state = load_checkpoint(checkpoint, settings) or state
+
+        self._train(state, batches, settings, validation, checkpoint, one_pass)
+        for name, value in self._fitted(state, settings, X.dtype).items():
+            setattr(self, name, value)
+        self._trained = self._kept(state, moments=one_pass or self.warm_start)
+        if one_pass:
+            self.n_iter_ = getattr(self, "n_iter_", 0) + 1 if continued else 1
+        else:
+            self.n_iter_ = ceil(state.step / batches.per_epoch)
+            self._warn_of_failure(state, settings)
+
+    def _train(self, state, batches, settings, validation, checkpoint, one_pass):
+        """Run the training loop, watched, saved, and open to interruption."""
+        from ._checkpoint import save_checkpoint
+        from ._progress import EpochCallbacks, Watch
+        from ._training import due, train
+
+        every = self.checkpoint_every or CHECKPOINT_EVERY
+        epochs = None
+        if hasattr(self, "_init_callback_context") and not one_pass:
+            epochs = EpochCallbacks(
+                self,
+                batches.X,
+                batches.per_epoch,
+                state.schedule.n_steps,
+                lambda state: self._fitted(state, settings, batches.X.dtype),
+            )
+
+        def after_step(state) -> bool:
+            watch(state)
+            if checkpoint is not None and due(state.step, every):
+                save_checkpoint(checkpoint, state)
+            return epochs is not None and epochs(state)
+
+        with Watch(settings, self.verbose, self.callback) as watch:
+            try:
+                train(
+                    state, batches, self._standardiser, settings, validation, after_step
+                )
+            except KeyboardInterrupt:
+                if state.step == 0:
+                    raise
+                warnings.warn(
+                    f"Training was interrupted after {state.step} of "
+                    f"{state.schedule.n_steps} steps; the estimator has what was "
+                    "learned so far.",
+                    ConvergenceWarning,
+                    stacklevel=4,
+                )
+        if epochs is not None:
+            epochs.close(state)
+
+    def _split(self, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on, and rows to hold out for early stopping."""
+        from ._random import VALIDATION, random_numbers
+
+        n_held_out = max(1, int(self.validation_fraction * n_samples))
+        if n_samples - n_held_out < 1:
+            raise ValueError(
+                f"early_stopping=True with validation_fraction="
+                f"{self.validation_fraction} leaves no sample to train on: "
+                f"n_samples={n_samples}."
+            )
+        order = random_numbers(self._seed, VALIDATION).permutation(n_samples)
+        return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+
+    def _n_steps(self, steps_per_epoch: float) -> int:
+        """Length of a fit: max_iter epochs, but no more than max_steps."""
+        most = self.max_steps
+        if most is None:
+            most = max(DEFAULT_STEPS, ceil(steps_per_epoch))
+        return min(ceil(self.max_iter * steps_per_epoch), most)
+
+    def _settings(self, n_features: int):
+        """What the parameters amount to on data with so many features."""
+        import torch
+
+        from ._state import Settings, resolve_device
+
+        if self.checkpoint_every is not None and self.checkpoint_dir is None:
+            raise ValueError(
+                f"checkpoint_every={self.checkpoint_every} needs a checkpoint_dir, "
+                "got None."
+            )
+        n_components = self.n_components
+        if n_components is None:
+            n_components = min(4 * n_features, MAX_AUTO_COMPONENTS)
+        learning_rate = self.learning_rate
+        if learning_rate == "auto":
+            learning_rate = AUTO_LEARNING_RATE / n_features**0.5
+        return Settings(
+            n_components=n_components,
+            n_saes=self.n_saes,
+            n_witnesses=self.n_witnesses,
+            k=min(self.k, n_components),
+            alpha=float(self.alpha),
+            matching=self.matching,
+            tied=bool(self.tied),
+            learning_rate=float(learning_rate),
+            reinit_threshold=self.reinit_threshold,
+            reinit_every=self.reinit_every,
+            resample_every=self.resample_every,
+            seed=self._seed,
+            device=resolve_device(self.device),
+            dtype=torch.float64 if self.precision == "float64" else torch.float32,
+            low_precision=self.precision == "bfloat16",
+        )
+
+    def _kept(self, state, moments: bool) -> dict[str, np.ndarray]:
+        """What another call needs to go on; Adam's moments only if one is likely."""
+        from ._checkpoint import to_arrays
+
+        return {
+            name: array
+            for name, array in to_arrays(state).items()
+            # The dictionaries are public attributes already.
+            if name != "decoder" and (moments or not name.startswith("adam"))
+        }
+
+    def _restored_state(self, settings):
+        """The state that training ended with."""
+        from ._checkpoint import from_arrays
+
+        for name, attribute in [
+            ("n_saes", self.dictionaries_.shape[0]),
+            ("n_components", self.dictionaries_.shape[1]),
+            ("n_features_in_", self.dictionaries_.shape[2]),
+            ("n_witnesses", self.witness_dictionaries_.shape[0]),
+            ("tied", "encoder" not in self._trained),
+        ]:
+            wanted = getattr(settings, name, self.n_features_in_)
+            if wanted != attribute:
+                raise ValueError(
+                    f"{name}={wanted}, but the fit to go on from had {name}="
+                    f"{attribute}. Set warm_start=False and call fit to start anew."
+                )
+        decoder = np.concatenate([self.dictionaries_, self.witness_dictionaries_])
+        dtype = self._trained["encoder_bias"].dtype
+        return from_arrays(self._trained | {"decoder": decoder.astype(dtype)}, settings)
+
+    def _fitted(self, state, settings, dtype) -> dict:
+        """Fitted attributes: NumPy, in units of the data and in their precision."""
+        if not all(bool(loss.isfinite().all()) for loss in state.losses[-1:]):
+            raise ValueError(
+                f"Training diverged with learning_rate={settings.learning_rate:g}; "
+                "lower it."
+            )
+        n_saes = settings.n_saes
+        losses = np.stack([loss.cpu().numpy() for loss in state.losses])[:, :n_saes]
+        reference = int(np.argmin(losses[-RECENT_STEPS:].mean(0)))
+
+        decoder = state.ensemble.decoder.cpu().numpy().astype(dtype)
+        decoder /= np.linalg.norm(decoder, axis=2, keepdims=True)
+        dictionaries, witnesses = decoder[:n_saes], decoder[n_saes:]
+        mean, scale = self._standardiser.mean, self._standardiser.scale
+        encoder, encoder_bias, decoder_bias = (
+            tensor[reference].cpu().numpy().astype(dtype)
+            for tensor in (
+                state.ensemble.encoder,
+                state.ensemble.encoder_bias,
+                state.ensemble.decoder_bias,
+            )
+        )
+        mutual = np.stack(
+            [
+                feature_agreement(atoms, np.delete(dictionaries, i, axis=0))
+                for i, atoms in enumerate(dictionaries)
+            ]
+        )
+        agreement = mutual[reference]
+        if len(witnesses):
+            agreement = feature_agreement(dictionaries[reference], witnesses)
+        null = random_agreement(decoder.shape[2], settings.n_components)
+        return {
+            "components_": dictionaries[reference],
+            "dictionaries_": dictionaries,
+            "witness_dictionaries_": witnesses,
+            "reference_sae_": reference,
+            "encoder_weights_": dictionaries[reference] if settings.tied else encoder,
+            # ReLU and TopK commute with the scale, so that it goes to the biases.
+            "encoder_bias_": encoder_bias * dtype.type(scale),
+            "decoder_bias_": mean + decoder_bias * dtype.type(scale),
+            "feature_agreement_": agreement,
+            "mutual_agreement_": mutual,
+            "agreement_null_": null,
+            "trusted_": agreement > (1 + null) / 2,
+            "n_steps_": state.n_steps,
+            "loss_curve_": losses.mean(1),
+            "n_reinits_": state.n_reinits[:n_saes].copy(),
+        }
+
+    def _warn_of_failure(self, state, settings) -> None:
+        from ._diagnostics import failure_signs, share_of_duplicates
+        from ._reinit import MAX_REINITS
+
+        recent = np.stack([loss.cpu().numpy() for loss in state.losses[-RECENT_STEPS:]])
+        group, witnesses = np.split(recent.mean(0), [settings.n_saes])
+        for sign in failure_signs(
+            alpha=settings.alpha,
+            group_fvu=group.mean(),
+            witness_fvu=witnesses.mean() if len(witnesses) else np.nan,
+            mutual_agreement=self.mutual_agreement_.mean(),
+            duplicate_share=share_of_duplicates(self.components_),
+            null_agreement=self.agreement_null_,
+            n_reinits=int(state.n_reinits.max()),
+            max_reinits=MAX_REINITS,
+        ):
+            warnings.warn(sign, ConvergenceWarning, stacklevel=5)
+
+    def _coded_blocks(self, X: np.ndarray) -> Iterator[tuple[np.ndarray, object, object]]:
+        """Blocks of X with their codes and the SAE that made them, in torch."""
+        import torch
+
+        from ._coding import ALGORITHMS, n_rows_per_block
+        from ._ensemble import Ensemble
+        from ._state import resolve_device
+
+        device = resolve_device(self.device, fall_back=True)
+        sae = Ensemble(
+            *(
+                torch.from_numpy(np.array(array[None], dtype=X.dtype)).to(device)
+                for array in (
+                    self.encoder_weights_,
+                    self.encoder_bias_,
+                    self.components_,
+                    self.decoder_bias_,
+                )
+            )
+        )
+        n_components, n_features = self.components_.shape
+        k = min(self.k, n_components)
+        n_rows = n_rows_per_block(n_features, n_components, k)
+        for start in range(0, len(X), n_rows):
+            block = np.array(X[start : start + n_rows])
+            codes = ALGORITHMS[self.transform_algorithm](
+                torch.from_numpy(block).to(device), sae, k
+            )
+            yield block, codes, sae
+
+    def _check_X(self, X) -> np.ndarray:
+        check_is_fitted(self)
+        return validate_data(
+            self, as_array(X), dtype=[np.float64, np.float32], reset=False
+        )
+
+    def transform(self, X):
+        """Code samples with the reference SAE.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data.
+
+        Returns
+        -------
+        codes : ndarray or CSR array of shape (n_samples, n_components)
+            At most k entries of a row are not zero; with
+            ``transform_algorithm="encoder"`` none is negative. float32 for float32
+            data, float64 otherwise.
+
+        Raises
+        ------
+        ValueError
+            If X is not numeric, finite and as wide as the training data.
+        """
+        X = self._check_X(X)
+        n_components = len(self.components_)
+        blocks = []
+        for _, codes, _ in self._coded_blocks(X):
+            values, indices = (part.cpu().numpy() for part in codes)
+            rows, places = np.nonzero(values)
+            blocks.append(
+                sparse.csr_array(
+                    (
+                        values[rows, places],
+                        indices[rows, places].astype(np.int32),
+                        np.searchsorted(rows, np.arange(len(values) + 1)).astype(
+                            np.int32
+                        ),
+                    ),
+                    shape=(len(values), n_components),
+                )
+            )
+        if not self.sparse_output:
+            dense = np.zeros((len(X), n_components), dtype=X.dtype)
+            start = 0
+            for block in blocks:
+                block.todense(out=dense[start : start + block.shape[0]])
+                start += block.shape[0]
+            return dense
+        codes = sparse.vstack(blocks, format="csr")
+        codes.sort_indices()
+        return codes
+
+    def inverse_transform(self, X):
+        """Reconstruct samples from codes.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_components)
+            Codes.
+
+        Returns
+        -------
+        X_original : ndarray of shape (n_samples, n_features)
+            ``X @ components_ + decoder_bias_``.
+
+        Raises
+        ------
+        ValueError
+            If X is not numeric, finite and as wide as there are atoms.
+        """
+        check_is_fitted(self)
+        codes = check_array(
+            as_array(X), accept_sparse="csr", dtype=[np.float64, np.float32]
+        )
+        if codes.shape[1] != len(self.components_):
+            raise ValueError(
+                f"X has {codes.shape[1]} columns, but there are n_components="
+                f"{len(self.components_)} atoms: inverse_transform takes codes."
+            )
+        atoms = self.components_.astype(codes.dtype, copy=False)
+        return codes @ atoms + self.decoder_bias_.astype(codes.dtype, copy=False)
+
+    def reconstruct(self, X, trusted_only=False):
+        """Code samples and reconstruct them.
+
+        The same as ``inverse_transform(transform(X))``, without the codes in full.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data.
+        trusted_only : bool, default=False
+            Whether to leave out the atoms that are not `trusted_`.
+
+        Returns
+        -------
+        X_hat : ndarray of shape (n_samples, n_features)
+            Reconstructed data.
+
+        Raises
+        ------
+        ValueError
+            If X is not numeric, finite and as wide as the training data.
+        """
+        X = self._check_X(X)
+        reconstructed = np.empty_like(X, subok=False)
+        start = 0
+        for block, X_hat in self._reconstructed_blocks(X, trusted_only):
+            reconstructed[start : start + len(block)] = X_hat
+            start += len(block)
+        return reconstructed
+
+    def _reconstructed_blocks(
+        self, X: np.ndarray, trusted_only: bool = False
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        import torch
+
+        from ._coding import reconstruct
+
+        for block, codes, sae in self._coded_blocks(X):
+            if trusted_only:
+                trusted = torch.from_numpy(self.trusted_).to(codes.indices.device)
+                codes = codes._replace(values=codes.values * trusted[codes.indices])
+            yield block, reconstruct(codes, sae).cpu().numpy()
+
+    def score(self, X, y=None):
+        """Share of the variance of X that its reconstruction explains.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data.
+        y : Ignored
+            Not used, present for API consistency.
+
+        Returns
+        -------
+        score : float
+            1 - FVU with the present `transform_algorithm`, the same as ``r2_score(X,
+            reconstruct(X), multioutput="variance_weighted")``. At most 1.
+
+        Raises
+        ------
+        ValueError
+            If X is not numeric, finite and as wide as the training data.
+        """
+        X = self._check_X(X)
+        return 1.0 - fvu_of_blocks(self._reconstructed_blocks(X))
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.components_)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+# Parameters that do not change what training does.
+INDIFFERENT_TO_TRAINING = {
+    "transform_algorithm",
+    "sparse_output",
+    "checkpoint_dir",
+    "checkpoint_every",
+    "callback",
+    "verbose",
+    "random_state",
+}
+
+
+def as_array(X):
+    """Torch tensors as NumPy arrays, all else as it is.
+
+    scikit-learn's validation takes a tensor for an array API array of a library that it
+    was not asked to support.
+    """
+    if not hasattr(X, "detach"):
+        return X
+    X = X.detach().cpu()
+    # NumPy has no bfloat16.
+    return (X.float() if X.dtype.is_floating_point and X.itemsize < 4 else X).numpy()

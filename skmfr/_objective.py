@@ -1,0 +1,127 @@
+"""Loss of a batch and its gradients, written out by hand.
+
+The objective of a fit is::
+
+    sum_i FVU_i + alpha * mean over pairs i < j of (1 - MMCS(D_i, D_j))
+
+The gradients with respect to a dictionary are those of the loss as a function of
+*normalised* atoms: they are tangent to the unit sphere (:func:`project_to_sphere_`).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from ._codes import (
+    SparseCodes,
+    atom_totals,
+    by_atom,
+    decode,
+    gather_dot,
+    row_dot,
+    weighted_sums,
+)
+from ._ensemble import Ensemble
+from ._matching import PullGraph
+
+
+class Gradients(NamedTuple):
+    """Gradients of the loss, shaped as an ensemble's parameters."""
+
+    encoder: Tensor
+    encoder_bias: Tensor
+    decoder: Tensor
+    decoder_bias: Tensor
+
+
+def reconstruction(
+    X_centred: Tensor, codes: SparseCodes, ensemble: Ensemble, total_variance: float
+) -> tuple[Tensor, Gradients]:
+    """Fraction of variance unexplained on a batch, and its gradients.
+
+    Parameters
+    ----------
+    X_centred : Tensor of shape (n_members, n_samples, n_features)
+        Samples less the decoder bias.
+    codes : SparseCodes of shape (n_members * n_samples, k)
+        Their codes by this ensemble.
+    ensemble : Ensemble
+    total_variance : float
+        Variance of the data, summed over features.
+
+    Returns
+    -------
+    fvu : Tensor of shape (n_members,)
+        sum (x - x_hat)^2 / (n_samples * total_variance)
+    gradients : Gradients
+        Of the sum of these.  Not yet tangent to the sphere; with tied weights the
+        encoder's and the decoder's are to be added.
+    """
+    values, indices = codes
+    n_members, n_samples, _ = X_centred.shape
+    shape = ensemble.decoder.shape
+    n_atoms = shape[0] * shape[1]
+    X_centred = X_centred.flatten(0, 1)
+    dictionary = ensemble.decoder.flatten(0, 1)
+
+    residual = X_centred - decode(codes, dictionary)
+    scale = n_samples * total_variance
+    per_member = residual.view(n_members, -1)
+    fvu = row_dot(per_member, per_member)[:, 0] / scale
+
+    # d fvu / d x_hat is -2 / scale * residual: the factor goes to the k codes of a
+    # sample instead of its n_features residuals.
+    factor = -2.0 / scale
+    d_values = gather_dot(residual, dictionary, indices) * factor
+    d_values *= values > 0
+    entries = by_atom(indices, n_atoms)
+    d_bias = atom_totals(indices, d_values, n_atoms).view(shape[:2])
+    # x_hat holds b itself, and the encoder sees x - b.
+    through_encoder = torch.bmm(d_bias.unsqueeze(1), ensemble.encoder).squeeze(1)
+    return fvu, Gradients(
+        encoder=weighted_sums(entries, d_values, X_centred).view(shape),
+        encoder_bias=d_bias,
+        decoder=weighted_sums(entries, values * factor, residual).view(shape),
+        decoder_bias=residual.view(n_members, n_samples, -1).sum(1) * factor
+        - through_encoder,
+    )
+
+
+def mutual_attraction(dictionaries: Tensor, pull: PullGraph) -> Tensor:
+    """Gradient of the mean MMCS over pairs, for fixed matches.
+
+    The penalty is 1 - mean MMCS, so its gradient is the negative of this.
+
+    Parameters
+    ----------
+    dictionaries : Tensor of shape (n_saes, n_components, n_features)
+    pull : PullGraph
+        Symmetric weights W between all atoms: mean MMCS = 1/2 sum W_ab <D_a, D_b>.
+
+    Returns
+    -------
+    Tensor of shape (n_saes, n_components, n_features)
+        W D.
+    """
+    return embedding_bag(
+        pull.partners,
+        dictionaries.flatten(0, 1),
+        pull.offsets,
+        mode="sum",
+        per_sample_weights=pull.weights,
+        include_last_offset=True,
+    ).view_as(dictionaries)
+
+
+def project_to_sphere_(gradient: Tensor, atoms: Tensor) -> Tensor:
+    """Remove from each row of the gradient its part along the atom, in place.
+
+    Parameters
+    ----------
+    gradient, atoms : Tensor of shape (..., n_features)
+        Atoms of unit norm.
+    """
+    along = row_dot(gradient.view(-1, gradient.shape[-1]), atoms.view(-1, atoms.shape[-1]))
+    return gradient.addcmul_(along.view(*gradient.shape[:-1], 1), atoms, value=-1.0)

@@ -1,0 +1,88 @@
+"""Second chances: reinitialisation of whole SAEs, resampling of dead atoms."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ._codes import decode
+from ._ensemble import encode
+from ._random import RESAMPLING, random_numbers
+from ._state import Settings, TrainingState, restart_atoms, restart_member
+
+MAX_REINITS = 3
+
+
+def activity_skewness(rates: Tensor, target: float) -> Tensor:
+    """Statistic of the conditional reinitialisation (arXiv 2411.01220).
+
+    Parameters
+    ----------
+    rates : Tensor of shape (..., n_components)
+        Share of samples in which each atom is active.
+    target : float
+        That share if all atoms were used alike, k / n_components.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        Mean over atoms of (|rate - target| / target)^3, 0 for equal use.
+    """
+    return ((rates - target).abs() / target).pow(3).mean(-1)
+
+
+def reinitialise_skewed(
+    state: TrainingState, settings: Settings, target: float
+) -> None:
+    """Start each SAE anew whose atoms are used too unequally, a few times at most."""
+    if settings.reinit_threshold is None:
+        return
+    skewness = activity_skewness(state.rates, target).cpu().numpy()
+    skewed = (skewness > settings.reinit_threshold) & (state.n_reinits < MAX_REINITS)
+    for i in skewed.nonzero()[0]:
+        restart_member(state, settings, int(i))
+
+
+def resample_dead(
+    state: TrainingState, settings: Settings, X: Tensor, k: int
+) -> None:
+    """Point dead atoms of each SAE at samples that this SAE reconstructs badly.
+
+    An atom is dead if it was inactive for ``resample_every`` steps.
+
+    Parameters
+    ----------
+    state : TrainingState
+    settings : Settings
+    X : Tensor of shape (n_samples, n_features)
+        A batch.
+    k : int
+    """
+    dead = state.idle >= settings.resample_every
+    for i in dead.any(1).nonzero()[:, 0].tolist():
+        directions = missed_directions(state, settings, X, k, i, int(dead[i].sum()))
+        atoms = dead[i].nonzero()[: len(directions), 0]
+        restart_atoms(state, i, atoms, directions)
+
+
+def missed_directions(
+    state: TrainingState, settings: Settings, X: Tensor, k: int, i: int, n: int
+) -> Tensor:
+    """Residuals of at most n samples, drawn with probability as their squared size.
+
+    Returns
+    -------
+    Tensor of shape (n_drawn, n_features)
+        Rows of unit norm, of different samples.
+    """
+    sae = state.ensemble[i : i + 1]
+    X_centred = sae.centred(X)
+    residual = X_centred[0] - decode(encode(X_centred, sae, k), sae.decoder[0])
+    weight = residual.square().sum(1).double().cpu().numpy()
+    n_drawn = min(n, int((weight > 0).sum()))
+    if n_drawn == 0:
+        return residual[:0]
+    draw = random_numbers(
+        settings.seed, RESAMPLING, *settings.member_key(i), state.n_steps
+    )
+    rows = draw.choice(len(weight), n_drawn, replace=False, p=weight / weight.sum())
+    return normalize(residual[torch.from_numpy(rows).to(residual.device)])

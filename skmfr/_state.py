@@ -1,0 +1,205 @@
+"""What a fit is asked to do, and everything that it changes."""
+
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ._ensemble import Ensemble
+from ._matching import Matches
+from ._random import INITIAL_ATOMS, random_numbers
+from ._schedule import Plateau, Schedule
+
+# Gradients of an atom are sparse in time: the usual 0.999 remembers too much of the
+# first steps.
+ADAM_BETAS = (0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the parameters of the estimator amount to."""
+
+    n_components: int
+    n_saes: int
+    n_witnesses: int
+    k: int
+    alpha: float
+    matching: str
+    tied: bool
+    learning_rate: float
+    reinit_threshold: float | None
+    reinit_every: int | None
+    resample_every: int | None
+    seed: int
+    device: str
+    dtype: torch.dtype
+    low_precision: bool
+
+    @property
+    def n_members(self) -> int:
+        return self.n_saes + self.n_witnesses
+
+    def member_key(self, i: int) -> tuple[int, int]:
+        """Key of a member's random numbers, whatever the size of the group."""
+        return (0, i) if i < self.n_saes else (1, i - self.n_saes)
+
+
+@dataclass
+class TrainingState:
+    """Everything that training changes."""
+
+    ensemble: Ensemble
+    optimiser: torch.optim.Adam
+    matches: Matches
+    rates: Tensor
+    """(n_members, n_components), running share of samples in which an atom is active"""
+    idle: Tensor
+    """(n_members, n_components), steps since an atom was active"""
+    n_reinits: np.ndarray
+    """(n_members,)"""
+    losses: list[Tensor]
+    """FVU of the members on each batch so far, (n_members,) each"""
+    schedule: Schedule = Schedule.constant(0)
+    """of the present fit"""
+    plateau: Plateau = field(default_factory=Plateau)
+    step: int = 0
+    """steps done in the present fit"""
+
+    def begin(self, schedule: Schedule, plateau: Plateau) -> None:
+        """Begin a fit that goes on from here."""
+        self.schedule, self.plateau, self.step = schedule, plateau, 0
+
+    @property
+    def n_steps(self) -> int:
+        return len(self.losses)
+
+    def parameters(self, i: int) -> list[Tensor]:
+        """Parameters of one member as the optimiser knows them."""
+        n_each = 3 if self.ensemble.tied else 4
+        return self.optimiser.param_groups[0]["params"][i * n_each : (i + 1) * n_each]
+
+
+def initial_atoms(n_features: int, settings: Settings, i: int, attempt: int) -> Tensor:
+    """Random unit-norm atoms that one member starts from."""
+    draw = random_numbers(
+        settings.seed, INITIAL_ATOMS, *settings.member_key(i), attempt
+    )
+    atoms = draw.standard_normal((settings.n_components, n_features))
+    return normalize(torch.from_numpy(atoms)).to(settings.device, settings.dtype)
+
+
+def untrained(n_features: int, settings: Settings) -> Ensemble:
+    """SAEs as they are before the first step."""
+    members = range(settings.n_members)
+    atoms = torch.stack([initial_atoms(n_features, settings, i, 0) for i in members])
+    return Ensemble.starting_from(atoms, settings.tied)
+
+
+def new_state(ensemble: Ensemble, settings: Settings) -> TrainingState:
+    """State before the first step of training an ensemble."""
+    decoder = ensemble.decoder
+    return TrainingState(
+        ensemble=ensemble,
+        optimiser=new_optimiser(ensemble, settings),
+        matches=Matches(settings.matching, settings.n_saes, settings.n_components),
+        rates=decoder.new_full(
+            decoder.shape[:2], settings.k / settings.n_components
+        ),
+        idle=decoder.new_zeros(decoder.shape[:2], dtype=torch.int64),
+        n_reinits=np.zeros(len(ensemble), dtype=int),
+        losses=[],
+    )
+
+
+def new_optimiser(ensemble: Ensemble, settings: Settings) -> torch.optim.Adam:
+    """Adam over the parameters of each member, so that one can start anew."""
+    stacked = [ensemble.encoder_bias, ensemble.decoder, ensemble.decoder_bias]
+    if not ensemble.tied:
+        stacked.insert(0, ensemble.encoder)
+    parameters = [tensor[i] for i in range(len(ensemble)) for tensor in stacked]
+    return torch.optim.Adam(
+        parameters, lr=settings.learning_rate, betas=ADAM_BETAS, fused=True
+    )
+
+
+def restart_member(state: TrainingState, settings: Settings, i: int) -> None:
+    """Give one member new random atoms and no past, in place."""
+    state.n_reinits[i] += 1
+    ensemble = state.ensemble
+    atoms = initial_atoms(
+        ensemble.decoder.shape[2], settings, i, attempt=int(state.n_reinits[i])
+    )
+    # With tied weights the two are one tensor.
+    ensemble.encoder[i] = atoms
+    ensemble.decoder[i] = atoms
+    ensemble.encoder_bias[i] = 0.0
+    ensemble.decoder_bias[i] = 0.0
+    for parameter in state.parameters(i):
+        for moment in state.optimiser.state.get(parameter, {}).values():
+            moment.zero_()
+    state.rates[i] = settings.k / settings.n_components
+    state.idle[i] = 0
+    state.matches.forget(i, np.arange(settings.n_components))
+
+
+def restart_atoms(
+    state: TrainingState, i: int, atoms: Tensor, directions: Tensor
+) -> None:
+    """Give some atoms of one member new directions and no past, in place.
+
+    Parameters
+    ----------
+    state : TrainingState
+    i : int
+    atoms : Tensor of shape (n_replaced,), int64
+    directions : Tensor of shape (n_replaced, n_features)
+        Rows of unit norm.
+    """
+    ensemble = state.ensemble
+    ensemble.encoder[i, atoms] = directions
+    ensemble.decoder[i, atoms] = directions
+    ensemble.encoder_bias[i, atoms] = 0.0
+    # All parameters but the last, the decoder bias, have a row per atom.
+    for parameter in state.parameters(i)[:-1]:
+        moments = state.optimiser.state.get(parameter)
+        if moments:
+            moments["exp_avg"][atoms] = 0.0
+            # Not zero: late in training Adam no longer corrects for an empty second
+            # moment, and the first steps would be huge.
+            moments["exp_avg_sq"][atoms] = moments["exp_avg_sq"].mean(0)
+    state.idle[i, atoms] = 0
+    state.matches.forget(i, atoms.cpu().numpy())
+
+
+def resolve_device(device: str, fall_back: bool = False) -> str:
+    """The device to compute on.
+
+    Parameters
+    ----------
+    device : str
+        "auto" means a CUDA GPU where there is one.
+    fall_back : bool
+        Whether to use the CPU, with a warning, where the hardware is missing: so that
+        a model that was fitted on a GPU works anywhere.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if fall_back:
+            warnings.warn(f"device={device!r} is not available: using the CPU.")
+            return "cpu"
+        raise ValueError(
+            f"device={device!r} is not available here: {str(error).splitlines()[0]} "
+            "Use device='auto' or 'cpu'."
+        ) from error
+    return device

@@ -1,0 +1,177 @@
+"""The training loop: one step of all SAEs on a batch, and many."""
+
+from collections.abc import Callable
+from math import ceil
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._batches import Batches, Standardiser, row_blocks
+from ._codes import atom_totals, decode
+from ._ensemble import BLOCK_SIZE, encode, score_buffer
+from ._objective import mutual_attraction, project_to_sphere_, reconstruction
+from ._reinit import reinitialise_skewed, resample_dead
+from ._state import Settings, TrainingState
+
+# One pair of SAEs is matched again every so many steps; with many atoms less often,
+# for the cost of a matching outgrows that of a step.
+MATCHING_INTERVAL = 16
+ATOMS_PER_MATCHING_STEP = 32
+# Steps over which running activity rates forget.
+RATE_MEMORY = 50
+# Stopping is considered after every epoch, but no more often than this.
+STEPS_PER_CHECK = 50
+
+
+def train_step(
+    state: TrainingState, X: Tensor, k: int, alpha: float, buffer: Tensor
+) -> None:
+    """One step of all SAEs on one batch.
+
+    Parameters
+    ----------
+    state : TrainingState
+        Changed in place.
+    X : Tensor of shape (n_samples, n_features)
+        Standardised samples.
+    k : int
+    alpha : float
+    buffer : Tensor from :func:`._ensemble.score_buffer`
+    """
+    ensemble = state.ensemble
+    n_members, n_components, n_features = ensemble.decoder.shape
+    n_coupled = state.matches.n_saes if alpha > 0 else 0
+    if n_coupled:
+        pull = state.matches.graph(like=ensemble.decoder)
+        attraction = mutual_attraction(ensemble.decoder[:n_coupled], pull)
+
+    losses = []
+    # As many members together as the buffer holds: all if they are small.
+    n_together = max(1, BLOCK_SIZE // (len(X) * n_components))
+    for first in range(0, n_members, n_together):
+        members = slice(first, min(first + n_together, n_members))
+        part = ensemble[members]
+        X_centred = part.centred(X)
+        codes = encode(X_centred, part, k, buffer)
+        fvu, gradients = reconstruction(X_centred, codes, part, float(n_features))
+        losses.append(fvu)
+
+        coupled = slice(first, min(members.stop, n_coupled))
+        if coupled.start < coupled.stop:
+            gradients.decoder[: coupled.stop - first].sub_(
+                attraction[coupled], alpha=alpha
+            )
+        if ensemble.tied:
+            gradients = gradients._replace(
+                decoder=gradients.decoder.add_(gradients.encoder)
+            )
+        project_to_sphere_(gradients.decoder, part.decoder)
+        stacked = gradients[1:] if ensemble.tied else gradients
+        for i in range(members.start, members.stop):
+            for parameter, gradient in zip(state.parameters(i), stacked, strict=True):
+                parameter.grad = gradient[i - first]
+
+        active = (codes.values > 0).to(X.dtype)
+        rates = atom_totals(codes.indices, active, len(part) * n_components) / len(X)
+        rates = rates.view(len(part), n_components)
+        state.rates[members].lerp_(rates, 1 / RATE_MEMORY)
+        state.idle[members] = torch.where(rates > 0, 0, state.idle[members] + 1)
+
+    state.optimiser.step()
+    norms = torch.linalg.vector_norm(ensemble.decoder, dim=-1, keepdim=True)
+    ensemble.decoder.div_(norms)
+    state.losses.append(torch.cat(losses))
+
+
+def train(
+    state: TrainingState,
+    batches: Batches,
+    standardiser: Standardiser,
+    settings: Settings,
+    validation: np.ndarray | None = None,
+    after_step: Callable[[TrainingState], bool] = lambda state: False,
+) -> None:
+    """Train all SAEs on the same batches, to the end of the schedule of the state.
+
+    Parameters
+    ----------
+    state : TrainingState
+        Changed in place, and complete whenever ``after_step`` is called.
+    batches : Batches
+    standardiser : Standardiser
+    settings : Settings
+    validation : ndarray of shape (n_validation,), optional
+        Held-out rows of the data that tell when the loss has stopped falling, instead
+        of the batches.
+    after_step : callable(state) -> bool
+        Called after each step; True ends training.
+    """
+    buffer = score_buffer(
+        batches.batch_size,
+        state.ensemble,
+        torch.bfloat16 if settings.low_precision else settings.dtype,
+    )
+    check_every = max(ceil(batches.per_epoch), STEPS_PER_CHECK)
+    while state.step < state.schedule.n_steps:
+        step, schedule = state.step, state.schedule
+        k = schedule.k(step, settings.k, settings.n_components)
+        alpha = settings.alpha * schedule.alpha(step) if state.matches.pairs else 0.0
+        if alpha > 0:
+            renew_matches(state, settings)
+        for group in state.optimiser.param_groups:
+            group["lr"] = settings.learning_rate * schedule.learning_rate(step)
+
+        X = standardiser(batches[step], settings.device, settings.dtype)
+        train_step(state, X, k, alpha, buffer)
+        state.step = step = step + 1
+
+        if due(step, settings.reinit_every) and step < schedule.n_steps / 2:
+            reinitialise_skewed(state, settings, target=k / settings.n_components)
+        if due(step, settings.resample_every) and step < schedule.cool_down_from:
+            resample_dead(state, settings, X, k)
+        if due(step, check_every) and schedule.on_plateau(step):
+            if validation is None:
+                recent = torch.stack(state.losses[-check_every:])
+                fvu = float(recent[:, : settings.n_saes].mean())
+            else:
+                fvu = group_fvu(state, batches.X, validation, standardiser, settings)
+            if state.plateau.ends_with(fvu):
+                state.schedule = schedule.finishing_at(step)
+        if after_step(state):
+            break
+
+
+def renew_matches(state: TrainingState, settings: Settings) -> None:
+    """Match one pair of SAEs again when its turn has come, and any that never was."""
+    pairs = state.matches.pairs
+    interval = max(MATCHING_INTERVAL, settings.n_components // ATOMS_PER_MATCHING_STEP)
+    turn = state.step // interval % len(pairs) if due(state.step, interval) else None
+    for number, pair in enumerate(pairs):
+        if number == turn or pair not in state.matches.edges:
+            state.matches.renew(state.ensemble.decoder, pair)
+
+
+def due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def group_fvu(
+    state: TrainingState,
+    X: np.ndarray,
+    rows: np.ndarray,
+    standardiser: Standardiser,
+    settings: Settings,
+) -> float:
+    """FVU of held-out rows, mean over the group."""
+    group = state.ensemble[: settings.n_saes]
+    squares = 0.0
+    for block in row_blocks(X, rows):
+        for part in standardiser(block, settings.device, settings.dtype).split(4096):
+            X_centred = group.centred(part)
+            codes = encode(X_centred, group, settings.k)
+            residual = X_centred.flatten(0, 1) - decode(
+                codes, group.decoder.flatten(0, 1)
+            )
+            squares += float(residual.square().sum())
+    return squares / (len(group) * len(rows) * X.shape[1])
