@@ -1,4 +1,4 @@
-"""Sparse autoencoders with mutual feature regularization, as scikit-learn estimators."""
+"""Sparse autoencoders with mutual feature regularization, for scikit-learn."""
 
 from ._estimator import MFRSparseAutoencoder
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from ._random import BATCHES, random_numbers
+from ._random import BATCHES, DONORS, random_numbers
 
 BLOCK_BYTES = 1 << 26
 
@@ -33,6 +33,8 @@ class Standardiser:
     mean: np.ndarray
     """(n_features,)"""
     scale: float
+    deviation: np.ndarray
+    """(n_features,), standard deviation of each feature after that"""
 
     @classmethod
     def of(cls, X: np.ndarray, rows: np.ndarray | None = None) -> "Standardiser":
@@ -40,8 +42,9 @@ class Standardiser:
         moments = StandardScaler()
         for block in row_blocks(X, rows):
             moments.partial_fit(block)
-        scale = float(np.sqrt(np.mean(moments.var_)))
-        return cls(moments.mean_.astype(X.dtype), scale if scale > 0 else 1.0)
+        scale = float(np.sqrt(np.mean(moments.var_))) or 1.0
+        deviation = np.sqrt(moments.var_) / scale
+        return cls(moments.mean_.astype(X.dtype), scale, deviation)
 
     def __call__(self, X: np.ndarray, device: str, dtype: torch.dtype) -> Tensor:
         """A standardised copy of X, computed in its own precision."""
@@ -71,6 +74,10 @@ class Batches:
 
     def __post_init__(self):
         self.batch_size = min(self.batch_size, len(self.rows))
+        draw = random_numbers(self.seed, DONORS)
+        self.for_witnesses = draw.permutation(len(self.X)) % 2 == 1
+        """(n_samples,), which samples may give atoms to witnesses; the others to the
+        group, so that no atom is in both because of one sample"""
 
     @property
     def per_epoch(self) -> float:
@@ -89,12 +96,29 @@ class Batches:
             self._orders[epoch] = order
         return self._orders[epoch]
 
-    def __getitem__(self, number: int) -> np.ndarray:
-        """A copy of the rows of a batch, (batch_size, n_features)."""
+    def samples(self, number: int) -> np.ndarray:
+        """Which samples are in a batch, (batch_size,), in the order of the data.
+
+        Their order in a batch does not matter, and so a memmap is read forward.
+        """
         epoch, start = divmod(number * self.batch_size, len(self.rows))
         chosen = self.order(epoch)[start : start + self.batch_size]
         missing = self.batch_size - len(chosen)
         if missing:
             chosen = np.concatenate([chosen, self.order(epoch + 1)[:missing]])
-        # Rows in the order of the file: a memmap is read forward.
+        return np.sort(chosen)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """A copy of the samples in a batch, (batch_size, n_features)."""
+        return np.take(self.X, self.samples(number), axis=0)
+
+    def donors(self, n: int, witness: bool, draw: np.random.Generator) -> np.ndarray:
+        """A copy of up to n different random samples for a witness, or for the group.
+
+        Returns
+        -------
+        ndarray of shape (n_donors, n_features)
+        """
+        candidates = self.rows[self.for_witnesses[self.rows] == witness]
+        chosen = draw.choice(candidates, min(n, len(candidates)), replace=False)
         return np.take(self.X, np.sort(chosen), axis=0)

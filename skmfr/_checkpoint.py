@@ -91,7 +91,7 @@ def save_checkpoint(path: Path, state: TrainingState) -> None:
         dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False
     ) as file:
         try:
-            np.savez(file, **to_arrays(state))
+            np.savez(file, allow_pickle=False, **to_arrays(state))
             file.flush()
             os.fsync(file.fileno())
             os.replace(file.name, path)

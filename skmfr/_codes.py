@@ -15,7 +15,6 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-
 INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

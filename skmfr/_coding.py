@@ -68,6 +68,8 @@ def omp_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
     atoms = X.new_zeros(n_samples, k, n_features)
     values = X.new_zeros(n_samples, k)
     error = rounding(X_centred, dictionary.new_ones(()))
+    # What the ridge leaves behind of a sample is not worth an atom either.
+    nothing = error + 100 * RIDGE * X_centred.norm(dim=1)
     residual = X_centred
     for step in range(k):
         scores = (residual @ dictionary.T).abs()
@@ -78,7 +80,7 @@ def omp_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
             return gather_dot(residual[rows], dictionary, candidates).abs()
 
         best = select(scores, 1, error, rescore)
-        active[:, step] = best.values[:, 0] > error
+        active[:, step] = best.values[:, 0] > nothing
         indices[:, step] = best.indices[:, 0]
         atoms[:, step] = dictionary[indices[:, step]]
         support = slice(0, step + 1)

@@ -8,6 +8,7 @@ HIGH_AGREEMENT = 0.9
 DUPLICATE_COSINE = 0.99
 DUPLICATE_SHARE = 0.1
 FVU_COST = 0.1
+SMALLEST_FVU_COST = 0.01
 
 
 def failure_signs(
@@ -59,7 +60,8 @@ def failure_signs(
             f"dictionary: the SAEs are collapsing to identical atoms. Lower "
             f"alpha={alpha:g} or n_components, or use matching='hungarian'."
         )
-    if alpha > 0 and group_fvu > (1 + FVU_COST) * witness_fvu:
+    cost = group_fvu - witness_fvu
+    if alpha > 0 and cost > max(FVU_COST * witness_fvu, SMALLEST_FVU_COST):
         signs.append(
             f"The penalty costs reconstruction: FVU is {group_fvu:.3g} with "
             f"alpha={alpha:g}, but {witness_fvu:.3g} for the witnesses, which train "

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from math import ceil
 from numbers import Integral, Real
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
@@ -22,7 +23,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .agreement import feature_agreement, random_agreement
-from .metrics import fvu_of_blocks
+from .metrics import _fvu_of_blocks
+
+if TYPE_CHECKING:
+    from ._codes import SparseCodes
+    from ._ensemble import Ensemble
 
 try:
     from sklearn.callback import CallbackSupportMixin
@@ -219,7 +224,7 @@ class MFRSparseAutoencoder(
     n_steps_ : int
         Number of gradient steps so far.
 
-    loss_curve_ : ndarray of shape (n_steps_,)
+    loss_curve_ : ndarray of shape (`n_steps_`,)
         FVU of each batch before its step, mean over the SAEs.
 
     n_reinits_ : ndarray of shape (n_saes,)
@@ -239,7 +244,8 @@ class MFRSparseAutoencoder(
     Notes
     -----
     Data are centred and divided by one number inside; the fitted attributes are in
-    units of the data. k starts at four times its value, the learning rate ends at zero.
+    units of the data. Over a fit, k falls from twice its value to that value in the
+    first half of the steps, and the learning rate to zero in the last 30 %.
 
     References
     ----------
@@ -440,13 +446,19 @@ class MFRSparseAutoencoder(
             self._standardiser = Standardiser.of(X, rows)
 
         settings = self._settings(X.shape[1])
+        batches = Batches(
+            X,
+            rows,
+            self.batch_size,
+            self.shuffle,
+            self._seed,
+            key=self.n_steps_ if continued else 0,
+        )
         if continued:
             state = self._restored_state(settings)
         else:
-            state = new_state(untrained(X.shape[1], settings), settings)
-        batches = Batches(
-            X, rows, self.batch_size, self.shuffle, self._seed, key=state.n_steps
-        )
+            ensemble = untrained(batches, self._standardiser, settings)
+            state = new_state(ensemble, settings)
         if one_pass:
             state.begin(Schedule.constant(ceil(batches.per_epoch)), Plateau())
         else:
@@ -675,7 +687,9 @@ class MFRSparseAutoencoder(
         ):
             warnings.warn(sign, ConvergenceWarning, stacklevel=5)
 
-    def _coded_blocks(self, X: np.ndarray) -> Iterator[tuple[np.ndarray, object, object]]:
+    def _coded_blocks(
+        self, X: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, SparseCodes, Ensemble]]:
         """Blocks of X with their codes and the SAE that made them, in torch."""
         import torch
 
@@ -855,7 +869,7 @@ class MFRSparseAutoencoder(
             If X is not numeric, finite and as wide as the training data.
         """
         X = self._check_X(X)
-        return 1.0 - fvu_of_blocks(self._reconstructed_blocks(X))
+        return 1.0 - _fvu_of_blocks(self._reconstructed_blocks(X))
 
     @property
     def _n_features_out(self) -> int:

@@ -84,7 +84,9 @@ def assign_atoms(
         free = torch.ones_like(mutual)
         free[there[mutual]] = False
         left, right = left[~mutual], right[free]
-    for rows, columns in zip(left.split(exact_limit), right.split(exact_limit)):
+    for rows, columns in zip(
+        left.split(exact_limit), right.split(exact_limit), strict=True
+    ):
         similarity = (atoms[rows] @ others[columns].T).cpu().numpy()
         order = linear_sum_assignment(similarity, maximize=True)[1]
         partner[rows] = columns[torch.from_numpy(order).to(columns.device)]
@@ -107,7 +109,7 @@ class Matches:
         self.n_components = n_components
         self.pairs = list(combinations(range(n_saes), 2))
         self.edges: dict[tuple[int, int], np.ndarray] = {}
-        """For each pair matched so far, (2, n_edges): atoms of the one, of the other."""
+        """For each pair matched, (2, n_edges): atoms of the one, of the other."""
         self._graph: PullGraph | None = None
 
     def renew(self, dictionaries: Tensor, pair: tuple[int, int]) -> None:

@@ -123,5 +123,7 @@ def project_to_sphere_(gradient: Tensor, atoms: Tensor) -> Tensor:
     gradient, atoms : Tensor of shape (..., n_features)
         Atoms of unit norm.
     """
-    along = row_dot(gradient.view(-1, gradient.shape[-1]), atoms.view(-1, atoms.shape[-1]))
+    along = row_dot(
+        gradient.view(-1, gradient.shape[-1]), atoms.view(-1, atoms.shape[-1])
+    )
     return gradient.addcmul_(along.view(*gradient.shape[:-1], 1), atoms, value=-1.0)

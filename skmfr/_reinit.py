@@ -1,13 +1,21 @@
 """Second chances: reinitialisation of whole SAEs, resampling of dead atoms."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ._batches import Batches, Standardiser
 from ._codes import decode
 from ._ensemble import encode
 from ._random import RESAMPLING, random_numbers
-from ._state import Settings, TrainingState, restart_atoms, restart_member
+from ._state import (
+    Settings,
+    TrainingState,
+    initial_atoms,
+    restart_atoms,
+    restart_member,
+)
 
 MAX_REINITS = 3
 
@@ -31,23 +39,32 @@ def activity_skewness(rates: Tensor, target: float) -> Tensor:
 
 
 def reinitialise_skewed(
-    state: TrainingState, settings: Settings, target: float
+    state: TrainingState,
+    batches: Batches,
+    standardiser: Standardiser,
+    settings: Settings,
+    target: float,
 ) -> None:
     """Start each SAE anew whose atoms are used too unequally, a few times at most."""
     if settings.reinit_threshold is None:
         return
     skewness = activity_skewness(state.rates, target).cpu().numpy()
     skewed = (skewness > settings.reinit_threshold) & (state.n_reinits < MAX_REINITS)
-    for i in skewed.nonzero()[0]:
-        restart_member(state, settings, int(i))
+    for i in skewed.nonzero()[0].tolist():
+        attempt = int(state.n_reinits[i]) + 1
+        atoms = initial_atoms(batches, standardiser, settings, i, attempt)
+        restart_member(state, settings, i, atoms)
 
 
 def resample_dead(
-    state: TrainingState, settings: Settings, X: Tensor, k: int
+    state: TrainingState,
+    settings: Settings,
+    X: Tensor,
+    for_witnesses: np.ndarray,
+    k: int,
+    dead_after: int,
 ) -> None:
     """Point dead atoms of each SAE at samples that this SAE reconstructs badly.
-
-    An atom is dead if it was inactive for ``resample_every`` steps.
 
     Parameters
     ----------
@@ -55,19 +72,31 @@ def resample_dead(
     settings : Settings
     X : Tensor of shape (n_samples, n_features)
         A batch.
+    for_witnesses : ndarray of shape (n_samples,), bool
+        Samples that may give atoms to witnesses; the others may to the group.
     k : int
+    dead_after : int
+        Steps without activity after which an atom is dead.
     """
-    dead = state.idle >= settings.resample_every
+    dead = state.idle >= dead_after
     for i in dead.any(1).nonzero()[:, 0].tolist():
-        directions = missed_directions(state, settings, X, k, i, int(dead[i].sum()))
+        n_dead = int(dead[i].sum())
+        donors = for_witnesses == (i >= settings.n_saes)
+        directions = missed_directions(state, settings, X, donors, k, i, n_dead)
         atoms = dead[i].nonzero()[: len(directions), 0]
         restart_atoms(state, i, atoms, directions)
 
 
 def missed_directions(
-    state: TrainingState, settings: Settings, X: Tensor, k: int, i: int, n: int
+    state: TrainingState,
+    settings: Settings,
+    X: Tensor,
+    donors: np.ndarray,
+    k: int,
+    i: int,
+    n: int,
 ) -> Tensor:
-    """Residuals of at most n samples, drawn with probability as their squared size.
+    """Residuals of at most n donors, drawn with probability as their squared size.
 
     Returns
     -------
@@ -77,7 +106,7 @@ def missed_directions(
     sae = state.ensemble[i : i + 1]
     X_centred = sae.centred(X)
     residual = X_centred[0] - decode(encode(X_centred, sae, k), sae.decoder[0])
-    weight = residual.square().sum(1).double().cpu().numpy()
+    weight = residual.square().sum(1).double().cpu().numpy() * donors
     n_drawn = min(n, int((weight > 0).sum()))
     if n_drawn == 0:
         return residual[:0]

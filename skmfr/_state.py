@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ._batches import Batches, Standardiser
 from ._ensemble import Ensemble
 from ._matching import Matches
 from ._random import INITIAL_ATOMS, random_numbers
@@ -16,6 +17,8 @@ from ._schedule import Plateau, Schedule
 # Gradients of an atom are sparse in time: the usual 0.999 remembers too much of the
 # first steps.
 ADAM_BETAS = (0.9, 0.99)
+# Length of the noise that is added to the samples that atoms start from.
+INITIAL_NOISE = 0.1
 
 
 @dataclass(frozen=True)
@@ -82,20 +85,53 @@ class TrainingState:
         return self.optimiser.param_groups[0]["params"][i * n_each : (i + 1) * n_each]
 
 
-def initial_atoms(n_features: int, settings: Settings, i: int, attempt: int) -> Tensor:
-    """Random unit-norm atoms that one member starts from."""
+def initial_atoms(
+    batches: Batches,
+    standardiser: Standardiser,
+    settings: Settings,
+    i: int,
+    attempt: int = 0,
+) -> Tensor:
+    """Atoms that one member starts from: samples of its own, and a little noise.
+
+    Unlike random directions, samples lie where the data are: what an atom has outside
+    their span is never trained away.
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_features)
+        Rows of unit norm.
+    """
     draw = random_numbers(
         settings.seed, INITIAL_ATOMS, *settings.member_key(i), attempt
     )
-    atoms = draw.standard_normal((settings.n_components, n_features))
-    return normalize(torch.from_numpy(atoms)).to(settings.device, settings.dtype)
+    n_components, n_features = settings.n_components, batches.X.shape[1]
+    donors = batches.donors(n_components, i >= settings.n_saes, draw)
+    samples = normalize(standardiser(donors, "cpu", torch.float64)).numpy()
+    n_more = n_components - len(samples)
+    if len(samples) and n_more:
+        # Too few samples: random combinations of two.
+        one, other = draw.integers(len(samples), size=(2, n_more))
+        weights = draw.standard_normal((2, n_more, 1))
+        more = weights[0] * samples[one] + weights[1] * samples[other]
+        samples = np.concatenate([samples, more])
+    spread = standardiser.deviation if standardiser.deviation.any() else 1.0
+    noise = draw.standard_normal((n_components, n_features)) * spread
+    atoms = normalize(torch.from_numpy(noise)) * INITIAL_NOISE
+    if len(samples):
+        atoms += normalize(torch.from_numpy(samples))
+    return normalize(atoms).to(settings.device, settings.dtype)
 
 
-def untrained(n_features: int, settings: Settings) -> Ensemble:
+def untrained(
+    batches: Batches, standardiser: Standardiser, settings: Settings
+) -> Ensemble:
     """SAEs as they are before the first step."""
-    members = range(settings.n_members)
-    atoms = torch.stack([initial_atoms(n_features, settings, i, 0) for i in members])
-    return Ensemble.starting_from(atoms, settings.tied)
+    atoms = [
+        initial_atoms(batches, standardiser, settings, i)
+        for i in range(settings.n_members)
+    ]
+    return Ensemble.starting_from(torch.stack(atoms), settings.tied)
 
 
 def new_state(ensemble: Ensemble, settings: Settings) -> TrainingState:
@@ -105,9 +141,7 @@ def new_state(ensemble: Ensemble, settings: Settings) -> TrainingState:
         ensemble=ensemble,
         optimiser=new_optimiser(ensemble, settings),
         matches=Matches(settings.matching, settings.n_saes, settings.n_components),
-        rates=decoder.new_full(
-            decoder.shape[:2], settings.k / settings.n_components
-        ),
+        rates=decoder.new_full(decoder.shape[:2], settings.k / settings.n_components),
         idle=decoder.new_zeros(decoder.shape[:2], dtype=torch.int64),
         n_reinits=np.zeros(len(ensemble), dtype=int),
         losses=[],
@@ -125,13 +159,12 @@ def new_optimiser(ensemble: Ensemble, settings: Settings) -> torch.optim.Adam:
     )
 
 
-def restart_member(state: TrainingState, settings: Settings, i: int) -> None:
-    """Give one member new random atoms and no past, in place."""
+def restart_member(
+    state: TrainingState, settings: Settings, i: int, atoms: Tensor
+) -> None:
+    """Give one member new atoms (n_components, n_features) and no past, in place."""
     state.n_reinits[i] += 1
     ensemble = state.ensemble
-    atoms = initial_atoms(
-        ensemble.decoder.shape[2], settings, i, attempt=int(state.n_reinits[i])
-    )
     # With tied weights the two are one tensor.
     ensemble.encoder[i] = atoms
     ensemble.decoder[i] = atoms
@@ -196,7 +229,9 @@ def resolve_device(device: str, fall_back: bool = False) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         if fall_back:
-            warnings.warn(f"device={device!r} is not available: using the CPU.")
+            warnings.warn(
+                f"device={device!r} is not available: using the CPU.", stacklevel=5
+            )
             return "cpu"
         raise ValueError(
             f"device={device!r} is not available here: {str(error).splitlines()[0]} "

@@ -127,9 +127,12 @@ def train(
         state.step = step = step + 1
 
         if due(step, settings.reinit_every) and step < schedule.n_steps / 2:
-            reinitialise_skewed(state, settings, target=k / settings.n_components)
-        if due(step, settings.resample_every) and step < schedule.cool_down_from:
-            resample_dead(state, settings, X, k)
+            target = k / settings.n_components
+            reinitialise_skewed(state, batches, standardiser, settings, target)
+        every = settings.resample_every
+        if every and due(step, every) and step < schedule.cool_down_from:
+            donors = batches.for_witnesses[batches.samples(step - 1)]
+            resample_dead(state, settings, X, donors, k, dead_after=every)
         if due(step, check_every) and schedule.on_plateau(step):
             if validation is None:
                 recent = torch.stack(state.losses[-check_every:])

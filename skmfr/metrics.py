@@ -49,10 +49,10 @@ def fvu(X, X_hat) -> float:
             f"X_hat has {X_hat.shape[1]} features, but X has {X.shape[1]}: a "
             "reconstruction has the shape of the data."
         )
-    return fvu_of_blocks([(X, X_hat)])
+    return _fvu_of_blocks([(X, X_hat)])
 
 
-def fvu_of_blocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+def _fvu_of_blocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
     """FVU of data that come with their reconstruction block by block."""
     residual = 0.0
     moments = StandardScaler()

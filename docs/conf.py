@@ -1,0 +1,33 @@
+"""Configuration of Sphinx."""
+
+import skmfr
+
+project = "skmfr"
+author = "the skmfr developers"
+project_copyright = "the skmfr developers"
+version = release = skmfr.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "examples"]
+myst_enable_extensions = ["deflist", "dollarmath"]
+myst_heading_anchors = 2
+
+# Methods are shown on the page of their class.
+autodoc_default_options = {"members": True}
+numpydoc_show_class_members = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "auto_examples",
+    "write_computation_times": False,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skmfr"

@@ -1,0 +1,155 @@
+"""Codes of new data against NumPy, SciPy and scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import orthogonal_mp
+
+from skmfr._coding import ALGORITHMS, encoder_codes, lstsq_codes, omp_codes
+from skmfr._ensemble import Ensemble
+
+
+def random_sae(n_features, n_components, seed=0, dtype=torch.float64):
+    rng = np.random.default_rng(seed)
+    atoms = rng.standard_normal((n_components, n_features))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    encoder = atoms + 0.1 * rng.standard_normal(atoms.shape)
+    arrays = (
+        encoder,
+        0.1 * rng.standard_normal(n_components),
+        atoms,
+        rng.standard_normal(n_features),
+    )
+    return Ensemble(*(torch.from_numpy(array)[None].to(dtype) for array in arrays))
+
+
+def samples(n, n_features, seed=1, dtype=torch.float64):
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.standard_normal((n, n_features))).to(dtype)
+
+
+def dense(codes, n_components):
+    out = np.zeros((len(codes.values), n_components))
+    np.add.at(
+        out,
+        (np.arange(len(out))[:, None], codes.indices.numpy()),
+        codes.values.double().numpy(),
+    )
+    return out
+
+
+def test_encoder_codes_are_the_largest_k_positive_pre_activations():
+    sae, X, k = random_sae(10, 40), samples(30, 10), 6
+    scores = (X - sae.decoder_bias) @ sae.encoder[0].T + sae.encoder_bias
+    expected = np.maximum(scores.numpy(), 0)
+    smallest = np.sort(expected, axis=1)[:, -k][:, None]
+    expected[expected < smallest] = 0
+
+    np.testing.assert_allclose(dense(encoder_codes(X, sae, k), 40), expected)
+
+
+@pytest.mark.parametrize("k", [1, 5, 12])
+def test_omp_codes_equal_scikit_learns(k):
+    sae, X = random_sae(24, 60), samples(50, 24)
+    expected = orthogonal_mp(
+        sae.decoder[0].T.numpy(),
+        (X - sae.decoder_bias).T.numpy(),
+        n_nonzero_coefs=k,
+    ).T
+    # The same support, so both are least squares on well-conditioned atoms.
+    np.testing.assert_allclose(dense(omp_codes(X, sae, k), 60), expected, rtol=1e-8)
+
+
+def test_omp_stops_when_nothing_is_left():
+    sae = random_sae(30, 50)
+    true = np.zeros((20, 50))
+    true[np.arange(20), np.arange(20)] = 2.0
+    X = torch.from_numpy(true) @ sae.decoder[0] + sae.decoder_bias
+
+    codes = dense(omp_codes(X, sae, k=8), 50)
+
+    # Up to the ridge of 1e-12.
+    np.testing.assert_allclose(codes, true, atol=1e-11)
+    assert np.all(np.count_nonzero(codes, axis=1) == 1)
+
+
+def test_omp_of_a_sample_at_the_bias_is_zero():
+    sae = random_sae(10, 20)
+    assert torch.all(omp_codes(sae.decoder_bias.clone(), sae, 4).values == 0)
+
+
+def test_lstsq_codes_are_least_squares_on_the_encoders_support():
+    sae, X, k = random_sae(16, 40), samples(30, 16), 5
+    codes = dense(lstsq_codes(X, sae, k), 40)
+    support = dense(encoder_codes(X, sae, k), 40) != 0
+    atoms, X_centred = sae.decoder[0].numpy(), (X - sae.decoder_bias).numpy()
+
+    for row in range(30):
+        expected = np.zeros(40)
+        used = support[row]
+        expected[used] = np.linalg.lstsq(atoms[used].T, X_centred[row], rcond=None)[0]
+        np.testing.assert_allclose(codes[row], expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("algorithm", ["lstsq", "omp"])
+def test_dependent_atoms_give_finite_codes_that_reconstruct_as_well(algorithm):
+    sae = random_sae(12, 20)
+    for tensor in (sae.encoder, sae.encoder_bias, sae.decoder):
+        tensor[:, 10:] = tensor[:, :10]
+    X, k = samples(40, 12), 6
+    codes = ALGORITHMS[algorithm](X, sae, k)
+    assert torch.isfinite(codes.values).all()
+
+    # Against the optimum on the same support.
+    support = dense(codes, 20) != 0
+    atoms, X_centred = sae.decoder[0].numpy(), (X - sae.decoder_bias).numpy()
+    residual = X_centred - dense(codes, 20) @ atoms
+    for row in range(40):
+        best = np.linalg.lstsq(atoms[support[row]].T, X_centred[row], rcond=None)[0]
+        optimum = X_centred[row] - best @ atoms[support[row]]
+        # The ridge of 1e-12 shows in the square root of rounding at worst.
+        assert np.linalg.norm(residual[row]) <= np.linalg.norm(optimum) + 1e-6
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_coding_row_by_row_equals_coding_the_batch(algorithm, dtype):
+    sae, X = random_sae(512, 2048, dtype=dtype), samples(64, 512, dtype=dtype)
+    k = 16
+    together = ALGORITHMS[algorithm](X, sae, k)
+    apart = [ALGORITHMS[algorithm](row[None], sae, k) for row in X]
+
+    together = dense(together, 2048)
+    apart = np.concatenate([dense(codes, 2048) for codes in apart])
+    np.testing.assert_array_equal(together != 0, apart != 0)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-12
+    np.testing.assert_allclose(together, apart, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_of_equal_atoms_the_first_is_taken_whatever_the_batch(algorithm):
+    sae = random_sae(64, 300, dtype=torch.float32)
+    for tensor in (sae.encoder, sae.encoder_bias, sae.decoder):
+        tensor[:, 100:200] = tensor[:, :100]
+        tensor[:, 200:] = tensor[:, :100]
+    X, k = samples(50, 64, dtype=torch.float32), 7
+
+    def support(X):
+        return dense(ALGORITHMS[algorithm](X, sae, k), 300) != 0
+
+    together = support(X)
+    np.testing.assert_array_equal(
+        together, np.concatenate([support(row[None]) for row in X])
+    )
+    np.testing.assert_array_equal(together[::-1], support(X.flip(0)))
+    # A copy is never active without the atoms before it.
+    assert not np.any(together[:, 200:] & ~together[:, 100:200])
+    assert not np.any(together[:, 100:200] & ~together[:, :100])
+
+
+def test_k_of_all_atoms_keeps_all_positive_ones():
+    sae, X = random_sae(5, 7), samples(9, 5)
+    scores = (X - sae.decoder_bias) @ sae.encoder[0].T + sae.encoder_bias
+    np.testing.assert_allclose(
+        dense(encoder_codes(X, sae, 7), 7), np.maximum(scores.numpy(), 0), rtol=1e-12
+    )

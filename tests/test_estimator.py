@@ -1,0 +1,734 @@
+"""The contract of the estimator: parameters, methods, fitted attributes."""
+
+import pickle
+import warnings
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MaxAbsScaler
+from sklearn.svm import SVC, LinearSVC
+
+from skmfr import MFRSparseAutoencoder
+
+
+def make_sparse_data(n_samples=600, n_features=16, n_atoms=24, k=3, seed=0):
+    """Non-negative sparse combinations of random unit-norm features, and these."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((n_atoms, n_features))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    codes = rng.random((n_samples, n_atoms)) * (
+        rng.random((n_samples, n_atoms)) < k / n_atoms
+    )
+    return codes @ features, features
+
+
+def small(**parameters):
+    defaults = {"n_components": 32, "k": 4, "max_steps": 60, "random_state": 0}
+    return MFRSparseAutoencoder(**(defaults | parameters))
+
+
+X, FEATURES = make_sparse_data()
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return small(n_witnesses=2).fit(X)
+
+
+def same_state(one, other):
+    return all(
+        np.array_equal(getattr(one, name), getattr(other, name))
+        for name in (
+            "dictionaries_",
+            "encoder_weights_",
+            "encoder_bias_",
+            "loss_curve_",
+        )
+    )
+
+
+# Fitted attributes
+
+
+def test_fitted_attributes_have_the_promised_shapes(fitted):
+    assert fitted.components_.shape == (32, 16)
+    assert fitted.dictionaries_.shape == (3, 32, 16)
+    assert fitted.witness_dictionaries_.shape == (2, 32, 16)
+    assert fitted.encoder_weights_.shape == (32, 16)
+    assert fitted.encoder_bias_.shape == (32,)
+    assert fitted.decoder_bias_.shape == (16,)
+    assert fitted.feature_agreement_.shape == (32,)
+    assert fitted.mutual_agreement_.shape == (3, 32)
+    assert fitted.trusted_.shape == (32,)
+    assert fitted.trusted_.dtype == bool
+    assert fitted.loss_curve_.shape == (fitted.n_steps_,) == (60,)
+    assert fitted.n_reinits_.shape == (3,)
+    assert fitted.n_features_in_ == 16
+    # All batches of 600 samples are the data.
+    assert fitted.n_iter_ == 60
+
+
+def test_atoms_have_unit_norm_and_the_reference_is_one_of_the_saes(fitted):
+    np.testing.assert_allclose(np.linalg.norm(fitted.dictionaries_, axis=2), 1.0)
+    np.testing.assert_array_equal(
+        fitted.components_, fitted.dictionaries_[fitted.reference_sae_]
+    )
+
+
+def test_feature_agreement_is_the_mean_best_cosine_over_the_witnesses(fitted):
+    cosines = np.einsum("jd,wld->wjl", fitted.components_, fitted.witness_dictionaries_)
+    np.testing.assert_allclose(fitted.feature_agreement_, cosines.max(2).mean(0))
+
+
+def test_mutual_agreement_is_the_mean_best_cosine_over_the_other_saes(fitted):
+    cosines = np.einsum(
+        "ijd,old->iojl", fitted.dictionaries_, fitted.dictionaries_
+    ).max(3)
+    expected = [(cosines[i].sum(0) - cosines[i, i]) / 2 for i in range(3)]
+    np.testing.assert_allclose(fitted.mutual_agreement_, expected)
+
+
+def test_trusted_atoms_agree_more_than_half_way_from_chance_to_one(fitted):
+    level = (1 + fitted.agreement_null_) / 2
+    np.testing.assert_array_equal(fitted.trusted_, fitted.feature_agreement_ > level)
+
+
+def test_without_witnesses_agreement_is_that_of_the_group():
+    sae = small(n_witnesses=0).fit(X)
+    np.testing.assert_array_equal(
+        sae.feature_agreement_, sae.mutual_agreement_[sae.reference_sae_]
+    )
+    assert sae.witness_dictionaries_.shape == (0, 32, 16)
+
+
+def test_one_sae_alone_is_trusted_in_nothing():
+    sae = small(n_saes=1, n_witnesses=0).fit(X)
+    assert np.isnan(sae.feature_agreement_).all()
+    assert np.isnan(sae.mutual_agreement_).all()
+    assert not sae.trusted_.any()
+    assert sae.score(X) > 0.5
+
+
+def test_features_of_the_data_are_found_and_told_apart_by_agreement():
+    many, features = make_sparse_data(20_000)
+    sae = small(n_components=48, max_steps=600, batch_size=512, k=3).fit(many)
+    to_truth = (sae.components_ @ features.T).max(1)
+    assert np.mean((features @ sae.components_.T).max(1) > 0.9) > 0.9
+    # Half of the atoms are more than the data have: those must score lower.
+    true = to_truth > 0.9
+    assert true.any()
+    assert (~true).any()
+    higher = sae.feature_agreement_[true][:, None] > sae.feature_agreement_[~true]
+    assert higher.mean() > 0.8
+
+
+def test_defaults_of_size_follow_the_data():
+    sae = MFRSparseAutoencoder(max_steps=2).fit(X)
+    assert sae.components_.shape == (64, 16)
+    assert small(n_components=3, k=10).fit(X).transform(X).shape == (len(X), 3)
+
+
+def test_tied_weights_encode_with_the_atoms():
+    sae = small(tied=True).fit(X)
+    np.testing.assert_array_equal(sae.encoder_weights_, sae.components_)
+
+
+# Transform and back
+
+
+@pytest.mark.parametrize("algorithm", ["encoder", "lstsq", "omp"])
+def test_codes_are_sparse_and_reconstruct_as_scored(fitted, algorithm):
+    sae = clone(fitted).set_params(transform_algorithm=algorithm).fit(X)
+    codes = sae.transform(X)
+    reconstructed = sae.inverse_transform(codes)
+
+    assert np.count_nonzero(codes, axis=1).max() <= sae.k
+    assert algorithm != "encoder" or codes.min() >= 0
+    np.testing.assert_allclose(
+        reconstructed, codes @ sae.components_ + sae.decoder_bias_, atol=1e-12
+    )
+    np.testing.assert_allclose(sae.reconstruct(X), reconstructed, atol=1e-12)
+    score = sae.score(X)
+    assert type(score) is float
+    expected = r2_score(X, reconstructed, multioutput="variance_weighted")
+    assert score == pytest.approx(expected, rel=1e-10)
+
+
+def test_better_coding_of_one_dictionary_scores_better(fitted):
+    scores = [
+        fitted.set_params(transform_algorithm=algorithm).score(X)
+        for algorithm in ("encoder", "lstsq", "omp")
+    ]
+    fitted.set_params(transform_algorithm="encoder")
+    assert scores == sorted(scores)
+    assert scores[0] < scores[2]
+
+
+def test_score_on_data_with_constant_features_is_r2():
+    digits = load_digits().data
+    sae = MFRSparseAutoencoder(n_components=80, max_steps=30, random_state=0)
+    sae.fit(digits)
+    expected = r2_score(
+        digits, sae.reconstruct(digits), multioutput="variance_weighted"
+    )
+    assert sae.score(digits) == pytest.approx(expected, rel=1e-10)
+
+
+def test_fit_transform_is_fit_and_transform(fitted):
+    np.testing.assert_array_equal(clone(fitted).fit_transform(X), fitted.transform(X))
+
+
+def test_sparse_output_has_the_same_codes_with_int32_indices(fitted):
+    dense = fitted.transform(X)
+    codes = clone(fitted).set_params(sparse_output=True).fit(X).transform(X)
+    assert sparse.issparse(codes)
+    assert codes.format == "csr"
+    assert codes.indices.dtype == codes.indptr.dtype == np.int32
+    assert codes.has_sorted_indices
+    assert codes.nnz == np.count_nonzero(dense)
+    np.testing.assert_array_equal(codes.toarray(), dense)
+    y = X[:, 0] > 0
+    for classifier in (LinearSVC(), SVC()):
+        classifier.fit(codes, y)
+
+
+def test_inverse_transform_takes_dense_csr_and_dataframe_codes(fitted):
+    codes = fitted.transform(X)
+    expected = fitted.inverse_transform(codes)
+    for other in (
+        sparse.csr_matrix(codes),
+        sparse.csr_array(codes),
+        pd.DataFrame(codes, columns=fitted.get_feature_names_out()),
+    ):
+        np.testing.assert_allclose(fitted.inverse_transform(other), expected)
+
+
+def test_untrusted_atoms_are_left_out_of_a_trusted_reconstruction(fitted):
+    codes = fitted.transform(X)
+    assert 0 < fitted.trusted_.sum() < 32
+    np.testing.assert_allclose(
+        fitted.reconstruct(X, trusted_only=True),
+        fitted.inverse_transform(codes * fitted.trusted_),
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("algorithm", ["encoder", "lstsq", "omp"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dtype_is_kept(fitted, algorithm, dtype):
+    sae = clone(fitted).set_params(transform_algorithm=algorithm, max_steps=5)
+    data = X.astype(dtype)
+    sae.fit(data)
+    assert sae.components_.dtype == dtype
+    assert sae.transform(data).dtype == dtype
+    assert sae.reconstruct(data).dtype == dtype
+    assert sae.inverse_transform(sae.transform(data)).dtype == dtype
+
+
+def test_names_and_containers_of_scikit_learn(fitted):
+    names = fitted.get_feature_names_out()
+    assert list(names[:2]) == ["mfrsparseautoencoder0", "mfrsparseautoencoder1"]
+    frame = clone(fitted).set_output(transform="pandas").fit(X).transform(X)
+    assert isinstance(frame, pd.DataFrame)
+    assert list(frame.columns) == list(names)
+
+
+def test_units_of_the_data_go_to_codes_and_biases_only():
+    plain = small().fit(X)
+    scaled = small().fit(X * 1024.0)
+    # A power of two: the same bits but for the exponent.
+    np.testing.assert_array_equal(scaled.components_, plain.components_)
+    np.testing.assert_allclose(
+        scaled.transform(X * 1024.0), plain.transform(X) * 1024.0, rtol=1e-9
+    )
+
+
+# Randomness
+
+
+def test_same_seed_same_bytes():
+    assert same_state(small().fit(X), small().fit(X))
+    assert not same_state(small().fit(X), small(random_state=1).fit(X))
+
+
+def test_an_sae_is_the_same_alone_in_a_group_and_beside_witnesses():
+    parameters = {"alpha": 0.0, "precision": "float64"}
+    alone = small(n_saes=1, n_witnesses=0, **parameters).fit(X)
+    group = small(n_saes=3, n_witnesses=2, **parameters).fit(X)
+    np.testing.assert_allclose(
+        group.dictionaries_[0], alone.dictionaries_[0], rtol=1e-9, atol=1e-12
+    )
+
+
+def test_witnesses_do_not_know_of_the_penalty():
+    without, with_penalty = small(alpha=0.0).fit(X), small(alpha=1.0).fit(X)
+    np.testing.assert_array_equal(
+        without.witness_dictionaries_, with_penalty.witness_dictionaries_
+    )
+    assert with_penalty.mutual_agreement_.mean() > without.mutual_agreement_.mean()
+
+
+def test_global_generators_are_left_alone():
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    small(max_steps=5, reinit_threshold=0.0, reinit_every=1).fit(X)
+    np.testing.assert_array_equal(np.random.get_state()[1], before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_no_seed_draws_from_numpys_global_generator():
+    np.random.seed(3)
+    one = small(max_steps=3, random_state=None).fit(X)
+    other = small(max_steps=3, random_state=None).fit(X)
+    assert not same_state(one, other)
+    np.random.seed(3)
+    assert same_state(one, small(max_steps=3, random_state=None).fit(X))
+
+
+def test_data_are_not_modified():
+    data = np.asfortranarray(X)
+    data.setflags(write=False)
+    copy = data.copy()
+    sae = small(max_steps=5).fit(data)
+    sae.transform(data)
+    np.testing.assert_array_equal(data, copy)
+
+
+# Going on
+
+
+def test_partial_fit_makes_one_pass_and_goes_on():
+    sae = small(batch_size=100)
+    sae.partial_fit(X)
+    assert (sae.n_steps_, sae.n_iter_) == (6, 1)
+    first = sae.score(X)
+    for _ in range(10):
+        sae.partial_fit(X)
+    assert (sae.n_steps_, sae.n_iter_) == (66, 11)
+    assert sae.score(X) > first
+    assert len(sae.loss_curve_) == 66
+
+
+def test_partial_fit_after_fit_starts_from_the_fitted_dictionaries():
+    sae = small(learning_rate=1e-9).fit(X)
+    before = sae.dictionaries_.copy()
+    sae.partial_fit(X)
+    np.testing.assert_allclose(sae.dictionaries_, before, atol=1e-6)
+
+
+def test_partial_fit_in_pieces_is_the_same_after_pickling():
+    one = small().partial_fit(X)
+    other = pickle.loads(pickle.dumps(one))
+    assert same_state(one.partial_fit(X), other.partial_fit(X))
+
+
+def test_warm_start_goes_on():
+    sae = small(warm_start=True).fit(X)
+    first = sae.loss_curve_.copy()
+    sae.fit(X)
+    assert sae.n_steps_ == 120
+    np.testing.assert_array_equal(sae.loss_curve_[:60], first)
+    assert sae.loss_curve_[60:].mean() < first.mean()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"n_components": 16}, {"n_saes": 2}, {"n_witnesses": 0}, {"tied": True}]
+)
+def test_warm_start_refuses_another_shape(changed):
+    sae = small(max_steps=2, warm_start=True).fit(X)
+    with pytest.raises(ValueError, match=next(iter(changed))):
+        sae.set_params(**changed).fit(X)
+
+
+def test_fit_without_warm_start_forgets():
+    sae = small().fit(X + 1.0)
+    assert same_state(sae.fit(X), small().fit(X))
+
+
+def test_only_a_model_that_may_go_on_carries_the_optimisers_state():
+    def has_moments(sae):
+        return any("exp_avg" in name for name in sae._trained)
+
+    assert not has_moments(small(max_steps=2).fit(X))
+    assert has_moments(small(max_steps=2, warm_start=True).fit(X))
+    assert has_moments(small(max_steps=2).partial_fit(X))
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_training_ends_early_when_the_loss_stalls(early_stopping):
+    sae = small(
+        max_steps=600, tol=0.5, n_iter_no_change=1, early_stopping=early_stopping
+    )
+    sae.fit(X)
+    # k has its value after half of the steps, and the cool-down follows the stall.
+    assert 300 < sae.n_steps_ < 600
+
+
+def test_early_stopping_holds_samples_out():
+    parameters = {"batch_size": 100, "max_steps": 6}
+    assert small(**parameters).fit(X).n_iter_ == 1
+    # An epoch of the half that is left takes 3 steps.
+    halved = small(early_stopping=True, validation_fraction=0.5, **parameters)
+    assert halved.fit(X).n_iter_ == 2
+    with pytest.raises(ValueError, match="validation_fraction"):
+        small(early_stopping=True).fit(X[:1])
+
+
+# Watching
+
+
+def test_silent_by_default_and_a_bar_when_verbose(capsys):
+    small(max_steps=60).fit(X)
+    assert capsys.readouterr() == ("", "")
+    small(max_steps=60, verbose=1).fit(X)
+    out, err = capsys.readouterr()
+    assert out == ""
+    for shown in ("60/60", "FVU=", "agreement=", "step/s"):
+        assert shown in err
+
+
+def test_callback_sees_each_step():
+    seen = []
+    sae = small(callback=lambda step, info: seen.append((step, dict(info)))).fit(X)
+    assert [step for step, _ in seen] == list(range(1, 61))
+    fvu = [info["fvu"] for _, info in seen]
+    np.testing.assert_allclose(fvu, sae.loss_curve_, rtol=1e-6)
+    assert set(seen[0][1]) == {
+        "n_steps", "fvu", "agreement", "k", "alpha", "learning_rate", "n_reinits"
+    }  # fmt: skip
+    k = [info["k"] for _, info in seen]
+    assert k[0] == 8
+    assert k[30:] == [4] * 30
+    alpha = [info["alpha"] for _, info in seen]
+    assert alpha == sorted(alpha)
+    assert alpha[-1] == 0.1
+
+
+def test_scikit_learns_callbacks_see_each_epoch_and_can_stop():
+    pytest.importorskip("sklearn.callback")
+
+    class StopAtThird:
+        def __init__(self):
+            self.scores, self.events = [], []
+
+        def setup(self, estimator, context):
+            self.events.append("setup")
+
+        def teardown(self, estimator, context):
+            self.events.append("teardown")
+
+        def on_fit_task_begin(self, estimator, context, *, X=None, y=None,
+                              metadata=None, fitted_estimator=None):  # fmt: skip
+            pass
+
+        def on_fit_task_end(self, estimator, context, *, X=None, y=None,
+                            metadata=None, fitted_estimator=None):  # fmt: skip
+            if context.task_name == "epoch":
+                self.scores.append(fitted_estimator.score(X))
+                return len(self.scores) == 3
+            return False
+
+    callback = StopAtThird()
+    sae = small(batch_size=100).set_callbacks(callback).fit(X)
+    assert sae.n_iter_ == 3
+    assert sae.n_steps_ == 18
+    assert callback.events == ["setup", "teardown"]
+    assert callback.scores[-1] == pytest.approx(sae.score(X))
+
+
+# Interruption
+
+
+def test_an_interrupted_fit_keeps_what_it_learned():
+    def interrupt(step, info):
+        if step == 20:
+            raise KeyboardInterrupt
+
+    sae = small(callback=interrupt)
+    with pytest.warns(ConvergenceWarning, match="interrupted after 20 of 60"):
+        sae.fit(X)
+    assert sae.n_steps_ == 20
+    assert sae.transform(X).shape == (len(X), 32)
+
+
+def test_a_fit_resumes_from_its_checkpoint_to_the_same_bytes(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill(step, info):
+        if step == 35:
+            raise Killed
+
+    parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 10}
+    with pytest.raises(Killed):
+        small(callback=kill, **parameters).fit(X)
+    assert len(list(tmp_path.iterdir())) == 1
+
+    steps = []
+    resumed = small(callback=lambda step, info: steps.append(step), **parameters).fit(X)
+    assert steps[0] == 31
+    assert same_state(resumed, small().fit(X))
+
+
+def test_checkpoints_of_other_data_or_parameters_are_not_resumed(tmp_path):
+    parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 30}
+    small(**parameters).fit(X)
+    other_data = small(**parameters).fit(X[:500])
+    other_alpha = small(alpha=0.3, **parameters).fit(X)
+    assert same_state(other_data, small().fit(X[:500]))
+    assert same_state(other_alpha, small(alpha=0.3).fit(X))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_broken_checkpoint_is_refused(tmp_path):
+    parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 30}
+    small(**parameters).fit(X)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=path.name):
+        small(**parameters).fit(X)
+
+
+def test_checkpoint_every_needs_a_folder():
+    with pytest.raises(ValueError, match="checkpoint_dir"):
+        small(checkpoint_every=10).fit(X)
+
+
+# Signs of failure
+
+
+def warnings_of(sae, data=X):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sae.fit(data)
+    return " ".join(
+        str(each.message)
+        for each in caught
+        if issubclass(each.category, ConvergenceWarning)
+    )
+
+
+def test_a_good_fit_does_not_warn():
+    assert warnings_of(small(max_steps=300)) == ""
+
+
+def test_warns_of_agreement_without_reconstruction_and_of_the_penaltys_cost():
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((2000, 30))
+    message = warnings_of(small(k=1, alpha=1e3, max_steps=300), noise)
+    assert "agree" in message
+    assert "reconstruct poorly" in message
+    assert "penalty costs reconstruction" in message
+    assert "Lower alpha" in message
+
+
+def test_warns_of_collapse_to_identical_atoms():
+    message = warnings_of(small(matching="max", alpha=1e3, max_steps=500))
+    assert "collapsing to identical atoms" in message
+
+
+def test_warns_of_unstable_reinitialisation():
+    sae = small(reinit_threshold=0.0, reinit_every=5)
+    assert "Reinitialisation is unstable" in warnings_of(sae)
+    np.testing.assert_array_equal(sae.n_reinits_, 3)
+
+
+# Life in scikit-learn
+
+
+def test_grid_search_over_a_pipeline_in_two_processes():
+    pipeline = make_pipeline(MaxAbsScaler(), small(max_steps=30))
+    search = GridSearchCV(
+        pipeline,
+        {
+            "mfrsparseautoencoder__k": [1, 6],
+            "mfrsparseautoencoder__alpha": [0.0, 0.1],
+        },
+        cv=2,
+        n_jobs=2,
+        error_score="raise",
+    ).fit(X)
+    # More atoms reconstruct better.
+    assert search.best_params_["mfrsparseautoencoder__k"] == 6
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_clone_pickle_and_joblib_keep_the_model(fitted, tmp_path):
+    expected = fitted.transform(X)
+    joblib.dump(fitted, tmp_path / "sae.joblib")
+    for copy in (
+        pickle.loads(pickle.dumps(fitted)),
+        joblib.load(tmp_path / "sae.joblib"),
+        joblib.load(tmp_path / "sae.joblib", mmap_mode="r"),
+    ):
+        np.testing.assert_array_equal(copy.transform(X), expected)
+    assert not hasattr(clone(fitted), "components_")
+    assert clone(fitted).get_params() == fitted.get_params()
+
+
+def test_fitted_state_holds_no_tensor(fitted):
+    assert b"torch" not in pickle.dumps(fitted)
+
+
+def test_a_memory_mapped_array_is_read_in_place(tmp_path, monkeypatch):
+    path = tmp_path / "X.npy"
+    np.save(path, X.astype(np.float32))
+    mapped = np.load(path, mmap_mode="r")
+    read = []
+    take = np.take
+    monkeypatch.setattr(
+        np,
+        "take",
+        lambda a, *args, **kwargs: read.append(a) or take(a, *args, **kwargs),
+    )
+    sae = small(max_steps=5).fit(mapped)
+    monkeypatch.undo()
+    assert read
+    assert all(np.shares_memory(array, mapped) for array in read)
+    assert same_state(sae, small(max_steps=5).fit(X.astype(np.float32)))
+
+
+def test_tensors_are_taken_for_arrays(fitted):
+    np.testing.assert_array_equal(
+        fitted.transform(torch.from_numpy(X)), fitted.transform(X)
+    )
+    half = torch.from_numpy(X).bfloat16()
+    np.testing.assert_array_equal(
+        fitted.transform(half), fitted.transform(half.float().numpy())
+    )
+
+
+@pytest.mark.parametrize("precision", ["float64", "bfloat16"])
+def test_precisions_of_training_agree(precision):
+    # Rounding decides which atom is k-th here and there, so only the quality agrees.
+    reference = small(max_steps=300).fit(X).score(X)
+    other = small(max_steps=300, precision=precision).fit(X).score(X)
+    assert other == pytest.approx(reference, abs=0.02)
+
+
+# Bad and odd input
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        ({"n_saes": 0}, "n_saes"),
+        ({"alpha": -0.1}, "alpha"),
+        ({"k": 0}, "k"),
+        ({"n_components": 0}, "n_components"),
+        ({"matching": "nearest"}, "matching"),
+        ({"device": "cuda:99"}, "device"),
+        ({"device": "abacus"}, "device"),
+        ({"precision": "float16"}, "precision"),
+        ({"transform_algorithm": "lars"}, "transform_algorithm"),
+        ({"validation_fraction": 1.0}, "validation_fraction"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+    ],
+)
+def test_bad_parameters_are_named(parameters, name):
+    with pytest.raises(ValueError, match=name):
+        small(**parameters).fit(X)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(fitted, bad):
+    data = X.copy()
+    data[3, 2] = bad
+    for call in (small().fit, small().partial_fit, fitted.transform, fitted.score):
+        with pytest.raises(ValueError, match="NaN|infinity"):
+            call(data)
+
+
+def test_data_of_another_width_are_refused(fitted):
+    for call in (fitted.transform, fitted.reconstruct, fitted.score):
+        with pytest.raises(ValueError, match="features"):
+            call(X[:, :-1])
+    with pytest.raises(ValueError, match="n_components=32"):
+        fitted.inverse_transform(np.zeros((2, 31)))
+
+
+def test_empty_object_and_sparse_data_are_refused():
+    with pytest.raises(ValueError, match="0 sample"):
+        small().fit(np.empty((0, 4)))
+    with pytest.raises(ValueError, match="convert"):
+        small().fit(np.array([["a", "b"], ["c", "d"]], dtype=object))
+    with pytest.raises(TypeError, match="[Ss]parse"):
+        small().fit(sparse.csr_array(X))
+
+
+def test_integers_and_number_objects_are_taken_for_floats():
+    data = np.arange(60).reshape(20, 3) % 7
+    expected = small(max_steps=3).fit(data.astype(float))
+    assert same_state(small(max_steps=3).fit(data), expected)
+    assert same_state(small(max_steps=3).fit(data.astype(object)), expected)
+
+
+@pytest.mark.parametrize("algorithm", ["encoder", "lstsq", "omp"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        np.full((50, 4), 3.0),
+        np.zeros((50, 4)),
+        np.tile(X[:1], (50, 1)),
+        np.tile(X[:3], (20, 1)),
+        np.hstack([X[:, :3], np.ones((600, 1)), X[:, :3]]),
+        X[:1],
+        X[:2],
+        X[:, :1],
+        X * 1e30,
+        X * 1e-30,
+        X + 1e6,
+    ],
+    ids=[
+        "constant", "zero", "one sample repeated", "three samples repeated",
+        "constant and collinear columns", "one sample", "two samples", "one feature",
+        "huge", "tiny", "far from zero",
+    ],
+)  # fmt: skip
+def test_odd_data_give_finite_results(data, algorithm):
+    sae = small(max_steps=20, transform_algorithm=algorithm)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        codes = sae.fit_transform(data)
+    for array in (codes, sae.components_, sae.reconstruct(data), sae.loss_curve_):
+        assert np.isfinite(array).all()
+    np.testing.assert_allclose(np.linalg.norm(sae.components_, axis=1), 1.0, rtol=1e-6)
+    assert np.count_nonzero(codes, axis=1).max() <= sae.k
+    assert -1 <= sae.feature_agreement_.min() <= sae.feature_agreement_.max() <= 1
+    assert np.isfinite(sae.score(data))
+
+
+def test_constant_data_are_reconstructed_exactly():
+    data = np.full((20, 3), 7.0)
+    sae = small(max_steps=5).fit(data)
+    np.testing.assert_allclose(sae.reconstruct(data), data, rtol=1e-12)
+    assert sae.score(data) == 1.0
+
+
+def test_one_atom_and_fewer_samples_than_a_batch():
+    sae = small(n_components=1, k=1, max_steps=20).fit(X[:5])
+    assert sae.transform(X).shape == (len(X), 1)
+
+
+def test_a_model_of_missing_hardware_transforms_on_the_cpu(fitted):
+    copy = pickle.loads(pickle.dumps(fitted)).set_params(device="cuda:99")
+    with pytest.warns(UserWarning, match="using the CPU"):
+        codes = copy.transform(X)
+    np.testing.assert_array_equal(codes, fitted.transform(X))
+
+
+def test_methods_before_fit_say_so():
+    from sklearn.exceptions import NotFittedError
+
+    for method in ("transform", "inverse_transform", "reconstruct", "score"):
+        with pytest.raises(NotFittedError):
+            getattr(small(), method)(X)

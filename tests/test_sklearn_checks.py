@@ -1,0 +1,51 @@
+"""scikit-learn's own checks, with no expected failure."""
+
+import warnings
+
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skmfr import MFRSparseAutoencoder
+
+# Few steps: the checks are about conventions, and fit some two hundred times.
+ESTIMATORS = [
+    MFRSparseAutoencoder(max_steps=10),
+    MFRSparseAutoencoder(max_steps=5, n_saes=2, tied=True, transform_algorithm="omp"),
+    MFRSparseAutoencoder(max_steps=5, n_saes=1, transform_algorithm="lstsq"),
+]
+
+# What check_estimator does not run.
+FURTHER_CHECKS = [
+    "check_param_validation",
+    "check_set_output_transform",
+    "check_set_output_transform_pandas",
+    "check_set_output_transform_polars",
+    "check_global_output_transform_pandas",
+    "check_global_set_output_transform_polars",
+    "check_transformer_get_feature_names_out",
+    "check_transformer_get_feature_names_out_pandas",
+    "check_dataframe_column_names_consistency",
+    "check_n_features_in_after_fitting",
+]
+
+
+@pytest.fixture(autouse=True)
+def _short_fits_may_look_bad():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_passes_all_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("name", FURTHER_CHECKS)
+def test_passes_checks_that_check_estimator_leaves_out(name):
+    check = getattr(estimator_checks, name, None)
+    if check is None:
+        pytest.skip(f"this scikit-learn has no {name}")
+    check("MFRSparseAutoencoder", MFRSparseAutoencoder(max_steps=5))
