@@ -47,10 +47,14 @@ class Standardiser:
         return cls(moments.mean_.astype(X.dtype), scale, deviation)
 
     def __call__(self, X: np.ndarray, device: str, dtype: torch.dtype) -> Tensor:
-        """A standardised copy of X, computed in its own precision."""
-        standardised = np.subtract(X, self.mean)
-        standardised /= X.dtype.type(self.scale)
-        return torch.from_numpy(standardised).to(device, dtype)
+        """A standardised copy of X, which is an array of its own.
+
+        Computed in the precision of X; X itself is overwritten.
+        """
+        batch = torch.from_numpy(X).to(device)
+        batch -= torch.from_numpy(self.mean).to(device)
+        batch /= self.scale
+        return batch.to(dtype)
 
 
 @dataclass

@@ -32,8 +32,7 @@ def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
             arrays[f"adam {index} {name}"] = moment.cpu().numpy()
     for (i, j), edges in state.matches.edges.items():
         arrays[f"matches {i} {j}"] = edges
-    if state.losses:
-        arrays["losses"] = torch.stack(state.losses).cpu().numpy()
+    arrays["losses"] = state.losses[: state.n_steps].cpu().numpy()
     arrays["n_reinits"] = state.n_reinits
     arrays["schedule"] = np.array(astuple(state.schedule))
     arrays["plateau"] = np.array(astuple(state.plateau))
@@ -56,6 +55,8 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: Settings) -> TrainingSt
     )
     tol, patience, best, n_without_gain = arrays["plateau"].tolist()
     state = new_state(ensemble, settings)
+    state.losses = tensor("losses")
+    state.n_steps = len(state.losses)
     state.begin(
         Schedule(*arrays["schedule"].tolist()),
         Plateau(tol, int(patience), best, int(n_without_gain)),
@@ -72,8 +73,6 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: Settings) -> TrainingSt
             state.matches.edges[i, j] = arrays[name]
     for name in TRACKED:
         setattr(state, name, tensor(name))
-    if "losses" in arrays:
-        state.losses = list(tensor("losses"))
     state.n_reinits = arrays["n_reinits"].copy()
     state.step = int(arrays["step"])
     return state

@@ -78,10 +78,15 @@ def top_k(scores: Tensor, k: int) -> SparseCodes:
         grouped = bits[:, :dealt].unflatten(1, (size, n_groups))
         groups = torch.topk(grouped.amax(1), k, dim=1, sorted=False).indices
         candidates = grouped.gather(2, groups.unsqueeze(1).expand(-1, size, -1))
-        candidates = torch.cat([candidates.flatten(1), bits[:, dealt:]], dim=1)
+        candidates = candidates.flatten(1)
+        if dealt < n_components:
+            candidates = torch.cat([candidates, bits[:, dealt:]], dim=1)
         values, place = torch.topk(candidates, k, dim=1, sorted=False)
-        indices = groups.gather(1, place % k) + (place // k) * n_groups
-        indices = torch.where(place < size * k, indices, dealt + place - size * k)
+        row = torch.div(place, k, rounding_mode="floor")
+        indices = groups.gather(1, place - row * k).add_(row, alpha=n_groups)
+        if dealt < n_components:
+            over = place - size * k
+            indices = torch.where(over >= 0, dealt + over, indices)
     return SparseCodes(values.view(scores.dtype).clamp_(min=0), indices)
 
 

@@ -123,12 +123,9 @@ def encode(
         for i in range(start // n_samples, (start + len(scores) - 1) // n_samples + 1):
             first = max(start, i * n_samples)
             last = min(start + len(scores), (i + 1) * n_samples)
-            torch.addmm(
-                bias[i],
-                X[first:last],
-                encoder[i].T,
-                out=scores[first - start : last - start],
-            )
+            part = scores[first - start : last - start]
+            # Not addmm, which would write the bias to all of the buffer first.
+            torch.mm(X[first:last], encoder[i].T, out=part).add_(bias[i])
         blocks.append(top_k(scores, width))
     values, indices = blocks[0]
     if len(blocks) > 1:

@@ -620,13 +620,13 @@ class MFRSparseAutoencoder(
 
     def _fitted(self, state, settings, dtype) -> dict:
         """Fitted attributes: NumPy, in units of the data and in their precision."""
-        if not all(bool(loss.isfinite().all()) for loss in state.losses[-1:]):
+        n_saes = settings.n_saes
+        losses = state.losses[: state.n_steps, :n_saes].cpu().numpy().copy()
+        if not np.isfinite(losses[-1]).all():
             raise ValueError(
                 f"Training diverged with learning_rate={settings.learning_rate:g}; "
                 "lower it."
             )
-        n_saes = settings.n_saes
-        losses = np.stack([loss.cpu().numpy() for loss in state.losses])[:, :n_saes]
         reference = int(np.argmin(losses[-RECENT_STEPS:].mean(0)))
 
         decoder = state.ensemble.decoder.cpu().numpy().astype(dtype)
@@ -673,8 +673,8 @@ class MFRSparseAutoencoder(
         from ._diagnostics import failure_signs, share_of_duplicates
         from ._reinit import MAX_REINITS
 
-        recent = np.stack([loss.cpu().numpy() for loss in state.losses[-RECENT_STEPS:]])
-        group, witnesses = np.split(recent.mean(0), [settings.n_saes])
+        recent = state.losses[max(0, state.n_steps - RECENT_STEPS) : state.n_steps]
+        group, witnesses = np.split(recent.cpu().numpy().mean(0), [settings.n_saes])
         for sign in failure_signs(
             alpha=settings.alpha,
             group_fvu=group.mean(),

@@ -66,7 +66,8 @@ def reconstruction(
     X_centred = X_centred.flatten(0, 1)
     dictionary = ensemble.decoder.flatten(0, 1)
 
-    residual = X_centred - decode(codes, dictionary)
+    residual = decode(codes, dictionary)
+    torch.sub(X_centred, residual, out=residual)
     scale = n_samples * total_variance
     per_member = residual.view(n_members, -1)
     fvu = row_dot(per_member, per_member)[:, 0] / scale

@@ -65,7 +65,7 @@ class Watch:
         schedule = state.schedule
         return {
             "n_steps": schedule.n_steps,
-            "fvu": float(state.losses[-1][: settings.n_saes].mean()),
+            "fvu": float(state.losses[state.n_steps - 1, : settings.n_saes].mean()),
             "agreement": self.agreement,
             "k": schedule.k(done, settings.k, settings.n_components),
             "alpha": settings.alpha * schedule.alpha(done),

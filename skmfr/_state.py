@@ -63,8 +63,10 @@ class TrainingState:
     """(n_members, n_components), steps since an atom was active"""
     n_reinits: np.ndarray
     """(n_members,)"""
-    losses: list[Tensor]
-    """FVU of the members on each batch so far, (n_members,) each"""
+    losses: Tensor
+    """(at least n_steps, n_members), FVU on the batch of each step"""
+    n_steps: int = 0
+    """steps done in the life of the model"""
     schedule: Schedule = Schedule.constant(0)
     """of the present fit"""
     plateau: Plateau = field(default_factory=Plateau)
@@ -74,10 +76,8 @@ class TrainingState:
     def begin(self, schedule: Schedule, plateau: Plateau) -> None:
         """Begin a fit that goes on from here."""
         self.schedule, self.plateau, self.step = schedule, plateau, 0
-
-    @property
-    def n_steps(self) -> int:
-        return len(self.losses)
+        room = self.losses.new_full((schedule.n_steps, self.losses.shape[1]), torch.nan)
+        self.losses = torch.cat([self.losses[: self.n_steps], room])
 
     def parameters(self, i: int) -> list[Tensor]:
         """Parameters of one member as the optimiser knows them."""
@@ -144,7 +144,7 @@ def new_state(ensemble: Ensemble, settings: Settings) -> TrainingState:
         rates=decoder.new_full(decoder.shape[:2], settings.k / settings.n_components),
         idle=decoder.new_zeros(decoder.shape[:2], dtype=torch.int64),
         n_reinits=np.zeros(len(ensemble), dtype=int),
-        losses=[],
+        losses=decoder.new_empty(0, len(ensemble)),
     )
 
 

@@ -81,7 +81,8 @@ def train_step(
     state.optimiser.step()
     norms = torch.linalg.vector_norm(ensemble.decoder, dim=-1, keepdim=True)
     ensemble.decoder.div_(norms)
-    state.losses.append(torch.cat(losses))
+    torch.cat(losses, out=state.losses[state.n_steps])
+    state.n_steps += 1
 
 
 def train(
@@ -135,7 +136,7 @@ def train(
             resample_dead(state, settings, X, donors, k, dead_after=every)
         if due(step, check_every) and schedule.on_plateau(step):
             if validation is None:
-                recent = torch.stack(state.losses[-check_every:])
+                recent = state.losses[state.n_steps - check_every : state.n_steps]
                 fvu = float(recent[:, : settings.n_saes].mean())
             else:
                 fvu = group_fvu(state, batches.X, validation, standardiser, settings)
@@ -170,6 +171,7 @@ def group_fvu(
     group = state.ensemble[: settings.n_saes]
     squares = 0.0
     for block in row_blocks(X, rows):
+        block = np.array(block)
         for part in standardiser(block, settings.device, settings.dtype).split(4096):
             X_centred = group.centred(part)
             codes = encode(X_centred, group, settings.k)
