@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ._random import BATCHES, DONORS, random_numbers
+from .metrics import _variance
 
 BLOCK_BYTES = 1 << 26
 
@@ -42,8 +43,9 @@ class Standardiser:
         moments = StandardScaler()
         for block in row_blocks(X, rows):
             moments.partial_fit(block)
-        scale = float(np.sqrt(np.mean(moments.var_))) or 1.0
-        deviation = np.sqrt(moments.var_) / scale
+        variance = _variance(moments)
+        scale = float(np.sqrt(np.mean(variance))) or 1.0
+        deviation = np.sqrt(variance) / scale
         return cls(moments.mean_.astype(X.dtype), scale, deviation)
 
     def __call__(self, X: np.ndarray, device: str, dtype: torch.dtype) -> Tensor:

@@ -123,9 +123,6 @@ def decode(codes: SparseCodes, dictionary: Tensor) -> Tensor:
 def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
     """Dot product of each sample with some atoms of its own.
 
-    The result for a sample depends on nothing but the sample and the atoms: not on the
-    rest of the batch, as it does in a matrix product.
-
     Parameters
     ----------
     X : Tensor of shape (n_samples, n_features)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._codes import SparseCodes, decode, gather_dot, top_k
+from ._codes import SparseCodes, decode, top_k
 from ._ensemble import Ensemble
 
 # Ridge, relative to atoms of norm 1, that keeps least squares finite where atoms of a
@@ -40,7 +40,7 @@ def encoder_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
     size = torch.linalg.vector_norm(encoder, dim=1).max()
 
     def rescore(rows: Tensor, atoms: Tensor) -> Tensor:
-        return gather_dot(X_centred[rows], encoder, atoms) + bias[atoms]
+        return same_dot(X_centred[rows], encoder, atoms) + bias[atoms]
 
     return select(scores, k, rounding(X_centred, size) + bias.abs().max(), rescore)
 
@@ -77,7 +77,7 @@ def omp_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
         scores.scatter_(1, indices[:, :step], 0.0)
 
         def rescore(rows: Tensor, candidates: Tensor, residual=residual) -> Tensor:
-            return gather_dot(residual[rows], dictionary, candidates).abs()
+            return same_dot(residual[rows], dictionary, candidates).abs()
 
         best = select(scores, 1, error, rescore)
         active[:, step] = best.values[:, 0] > nothing
@@ -145,6 +145,24 @@ def select(
         values[rows] = settled.values[:, :k]
         indices[rows] = settled.indices[:, :k]
     return SparseCodes(values, indices)
+
+
+def same_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
+    """Dot product of each sample with some atoms of its own, (n_samples, n).
+
+    The same bits wherever sample and atom stand, which neither a matrix product nor
+    BLAS's dot product of two vectors grants: they add up in an order that depends on
+    shapes and addresses.
+    """
+    n_rows = max(1, BLOCK_SIZE // (indices.shape[1] * X.shape[1]))
+    return torch.cat(
+        [
+            (samples.unsqueeze(1) * atoms[chosen]).sum(2)
+            for samples, chosen in zip(
+                X.split(n_rows), indices.split(n_rows), strict=True
+            )
+        ]
+    )
 
 
 def in_order(codes: SparseCodes) -> SparseCodes:

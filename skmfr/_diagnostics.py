@@ -46,19 +46,20 @@ def failure_signs(
         A sentence or two for each sign; empty if all is well.
     """
     signs = []
+    lower_alpha = f"Lower alpha={alpha:g}, or" if alpha > 0 else "You can"
     # Where chance alone gives high cosines, in few dimensions, they tell nothing.
     telling = null_agreement < HIGH_AGREEMENT
     if group_fvu > POOR_FVU and mutual_agreement > HIGH_AGREEMENT and telling:
         signs.append(
             f"The SAEs agree (mutual agreement {mutual_agreement:.2f}) but reconstruct "
             f"poorly (FVU {group_fvu:.2f}): agreement without reconstruction says "
-            f"nothing about the data. Lower alpha={alpha:g}, or raise k or max_steps."
+            f"nothing about the data. {lower_alpha} raise k or max_steps."
         )
     if duplicate_share > DUPLICATE_SHARE and telling:
         signs.append(
             f"{duplicate_share:.0%} of the atoms have a near copy in the same "
-            f"dictionary: the SAEs are collapsing to identical atoms. Lower "
-            f"alpha={alpha:g} or n_components, or use matching='hungarian'."
+            "dictionary: the SAEs are collapsing to identical atoms. "
+            f"{lower_alpha} lower n_components or use matching='hungarian'."
         )
     cost = group_fvu - witness_fvu
     if alpha > 0 and cost > max(FVU_COST * witness_fvu, SMALLEST_FVU_COST):

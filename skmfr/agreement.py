@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.integrate import quad
-from scipy.special import betainc
+from scipy.special import betaincinv
 from sklearn.preprocessing import normalize
 from sklearn.utils import check_array
 
@@ -123,7 +123,9 @@ def matched_cosine(atoms, others) -> float:
 
     from ._matching import assign_atoms
 
-    atoms, others = _unit_atoms(atoms, "atoms"), _unit_atoms(others, "others")
+    atoms, others = _same_dtype(
+        _unit_atoms(atoms, "atoms"), _unit_atoms(others, "others")
+    )
     if atoms.shape != others.shape:
         raise ValueError(
             f"others has shape {others.shape}, but atoms has shape {atoms.shape}: a "
@@ -143,7 +145,7 @@ def random_agreement(n_features: int, n_components: int) -> float:
     .. math:: P(\cos \le t) = \tfrac12 + \tfrac12 \mathrm{sign}(t)\,
               I_{t^2}(\tfrac12, \tfrac{d-1}2) = F(t),
 
-    so the largest of m has mean :math:`1 - \int_{-1}^1 F(t)^m dt`.
+    so the largest of m has mean :math:`\int_0^1 F^{-1}(u^{1/m}) du`.
 
     Parameters
     ----------
@@ -174,14 +176,15 @@ def random_agreement(n_features: int, n_components: int) -> float:
     if n_features == 1:
         return 1.0 - 2.0 ** (1 - n_components)
 
-    def all_below(t: float) -> float:
-        tail = betainc(0.5, (n_features - 1) / 2, t * t)
-        return float((0.5 + np.sign(t) * tail / 2) ** n_components)
+    def quantile_of_maximum(share: float) -> float:
+        # The largest of m is below t with probability F(t)^m.
+        log_below = np.log(share) / n_components
+        below, above = np.exp(log_below), -np.expm1(log_below)
+        tail = 2 * min(below, above)
+        size = np.sqrt(1 - betaincinv((n_features - 1) / 2, 0.5, tail))
+        return float(size if below > above else -size)
 
-    # The integrand rises from 0 to 1 where the maximum is likely to lie.
-    rise = min(1.0, (2 * np.log(n_components + 1) / n_features) ** 0.5)
-    points = [-rise, 0.0, rise / 2, rise] if rise < 1 else None
-    return 1.0 - quad(all_below, -1.0, 1.0, points=points, limit=200)[0]
+    return quad(quantile_of_maximum, 0.0, 1.0, limit=200)[0]
 
 
 def _nearest_cosine(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -194,13 +197,19 @@ def _nearest_cosine(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
             f"dictionaries have {others.shape[1]} features, but atoms have "
             f"{atoms.shape[1]}."
         )
-    dtype = np.result_type(atoms, others)
-    cosine, _ = nearest_atoms(
-        torch.from_numpy(atoms.astype(dtype)), torch.from_numpy(others.astype(dtype))
-    )
+    cosine, _ = nearest_atoms(*map(torch.from_numpy, _same_dtype(atoms, others)))
     return np.clip(cosine.numpy(), -1.0, 1.0)
 
 
+def _same_dtype(atoms: np.ndarray, others: np.ndarray) -> list[np.ndarray]:
+    dtype = np.result_type(atoms, others)
+    return [array.astype(dtype, copy=False) for array in (atoms, others)]
+
+
 def _unit_atoms(atoms, name: str) -> np.ndarray:
-    atoms = check_array(atoms, dtype=[np.float64, np.float32], input_name=name)
+    atoms = check_array(
+        atoms, dtype=[np.float64, np.float32], ensure_min_samples=0, input_name=name
+    )
+    if len(atoms) == 0:
+        raise ValueError(f"{name} has no rows, but a dictionary has at least one atom.")
     return normalize(atoms)

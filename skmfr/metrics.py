@@ -59,10 +59,19 @@ def _fvu_of_blocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
     for X, X_hat in blocks:
         residual += float(np.sum(np.square(X - X_hat, dtype=np.float64)))
         moments.partial_fit(X)
-    total = float(np.sum(moments.var_ * moments.n_samples_seen_))
+    n_samples = moments.n_samples_seen_
+    total = float(np.sum(_variance(moments))) * n_samples
     if total == 0:
-        return float(residual > 0)
-    return residual / total
+        rounding = 8 * np.finfo(X.dtype).eps
+        size = float(np.sum(np.square(moments.mean_))) * n_samples
+        return float(residual > rounding**2 * size)
+    return float(residual / total)
+
+
+def _variance(moments: StandardScaler) -> np.ndarray:
+    """Variance of each feature, 0 where what there is comes from rounding."""
+    # The scaler knows: it leaves such features as they are.
+    return np.where(moments.scale_ == np.sqrt(moments.var_), moments.var_, 0.0)
 
 
 def l0(codes) -> float:

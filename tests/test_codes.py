@@ -113,16 +113,6 @@ def test_gather_dot_equals_entries_of_dense_product():
 
 
 # 16 floats fill whole vectors of the processor; 11 begin anywhere in one.
-@pytest.mark.parametrize("n_features", [16, 11])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gather_dot_does_not_depend_on_the_batch(dtype, n_features):
-    X = random_numbers(N_SAMPLES, n_features, seed=1).to(dtype)
-    atoms = random_numbers(N_COMPONENTS, n_features, seed=2).to(dtype)
-    indices = random_codes().indices
-    alone = [gather_dot(X[[i]], atoms, indices[[i]]) for i in range(N_SAMPLES)]
-    assert_equal(gather_dot(X, atoms, indices), torch.cat(alone))
-
-
 def test_weighted_sums_equal_dense_product_with_transposed_codes():
     codes = random_codes()
     X = random_numbers(N_SAMPLES, N_FEATURES, seed=1)

@@ -5,7 +5,14 @@ import pytest
 import torch
 from sklearn.linear_model import orthogonal_mp
 
-from skmfr._coding import ALGORITHMS, encoder_codes, lstsq_codes, omp_codes
+import skmfr._coding
+from skmfr._coding import (
+    ALGORITHMS,
+    encoder_codes,
+    lstsq_codes,
+    omp_codes,
+    same_dot,
+)
 from skmfr._ensemble import Ensemble
 
 
@@ -153,3 +160,25 @@ def test_k_of_all_atoms_keeps_all_positive_ones():
     np.testing.assert_allclose(
         dense(encoder_codes(X, sae, 7), 7), np.maximum(scores.numpy(), 0), rtol=1e-12
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_features", [7, 64, 301])
+def test_same_dot_has_the_same_bits_wherever_sample_and_atom_stand(
+    n_features, dtype, monkeypatch
+):
+    X = samples(40, n_features, dtype=dtype)
+    atoms = samples(90, n_features, seed=2, dtype=dtype)
+    indices = torch.from_numpy(np.random.default_rng(3).integers(90, size=(40, 11)))
+    together = same_dot(X, atoms, indices)
+
+    expected = torch.einsum("nd,nkd->nk", X.double(), atoms.double()[indices])
+    # Sums of n_features products of size 1.
+    tolerance = 20 * n_features * torch.finfo(dtype).eps
+    torch.testing.assert_close(together.double(), expected, rtol=0, atol=tolerance)
+    moved, order = torch.cat([atoms[:1], atoms]), torch.arange(11).flip(0)
+    for row in range(40):
+        alone = same_dot(X[row][None].clone(), moved, indices[row][None, order] + 1)
+        assert torch.equal(alone[0, order], together[row])
+    monkeypatch.setattr(skmfr._coding, "BLOCK_SIZE", 3 * 11 * n_features)
+    assert torch.equal(same_dot(X, atoms, indices), together)
