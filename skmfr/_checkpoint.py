@@ -85,17 +85,19 @@ def checkpoint_path(folder, *content) -> Path:
 def save_checkpoint(path: Path, state: TrainingState) -> None:
     """Write a checkpoint; the file that was there stays until the new one is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
+    file = tempfile.NamedTemporaryFile(  # noqa: SIM115
         dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False
-    ) as file:
-        try:
-            np.savez(file, allow_pickle=False, **to_arrays(state))
+    )
+    try:
+        with file:
+            arrays = to_arrays(state)
+            np.savez(file, names=list(arrays), **arrays)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        os.replace(file.name, path)
+    except BaseException:
+        os.unlink(file.name)
+        raise
 
 
 def load_checkpoint(path: Path, settings: Settings) -> TrainingState | None:
@@ -110,7 +112,11 @@ def load_checkpoint(path: Path, settings: Settings) -> TrainingState | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
-            return from_arrays(dict(file), settings)
+            arrays = dict(file)
+        # The checksums of a zip file do not cover the names of its members.
+        if set(arrays.pop("names")) != set(arrays):
+            raise ValueError("arrays are missing or have other names")
+        return from_arrays(arrays, settings)
     # What a broken file makes zipfile and NumPy raise has no common base.
     except Exception as error:
         raise ValueError(
