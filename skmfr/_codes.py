@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Rows up to this long are partitioned by NumPy: there it is twice as fast as torch, and
+# half as fast above.
+PACKED_COLUMNS = 256
 
 
 class SparseCodes(NamedTuple):
@@ -44,12 +47,7 @@ class AtomMajor(NamedTuple):
 def top_k(scores: Tensor, k: int) -> SparseCodes:
     """TopK(ReLU(scores), k): the largest k positive scores of each row, unordered.
 
-    Two things make it several times faster than ``torch.topk``.  Floats that are not
-    negative are ordered as their bit patterns, and integers compare faster.  And the
-    columns are dealt into groups: the k groups with the largest maxima contain the k
-    largest scores, because a group that holds one of them has a maximum at least as
-    large and there are at most k such groups.  So the selection, which costs far more
-    per element than a maximum, sees few of them.
+    Several times faster than ``torch.topk``, see :func:`largest`.
 
     Parameters
     ----------
@@ -62,32 +60,63 @@ def top_k(scores: Tensor, k: int) -> SparseCodes:
     SparseCodes of shape (n_samples, k)
         Where a row has fewer than k positive scores, the value is 0 and the atom any.
     """
-    n_components = scores.shape[1]
-    bits = scores.view(INTEGER_OF_SIZE[scores.itemsize])
-    # Maxima and candidates are as many when a group holds sqrt(m / k) columns; near
+    # Floats that are not negative are ordered as their bit patterns, below them come
+    # the negative ones, and integers compare faster.
+    indices = largest(scores.view(INTEGER_OF_SIZE[scores.itemsize]), k)
+    return SparseCodes(scores.gather(1, indices).clamp_(min=0), indices)
+
+
+def largest(numbers: Tensor, k: int) -> Tensor:
+    """Where the largest k integers of each row are, unordered.
+
+    The columns are dealt into groups.  The k groups with the largest maxima contain
+    the k largest numbers: a group that holds one of them has a maximum at least as
+    large, and there are at most k such groups.  So the selection, which costs far more
+    per element than a maximum, sees few of them.
+
+    Parameters
+    ----------
+    numbers : Tensor of shape (n_rows, n_columns)
+    k : int
+
+    Returns
+    -------
+    Tensor of shape (n_rows, k), int64
+    """
+    n_columns = numbers.shape[1]
+    if (
+        n_columns <= PACKED_COLUMNS
+        and numbers.itemsize <= 4
+        and numbers.device.type == "cpu"
+    ):
+        # Number and column in one integer, which NumPy partitions with vector
+        # instructions if rows are short.
+        columns = torch.arange(n_columns)
+        packed = numbers.to(torch.int64).bitwise_left_shift_(32).bitwise_or_(columns)
+        packed.numpy().partition(n_columns - k, axis=1)
+        return packed[:, n_columns - k :] & 0xFFFFFFFF
+    # Maxima and candidates are as many when a group holds sqrt(n / k) columns; near
     # that, a size that leaves few columns over.
-    ideal = (n_components / k) ** 0.5
+    ideal = (n_columns / k) ** 0.5
     sizes = range(max(1, round(0.8 * ideal)), round(1.25 * ideal) + 1)
-    size = min(sizes, key=lambda size: n_components % size)
+    size = min(sizes, key=lambda size: n_columns % size)
     if size < 3:
-        values, indices = torch.topk(bits, k, dim=1, sorted=False)
-    else:
-        n_groups = n_components // size
-        dealt = n_groups * size
-        # Strided groups, so that the maximum runs over contiguous vectors.
-        grouped = bits[:, :dealt].unflatten(1, (size, n_groups))
-        groups = torch.topk(grouped.amax(1), k, dim=1, sorted=False).indices
-        candidates = grouped.gather(2, groups.unsqueeze(1).expand(-1, size, -1))
-        candidates = candidates.flatten(1)
-        if dealt < n_components:
-            candidates = torch.cat([candidates, bits[:, dealt:]], dim=1)
-        values, place = torch.topk(candidates, k, dim=1, sorted=False)
-        row = torch.div(place, k, rounding_mode="floor")
-        indices = groups.gather(1, place - row * k).add_(row, alpha=n_groups)
-        if dealt < n_components:
-            over = place - size * k
-            indices = torch.where(over >= 0, dealt + over, indices)
-    return SparseCodes(values.view(scores.dtype).clamp_(min=0), indices)
+        return torch.topk(numbers, k, dim=1, sorted=False).indices
+    n_groups = n_columns // size
+    dealt = n_groups * size
+    # Strided groups, so that the maximum runs over contiguous vectors.
+    grouped = numbers[:, :dealt].unflatten(1, (size, n_groups))
+    groups = largest(grouped.amax(1), k)
+    candidates = grouped.gather(2, groups.unsqueeze(1).expand(-1, size, -1)).flatten(1)
+    if dealt < n_columns:
+        candidates = torch.cat([candidates, numbers[:, dealt:]], dim=1)
+    place = largest(candidates, k)
+    row = torch.div(place, k, rounding_mode="floor")
+    columns = groups.gather(1, place - row * k).add_(row, alpha=n_groups)
+    if dealt < n_columns:
+        over = place - size * k
+        columns = torch.where(over >= 0, dealt + over, columns)
+    return columns
 
 
 @lru_cache(maxsize=8)
