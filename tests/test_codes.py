@@ -20,7 +20,15 @@ N_SAMPLES, N_COMPONENTS, N_FEATURES, K = 37, 23, 11, 5
 # With primes no group size divides the columns; k = 1 has the largest groups, k = m
 # none; 2 and 3 of 4096 have groups of about 40.
 SIZES = [(1, 1), (7, 7), (8, 1), (97, 1), (97, 4), (101, 100), (128, 5), (509, 32)]
-SIZES += [(512, 512), (1000, 250), (1000, 251), (4096, 2), (4096, 3)]
+SIZES += [
+    (256, 9),
+    (257, 9),
+    (512, 512),
+    (1000, 250),
+    (1000, 251),
+    (4096, 2),
+    (4096, 3),
+]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
