@@ -29,6 +29,8 @@ class PullGraph(NamedTuple):
     """(n_saes * n_components + 1,) int64, where the partners of each atom begin."""
     weights: Tensor
     """(n_edges,), so that half their sum is 1 once all pairs are matched."""
+    bounds: list[int]
+    """n_saes + 1 numbers, where the edges of each SAE begin"""
 
 
 def nearest_atoms(atoms: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,5 +157,6 @@ class Matches:
                 torch.from_numpy(pull.indices.astype(np.int64)).to(like.device),
                 torch.from_numpy(pull.indptr.astype(np.int64)).to(like.device),
                 torch.from_numpy(pull.data).to(like),
+                pull.indptr[:: self.n_components].tolist(),
             )
         return self._graph

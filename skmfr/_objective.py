@@ -90,7 +90,9 @@ def reconstruction(
     )
 
 
-def mutual_attraction(dictionaries: Tensor, pull: PullGraph) -> Tensor:
+def mutual_attraction(
+    dictionaries: Tensor, pull: PullGraph, members: slice = slice(None)
+) -> Tensor:
     """Gradient of the mean MMCS over pairs, for fixed matches.
 
     The penalty is 1 - mean MMCS, so its gradient is the negative of this.
@@ -100,20 +102,26 @@ def mutual_attraction(dictionaries: Tensor, pull: PullGraph) -> Tensor:
     dictionaries : Tensor of shape (n_saes, n_components, n_features)
     pull : PullGraph
         Symmetric weights W between all atoms: mean MMCS = 1/2 sum W_ab <D_a, D_b>.
+    members : slice
+        SAEs to compute it for.
 
     Returns
     -------
-    Tensor of shape (n_saes, n_components, n_features)
-        W D.
+    Tensor of shape (n_chosen, n_components, n_features)
+        W D, or the rows of it that belong to the chosen SAEs.
     """
+    n_saes, n_components, n_features = dictionaries.shape
+    first, last, _ = members.indices(n_saes)
+    edges = slice(pull.bounds[first], pull.bounds[last])
+    atoms = slice(first * n_components, last * n_components + 1)
     return embedding_bag(
-        pull.partners,
+        pull.partners[edges],
         dictionaries.flatten(0, 1),
-        pull.offsets,
+        pull.offsets[atoms] - edges.start,
         mode="sum",
-        per_sample_weights=pull.weights,
+        per_sample_weights=pull.weights[edges],
         include_last_offset=True,
-    ).view_as(dictionaries)
+    ).view(-1, n_components, n_features)
 
 
 def project_to_sphere_(gradient: Tensor, atoms: Tensor) -> Tensor:

@@ -42,9 +42,6 @@ def train_step(
     ensemble = state.ensemble
     n_members, n_components, n_features = ensemble.decoder.shape
     n_coupled = state.matches.n_saes if alpha > 0 else 0
-    if n_coupled:
-        pull = state.matches.graph(like=ensemble.decoder)
-        attraction = mutual_attraction(ensemble.decoder[:n_coupled], pull)
 
     losses = []
     # As many members together as the buffer holds: all if they are small.
@@ -59,8 +56,10 @@ def train_step(
 
         coupled = slice(first, min(members.stop, n_coupled))
         if coupled.start < coupled.stop:
+            pull = state.matches.graph(like=ensemble.decoder)
+            group = ensemble.decoder[:n_coupled]
             gradients.decoder[: coupled.stop - first].sub_(
-                attraction[coupled], alpha=alpha
+                mutual_attraction(group, pull, coupled), alpha=alpha
             )
         if ensemble.tied:
             gradients = gradients._replace(
