@@ -475,7 +475,12 @@ class MFRSparseAutoencoder(
                 if name not in INDIFFERENT_TO_TRAINING
             }
             checkpoint = checkpoint_path(
-                self.checkpoint_dir, decisive, self._seed, state.n_steps, X
+                # A memmap is the same data as an array in memory.
+                self.checkpoint_dir,
+                decisive,
+                self._seed,
+                state.n_steps,
+                np.asarray(X),
             )
             state = load_checkpoint(checkpoint, settings) or state
 

@@ -170,7 +170,6 @@ def group_fvu(
     group = state.ensemble[: settings.n_saes]
     squares = 0.0
     for block in row_blocks(X, rows):
-        block = np.array(block)
         for part in standardiser(block, settings.device, settings.dtype).split(4096):
             X_centred = group.centred(part)
             codes = encode(X_centred, group, settings.k)

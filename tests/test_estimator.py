@@ -479,6 +479,14 @@ def test_a_fit_resumes_from_its_checkpoint_to_the_same_bytes(tmp_path):
     assert same_state(resumed, small().fit(X))
 
 
+def test_a_fit_resumes_with_the_same_data_as_a_memmap(tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    parameters = {"checkpoint_dir": tmp_path / "fits", "checkpoint_every": 30}
+    small(**parameters).fit(X)
+    small(**parameters).fit(np.load(tmp_path / "X.npy", mmap_mode="r"))
+    assert len(list((tmp_path / "fits").iterdir())) == 1
+
+
 def test_checkpoints_of_other_data_or_parameters_are_not_resumed(tmp_path):
     parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 30}
     small(**parameters).fit(X)
