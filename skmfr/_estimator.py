@@ -475,11 +475,11 @@ class MFRSparseAutoencoder(
                 if name not in INDIFFERENT_TO_TRAINING
             }
             checkpoint = checkpoint_path(
-                # A memmap is the same data as an array in memory.
                 self.checkpoint_dir,
                 decisive,
                 self._seed,
                 state.n_steps,
+                # A memmap is the same data as an array in memory.
                 np.asarray(X),
             )
             state = load_checkpoint(checkpoint, settings) or state
