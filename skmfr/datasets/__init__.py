@@ -1,5 +1,13 @@
-"""Data whose true features are known."""
+"""Data whose true features are known, and EEG."""
 
+from ._eeg import fetch_eegbci, fetch_eegdenoisenet, fetch_eegmat, make_noisy_eeg
 from ._synthetic import make_mfr_synthetic, make_superposition
 
-__all__ = ["make_mfr_synthetic", "make_superposition"]
+__all__ = [
+    "fetch_eegbci",
+    "fetch_eegdenoisenet",
+    "fetch_eegmat",
+    "make_mfr_synthetic",
+    "make_noisy_eeg",
+    "make_superposition",
+]
