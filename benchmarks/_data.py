@@ -12,7 +12,54 @@ def digits() -> np.ndarray:
     return load_digits().data.astype(np.float32)
 
 
-def eeg_windows(folder: Path, sfreq: float = 100.0) -> np.ndarray:
+def eegmat(path: Path):
+    """A recording of EEG During Mental Arithmetic Tasks, loaded.
+
+    Returns
+    -------
+    mne.io.Raw
+        The 19 EEG channels, by their names of today: Fp1, ..., T7 (once T3), ...
+    """
+    import mne
+
+    raw = mne.io.read_raw_edf(path, preload=True, verbose="error")
+    raw.pick([name for name in raw.ch_names if name.startswith("EEG ")])
+    raw.drop_channels([name for name in raw.ch_names if "A2-A1" in name])
+    today = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}
+    names = [name.removeprefix("EEG ") for name in raw.ch_names]
+    new = [today.get(name, name) for name in names]
+    return raw.rename_channels(dict(zip(raw.ch_names, new, strict=True)))
+
+
+def eegmmidb(paths: list[Path]):
+    """Runs of EEG Motor Movement/Imagery, loaded, one after the other.
+
+    Returns
+    -------
+    mne.io.Raw
+        64 EEG channels at 160 Hz, with their positions.
+    """
+    import mne
+
+    runs = [mne.io.read_raw_edf(path, preload=True, verbose="error") for path in paths]
+    raw = mne.concatenate_raws(runs, verbose="error")
+    mne.datasets.eegbci.standardize(raw)
+    return raw.set_montage("standard_1005", verbose="error")
+
+
+def cut(signals: np.ndarray, length: int, hop: int) -> np.ndarray:
+    """Windows (n_windows, n_channels, length) of signals (n_channels, n_times)."""
+    starts = range(0, signals.shape[1] - length + 1, hop)
+    return np.stack([signals[:, start : start + length] for start in starts])
+
+
+def standardised(signals: np.ndarray) -> np.ndarray:
+    """Each channel (..., n_times) with mean 0 and standard deviation 1."""
+    centred = signals - signals.mean(-1, keepdims=True)
+    return centred / centred.std(-1, keepdims=True)
+
+
+def eeg_windows(folder: Path, sfreq: float = 100.0, hop: float = 0.05) -> np.ndarray:
     """Windows of 1 s of all EEG channels, flattened, in units of each channel's std.
 
     Parameters
@@ -21,28 +68,23 @@ def eeg_windows(folder: Path, sfreq: float = 100.0) -> np.ndarray:
         Of EDF files (PhysioNet EEG During Mental Arithmetic Tasks).
     sfreq : float
         Sampling frequency in Hz to resample to; the recordings end at 45 Hz.
+    hop : float
+        Seconds from one window to the next.
 
     Returns
     -------
     ndarray of shape (n_windows, n_channels * n_times), float32
-        Windows of all recordings, half a window apart.
+        Windows of all recordings.
     """
-    import mne
-
     windows = []
     for path in sorted(Path(folder).glob("*.edf")):
-        raw = mne.io.read_raw_edf(path, preload=True, verbose="error")
-        raw.pick([name for name in raw.ch_names if name.startswith("EEG ")])
-        raw.drop_channels([name for name in raw.ch_names if "A2-A1" in name])
-        raw.filter(0.5, 45.0, verbose="error").resample(sfreq, verbose="error")
-        data = raw.get_data()
-        data = (data - data.mean(1, keepdims=True)) / data.std(1, keepdims=True)
-        length = int(sfreq)
-        starts = np.arange(0, data.shape[1] - length + 1, length // 2)
-        windows += [data[:, start : start + length].ravel() for start in starts]
+        raw = eegmat(path).filter(0.5, 45.0, verbose="error")
+        data = standardised(raw.resample(sfreq, verbose="error").get_data())
+        windows.append(cut(data, int(sfreq), round(hop * sfreq)))
     if not windows:
         raise FileNotFoundError(f"no EDF files in {folder}")
-    return np.array(windows, dtype=np.float32)
+    windows = np.concatenate(windows)
+    return windows.reshape(len(windows), -1).astype(np.float32)
 
 
 def activations(

@@ -62,6 +62,7 @@ def train_paper(
     n_steps: int,
     batch_size: int,
     seed: int,
+    learning_rate: float = LEARNING_RATE,
 ) -> list[PaperSAE]:
     """Train SAEs together on data of mean 0 and mean variance 1.
 
@@ -74,6 +75,8 @@ def train_paper(
         SAEs, which on such data is the fraction of variance unexplained.
     n_steps, batch_size : int
     seed : int
+    learning_rate : float
+        The default is what the authors use for synthetic data; for EEG, 1e-3.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def train_paper(
         torch.manual_seed(seed)
         saes = [PaperSAE(X.shape[1], n_components, k) for _ in range(n_saes)]
         parameters = [parameter for sae in saes for parameter in sae.parameters()]
-        optimiser = torch.optim.Adam(parameters, LEARNING_RATE)
+        optimiser = torch.optim.Adam(parameters, learning_rate)
         for step in range(n_steps):
             batch = torch.from_numpy(X[draw.integers(len(X), size=batch_size)])
             loss = torch.stack(

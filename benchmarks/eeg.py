@@ -1,0 +1,687 @@
+"""Does it denoise EEG, compared with what is used for that, and at what cost?
+
+``python -m benchmarks.eeg single --data DIR`` mixes clean single-channel epochs with
+ocular or muscular artefacts and prints a row for each way to get them out again, with
+errors on epochs of people that training has not seen: mean and standard deviation over
+splits.  ``multi`` does the same with 19 channels and ocular topographies, ``paper``
+reconstructs an unseen person in the paper's setting, ``decode`` classifies before and
+after denoising, ``speed`` measures time and memory.
+
+DIR has the folders ``eegmat`` and ``eegmmidb``, EDF files of PhysioNet, and
+``semisim``, epochs to mix: see ``docs/eeg_benchmark.md``.  Rows whose package is not
+installed (pywavelets, mne-denoise, pyriemann) are left out, with a message.
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+from sklearn.base import BaseEstimator
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from benchmarks import _data
+from benchmarks import _eeg_baselines as baselines
+from benchmarks._paper import train_paper
+from benchmarks._peers import Standardiser
+from benchmarks.memory import PeakMemory, private_bytes
+from benchmarks.recovery import Problem, estimator, print_row
+from skmfr import MFRSparseAutoencoder
+from skmfr.datasets import make_noisy_eeg
+from skmfr.eeg import (
+    EEGDenoiser,
+    atom_waveforms,
+    correlation,
+    find_artifacts,
+    rrmse_s,
+    rrmse_t,
+    score_atoms,
+)
+from skmfr.eeg._artifacts import leading_vectors
+from skmfr.metrics import fvu
+
+SFREQ = baselines.SFREQ
+# Mixtures of each clean epoch, in training and in test.
+N_REPEATS = 2
+# Of people, and of runs of the ocular artefacts, the share that is held out.
+HELD_OUT = 0.2
+N_FOLDS = 4
+N_ATOMS = 128
+CSP_BAND = (7.0, 30.0)
+# They stand in for an EOG.
+FRONTAL = ["Fp1", "Fpz", "Fp2"]
+
+
+class Split(NamedTuple):
+    """Mixtures to learn from, and others of people and artefacts not among them."""
+
+    noisy: np.ndarray
+    """(n_epochs, n_channels, n_times), float32"""
+    clean: np.ndarray
+    groups: np.ndarray
+    """(n_epochs,): two groups share neither a person nor a source of artefacts"""
+    noisy_test: np.ndarray
+    clean_test: np.ndarray
+
+
+class Pool(NamedTuple):
+    """Epochs, and what must not be on both sides of a split."""
+
+    X: np.ndarray
+    groups: np.ndarray
+
+    def where(self, chosen: np.ndarray) -> "Pool":
+        return Pool(self.X[chosen], self.groups[chosen])
+
+
+def mixed(clean: Pool, noise: Pool, normalise: bool, seed) -> list[np.ndarray]:
+    """Noisy and clean epochs."""
+    random_state = int(np.random.default_rng(seed).integers(2**31))
+    return make_noisy_eeg(
+        clean.X,
+        noise.X,
+        n_repeats=N_REPEATS,
+        normalise=normalise,
+        random_state=random_state,
+    )[:2]
+
+
+def mix(clean: Pool, noise: Pool, held_out: tuple, normalise: bool, seed: int) -> Split:
+    """Mix inside each fold of training, and what is held out by itself.
+
+    Parameters
+    ----------
+    clean, noise : Pool
+    held_out : (groups of clean, groups of noise)
+    normalise : bool
+        Whether each mixture is divided by its standard deviation.
+    seed : int
+    """
+    pools, tests = (clean, noise), []
+    folds = []
+    draw = np.random.default_rng(seed)
+    for pool, out in zip(pools, held_out, strict=True):
+        tests.append(pool.where(np.isin(pool.groups, out)))
+        folds.append(draw.permutation(np.setdiff1d(pool.groups, out)))
+    n_folds = min(N_FOLDS, *map(len, folds))
+    parts = []
+    for i in range(n_folds):
+        inside = [
+            pool.where(np.isin(pool.groups, groups[i::n_folds]))
+            for pool, groups in zip(pools, folds, strict=True)
+        ]
+        parts.append(mixed(*inside, normalise, (seed, i)))
+    noisy, clean_ = map(np.concatenate, zip(*parts, strict=True))
+    groups = np.repeat(np.arange(n_folds), [len(part[0]) for part in parts])
+    return Split(noisy, clean_, groups, *mixed(*tests, normalise, (seed, n_folds)))
+
+
+def drawn(groups: np.ndarray, seed: int) -> np.ndarray:
+    """Some groups to hold out."""
+    unique = np.unique(groups)
+    n_out = max(1, round(HELD_OUT * len(unique)))
+    return np.random.default_rng(seed).permutation(unique)[:n_out]
+
+
+def thinned(groups: np.ndarray, most: int | None) -> np.ndarray:
+    """Which epochs to take: all, or at most so many of each group."""
+    if most is None:
+        return np.arange(len(groups))
+    return np.sort(
+        np.concatenate([np.flatnonzero(groups == g)[:most] for g in np.unique(groups)])
+    )
+
+
+def single_split(
+    folder: Path, artefact: str, seed: int, normalise: bool, most: int | None
+) -> Split:
+    """Of epochs of one channel, 2 s.
+
+    Of the ocular artefacts, those of an EEG recording are split by run, whatever the
+    direction of the eyes; the in-ear recording, a single run, is always in training.
+    Of the muscular ones, people are held out in turn.
+    """
+    files = [
+        np.load(folder / "semisim" / f"{name}_epochs.npz")
+        for name in ("clean_eeg", artefact.lower())
+    ]
+    if artefact == "EOG":
+        # Of its two components the runs are the same recordings; the in-ear one is 0.
+        sources = files[1]["run"]
+        noise_out = drawn(sources[sources != 0], seed)
+    else:
+        sources = files[1]["subject"]
+        people = np.unique(sources)
+        noise_out = people[[seed % len(people)]]
+    pools = [
+        Pool(file["X"][:, None], groups)
+        for file, groups in zip(files, (files[0]["subject"], sources), strict=True)
+    ]
+    clean = pools[0].where(thinned(pools[0].groups, most))
+    held_out = drawn(clean.groups, seed), noise_out
+    return mix(clean, pools[1], held_out, normalise, seed)
+
+
+def multi_split(
+    folder: Path, seed: int, normalise: bool, most: int | None
+) -> tuple[Split, np.ndarray, list[str]]:
+    """Of epochs of 19 channels, 1 s, with average reference; people in turn.
+
+    Returns
+    -------
+    split : Split
+    topographies : ndarray of shape (2, n_channels)
+        Of the artefacts.
+    ch_names : list of str
+    """
+    epochs, people = [], []
+    for path in sorted((folder / "eegmat").glob("*.edf")):
+        raw = _data.eegmat(path).resample(SFREQ, verbose="error")
+        raw.set_eeg_reference("average", verbose="error")
+        part = _data.cut(1e6 * raw.get_data(), int(SFREQ), int(SFREQ))
+        epochs.append(part.astype(np.float32))
+        people += [path.stem.split("_")[0]] * len(part)
+    clean = Pool(np.concatenate(epochs), np.array(people))
+    maps = np.load(folder / "semisim" / "ocular_topographies.npz")
+    places = [list(maps["ch_names"]).index(name) for name in raw.ch_names]
+    topographies = np.stack([maps[name][places] for name in ("vEOG", "hEOG")])
+    topographies -= topographies.mean(1, keepdims=True)
+    ocular = np.load(folder / "semisim" / "eog_epochs.npz")
+    noise, runs = [], []
+    for source, topography in zip(("vEOG", "hEOG"), topographies, strict=True):
+        of_source = np.char.startswith(ocular["source"], f"{source}_S001")
+        waves = ocular["X"][of_source].reshape(-1, int(SFREQ))
+        noise.append(waves[:, None] * topography[:, None])
+        runs.append(np.repeat(ocular["run"][of_source], len(waves) // of_source.sum()))
+    noise = Pool(np.concatenate(noise), np.concatenate(runs))
+    names = np.unique(clean.groups)
+    held_out = names[[seed % len(names)]], drawn(noise.groups, seed)
+    clean = clean.where(thinned(clean.groups, most))
+    return mix(clean, noise, held_out, normalise, seed), topographies, raw.ch_names
+
+
+Method = Callable[[Split, int], np.ndarray]
+
+
+def fixed(denoise: baselines.Denoise) -> Method:
+    return lambda split, seed: denoise(split.noisy_test)
+
+
+def selected(family: baselines.Family) -> Method:
+    """The best of a family by cross-validation on the training mixtures."""
+
+    def method(split: Split, seed: int) -> np.ndarray:
+        chosen, denoise = baselines.select(
+            family, split.noisy, split.clean, split.groups
+        )
+        print(f"  chosen: {chosen}", file=sys.stderr)
+        return denoise(split.noisy_test)
+
+    return method
+
+
+def unsupervised(**parameters) -> Method:
+    def method(split: Split, seed: int) -> np.ndarray:
+        denoiser = EEGDenoiser(sfreq=SFREQ, random_state=seed, **parameters)
+        return denoiser.fit(split.noisy).transform(split.noisy_test)
+
+    return method
+
+
+def supervised(alpha: float | None = None, **parameters) -> Method:
+    def method(split: Split, seed: int) -> np.ndarray:
+        denoiser = EEGDenoiser(sfreq=SFREQ, random_state=seed, **parameters)
+        if alpha is not None:
+            denoiser.sae = MFRSparseAutoencoder(
+                n_components=N_ATOMS,
+                k=8,
+                alpha=alpha,
+                max_steps=1000,
+                random_state=seed,
+            )
+        denoiser.fit(split.noisy, split.clean, groups=split.groups)
+        return denoiser.transform(split.noisy_test)
+
+    return method
+
+
+FIRST: dict[str, Method] = {
+    "nothing": fixed(baselines.unchanged),
+    "zeros": fixed(np.zeros_like),
+    "Butterworth, 4 to 45 Hz": fixed(baselines.band(4, 45)),
+    "Butterworth, chosen": selected(baselines.bands),
+}
+OURS: dict[str, Method] = {
+    "ours": supervised(),
+    "ours, alpha=0": supervised(alpha=0.0),
+    "ours, trusted atoms only": supervised(trusted_only=True),
+    "ours, no codes": supervised(exclude=range(N_ATOMS)),
+}
+SINGLE: dict[str, Method] = {
+    **FIRST,
+    "wavelet threshold": selected(baselines.wavelets),
+    "singular spectrum (mne-denoise)": selected(baselines.singular_spectrum),
+    "PCA of clean epochs": selected(baselines.principal_components),
+    "dictionary learning, OMP": selected(baselines.dictionary),
+    "Wiener filter": selected(baselines.wiener),
+    "ridge": selected(baselines.ridge),
+    "ridge, augmented": selected(baselines.ridge_augmented),
+    "ours, without clean signals": unsupervised(),
+    **OURS,
+}
+
+
+def multi_methods(topographies: np.ndarray, ch_names: list[str]) -> dict[str, Method]:
+    def ica(split: Split, seed: int) -> np.ndarray:
+        seen = np.concatenate([split.noisy, split.noisy_test])
+        family = baselines.independent_components(seen, ch_names, topographies, seed)
+        return selected(family)(split, seed)
+
+    def atoms(split: Split, seed: int) -> np.ndarray:
+        denoiser = EEGDenoiser(sfreq=SFREQ, random_state=seed).fit(split.noisy)
+        patterns = leading_vectors(atom_waveforms(denoiser))[0]
+        family = baselines.without_alike(patterns, topographies, denoiser.apply)
+        return selected(family)(split, seed)
+
+    return {
+        **FIRST,
+        "SSP, true topographies": fixed(baselines.projection(topographies)),
+        "ICA, true topographies": ica,
+        "ASR (mne-denoise)": selected(baselines.artifact_subspace),
+        "spatial ridge": selected(baselines.spatial_ridge),
+        "spatial ridge by frequency": selected(baselines.spatial_ridge_by_frequency),
+        "ours, without atoms like the topographies": atoms,
+        **OURS,
+    }
+
+
+def measure(split: Split, denoised: np.ndarray) -> dict[str, float]:
+    pair = split.clean_test, denoised
+    return {
+        "RRMSE_t": float(rrmse_t(*pair).mean()),
+        "RRMSE_s": float(rrmse_s(*pair).mean()),
+        "CC": float(correlation(*pair).mean()),
+    }
+
+
+def print_table(methods: dict[str, Method], splits: list[Split], only: str) -> None:
+    """A row for each method: mean and standard deviation over splits."""
+    header = True
+    for name in filter(partial(re.search, only), methods):
+        print(name, file=sys.stderr)
+        rows = []
+        try:
+            for seed, split in enumerate(splits):
+                began = perf_counter()
+                denoised = methods[name](split, seed)
+                seconds = perf_counter() - began
+                rows.append(measure(split, denoised) | {"seconds": seconds})
+        except ImportError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+            continue
+        print_row(name, rows, header)
+        header = False
+
+
+def single(arguments: argparse.Namespace) -> None:
+    for artefact in arguments.artefacts:
+        splits = [
+            single_split(
+                arguments.data,
+                artefact,
+                seed,
+                not arguments.microvolts,
+                arguments.most,
+            )
+            for seed in range(arguments.seeds)
+        ]
+        print_sizes(f"single: {artefact}", splits)
+        print_table(SINGLE, splits, arguments.only)
+
+
+def multi(arguments: argparse.Namespace) -> None:
+    made = [
+        multi_split(arguments.data, seed, not arguments.microvolts, arguments.most)
+        for seed in range(arguments.seeds)
+    ]
+    splits = [split for split, *_ in made]
+    print_sizes("multi", splits)
+    print_table(multi_methods(*made[0][1:]), splits, arguments.only)
+
+
+def print_sizes(title: str, splits: list[Split]) -> None:
+    sizes = " / ".join(f"{len(s.noisy)}, {len(s.noisy_test)}" for s in splits)
+    print(f"\n{title}; mixtures to train on, to test: {sizes}\n", flush=True)
+
+
+def paper_windows(path: Path, hop: float) -> np.ndarray:
+    """As the paper has them: windows of 1 s of all channels, 100 Hz, flattened."""
+    raw = _data.eegmat(path)
+    raw.filter(
+        0.5,
+        45.0,
+        method="iir",
+        iir_params={"order": 5, "ftype": "butter"},
+        verbose="error",
+    )
+    raw.apply_function(_data.standardised, verbose="error")
+    signals = raw.resample(100.0, verbose="error").get_data()
+    return baselines.flat(_data.cut(signals, 100, round(100 * hop))).astype(np.float32)
+
+
+def paper(arguments: argparse.Namespace) -> None:
+    """FVU of people left out; a column for each."""
+    paths = sorted((arguments.data / "eegmat").glob("*.edf"))
+    people = sorted({path.stem.split("_")[0] for path in paths})
+
+    def problem(person: str) -> Problem:
+        X, X_test = (
+            np.concatenate(
+                [
+                    paper_windows(path, hop)
+                    for path in paths
+                    if path.stem.startswith(person) == is_test
+                ]
+            )
+            for hop, is_test in ((0.1, False), (1.0, True))
+        )
+        return Problem(X, X_test, None, 512, 6, arguments.steps, 1024)
+
+    def theirs(learning_rate: float):
+        def reconstruct(problem: Problem, seed: int) -> np.ndarray:
+            standardiser = Standardiser(problem.X)
+            (sae,) = train_paper(
+                standardiser.transform(problem.X).numpy(),
+                problem.n_components,
+                problem.k,
+                n_steps=problem.n_steps,
+                batch_size=problem.batch_size,
+                seed=seed,
+                learning_rate=learning_rate,
+            )
+            with torch.no_grad():
+                codes = sae.encode(standardiser.transform(problem.X_test))
+                X_hat = (codes @ sae.atoms()).numpy()
+            return X_hat * standardiser.scale + standardiser.mean
+
+        return reconstruct
+
+    def ours(**parameters):
+        def reconstruct(problem: Problem, seed: int) -> np.ndarray:
+            sae = estimator(problem, seed, **parameters).fit(problem.X)
+            return sae.inverse_transform(sae.transform(problem.X_test))
+
+        return reconstruct
+
+    methods = {
+        "paper, lr=0.01": theirs(1e-2),
+        "paper, lr=0.001": theirs(1e-3),
+        "ours": ours(),
+        "ours, for OMP": ours(transform_algorithm="omp"),
+    }
+    problems = {person: problem(person) for person in people}
+    print(f"\npaper; {arguments.steps} steps\n", flush=True)
+    chosen = [name for name in methods if re.search(arguments.only, name)]
+    for number, name in enumerate(chosen):
+        rows = []
+        for seed in range(arguments.seeds):
+            began = perf_counter()
+            row = {
+                person: fvu(each.X_test, methods[name](each, seed))
+                for person, each in problems.items()
+            }
+            seconds = (perf_counter() - began) / len(problems)
+            row |= {"FVU": float(np.mean(list(row.values()))), "seconds": seconds}
+            rows.append(row)
+        print_row(name, rows, header=number == 0)
+
+
+class Task(NamedTuple):
+    """A recording to denoise, and what is classified in it."""
+
+    raw: object
+    epochs: Callable[[object], tuple[np.ndarray, np.ndarray]]
+    """From a recording to (n_epochs, n_channels, n_times) and classes"""
+    pipelines: dict[str, BaseEstimator]
+
+
+def fists(folder: Path) -> Task:
+    """Left or right, moved (R03) or only in the mind (R04)."""
+    import mne
+
+    raw = _data.eegmmidb([folder / f"S001R{run:02d}.edf" for run in (3, 4)])
+    raw.filter(1.0, None, verbose="error")
+
+    def epochs(raw) -> tuple[np.ndarray, np.ndarray]:
+        raw = raw.copy().filter(*CSP_BAND, verbose="error")
+        events, _ = mne.events_from_annotations(
+            raw, {"T1": 0, "T2": 1}, verbose="error"
+        )
+        made = mne.Epochs(
+            raw, events, tmin=0.5, tmax=3.5, baseline=None, verbose="error"
+        )
+        return 1e6 * made.get_data(verbose="error"), made.events[:, 2]
+
+    csp = make_pipeline(
+        mne.decoding.CSP(4, reg="ledoit_wolf"), LinearDiscriminantAnalysis()
+    )
+    return Task(raw, epochs, {"CSP, LDA": csp, **riemannian()})
+
+
+def eyes(folder: Path) -> Task:
+    """Open (R01) or closed (R02), in pieces of 2 s."""
+    raw = _data.eegmmidb([folder / f"S001R{run:02d}.edf" for run in (1, 2)])
+    raw.filter(1.0, None, verbose="error")
+    border = raw.annotations.onset[
+        [description == "BAD boundary" for description in raw.annotations.description]
+    ]
+    (seconds,) = border - raw.first_time
+
+    def epochs(raw) -> tuple[np.ndarray, np.ndarray]:
+        middle, length = (
+            round(seconds * raw.info["sfreq"]),
+            round(2 * raw.info["sfreq"]),
+        )
+        signals = 1e6 * raw.get_data()
+        parts = [
+            _data.cut(part, length, length)
+            for part in (signals[:, :middle], signals[:, middle:])
+        ]
+        return np.concatenate(parts), np.repeat([0, 1], list(map(len, parts)))
+
+    def log_power(X: np.ndarray) -> np.ndarray:
+        """Of delta, theta, alpha, beta, and gamma up to 45 Hz, channel by channel."""
+        freqs = np.fft.rfftfreq(X.shape[-1], 1 / raw.info["sfreq"])
+        power = np.abs(np.fft.rfft(X)) ** 2
+        edges = np.searchsorted(freqs, (1, 4, 8, 13, 30, 45))
+        bands = np.add.reduceat(power, edges, axis=-1)[..., :-1]
+        return np.log(bands).reshape(len(X), -1)
+
+    powers = make_pipeline(
+        FunctionTransformer(log_power), StandardScaler(), LogisticRegression()
+    )
+    return Task(
+        raw, epochs, {"band power, logistic regression": powers, **riemannian()}
+    )
+
+
+def riemannian() -> dict[str, BaseEstimator]:
+    if find_spec("pyriemann") is None:
+        print("pyriemann is not installed: no tangent space", file=sys.stderr)
+        return {}
+    from pyriemann.estimation import Covariances
+    from pyriemann.tangentspace import TangentSpace
+
+    pipeline = make_pipeline(Covariances("oas"), TangentSpace(), LogisticRegression())
+    return {"tangent space, logistic regression": pipeline}
+
+
+def corrected_interval(differences: np.ndarray, test_share: float) -> tuple:
+    """95 % for a mean over splits that overlap (Nadeau and Bengio 2003)."""
+    n = len(differences)
+    variance = np.var(differences, ddof=1) * (1 / n + test_share / (1 - test_share))
+    half = student.ppf(0.975, n - 1) * np.sqrt(variance)
+    return differences.mean() - half, differences.mean() + half
+
+
+def decode(arguments: argparse.Namespace) -> None:
+    """Accuracy before and after, of the same splits."""
+    import mne
+
+    mne.set_log_level("error")
+    n_folds = 5
+    cv = RepeatedStratifiedKFold(
+        n_splits=n_folds, n_repeats=arguments.repeats, random_state=0
+    )
+    print("\n| task | classifier | denoised by | before | after | difference | 95 % |")
+    print("|---" * 7 + "|")
+    tasks = {"left or right fist": fists, "eyes open or closed": eyes}
+    for name in filter(partial(re.search, arguments.only), tasks):
+        task = tasks[name](arguments.data / "eegmmidb")
+        denoiser = EEGDenoiser(random_state=0).fit(task.raw)
+        artefacts = find_artifacts(score_atoms(denoiser, task.raw, channels=FRONTAL))
+        ways = {
+            "reconstruction": denoiser.transform,
+            f"{len(artefacts)} ocular atoms removed": partial(
+                denoiser.apply, exclude=artefacts.index
+            ),
+        }
+        for classifier, pipeline in task.pipelines.items():
+
+            def accuracy(raw, task=task, pipeline=pipeline) -> np.ndarray:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    return cross_val_score(pipeline, *task.epochs(raw), cv=cv)
+
+            before = accuracy(task.raw)
+            for way, denoise in ways.items():
+                after = accuracy(denoise(task.raw))
+                low, high = corrected_interval(after - before, 1 / n_folds)
+                print(
+                    f"| {name} | {classifier} | {way} | {before.mean():.3f} | "
+                    f"{after.mean():.3f} | {np.mean(after - before):+.3f} | "
+                    f"{low:+.3f} to {high:+.3f} |",
+                    flush=True,
+                )
+
+
+def tiled(raw, seconds: float):
+    """A recording of that length, of copies of a shorter one."""
+    import mne
+
+    n_times = round(seconds * raw.info["sfreq"])
+    signals = raw.get_data()
+    signals = np.tile(signals, -(-n_times // signals.shape[1]))[:, :n_times]
+    return mne.io.RawArray(signals, raw.info, verbose="error")
+
+
+def filtered(raw):
+    """What mne does by default, from 1 to 40 Hz, of a copy in memory."""
+    return raw.copy().load_data(verbose="error").filter(1.0, 40.0, verbose="error")
+
+
+def memory_of(work: Callable, path: Path) -> tuple[float, float]:
+    """GiB of private memory that work on a recording on disk adds, and seconds."""
+    import mne
+
+    raw = mne.io.read_raw_fif(path, verbose="error")
+    before = private_bytes()
+    memory = PeakMemory()
+    memory.start()
+    began = perf_counter()
+    work(raw)
+    seconds = perf_counter() - began
+    memory.running = False
+    memory.join()
+    return (memory.peak - before) / 2**30, seconds
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Time beside that of mne's filter, and memory."""
+    folder = arguments.data / "eegmmidb"
+    raw = _data.eegmmidb(sorted(folder.glob("*.edf")))
+    raw.set_annotations(None)
+    print(f"\nspeed; {arguments.minutes:g} minutes, median of 3\n")
+    print("| fitted | fit, s | transform, s | mne's filter, s | ratio |")
+    print("|---" * 5 + "|")
+    denoisers, long = {}, tiled(raw, 60 * arguments.minutes)
+    for name, y in {"without clean signals": None, "with": filtered(raw)}.items():
+        began = perf_counter()
+        denoisers[name] = EEGDenoiser(random_state=0).fit(raw, y)
+        fitting = perf_counter() - began
+        seconds: list[list[float]] = [[], []]
+        for _ in range(3):
+            for column, work in enumerate((denoisers[name].transform, filtered)):
+                began = perf_counter()
+                work(long)
+                seconds[column].append(perf_counter() - began)
+        ours, mnes = np.median(seconds, axis=1)
+        print(
+            f"| {name} | {fitting:.0f} | {ours:.1f} | {mnes:.1f} | {ours / mnes:.1f} |"
+        )
+    works = {
+        "mne's filter": filtered,
+        "fit": EEGDenoiser(random_state=0).fit,
+        **{f"transform, {name}": d.transform for name, d in denoisers.items()},
+    }
+    size = len(raw.ch_names) * arguments.hours * 3600 * raw.info["sfreq"] * 8 / 2**30
+    print(f"\nmemory; {arguments.hours:g} hours on disk, {size:.2f} GiB in memory\n")
+    print("| | private memory, GiB | seconds |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "long_raw.fif"
+        tiled(raw, 3600 * arguments.hours).save(path, fmt="single", verbose="error")
+        for name, work in works.items():
+            # A process of its own, in which nothing has been used before.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                gigabytes, seconds = pool.submit(memory_of, work, path).result()
+            print(f"| {name} | {gigabytes:.2f} | {seconds:.0f} |", flush=True)
+
+
+TABLES = {
+    "single": single,
+    "multi": multi,
+    "paper": paper,
+    "decode": decode,
+    "speed": speed,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="regex of names of rows to make")
+    parser.add_argument("--artefacts", nargs="+", default=["EOG", "EMG"])
+    parser.add_argument(
+        "--microvolts",
+        action="store_true",
+        help="mixtures as they are, not divided by their standard deviation",
+    )
+    parser.add_argument("--most", type=int, help="clean epochs of a person, at most")
+    parser.add_argument("--steps", type=int, default=1000, help="of table paper")
+    parser.add_argument("--repeats", type=int, default=20, help="of table decode")
+    parser.add_argument("--minutes", type=float, default=10, help="of table speed")
+    parser.add_argument("--hours", type=float, default=2, help="of table speed")
+    arguments = parser.parse_args()
+    TABLES[arguments.table](arguments)
+
+
+if __name__ == "__main__":
+    main()

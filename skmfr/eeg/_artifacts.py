@@ -1,0 +1,422 @@
+"""Which atoms are artefacts: scores against reference channels and topographies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.utils.validation import check_is_fitted
+
+from ._recordings import Reader, check_recording, chunks, is_raw
+from ._windows import count_windows, cut_windows, overlap_add
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def atom_waveforms(denoiser) -> np.ndarray:
+    """Give atoms as signals of all channels.
+
+    What an atom contributes to a tapered window is its waveform times its code.
+
+    Parameters
+    ----------
+    denoiser : EEGDenoiser
+        Fitted without clean signals.
+
+    Returns
+    -------
+    ndarray of shape (n_atoms, n_channels, n_times_)
+        In the unit of the data, volts for those of MNE.
+
+    Raises
+    ------
+    ValueError
+        If the denoiser was fitted with clean signals.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.eeg import EEGDenoiser, atom_waveforms
+    >>> X = np.random.default_rng(0).standard_normal((20, 2, 128))
+    >>> sae = MFRSparseAutoencoder(n_components=8, max_steps=20, random_state=0)
+    >>> denoiser = EEGDenoiser(window=0.5, sfreq=64, sae=sae).fit(X)
+    >>> atom_waveforms(denoiser).shape
+    (8, 2, 32)
+    """
+    check_is_fitted(denoiser)
+    denoiser._check_atoms_are_signals("atom_waveforms")
+    return denoiser.atoms_ * denoiser.scale_.astype(denoiser.atoms_.dtype)[:, None]
+
+
+def score_atoms(
+    denoiser,
+    X,
+    *,
+    channels: list[str] | None = None,
+    topographies: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Compare atoms with reference channels and with topographies.
+
+    Parameters
+    ----------
+    denoiser : EEGDenoiser
+        Fitted without clean signals, on a recording or epochs of MNE.
+    X : mne.io.Raw
+        Recording in which the atoms are active, that of the fit for instance.
+    channels : list of str, default=None
+        Channels that record artefacts. None means all of type EOG and ECG. Where there
+        are none, frontal EEG channels can stand in for an EOG.
+    topographies : mapping, default=None
+        Topographies of artefacts by name, in volts or any other unit: a mapping from
+        the names of the channels to numbers, or an array of shape (n_channels,) in the
+        order of `ch_names_`.
+
+    Returns
+    -------
+    DataFrame of shape (n_atoms, n_scores + 4)
+        For each channel a column "NAME: correlation": absolute correlation of the
+        channel with what the atom contributes, over the windows in which it is active.
+        For each topography a column "NAME: topography": absolute cosine with the one of
+        the atom, both without their mean over channels, so that the reference
+        electrode is of no account. "activation_rate": share of windows in which the
+        atom is active. "variance": share of the variance of the channels of the fit
+        that goes if only this atom is removed; less than 0 where that adds some.
+        "agreement" and "trusted": whether other SAEs find the atom, see
+        `feature_agreement_` and `trusted_` of :class:`~skmfr.MFRSparseAutoencoder`.
+
+    Raises
+    ------
+    ValueError
+        If the denoiser was fitted with clean signals, X is no recording or lacks
+        channels, or a topography does not fit the channels.
+
+    See Also
+    --------
+    find_artifacts : Choose atoms by these scores.
+    mne.preprocessing.ICA.find_bads_eog : The same for independent components.
+
+    Notes
+    -----
+    The time course that is correlated is the first right singular vector of the atom's
+    waveform, its topography the first left one. Channel and time course are tapered
+    alike.
+
+    Examples
+    --------
+    >>> import mne
+    >>> import numpy as np
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.eeg import EEGDenoiser, find_artifacts, score_atoms
+    >>> rng = np.random.default_rng(0)
+    >>> blinks = np.convolve(rng.random(3000) < 0.005, np.hanning(30), "same")
+    >>> noise = rng.standard_normal((4, 3000))
+    >>> data = 1e-5 * (noise + 8 * np.outer([0.2, 1, 0.8, 1], blinks))
+    >>> info = mne.create_info(["Cz", "Fp1", "Fp2", "EOG"], 100, ["eeg"] * 3 + ["eog"])
+    >>> raw = mne.io.RawArray(data, info, verbose="error")
+    >>> sae = MFRSparseAutoencoder(
+    ...     n_components=16, k=4, n_saes=1, transform_algorithm="omp", max_steps=100,
+    ...     random_state=0,
+    ... )
+    >>> denoiser = EEGDenoiser(sae=sae).fit(raw)
+    >>> scores = score_atoms(denoiser, raw, topographies={"blink": [0.2, 1, 0.8]})
+    >>> list(scores)[:3]
+    ['EOG: correlation', 'blink: topography', 'activation_rate']
+    >>> artifacts = find_artifacts(scores)
+    >>> clean = denoiser.apply(raw, exclude=artifacts.index)
+    >>> bool(clean.get_data("Fp1").std() < 0.7 * raw.get_data("Fp1").std())
+    True
+    """
+    import pandas as pd
+
+    codes = code_windows(denoiser, X)
+    if channels is None:
+        types = zip(X.ch_names, X.get_channel_types(), strict=True)
+        channels = [name for name, kind in types if kind in ("eog", "ecg")]
+    absent = [name for name in channels if name not in X.ch_names]
+    if absent:
+        raise ValueError(
+            f"channels names some that are not there: {absent}; there are {X.ch_names}."
+        )
+    waveforms = atom_waveforms(denoiser)
+    spatial, temporal = leading_vectors(waveforms)
+    scores = {}
+    if channels:
+        # Few channels, so they are read at once.
+        references = Reader(X, channels, "X").read(slice(None))[0]
+        correlation = correlations(denoiser, references, codes, temporal)
+        for name, column in zip(channels, correlation.T, strict=True):
+            scores[f"{name}: correlation"] = column
+    for name, topography in (topographies or {}).items():
+        wanted = _checked_topography(topography, name, denoiser.ch_names_)
+        scores[f"{name}: topography"] = np.abs(_centred(spatial) @ _centred(wanted))
+    return pd.DataFrame(
+        {
+            **scores,
+            "activation_rate": (codes != 0).mean(0),
+            "variance": removed_variance(denoiser, X, codes, waveforms),
+            "agreement": denoiser.sae_.feature_agreement_,
+            "trusted": denoiser.sae_.trusted_,
+        },
+        index=pd.RangeIndex(len(waveforms), name="atom"),
+    )
+
+
+def find_artifacts(
+    scores: pd.DataFrame, *, correlation: float = 0.35, topography: float = 0.9
+) -> pd.DataFrame:
+    """Choose the atoms that are artefacts, and say why.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        As :func:`score_atoms` gives it.
+    correlation : float, default=0.35
+        Correlation with a channel from which an atom counts as an artefact. One blink
+        is the sum of several atoms, so each is less correlated than an independent
+        component would be.
+    topography : float, default=0.9
+        Cosine with a topography from which an atom counts as an artefact.
+
+    Returns
+    -------
+    DataFrame
+        One row for each artefact, the highest score first. Its index can be given to
+        :meth:`EEGDenoiser.apply` as `exclude`. "reason": what speaks most for it,
+        "EOG 061: correlation 0.83" for instance. "score": that number.
+        "activation_rate" and "variance_removed": see :func:`score_atoms`.
+
+    Raises
+    ------
+    ValueError
+        If there are no columns with correlations or cosines.
+
+    See Also
+    --------
+    score_atoms : Make the scores.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from skmfr.eeg import find_artifacts
+    >>> scores = pd.DataFrame(
+    ...     {
+    ...         "EOG: correlation": [0.1, 0.8],
+    ...         "activation_rate": [0.5, 0.2],
+    ...         "variance": [0.3, 0.1],
+    ...     }
+    ... )
+    >>> find_artifacts(scores)["reason"].to_dict()
+    {1: 'EOG: correlation 0.80'}
+    """
+    compared = scores.filter(regex=": (correlation|topography)$")
+    if compared.shape[1] == 0:
+        raise ValueError(
+            "scores has no correlation with a channel and no topography; give channels "
+            "or topographies to score_atoms."
+        )
+    thresholds = [
+        topography if name.endswith("topography") else correlation for name in compared
+    ]
+    excess = compared / thresholds
+    artifacts = excess.index[excess.max(axis=1) >= 1]
+    source = excess.loc[artifacts].idxmax(axis=1)
+    score = [compared.at[atom, name] for atom, name in source.items()]
+    table = scores.loc[artifacts].assign(
+        reason=[
+            f"{name} {value:.2f}" for name, value in zip(source, score, strict=True)
+        ],
+        score=score,
+    )
+    table = table.rename(columns={"variance": "variance_removed"})
+    columns = ["reason", "score", "activation_rate", "variance_removed"]
+    return table[columns].sort_values("score", ascending=False)
+
+
+def _checked_topography(topography, name: str, ch_names: list[str]) -> np.ndarray:
+    if isinstance(topography, Mapping):
+        absent = [channel for channel in ch_names if channel not in topography]
+        if absent:
+            raise ValueError(f"topographies[{name!r}] lacks the channels {absent}.")
+        topography = [topography[channel] for channel in ch_names]
+    topography = np.asarray(topography, dtype=float)
+    if topography.shape != (len(ch_names),) or not np.isfinite(topography).all():
+        raise ValueError(
+            f"topographies[{name!r}] must have a finite number for each of the "
+            f"{len(ch_names)} channels of the fit, got shape {topography.shape}."
+        )
+    return topography
+
+
+def _centred(topographies: np.ndarray) -> np.ndarray:
+    """Without their mean over channels, the last axis, and of unit norm."""
+    centred = topographies - topographies.mean(-1, keepdims=True)
+    norm = np.linalg.norm(centred, axis=-1, keepdims=True)
+    return np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 0)
+
+
+def leading_vectors(waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Topography and time course that together come nearest to each waveform.
+
+    Parameters
+    ----------
+    waveforms : ndarray of shape (n_atoms, n_channels, n_times)
+
+    Returns
+    -------
+    spatial : ndarray of shape (n_atoms, n_channels)
+        Of unit norm, its largest entry positive.
+    temporal : ndarray of shape (n_atoms, n_times)
+        In the unit of the waveforms.
+    """
+    left, size, right = np.linalg.svd(waveforms, full_matrices=False)
+    spatial = left[:, :, 0]
+    largest = np.abs(spatial).argmax(1)[:, None]
+    sign = np.sign(np.take_along_axis(spatial, largest, axis=1))
+    return sign * spatial, sign * size[:, :1] * right[:, 0]
+
+
+def windows_of_chunks(denoiser, n_times: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Pieces of a recording, each window in one of them.
+
+    Yields
+    ------
+    span : slice
+        What to read.
+    own : slice
+        Which of the windows cut from that count.
+    windows : slice
+        Which ones of the recording these are.
+    """
+    hop, length = denoiser.hop_, denoiser.n_times_
+    for first, last, start, stop in chunks(n_times, hop, length, denoiser.sfreq_):
+        end = count_windows(n_times, length, hop) if stop == n_times else stop // hop
+        windows = slice(start // hop, end)
+        before = first // hop
+        yield (
+            slice(first, last),
+            slice(windows.start - before, windows.stop - before),
+            windows,
+        )
+
+
+def code_windows(denoiser, X) -> sparse.csr_array:
+    """Codes of the windows of a recording, (n_windows, n_atoms)."""
+    check_is_fitted(denoiser)
+    denoiser._check_atoms_are_signals("Scoring atoms")
+    if not is_raw(X):
+        raise ValueError(f"X must be an mne.io.Raw, got {type(X).__name__}.")
+    check_recording(X, denoiser.ch_names_, denoiser.sfreq_)
+    reader = Reader(X, denoiser.ch_names_, "X")
+    denoiser._check_length(reader)
+    codes = []
+    for span, own, _ in windows_of_chunks(denoiser, X.n_times):
+        part = denoiser._codes_of_windows(denoiser._scaled(reader.read(span)))
+        codes.append(sparse.csr_array(part[own]))
+    return sparse.vstack(codes, format="csr")
+
+
+def correlations(
+    denoiser, references: np.ndarray, codes: sparse.csr_array, temporal: np.ndarray
+) -> np.ndarray:
+    """Absolute correlation of reference channels with atoms where these are active.
+
+    Parameters
+    ----------
+    denoiser : EEGDenoiser
+    references : ndarray of shape (n_references, n_times)
+    codes : csr_array of shape (n_windows, n_atoms)
+    temporal : ndarray of shape (n_atoms, n_times_)
+        Time courses of the atoms.
+
+    Returns
+    -------
+    ndarray of shape (n_atoms, n_references)
+        0 for atoms that are nowhere active.
+    """
+    references = references - references.mean(1, keepdims=True)
+    active = (codes != 0).astype(float)
+    product, total, square = np.zeros((3, codes.shape[1], len(references)))
+    for span, own, windows in windows_of_chunks(denoiser, references.shape[1]):
+        cut = cut_windows(references[:, span], denoiser.n_times_, denoiser.hop_)[:, own]
+        for i, reference in enumerate(cut):
+            product[:, i] += codes[windows].multiply(reference @ temporal.T).sum(0)
+        total += active[windows].T @ cut.sum(2).T
+        square += active[windows].T @ (cut**2).sum(2).T
+    n = np.maximum(active.sum(0), 1)[:, None] * denoiser.n_times_
+    own_total = (codes.sum(0) * temporal.sum(1))[:, None]
+    own_square = (codes.power(2).sum(0) * (temporal**2).sum(1))[:, None]
+    covariance = product - total * own_total / n
+    variances = (square - total**2 / n) * (own_square - own_total**2 / n)
+    size = np.sqrt(np.maximum(variances, 0))
+    return np.divide(np.abs(covariance), size, out=np.zeros_like(size), where=size > 0)
+
+
+def removed_variance(
+    denoiser, X, codes: sparse.csr_array, waveforms: np.ndarray
+) -> np.ndarray:
+    """Share of the variance of the channels that goes with each atom alone.
+
+    The recording is cut into blocks of one hop, in each of which as many windows
+    overlap, so that what an atom contributes to a block is a sum over them of code
+    times a piece of the waveform.  Samples left over at the end are not counted.
+
+    Parameters
+    ----------
+    denoiser : EEGDenoiser
+    X : mne.io.Raw
+    codes : csr_array of shape (n_windows, n_atoms)
+    waveforms : ndarray of shape (n_atoms, n_channels, n_times_)
+
+    Returns
+    -------
+    ndarray of shape (n_atoms,)
+        1 - variance after / variance before.
+    """
+    n_atoms, n_channels, length = waveforms.shape
+    hop = denoiser.hop_
+    n_pieces = -(-length // hop)
+    # What one window adds to a recording, the end of the window on that of a block.
+    one = np.zeros((n_pieces, length), dtype=waveforms.dtype)
+    one[-1] = 1
+    footprint = overlap_add(one, n_pieces * hop, hop)
+    excess = n_pieces * hop - length
+    padded = np.pad(waveforms, [(0, 0), (0, 0), (excess, 0)]) * footprint
+    # A block has the last piece of the first window that overlaps it, and so on.
+    pieces = padded.reshape(n_atoms, n_channels, n_pieces, hop)[:, :, ::-1]
+    piece_sum = pieces.sum(3)
+    pieces = pieces.swapaxes(1, 2).reshape(n_atoms, n_pieces, n_channels * hop)
+    gram = pieces @ pieces.swapaxes(1, 2)
+
+    reader = Reader(X, denoiser.ch_names_, "X")
+    total, square = np.zeros(n_channels), 0.0
+    own_total, product, own_square = np.zeros((n_atoms, n_channels)), 0.0, 0.0
+    for _, _, start, stop in chunks(X.n_times, hop, hop, denoiser.sfreq_):
+        n_blocks = (stop - start) // hop
+        signal = reader.read(slice(start, start + n_blocks * hop))[0]
+        signal = signal - denoiser.mean_[:, None]
+        total += signal.sum(1)
+        square += np.sum(signal**2)
+        blocks = signal.reshape(n_channels, n_blocks, hop).swapaxes(0, 1)
+        blocks = blocks.reshape(n_blocks, -1).astype(pieces.dtype)
+        first_window = start // hop
+        dense = codes[first_window : first_window + n_blocks + n_pieces - 1].toarray()
+        overlapping = np.lib.stride_tricks.sliding_window_view(dense, n_pieces, axis=0)
+        fit = (blocks @ pieces.reshape(-1, n_channels * hop).T).reshape(
+            n_blocks, n_atoms, n_pieces
+        )
+        product += np.sum(fit * overlapping, axis=(0, 2), dtype=float)
+        own_square += np.sum(
+            (overlapping[:, :, None] @ gram)[:, :, 0] * overlapping,
+            axis=(0, 2),
+            dtype=float,
+        )
+        own_total += np.einsum("acp,ap->ac", piece_sum, overlapping.sum(0, dtype=float))
+    n = X.n_times // hop * hop
+    before = square - np.sum(total**2) / n
+    after = square - 2 * product + own_square
+    after -= np.sum((total - own_total) ** 2, axis=1) / n
+    return 1 - after / before

@@ -1,0 +1,379 @@
+"""Pictures of atoms and of what they take away, and a report of both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from ._artifacts import atom_waveforms, code_windows, leading_vectors, score_atoms
+from ._recordings import channels_to_fit, is_raw
+from ._windows import overlap_add
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MICROVOLTS = 1e6
+# Spectra are shown down to this many decibels below their peak.
+RANGE_DB = 40
+# Channels in the bars that stand in for a topographic map.
+N_BARS = 10
+# Channels in an overlay.
+N_TRACES = 4
+BEFORE, AFTER = "tab:red", "black"
+
+
+def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
+    """Show an atom: where, what and when it is.
+
+    The topography and the time course that together come nearest to the atom, the power
+    spectrum of that time course, and the windows in which the atom is strongest.
+
+    Parameters
+    ----------
+    denoiser : EEGDenoiser
+        Fitted without clean signals, on a recording or epochs of MNE.
+    atom : int
+        Number of the atom.
+    X : mne.io.Raw
+        Recording in which the atom is active.
+    n_windows : int, default=3
+        How many windows to show, of those that do not overlap.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Without electrode positions in X, bars stand in for the map.
+
+    Raises
+    ------
+    ValueError
+        If there is no such atom, or as in :func:`score_atoms`.
+
+    See Also
+    --------
+    mne.preprocessing.ICA.plot_properties : The same for independent components.
+
+    Examples
+    --------
+    >>> import mne
+    >>> import numpy as np
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.eeg import EEGDenoiser, plot_atom
+    >>> data = 1e-5 * np.random.default_rng(0).standard_normal((3, 2000))
+    >>> info = mne.create_info(["Fp1", "Cz", "Oz"], 100, "eeg")
+    >>> raw = mne.io.RawArray(data, info, verbose="error")
+    >>> raw = raw.set_montage("easycap-M1")
+    >>> sae = MFRSparseAutoencoder(n_components=8, max_steps=20, random_state=0)
+    >>> figure = plot_atom(EEGDenoiser(sae=sae).fit(raw), 5, raw)
+    """
+    return _draw_atom(denoiser, atom, X, code_windows(denoiser, X), n_windows)
+
+
+def _draw_atom(
+    denoiser, atom: int, X, codes: sparse.csr_array, n_windows: int = 3
+) -> Figure:
+    import matplotlib.pyplot as plt
+
+    denoiser._checked_exclude([atom])
+    waveform = atom_waveforms(denoiser)[atom]
+    spatial, temporal = (part[0] for part in leading_vectors(waveform[None]))
+    code = codes[:, [atom]].toarray()[:, 0]
+    times = 1e3 * np.arange(denoiser.n_times_) / denoiser.sfreq_
+
+    figure = plt.figure(figsize=(3.2 * max(3, n_windows), 6), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    where, course, spectrum = upper.subplots(1, 3)
+    _draw_topography(where, spatial, X, denoiser.ch_names_)
+    course.plot(times, temporal / np.abs(temporal).max(), color=AFTER)
+    course.axhline(0, color="0.8", zorder=0)
+    course.set(
+        title="Time course", xlabel="Time in window (ms)", ylabel="Share of the peak"
+    )
+    _draw_spectrum(spectrum, temporal, denoiser.sfreq_)
+
+    channel = int(np.abs(waveform).max(1).argmax())
+    name = denoiser.ch_names_[channel]
+    strongest = top_windows(denoiser, code, X.n_times, n_windows)
+    lower.suptitle(
+        f"{name} in the windows where the atom is strongest"
+        if len(strongest)
+        else "Nowhere active in this recording"
+    )
+    axes = lower.subplots(1, max(1, len(strongest)), sharey=True, squeeze=False)[0]
+    axes[0].set_axis_off()
+    for axis, window in zip(axes, strongest, strict=False):
+        span, part = contribution(denoiser, code, window, waveform[channel])
+        data = X.get_data([name], span.start, span.stop)[0] - denoiser.mean_[channel]
+        axis.set_axis_on()
+        axis.plot(times, MICROVOLTS * data, color=BEFORE, label="recorded")
+        axis.plot(times, MICROVOLTS * part, color=AFTER, label="this atom")
+        axis.set(title=f"from {X.times[span.start]:.1f} s", xlabel="Time (ms)")
+    if len(strongest):
+        axes[0].set_ylabel("Microvolts")
+        axes[0].legend(loc="best", fontsize="small")
+    trusted = "trusted" if denoiser.sae_.trusted_[atom] else "not trusted"
+    figure.suptitle(
+        f"Atom {atom}: active in {np.mean(code != 0):.1%} of the windows, "
+        f"agreement {denoiser.sae_.feature_agreement_[atom]:.2f} ({trusted})"
+    )
+    return figure
+
+
+def _draw_topography(axis: Axes, spatial: np.ndarray, X, ch_names: list[str]) -> None:
+    """A map, or, where positions are not known, bars of the strongest channels."""
+    import mne
+
+    axis.set_title("Topography")
+    info = mne.pick_info(X.info, [X.ch_names.index(name) for name in ch_names])
+    positions = np.array([channel["loc"][:3] for channel in info["chs"]])
+    if np.isfinite(positions).all() and positions.any(axis=1).all():
+        mne.viz.plot_topomap(spatial, info, axes=axis, show=False)
+        return
+    strongest = np.argsort(-np.abs(spatial))[:N_BARS][::-1]
+    axis.barh([ch_names[i] for i in strongest], spatial[strongest], color="0.4")
+    axis.axvline(0, color="0.8", zorder=0)
+    axis.set_xlabel("Weight (no map: X has no montage)")
+
+
+def _draw_spectrum(axis: Axes, temporal: np.ndarray, sfreq: float) -> None:
+    power = np.abs(np.fft.rfft(temporal)) ** 2
+    decibels = 10 * np.log10(power / power.max() + np.finfo(float).tiny)
+    axis.plot(np.fft.rfftfreq(len(temporal), 1 / sfreq), decibels, color=AFTER)
+    axis.set(
+        title="Power spectrum",
+        xlabel="Frequency (Hz)",
+        ylabel="dB below the peak",
+        ylim=(-RANGE_DB, 2),
+    )
+
+
+def top_windows(denoiser, code: np.ndarray, n_times: int, n_most: int) -> list[int]:
+    """Windows with the largest codes, strongest first, that do not overlap.
+
+    Those that reach beyond the recording are left out.
+    """
+    n_overlapping = -(-denoiser.n_times_ // denoiser.hop_)
+    size = np.abs(code)
+    size[: n_overlapping - 1] = 0
+    size[n_times // denoiser.hop_ :] = 0
+    chosen: list[int] = []
+    while len(chosen) < n_most and size.any():
+        window = int(size.argmax())
+        chosen.append(window)
+        size[max(0, window - n_overlapping + 1) : window + n_overlapping] = 0
+    return chosen
+
+
+def contribution(
+    denoiser, code: np.ndarray, window: int, waveform: np.ndarray
+) -> tuple[slice, np.ndarray]:
+    """What an atom contributes to a channel in the span of a window.
+
+    Parameters
+    ----------
+    denoiser : EEGDenoiser
+    code : ndarray of shape (n_windows,)
+        Codes of the atom.
+    window : int
+        Number of a window inside the recording.
+    waveform : ndarray of shape (n_times_,)
+        The atom in that channel.
+
+    Returns
+    -------
+    span : slice
+        Samples of the recording.
+    part : ndarray of shape (n_times_,)
+        Sum over the windows that overlap this one.
+    """
+    hop, length = denoiser.hop_, denoiser.n_times_
+    n_overlapping = -(-length // hop)
+    near = code[window - n_overlapping + 1 : window + n_overlapping]
+    stop = (window + 1) * hop
+    part = overlap_add(near[:, None] * waveform, n_overlapping * hop, hop)[-length:]
+    return slice(stop - length, stop), part
+
+
+def plot_overlay(
+    before,
+    after,
+    *,
+    picks: list[str] | None = None,
+    start: float | None = None,
+    duration: float = 10.0,
+) -> Figure:
+    """Show a recording before and after, one over the other.
+
+    Parameters
+    ----------
+    before : mne.io.Raw
+        Recording.
+    after : mne.io.Raw
+        The same, denoised.
+    picks : list of str, default=None
+        Channels to compare. None means all EEG channels that are not marked as bad.
+    start : float, default=None
+        First second to show. None means where most was changed.
+    duration : float, default=10.0
+        Seconds to show.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The standard deviation over channels (global field power), and the channels that
+        changed most.
+
+    Raises
+    ------
+    ValueError
+        If these are no recordings of the same length with these channels, or there is
+        nothing at `start`.
+
+    See Also
+    --------
+    mne.preprocessing.ICA.plot_overlay : The same for independent components.
+
+    Examples
+    --------
+    >>> import mne
+    >>> import numpy as np
+    >>> from skmfr.eeg import plot_overlay
+    >>> data = 1e-5 * np.random.default_rng(0).standard_normal((3, 2000))
+    >>> info = mne.create_info(["Fp1", "Cz", "Oz"], 100, "eeg")
+    >>> before = mne.io.RawArray(data, info, verbose="error")
+    >>> after = before.copy().filter(None, 20, verbose="error")
+    >>> figure = plot_overlay(before, after, duration=5)
+    """
+    import matplotlib.pyplot as plt
+
+    if not (is_raw(before) and is_raw(after)):
+        raise ValueError(
+            "before and after must be mne.io.Raw, got "
+            f"{type(before).__name__} and {type(after).__name__}."
+        )
+    if before.n_times != after.n_times:
+        raise ValueError(
+            f"after has {after.n_times} samples, but before has {before.n_times}."
+        )
+    names = channels_to_fit(before, picks)
+    channels_to_fit(after, names)
+    sfreq = before.info["sfreq"]
+    n_shown = min(max(2, round(duration * sfreq)), before.n_times)
+    starts = np.arange(0, before.n_times - n_shown + 1, n_shown)
+    change = np.array(
+        [
+            np.square(
+                before.get_data(names, first, first + n_shown)
+                - after.get_data(names, first, first + n_shown)
+            ).sum(1)
+            for first in starts.tolist()
+        ]
+    )
+    if start is None:
+        first = int(starts[change.sum(1).argmax()])
+    else:
+        first = round(start * sfreq)
+        if not 0 <= first <= before.n_times - 2:
+            raise ValueError(
+                f"start={start} is outside the recording of {before.times[-1]:.1f} s."
+            )
+    times = before.times[first : first + n_shown]
+    signals = [
+        (MICROVOLTS * raw.get_data(names, first, first + n_shown), *style)
+        for raw, *style in ((before, "before", BEFORE), (after, "after", AFTER))
+    ]
+    strongest = np.argsort(-change.sum(0), kind="stable")[:N_TRACES]
+    figure, axes = plt.subplots(
+        1 + len(strongest),
+        figsize=(10, 2 + 1.2 * len(strongest)),
+        sharex=True,
+        layout="constrained",
+    )
+    for data, label, color in signals:
+        axes[0].plot(times, data.std(0), color=color, label=label, linewidth=1)
+        for axis, channel in zip(axes[1:], strongest, strict=True):
+            axis.plot(times, data[channel], color=color, linewidth=1)
+            axis.set_ylabel(names[channel])
+    axes[0].set(
+        title=f"Global field power and the {len(strongest)} channels that changed "
+        "most, microvolts",
+        ylabel="all",
+    )
+    axes[0].legend(loc="upper right", fontsize="small")
+    axes[-1].set(xlabel="Time (s)", xlim=(times[0], times[-1]))
+    return figure
+
+
+def add_to_report(
+    report,
+    denoiser,
+    X,
+    *,
+    artifacts: pd.DataFrame | None = None,
+    title: str = "Sparse autoencoder",
+):
+    """Add to a report what was removed, why, and what it looks like.
+
+    Parameters
+    ----------
+    report : mne.Report
+        Report to add a section to.
+    denoiser : EEGDenoiser
+        Fitted without clean signals, on a recording or epochs of MNE.
+    X : mne.io.Raw
+        Recording to remove artefacts from.
+    artifacts : DataFrame, default=None
+        Table whose index are the atoms to remove, as :func:`find_artifacts` gives it.
+        None means the atoms in `exclude`, and what :func:`score_atoms` says about them.
+    title : str, default="Sparse autoencoder"
+        Name of the section.
+
+    Returns
+    -------
+    report : mne.Report
+        The same, with a table, a figure for each atom, and an overlay of the recording
+        before and after.
+
+    Raises
+    ------
+    ValueError
+        If there is no such atom, or as in :func:`score_atoms`.
+
+    Examples
+    --------
+    >>> import mne
+    >>> import numpy as np
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.eeg import EEGDenoiser, add_to_report
+    >>> data = 1e-5 * np.random.default_rng(0).standard_normal((3, 2000))
+    >>> info = mne.create_info(["Fp1", "Cz", "Oz"], 100, "eeg")
+    >>> raw = mne.io.RawArray(data, info, verbose="error")
+    >>> sae = MFRSparseAutoencoder(n_components=8, max_steps=20, random_state=0)
+    >>> denoiser = EEGDenoiser(sae=sae, exclude=[5]).fit(raw)
+    >>> report = add_to_report(mne.Report(verbose="error"), denoiser, raw)
+    >>> len(report)
+    3
+    """
+    import matplotlib.pyplot as plt
+
+    if artifacts is None:
+        excluded = denoiser._checked_exclude(denoiser.exclude)
+        artifacts = score_atoms(denoiser, X).loc[excluded]
+    atoms = denoiser._checked_exclude(artifacts.index)
+    table = artifacts.to_html(float_format="{:.3g}".format, classes="table")
+    report.add_html(table, f"Atoms removed: {len(artifacts)}", section=title)
+
+    codes = code_windows(denoiser, X)
+    for atom in atoms:
+        figure = _draw_atom(denoiser, atom, X, codes)
+        report.add_figure(figure, f"Atom {atom}", section=title)
+        plt.close(figure)
+    clean = denoiser.apply(X, exclude=atoms)
+    figure = plot_overlay(X, clean, picks=denoiser.ch_names_)
+    report.add_figure(figure, "Before and after", section=title)
+    plt.close(figure)
+    return report

@@ -1,0 +1,208 @@
+"""Blinks of a known topography, found and removed; scores against brute force."""
+
+from copy import copy
+
+import numpy as np
+import pytest
+
+from skmfr import MFRSparseAutoencoder
+from skmfr.eeg import (
+    EEGDenoiser,
+    _recordings,
+    atom_waveforms,
+    find_artifacts,
+    score_atoms,
+)
+from skmfr.eeg._artifacts import code_windows, leading_vectors
+from skmfr.eeg._windows import cut_windows, overlap_add
+
+mne = pytest.importorskip("mne")
+pd = pytest.importorskip("pandas")
+
+SFREQ = 100.0
+NAMES = ["Fp1", "Fp2", "F7", "F8", "Cz", "Pz", "O1", "O2"]
+BLINK = np.array([1, 0.95, 0.5, 0.45, 0.15, 0.05, 0.02, 0.02])
+ALPHA = np.array([0, 0, 0.1, 0.1, 0.4, 0.9, 1.2, 1.1])
+
+
+def blinks(n_times):
+    onset = np.random.default_rng(1).uniform(1.5, 4, n_times // 100).cumsum() * SFREQ
+    train = np.zeros(n_times)
+    train[onset[onset < n_times - 50].astype(int)] = 1
+    return np.convolve(train, np.hanning(35), "same")
+
+
+@pytest.fixture(scope="module")
+def raw():
+    """A minute of alpha, blinks and noise, in volts."""
+    rng = np.random.default_rng(0)
+    n_times = 6000
+    time = np.arange(n_times) / SFREQ
+    alpha = np.sin(2 * np.pi * 10 * time) * np.sin(2 * np.pi * 0.1 * time)
+    eeg = 1e-5 * np.outer(ALPHA, alpha) + 1e-4 * np.outer(BLINK, blinks(n_times))
+    eeg += 3e-6 * rng.standard_normal(eeg.shape)
+    eog = 1e-4 * blinks(n_times) + 5e-6 * rng.standard_normal(n_times)
+    info = mne.create_info([*NAMES, "EOG 061"], SFREQ, ["eeg"] * 8 + ["eog"])
+    raw = mne.io.RawArray(np.vstack([eeg, eog]), info, verbose="error")
+    return raw.set_montage("easycap-M1")
+
+
+@pytest.fixture(scope="module")
+def denoiser(raw):
+    sae = MFRSparseAutoencoder(
+        n_components=24,
+        k=5,
+        n_saes=1,
+        transform_algorithm="omp",
+        max_steps=200,
+        batch_size=128,
+        random_state=0,
+    )
+    return EEGDenoiser(sae=sae).fit(raw)
+
+
+@pytest.fixture(scope="module")
+def scores(denoiser, raw):
+    return score_atoms(denoiser, raw, topographies={"blink": BLINK})
+
+
+def test_waveforms_times_codes_are_what_apply_removes(denoiser, raw):
+    every = np.arange(24)
+    removed = raw.get_data("eeg") - denoiser.apply(raw, every).get_data("eeg")
+    windows = np.tensordot(
+        code_windows(denoiser, raw).toarray(), atom_waveforms(denoiser), 1
+    )
+    expected = overlap_add(windows.swapaxes(0, 1), raw.n_times, denoiser.hop_)
+    np.testing.assert_allclose(removed, expected, atol=1e-9)
+
+
+def test_atoms_of_blinks_have_the_highest_scores(denoiser, raw, scores):
+    codes = code_windows(denoiser, raw).toarray()
+    cut = cut_windows(blinks(raw.n_times), denoiser.n_times_, denoiser.hop_)
+    size = cut.max(1)
+    in_blinks = (codes**2)[size > 0.2].sum(0) / (codes**2).sum(0)
+    best = scores["EOG 061: correlation"].nlargest(3).index
+    assert (in_blinks[best] > 0.95).all()
+    assert (scores.loc[best, "blink: topography"] > 0.99).all()
+    assert scores["EOG 061: correlation"].max() > 0.6
+    # What is active when eyes are still is not like a blink.
+    elsewhere = np.flatnonzero(in_blinks < 0.3)
+    assert len(elsewhere) >= 3
+    assert scores["EOG 061: correlation"][elsewhere].median() < 0.2
+
+
+def test_without_artifacts_eeg_and_eog_are_unrelated(denoiser, raw, scores):
+    artifacts = find_artifacts(scores.filter(regex="EOG|rate|variance"))
+    clean = denoiser.apply(raw, exclude=artifacts.index)
+    (eog,) = raw.get_data("EOG 061")
+
+    def with_eog(recording):
+        return np.corrcoef(recording.get_data("Fp1")[0], eog)[0, 1]
+
+    assert with_eog(raw) > 0.95
+    assert with_eog(clean) < 0.5
+    # Alpha stays.
+    before, after = (part.get_data("O1")[0] for part in (raw, clean))
+    assert np.corrcoef(before, after)[0, 1] > 0.98
+
+
+@pytest.mark.parametrize(("n_times", "tolerance"), [(6000, 1e-6), (5990, 2e-3)])
+def test_variance_is_what_apply_takes_away(denoiser, raw, scores, n_times, tolerance):
+    part = raw.copy().crop(tmax=(n_times - 1) / SFREQ)
+    variance = score_atoms(denoiser, part)["variance"]
+    before = part.get_data("eeg").var(axis=1).sum()
+    for atom in (variance.idxmax(), variance.idxmin(), 7):
+        after = denoiser.apply(part, [atom]).get_data("eeg").var(axis=1).sum()
+        assert variance[atom] == pytest.approx(1 - after / before, abs=tolerance)
+    assert variance.max() > 0.05
+
+
+def test_correlation_is_that_of_active_windows_one_after_the_other(
+    denoiser, raw, scores
+):
+    (eog,) = raw.get_data("EOG 061")
+    eog = cut_windows(eog - eog.mean(), denoiser.n_times_, denoiser.hop_)
+    codes = code_windows(denoiser, raw).toarray()
+    _, temporal = leading_vectors(atom_waveforms(denoiser))
+    for atom, code in enumerate(codes.T):
+        active = code != 0
+        part = code[active, None] * temporal[atom]
+        expected = np.corrcoef(eog[active].ravel(), part.ravel())[0, 1]
+        score = scores.loc[atom, "EOG 061: correlation"]
+        assert score == pytest.approx(abs(expected), abs=1e-6)
+        assert scores.loc[atom, "activation_rate"] == pytest.approx(active.mean())
+
+
+def test_scores_do_not_depend_on_how_the_recording_is_read(
+    denoiser, raw, scores, monkeypatch
+):
+    monkeypatch.setattr(_recordings, "CHUNK", 3.0)
+    in_pieces = score_atoms(denoiser, raw, topographies={"blink": BLINK})
+    pd.testing.assert_frame_equal(in_pieces, scores, atol=1e-5)
+
+
+def test_leading_vectors_are_those_of_an_atom_of_one_source():
+    rng = np.random.default_rng(0)
+    spatial, temporal = rng.standard_normal((5, 8)), rng.standard_normal((5, 20))
+    left, right = leading_vectors(spatial[:, :, None] * temporal[:, None])
+    cosine = (left * spatial).sum(1) / np.linalg.norm(spatial, axis=1)
+    np.testing.assert_allclose(abs(cosine), 1)
+    np.testing.assert_allclose(
+        left[:, :, None] * right[:, None], spatial[:, :, None] * temporal[:, None]
+    )
+    assert (left[np.arange(5), abs(left).argmax(1)] > 0).all()
+
+
+def test_topographies_can_be_named_and_of_another_reference(denoiser, raw, scores):
+    by_name = dict(zip([*NAMES, "Oz"], [*(BLINK - 0.3), 5], strict=True))
+    again = score_atoms(denoiser, raw, channels=[], topographies={"blink": by_name})
+    column = "blink: topography"
+    np.testing.assert_allclose(again[column], scores[column], atol=1e-6)
+
+
+def test_eeg_channels_can_stand_in_for_an_eog(denoiser, raw, scores):
+    stand_in = score_atoms(denoiser, raw, channels=["Fp1"])
+    assert list(stand_in)[0] == "Fp1: correlation"
+    similar = np.corrcoef(stand_in["Fp1: correlation"], scores["EOG 061: correlation"])
+    assert similar[0, 1] > 0.9
+
+
+def test_the_reason_is_what_exceeds_its_threshold_most():
+    scores = pd.DataFrame(
+        {
+            "EOG 061: correlation": [0.83, 0.1, 0.34, 0.4],
+            "vEOG: topography": [0.91, 0.94, 0.89, 0.99],
+            "activation_rate": 0.25,
+            "variance": [0.1, 0.2, 0.3, 0.4],
+        }
+    )
+    table = find_artifacts(scores)
+    assert table["reason"].to_dict() == {
+        1: "vEOG: topography 0.94",
+        0: "EOG 061: correlation 0.83",
+        3: "EOG 061: correlation 0.40",
+    }
+    assert list(table.index) == [1, 0, 3]
+    assert list(table["variance_removed"]) == [0.2, 0.1, 0.4]
+    assert find_artifacts(scores, correlation=0.9, topography=0.999).empty
+    with pytest.raises(ValueError, match="scores has no correlation"):
+        find_artifacts(scores[["variance", "activation_rate"]])
+
+
+def test_what_does_not_fit_is_named(denoiser, raw):
+    with pytest.raises(ValueError, match="X must be an mne.io.Raw, got ndarray"):
+        score_atoms(denoiser, raw.get_data())
+    with pytest.raises(ValueError, match=r"channels names .* \['EOG 062'\]"):
+        score_atoms(denoiser, raw, channels=["EOG 062"])
+    with pytest.raises(ValueError, match=r"topographies\['a'\] .* got shape \(7,\)"):
+        score_atoms(denoiser, raw, topographies={"a": BLINK[1:]})
+    with pytest.raises(ValueError, match=r"topographies\['a'\] lacks .*'Fp2'"):
+        score_atoms(denoiser, raw, topographies={"a": {"Fp1": 1}})
+    with pytest.raises(ValueError, match="sampling rate is 50 Hz"):
+        score_atoms(denoiser, raw.copy().resample(50, verbose="error"))
+    supervised = copy(denoiser)
+    supervised.filters_ = np.zeros(1)
+    with pytest.raises(ValueError, match="fitted without y"):
+        atom_waveforms(supervised)
+    with pytest.raises(ValueError, match="fitted without y"):
+        score_atoms(supervised, raw)

@@ -1,0 +1,508 @@
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.utils import get_tags
+
+from skmfr import MFRSparseAutoencoder
+from skmfr.datasets import make_noisy_eeg
+from skmfr.eeg import EEGDenoiser, _denoiser, _recordings, rrmse_t
+from skmfr.eeg._denoiser import relative_weights, remixed
+from skmfr.eeg._windows import cut_windows, overlap_add
+
+mne = pytest.importorskip("mne")
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+SFREQ = 100.0
+NAMES = ["Fp1", "Fp2", "Cz", "O1"]
+
+
+def small_sae(**changes) -> MFRSparseAutoencoder:
+    usual = {"n_components": 16, "k": 4, "n_saes": 2, "max_steps": 30}
+    return MFRSparseAutoencoder(**(usual | {"random_state": 0} | changes))
+
+
+def signals(n_epochs=30, n_channels=4, n_times=200, seed=0):
+    """Alpha rhythms of random phase, and slow artefacts with one topography, volts."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(n_times) / SFREQ
+    phase = rng.uniform(0, 2 * np.pi, (n_epochs, n_channels, 1))
+    clean = np.sin(2 * np.pi * 10 * time + phase)
+    clean += 0.3 * rng.standard_normal(clean.shape)
+    topography = np.linspace(1, 0.1, n_channels)[:, None]
+    slow = np.cumsum(rng.standard_normal((n_epochs, 1, n_times)), axis=2)
+    noisy, clean, *_ = make_noisy_eeg(1e-5 * clean, topography * slow, random_state=0)
+    return 1e-5 * noisy, 1e-5 * clean
+
+
+def a_raw(data, names=NAMES, **more):
+    """Recording of one or more epochs, one after the other, with a stimulus channel."""
+    data = data if data.ndim == 2 else np.concatenate(list(data), axis=1)
+    info = mne.create_info([*names, "STI"], SFREQ, ["eeg"] * len(names) + ["stim"])
+    stim = np.arange(data.shape[1])[None] % 7
+    return mne.io.RawArray(np.vstack([data, stim]), info, verbose="error", **more)
+
+
+def some_epochs(data):
+    info = mne.create_info(NAMES, SFREQ, "eeg")
+    return mne.EpochsArray(data, info, verbose="error")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_fits():
+    """No mixtures beyond a few, for speed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_denoiser, "FIT_ROWS", 3000)
+        yield
+
+
+@pytest.fixture(scope="module")
+def supervised():
+    noisy, clean = signals(60)
+    return EEGDenoiser(sfreq=SFREQ, sae=small_sae(), random_state=0).fit(noisy, clean)
+
+
+@pytest.fixture(scope="module")
+def unsupervised():
+    raw = a_raw(signals()[0])
+    return EEGDenoiser(sae=small_sae(transform_algorithm="omp")).fit(raw)
+
+
+def test_clean_signals_are_recovered_better_than_by_a_fixed_filter(supervised):
+    """A Wiener filter from the very signals that are scored, but one for all epochs."""
+    noisy, clean = signals(40, seed=1)
+    spectra = [np.fft.rfft(part) for part in (noisy, clean)]
+    weight = 1 / np.square(clean).mean((1, 2), keepdims=True)
+    gain = np.sum(weight * (spectra[0].conj() * spectra[1]).real, axis=0)
+    gain /= np.sum(weight * np.abs(spectra[0]) ** 2, axis=0)
+    fixed = np.fft.irfft(gain * spectra[0], 200)
+    ours = rrmse_t(clean, supervised.transform(noisy)).mean()
+    assert ours < rrmse_t(clean, fixed).mean()
+    assert supervised.score(noisy, clean) == pytest.approx(-ours, rel=1e-12)
+
+
+def test_noise_free_signals_pass_unharmed_if_that_is_what_was_learned():
+    _, clean = signals(40)
+    denoiser = EEGDenoiser(sfreq=SFREQ, sae=small_sae()).fit(clean, clean)
+    # A ridge of 1e-4 times the mean square takes a little of everything.
+    assert -denoiser.score(clean, clean) < 0.02
+
+
+def test_gain_of_signals_does_not_matter(supervised):
+    """Volts or microvolts: the fit is the same."""
+    noisy, clean = signals(60)
+    in_uv = clone(supervised).fit(1e6 * noisy, 1e6 * clean)
+    np.testing.assert_allclose(
+        in_uv.transform(1e6 * noisy),
+        1e6 * supervised.transform(noisy),
+        atol=1e-3 * noisy.std() * 1e6,
+    )
+
+
+def test_reconstruction_is_from_windows_and_their_atoms(unsupervised):
+    """The same by hand: scale, code, take the atoms together, add windows."""
+    data = signals(1, seed=2)[0]
+    mean, scale = (part[:, None] for part in (unsupervised.mean_, unsupervised.scale_))
+    windows = cut_windows((data - mean) / scale, 100, 25)[0].swapaxes(0, 1)
+    flat = windows.reshape(len(windows), -1).astype(np.float32)
+    codes = unsupervised.sae_.transform(unsupervised.pca_.transform(flat))
+    by_hand = np.tensordot(codes, unsupervised.atoms_, 1)
+    # What no atom changes: the mean window, which PCA and SAE take out.
+    rest = unsupervised.pca_.inverse_transform(unsupervised.sae_.decoder_bias_[None])
+    by_hand += rest.reshape(1, 4, 100)
+    expected = overlap_add(by_hand.swapaxes(0, 1)[None], 200, 25)[0] * scale + mean
+    got = unsupervised.transform(a_raw(data)).get_data(NAMES)
+    np.testing.assert_allclose(got, expected, atol=1e-4 * data.std())
+
+
+def test_score_without_clean_signals_is_explained_variance(unsupervised):
+    raw = a_raw(signals(4, seed=3)[0])
+    before, after = (
+        (part.get_data(NAMES) - unsupervised.mean_[:, None])
+        / unsupervised.scale_[:, None]
+        for part in (raw, unsupervised.transform(raw))
+    )
+    residual = np.sum((after - before) ** 2)
+    variance = np.sum((before - before.mean(1, keepdims=True)) ** 2)
+    score = unsupervised.score(raw)
+    assert isinstance(score, float)
+    assert score == pytest.approx(1 - residual / variance, abs=1e-5)
+    assert score > 0.5
+
+
+def test_applying_nothing_changes_nothing(unsupervised):
+    raw = a_raw(signals(2)[0])
+    applied = unsupervised.apply(raw)
+    np.testing.assert_allclose(
+        applied.get_data(), raw.get_data(), atol=1e-12 * raw.get_data(NAMES).std()
+    )
+
+
+def test_excluded_atoms_are_subtracted(unsupervised):
+    """All atoms and the mean window are the reconstruction; each is a part of it."""
+    data = signals(2, seed=4)[0]
+    raw = a_raw(data)
+    atoms = [1, 3]
+    kept = clone(unsupervised)
+    kept.__dict__.update(unsupervised.__dict__ | {"exclude": atoms})
+    removed = raw.get_data(NAMES) - unsupervised.apply(raw, atoms).get_data(NAMES)
+    reconstructed = unsupervised.transform(raw).get_data(NAMES)
+    without = kept.transform(raw).get_data(NAMES)
+    tolerance = 1e-5 * data.std()
+    assert np.abs(removed).max() > 100 * tolerance
+    np.testing.assert_allclose(removed, reconstructed - without, atol=tolerance)
+    np.testing.assert_array_equal(
+        kept.apply(raw).get_data(), unsupervised.apply(raw, atoms).get_data()
+    )
+
+
+def test_untrusted_atoms_can_be_left_out(unsupervised):
+    trusting = clone(unsupervised)
+    untrusted = np.flatnonzero(~unsupervised.sae_.trusted_)
+    assert len(untrusted) > 0
+    trusting.__dict__.update(unsupervised.__dict__ | {"trusted_only": True})
+    excluding = clone(unsupervised)
+    excluding.__dict__.update(unsupervised.__dict__ | {"exclude": untrusted})
+    raw = a_raw(signals(2)[0])
+    np.testing.assert_array_equal(
+        trusting.transform(raw).get_data(), excluding.transform(raw).get_data()
+    )
+
+
+def test_raw_epochs_and_arrays_come_back_as_they_came(supervised):
+    noisy, clean = signals(20)
+    by_array = supervised.transform(noisy)
+    assert by_array.shape == noisy.shape
+    assert by_array.dtype == np.float64
+    assert supervised.transform(noisy.astype(np.float32)).dtype == np.float32
+
+    epochs, targets = some_epochs(noisy), some_epochs(clean)
+    denoiser = clone(supervised).set_params(sfreq=None).fit(epochs, targets)
+    denoised = denoiser.transform(epochs)
+    assert isinstance(denoised, mne.BaseEpochs)
+    np.testing.assert_array_equal(denoised.events, epochs.events)
+    # Not to the bit: sums run in another order, and training makes that larger.
+    by_array = clone(supervised).fit(noisy, clean).transform(noisy)
+    np.testing.assert_allclose(
+        denoised.get_data(), by_array, atol=0.03 * by_array.std()
+    )
+    np.testing.assert_array_equal(epochs.get_data(), noisy)
+    assert denoiser.score(epochs, targets) > -1
+
+    raw = a_raw(noisy)
+    denoised = denoiser.transform(raw)
+    assert isinstance(denoised, mne.io.BaseRaw)
+    np.testing.assert_array_equal(raw.get_data(NAMES), a_raw(noisy).get_data(NAMES))
+
+
+def test_raw_noisy_and_clean_can_be_learned_from():
+    noisy, clean = (a_raw(part) for part in signals(20))
+    denoiser = EEGDenoiser(sae=small_sae()).fit(noisy, clean)
+    assert -0.9 < denoiser.score(noisy, clean) < 0
+
+
+@pytest.mark.parametrize("fitted", ["supervised", "unsupervised"])
+def test_long_recordings_in_pieces_are_as_at_once(fitted, request, monkeypatch):
+    denoiser = request.getfixturevalue(fitted)
+    raw = a_raw(signals(17)[0][..., :187])
+    if fitted == "supervised":
+        noisy, clean = signals(20)
+        denoiser = clone(denoiser).set_params(sfreq=None)
+        denoiser.fit(some_epochs(noisy), some_epochs(clean))
+    at_once = denoiser.transform(raw).get_data()
+    monkeypatch.setattr(_recordings, "CHUNK", 1.9)
+    in_pieces = denoiser.transform(raw).get_data()
+    np.testing.assert_allclose(
+        in_pieces, at_once, atol=1e-5 * raw.get_data(NAMES).std()
+    )
+
+
+def test_recordings_on_disk_are_as_those_in_memory(unsupervised, tmp_path):
+    raw = a_raw(signals(6)[0])
+    raw.save(tmp_path / "some_raw.fif", fmt="double", verbose="error")
+    on_disk = mne.io.read_raw_fif(tmp_path / "some_raw.fif", verbose="error")
+    assert not on_disk.preload
+    np.testing.assert_array_equal(
+        unsupervised.transform(on_disk).get_data(),
+        unsupervised.transform(raw).get_data(),
+    )
+    assert not on_disk.preload
+
+
+def test_channels_are_found_by_name_and_others_left_alone(unsupervised):
+    data = signals(3)[0]
+    raw = a_raw(data)
+    order = [3, 1, 0, 2]
+    other = a_raw(data[:, order], [NAMES[i] for i in order])
+    more = mne.io.RawArray(
+        np.ones((1, other.n_times)), mne.create_info(["EXTRA"], SFREQ, "eeg"), verbose=0
+    )
+    other.add_channels([more])
+    expected = unsupervised.transform(raw).get_data(NAMES)
+    denoised = unsupervised.transform(other)
+    np.testing.assert_allclose(denoised.get_data(NAMES), expected, atol=1e-18)
+    np.testing.assert_array_equal(
+        denoised.get_data(["STI", "EXTRA"]), other.get_data(["STI", "EXTRA"])
+    )
+
+
+def test_bad_channels_and_spans_are_not_learned_from():
+    data = np.concatenate(list(signals(20)[0]), axis=1)
+    spoiled = data.copy()
+    spoiled[:, 1000:1500] = 1e3
+    spoiled[2] = np.nan
+    raw, expected = (
+        a_raw(spoiled),
+        a_raw(np.delete(data, 2, axis=0), ["Fp1", "Fp2", "O1"]),
+    )
+    raw.info["bads"] = ["Cz"]
+    for part in (raw, expected):
+        part.set_annotations(mne.Annotations([10.0], [5.0], ["BAD_movement"]))
+    denoiser = EEGDenoiser(sae=small_sae())
+    one, other = clone(denoiser).fit(raw), clone(denoiser).fit(expected)
+    assert one.ch_names_ == ["Fp1", "Fp2", "O1"]
+    np.testing.assert_array_equal(one.sae_.components_, other.sae_.components_)
+    denoised = one.transform(raw)
+    assert denoised.annotations == raw.annotations
+    np.testing.assert_array_equal(denoised.get_data("Cz"), raw.get_data("Cz"))
+
+
+def test_picks_name_the_channels_to_denoise():
+    raw = a_raw(signals(5)[0])
+    denoiser = EEGDenoiser(sae=small_sae(), picks=["O1", "Fp1"]).fit(raw)
+    assert denoiser.ch_names_ == ["O1", "Fp1"]
+    denoised = denoiser.transform(raw)
+    np.testing.assert_array_equal(
+        denoised.get_data(["Fp2", "Cz"]), raw.get_data(["Fp2", "Cz"])
+    )
+
+
+def test_of_large_data_a_part_is_drawn(monkeypatch):
+    monkeypatch.setattr(_denoiser, "FIT_NUMBERS", 4 * 4 * 400)
+    for X in (signals(40)[0], a_raw(np.concatenate(list(signals(40)[0]), axis=1))):
+        denoiser = EEGDenoiser(sfreq=SFREQ, sae=small_sae(), random_state=0).fit(X)
+        assert len(denoiser.pca_.components_) <= 2 * 11 + 120  # of 40 epochs: 440
+
+
+def test_same_seed_same_result():
+    noisy, clean = signals(20)
+    denoiser = EEGDenoiser(sfreq=SFREQ, random_state=0)
+    denoiser.set_params(sae=small_sae())
+    one, other = (clone(denoiser).fit(noisy, clean) for _ in range(2))
+    np.testing.assert_array_equal(one.transform(noisy), other.transform(noisy))
+
+
+def test_survives_pickling_and_cloning(supervised):
+    noisy, _ = signals(5)
+    again = pickle.loads(pickle.dumps(supervised))
+    np.testing.assert_array_equal(again.transform(noisy), supervised.transform(noisy))
+    assert not hasattr(clone(supervised), "filters_")
+
+
+def test_grid_search_takes_arrays():
+    noisy, clean = signals(30)
+    search = GridSearchCV(
+        EEGDenoiser(sfreq=SFREQ, sae=small_sae(max_steps=5)),
+        {"sae__k": [2, 4]},
+        cv=2,
+    ).fit(noisy, clean)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_score_ < 0
+
+
+def test_fitted_denoiser_stands_in_a_classifying_pipeline(supervised):
+    frozen = pytest.importorskip("sklearn.frozen")
+    noisy, _ = signals(30)
+    y = np.arange(30) % 2
+    noisy[y == 1] *= 2
+    pipeline = make_pipeline(
+        frozen.FrozenEstimator(supervised),
+        mne.decoding.Vectorizer(),
+        PCA(5),
+        LinearDiscriminantAnalysis(),
+    )
+    assert pipeline.fit(noisy, y).predict(noisy).shape == (30,)
+
+
+def test_plain_pipeline_of_mne_goes_there_and_back():
+    X = signals(40)[0]
+    info = mne.create_info(NAMES, SFREQ, "eeg")
+    pipeline = make_pipeline(
+        mne.decoding.Scaler(info),
+        mne.decoding.Vectorizer(),
+        small_sae(n_components=60, k=20, transform_algorithm="omp", max_steps=200),
+    )
+    codes = pipeline.fit_transform(X)
+    assert codes.shape == (40, 60)
+    X_hat = pipeline.inverse_transform(codes)
+    assert X_hat.shape == X.shape
+    assert np.mean((X_hat - X) ** 2) < 0.5 * X.var()
+
+
+def test_tags_say_three_dimensions(supervised):
+    tags = get_tags(supervised)
+    assert tags.input_tags.three_d_array
+    assert not tags.input_tags.two_d_array
+
+
+def test_groups_decide_which_epochs_are_left_out_together(monkeypatch):
+    seen = []
+    solve = _denoiser.solve_filters
+    monkeypatch.setattr(
+        _denoiser, "solve_filters", lambda *a: seen.append(a[-1]) or solve(*a)
+    )
+    noisy, clean = signals(20)
+    denoiser = EEGDenoiser(sfreq=SFREQ, sae=small_sae(max_steps=5))
+    denoiser.fit(noisy, clean, groups=["a"] * 15 + ["b"] * 5)
+    share = np.bincount(seen[0]) / len(seen[0])
+    np.testing.assert_allclose(share, [0.75, 0.25], atol=0.02)
+
+
+def test_weights_are_one_over_the_power_of_epochs():
+    rng = np.random.default_rng(0)
+    power = np.r_[np.ones(10), 4 * np.ones(90), 0.0]
+    clean = np.sqrt(power)[:, None, None] * np.sign(rng.standard_normal((101, 2, 50)))
+    (weight,) = relative_weights([clean])
+    assert weight.mean() == pytest.approx(1)
+    np.testing.assert_allclose(weight[:10] / weight[50], 4, rtol=1e-6)
+    # An epoch of nothing does not get all the weight.
+    assert weight[100] == pytest.approx(weight[0])
+
+
+def test_mixtures_have_the_noise_of_others_at_strengths_that_occur(monkeypatch):
+    monkeypatch.setattr(_denoiser, "FIT_ROWS", 3 * 20)
+    rng = np.random.default_rng(0)
+    clean, noise = rng.standard_normal((2, 20, 3, 50))
+    noise *= rng.uniform(0.5, 5, (20, 1, 1))
+    noisy, folds = clean + noise, np.arange(20) // 10
+    all_noisy, all_clean, all_folds = remixed(
+        [noisy], [clean], [folds], len, np.random.default_rng(0)
+    )
+    assert len(all_noisy) == 3
+    rms = lambda X: np.sqrt(np.square(X).mean((1, 2)))  # noqa: E731
+    for mixed, target, fold in zip(
+        all_noisy[1:], all_clean[1:], all_folds[1:], strict=True
+    ):
+        np.testing.assert_array_equal(fold, folds)
+        np.testing.assert_allclose(rms(mixed), rms(noisy), rtol=1e-10)
+        ratio = rms(mixed - target) / rms(target)
+        for part in (0, 1):
+            np.testing.assert_allclose(
+                np.sort(ratio[folds == part]),
+                np.sort((rms(noise) / rms(clean))[folds == part]),
+                rtol=1e-8,
+            )
+        # Each is some noise of the same fold, up to its size.
+        cosine = np.corrcoef((mixed - target).reshape(20, -1), noise.reshape(20, -1))
+        donors = cosine[:20, 20:].argmax(1)
+        np.testing.assert_allclose(cosine[:20, 20:].max(1), 1, atol=1e-8)
+        np.testing.assert_array_equal(folds[donors], folds)
+        assert len(set(donors)) == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"X": np.zeros((3, 200))}, "X must be an mne.io.Raw"),
+        ({"X": np.zeros((0, 4, 200))}, "X is empty"),
+        ({"X": np.full((3, 4, 200), "a")}, "X must be an mne.io.Raw"),
+        ({"X": signals(3)[0][..., :50]}, "shorter than a window of 100 samples"),
+        ({"y": np.zeros(3)}, "FrozenEstimator"),
+        ({"y": signals(4)[1]}, "y must have the shape of X"),
+        ({"y": "raw"}, "y must be of the same type as X"),
+        ({"window": 0.001}, "A window must have 2 samples"),
+        ({"window": 2.5}, "shorter than a window"),
+        ({"window": 1.0, "sfreq": None}, "needs sfreq"),
+        ({"overlap": 0.3}, "'overlap' parameter"),
+        ({"groups": [1, 2], "y": signals(3)[1]}, "groups must have an entry"),
+        ({"exclude": [16], "y": signals(3)[1]}, "exclude must be numbers from 0 to 15"),
+        ({"exclude": [0.5], "y": signals(3)[1]}, "exclude must be numbers of atoms"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    data = {"X": signals(3)[0], "y": None, "groups": None}
+    parameters = {"sfreq": SFREQ, "sae": small_sae(max_steps=2)}
+    for name, value in change.items():
+        (data if name in data else parameters)[name] = value
+    if data["y"] is not None and isinstance(data["y"], str):
+        data["y"] = a_raw(signals(3)[1])
+    with pytest.raises(ValueError, match=message):
+        EEGDenoiser(**parameters).fit(**data)
+
+
+def test_flat_channels_are_named():
+    data = signals(3)[0]
+    data[:, 1] = 3.0
+    with pytest.raises(ValueError, match=r"flat: \['Fp2'\]"):
+        EEGDenoiser(sae=small_sae()).fit(a_raw(data))
+    with pytest.raises(ValueError, match=r"flat: \[1\]"):
+        EEGDenoiser(sfreq=SFREQ, sae=small_sae()).fit(data)
+
+
+def test_values_that_are_not_finite_are_located(unsupervised):
+    data = signals(3)[0]
+    data[2, 1, 50] = np.nan
+    with pytest.raises(ValueError, match=r"channel 'Fp2' at 4\.500 s"):
+        EEGDenoiser(sae=small_sae()).fit(a_raw(data))
+    with pytest.raises(ValueError, match=r"channel 'Fp2' at 4\.500 s"):
+        unsupervised.transform(a_raw(data))
+    with pytest.raises(ValueError, match=r"channel 1 at epoch 2, sample 50"):
+        EEGDenoiser(sfreq=SFREQ, sae=small_sae()).fit(data)
+
+
+def test_other_recordings_are_refused(unsupervised, supervised):
+    data = signals(3)[0]
+    with pytest.raises(ValueError, match=r"missing here: \['O1'\]"):
+        unsupervised.transform(a_raw(data[:, :3], NAMES[:3]))
+    bad = a_raw(data)
+    bad.info["bads"] = ["Cz"]
+    with pytest.raises(ValueError, match=r"bad here: \['Cz'\]"):
+        unsupervised.transform(bad)
+    with pytest.raises(ValueError, match=r"is 50 Hz here and was 100 Hz"):
+        unsupervised.transform(a_raw(data).resample(50, verbose="error"))
+    with pytest.raises(ValueError, match="shorter than a window"):
+        unsupervised.transform(a_raw(data[:1, :, :50]))
+    with pytest.raises(ValueError, match="fitted on an array"):
+        supervised.transform(a_raw(data))
+    with pytest.raises(ValueError, match="X has 2 channels"):
+        supervised.transform(data[:, :2])
+    with pytest.raises(ValueError, match="fitted without y"):
+        supervised.apply(data)
+    with pytest.raises(ValueError, match="picks names channels"):
+        EEGDenoiser(picks=["Oz"]).fit(a_raw(data))
+    no_eeg = a_raw(data).set_channel_types(dict.fromkeys(NAMES, "misc"))
+    with pytest.raises(ValueError, match="no EEG channels"):
+        EEGDenoiser().fit(no_eeg)
+    everything = a_raw(data)
+    everything.set_annotations(mne.Annotations([0.0], [6.0], ["BAD_all"]))
+    with pytest.raises(ValueError, match="no span of 100 samples"):
+        EEGDenoiser().fit(everything)
+
+
+def test_recording_cut_off_in_the_file_is_read_as_far_as_it_goes(
+    tmp_path, unsupervised
+):
+    """EDF, whose header promises more records than there are."""
+    pytest.importorskip("edfio")
+    raw = a_raw(1e-5 * np.tanh(1e5 * signals(10)[0])).pick(NAMES)
+    path = tmp_path / "whole.edf"
+    mne.export.export_raw(path, raw, verbose="error")
+    whole = mne.io.read_raw_edf(path, verbose="error")
+    content = path.read_bytes()
+    cut = tmp_path / "cut.edf"
+    cut.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.warns(RuntimeWarning, match="records"):
+        shorter = mne.io.read_raw_edf(cut)
+    denoised = unsupervised.transform(shorter)
+    assert denoised.n_times == shorter.n_times < whole.n_times
+    n = shorter.n_times - 100
+    np.testing.assert_allclose(
+        denoised.get_data()[:, :n],
+        unsupervised.transform(whole).get_data()[:, :n],
+        atol=1e-5 * raw.get_data().std(),
+    )

@@ -1,0 +1,177 @@
+"""What figures and reports show, against the numbers they are made from."""
+
+import numpy as np
+import pytest
+
+from skmfr import MFRSparseAutoencoder
+from skmfr.eeg import (
+    EEGDenoiser,
+    add_to_report,
+    find_artifacts,
+    plot_atom,
+    plot_overlay,
+    score_atoms,
+)
+from skmfr.eeg._artifacts import atom_waveforms, code_windows
+from skmfr.eeg._figures import _draw_atom, contribution, top_windows
+
+matplotlib = pytest.importorskip("matplotlib")
+mne = pytest.importorskip("mne")
+pytest.importorskip("pandas")
+
+NAMES = ["Fp1", "Fp2", "Cz", "Oz"]
+
+
+@pytest.fixture(autouse=True)
+def no_window():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    with matplotlib.rc_context({"backend": "agg"}):
+        yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def raw():
+    data = 1e-5 * np.random.default_rng(0).standard_normal((5, 2017))
+    info = mne.create_info([*NAMES, "EOG"], 100, ["eeg"] * 4 + ["eog"])
+    raw = mne.io.RawArray(data, info, verbose="error")
+    return raw.set_montage("easycap-M1")
+
+
+@pytest.fixture(scope="module")
+def denoiser(raw):
+    sae = MFRSparseAutoencoder(
+        n_components=8, k=2, transform_algorithm="omp", max_steps=20, random_state=0
+    )
+    return EEGDenoiser(window=0.5, overlap=0.7, sae=sae, exclude=[5]).fit(raw)
+
+
+def titles(figure) -> list[str]:
+    return [axis.get_title() for axis in figure.axes]
+
+
+def lines(axis) -> dict:
+    return {line.get_label(): line.get_ydata() for line in axis.lines}
+
+
+def test_an_atom_is_shown_with_where_what_and_when(denoiser, raw):
+    figure = plot_atom(denoiser, 5, raw, n_windows=2)
+    assert titles(figure)[:3] == ["Topography", "Time course", "Power spectrum"]
+    assert len(figure.axes) == 5
+    rate = np.mean(code_windows(denoiser, raw)[:, [5]].toarray() != 0)
+    agreement = denoiser.sae_.feature_agreement_[5]
+    title = figure.get_suptitle()
+    assert title.startswith(f"Atom 5: active in {rate:.1%} of the windows")
+    assert f"agreement {agreement:.2f}" in title
+
+
+def test_top_windows_show_the_recording_and_what_apply_takes_away(denoiser, raw):
+    figure = plot_atom(denoiser, 5, raw)
+    channel = int(abs(atom_waveforms(denoiser)[5]).max(1).argmax())
+    before, after = (
+        part.get_data(NAMES[channel])[0] for part in (raw, denoiser.apply(raw, [5]))
+    )
+    code = code_windows(denoiser, raw)[:, [5]].toarray()[:, 0]
+    for axis, window in zip(
+        figure.axes[3:], top_windows(denoiser, code, raw.n_times, 3), strict=True
+    ):
+        stop = (window + 1) * denoiser.hop_
+        span = slice(stop - 50, stop)
+        shown = lines(axis)
+        mean = denoiser.mean_[channel]
+        np.testing.assert_allclose(shown["recorded"], 1e6 * (before[span] - mean))
+        removed = 1e6 * (before - after)[span]
+        np.testing.assert_allclose(shown["this atom"], removed, atol=1e-4)
+
+
+def test_top_windows_are_the_largest_inside_that_do_not_overlap(denoiser):
+    # Windows of 50 samples every 15: four overlap.
+    code = np.array([9, 8, 7, 0, 1, -5, 4, 3, 2, 2, 3, 6, 9, 9.0])
+    assert top_windows(denoiser, code, 12 * 15, 5) == [11, 5]
+    assert top_windows(denoiser, np.zeros(14), 12 * 15, 5) == []
+
+
+def test_contribution_of_one_window_is_tapered_twice(denoiser):
+    code = np.zeros(30)
+    code[10] = 2.0
+    span, part = contribution(denoiser, code, 10, np.ones(50))
+    assert span == slice(11 * 15 - 50, 11 * 15)
+    assert part[25] > part[5] > part[0] > 0
+
+
+def test_without_positions_bars_say_so(denoiser, raw):
+    figure = plot_atom(denoiser, 5, raw.copy().set_montage(None))
+    axis = figure.axes[0]
+    assert "no montage" in axis.get_xlabel()
+    assert {label.get_text() for label in axis.get_yticklabels()} == set(NAMES)
+
+
+def test_an_atom_that_is_nowhere_active_is_said_to_be(denoiser, raw):
+    codes = code_windows(denoiser, raw)
+    codes.data[:] = 0
+    figure = _draw_atom(denoiser, 5, raw, codes)
+    assert figure.subfigs[1].get_suptitle() == "Nowhere active in this recording"
+
+
+def test_overlay_is_of_where_and_what_changed_most(raw):
+    after = raw.copy()
+    after[2, 1000:1200] = 0
+    figure = plot_overlay(raw, after, duration=2)
+    power, first = figure.axes[:2]
+    assert first.get_ylabel() == "Cz"
+    np.testing.assert_allclose(first.get_xlim(), [10, 11.99])
+    np.testing.assert_allclose(
+        first.lines[0].get_ydata(), 1e6 * raw[2, 1000:1200][0][0]
+    )
+    np.testing.assert_allclose(first.lines[1].get_ydata(), 0)
+    expected = 1e6 * raw.get_data("eeg", 1000, 1200).std(0)
+    np.testing.assert_allclose(lines(power)["before"], expected)
+
+
+def test_overlay_of_chosen_channels_and_time(raw):
+    figure = plot_overlay(raw, raw, picks=["Oz", "Fp1"], start=3, duration=100)
+    assert [axis.get_ylabel() for axis in figure.axes[1:]] == ["Oz", "Fp1"]
+    assert figure.axes[0].get_xlim() == (3, raw.times[-1])
+
+
+def test_what_cannot_be_laid_over_is_named(raw):
+    with pytest.raises(ValueError, match="before and after must be .* ndarray"):
+        plot_overlay(raw, raw.get_data())
+    with pytest.raises(ValueError, match="after has 101 samples"):
+        plot_overlay(raw, raw.copy().crop(tmax=1))
+    with pytest.raises(ValueError, match=r"not there: \['Oz'\]"):
+        plot_overlay(raw, raw.copy().drop_channels(["Oz"]))
+    with pytest.raises(ValueError, match="start=30 is outside"):
+        plot_overlay(raw, raw, start=30)
+
+
+def test_no_such_atom(denoiser, raw):
+    with pytest.raises(ValueError, match="from 0 to 7"):
+        plot_atom(denoiser, 8, raw)
+
+
+def test_report_has_table_atoms_and_overlay(denoiser, raw, tmp_path):
+    scores = score_atoms(denoiser, raw)
+    artifacts = find_artifacts(scores, correlation=scores.iloc[:, 0].nlargest(2).min())
+    report = mne.Report(verbose="error")
+    assert add_to_report(report, denoiser, raw, artifacts=artifacts) is report
+    assert len(report) == 4
+    html = "".join(report.html)
+    first, second = artifacts.index
+    for title in ("Atoms removed: 2", f"Atom {first}", f"Atom {second}", "Before and"):
+        assert title in html
+    for reason in artifacts["reason"]:
+        assert reason in html
+
+
+def test_report_is_of_the_excluded_atoms_by_default(denoiser, raw):
+    report = add_to_report(mne.Report(verbose="error"), denoiser, raw)
+    html = "".join(report.html)
+    assert "Atom 5" in html
+    assert "Atoms removed: 1" in html
+
+
+def test_report_names_are_escaped(denoiser, raw):
+    odd = raw.copy().rename_channels({"EOG": "<i>EOG"}, verbose="error")
+    report = add_to_report(mne.Report(verbose="error"), denoiser, odd)
+    assert "&lt;i&gt;EOG: correlation" in "".join(report.html)
