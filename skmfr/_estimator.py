@@ -703,7 +703,7 @@ class MFRSparseAutoencoder(
         recent = state.losses[max(0, state.n_steps - RECENT_STEPS) : state.n_steps]
         group, witnesses = np.split(recent.cpu().numpy().mean(0), [settings.n_saes])
         for sign in failure_signs(
-            alpha=settings.alpha,
+            alpha=settings.alpha if settings.n_saes > 1 else 0.0,
             group_fvu=group.mean(),
             witness_fvu=witnesses.mean() if len(witnesses) else np.nan,
             mutual_agreement=self.mutual_agreement_.mean(),

@@ -556,6 +556,17 @@ def test_warns_of_the_penaltys_cost():
     assert "Lower alpha" in message
 
 
+def test_one_sae_is_not_said_to_pay_for_a_penalty_that_it_has_not():
+    """Its loss and that of its witness differ, but by chance."""
+    X = np.random.default_rng(0).standard_normal((40, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        for seed in range(10):
+            MFRSparseAutoencoder(12, n_saes=1, k=2, max_steps=1, random_state=seed).fit(
+                X
+            )
+
+
 def test_warns_of_collapse_to_identical_atoms():
     message = warnings_of(small(matching="max", alpha=1e3, max_steps=500))
     assert "collapsing to identical atoms" in message

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.decomposition import PCA
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
@@ -190,7 +190,7 @@ class EEGDenoiser(TransformerMixin, BaseEstimator):
     _parameter_constraints: dict = {
         "window": [Interval(Real, 0, None, closed="neither"), None],
         "overlap": [Interval(Real, 0.5, 1, closed="left")],
-        "sae": [HasMethods(["fit", "transform", "inverse_transform"]), None],
+        "sae": [MFRSparseAutoencoder, None],
         "exclude": ["array-like"],
         "trusted_only": ["boolean"],
         "picks": [list, None],
@@ -367,7 +367,7 @@ class EEGDenoiser(TransformerMixin, BaseEstimator):
 
     def _new_sae(self, **usual):
         if self.sae is not None:
-            return clone(self.sae)
+            return clone(self.sae).set_params(sparse_output=False)
         return MFRSparseAutoencoder(**usual, random_state=self.random_state)
 
     def _fit_windows(self, signals: list[np.ndarray]) -> None:
@@ -466,8 +466,7 @@ class EEGDenoiser(TransformerMixin, BaseEstimator):
         return np.hstack([one, features, codes])
 
     def _kept(self, codes):
-        """Codes without those of atoms that are left out."""
-        codes = np.array(codes)
+        """Codes, changed in place, without those of atoms that are left out."""
         codes[:, self._checked_exclude(self.exclude)] = 0
         if self.trusted_only:
             codes[:, ~self.sae_.trusted_] = 0
@@ -534,7 +533,7 @@ class EEGDenoiser(TransformerMixin, BaseEstimator):
         atoms = self._checked_exclude(self.exclude if exclude is None else exclude)
 
         def without(signals: np.ndarray) -> np.ndarray:
-            codes = np.asarray(self._codes_of_windows(signals))[:, atoms]
+            codes = self._codes_of_windows(signals)[:, atoms]
             removed = np.tensordot(codes, self.atoms_[atoms], 1)
             return signals - self._from_flat_windows(removed, signals.shape)
 

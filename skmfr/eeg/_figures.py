@@ -298,12 +298,14 @@ def plot_overlay(
         for axis, channel in zip(axes[1:], strongest, strict=True):
             axis.plot(times, data[channel], color=color, linewidth=1)
             axis.set_ylabel(names[channel])
-    axes[0].set(
-        title=f"Global field power and the {len(strongest)} channels that changed "
-        "most, microvolts",
-        ylabel="all",
+    axes[0].set_title(
+        f"Global field power and the {len(strongest)} channels that changed most, "
+        "microvolts",
+        loc="left",
     )
-    axes[0].legend(loc="upper right", fontsize="small")
+    axes[0].set_ylabel("all")
+    above = {"loc": "lower right", "bbox_to_anchor": (1, 1)}
+    axes[0].legend(**above, ncols=2, frameon=False)
     axes[-1].set(xlabel="Time (s)", xlim=(times[0], times[-1]))
     return figure
 

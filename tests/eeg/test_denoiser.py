@@ -120,6 +120,16 @@ def test_reconstruction_is_from_windows_and_their_atoms(unsupervised):
     np.testing.assert_allclose(got, expected, atol=1e-4 * data.std())
 
 
+def test_codes_may_be_asked_for_sparse(unsupervised):
+    """It is the denoiser that sees them."""
+    raw = a_raw(signals()[0])
+    sae = clone(unsupervised.sae).set_params(sparse_output=True)
+    sparse = clone(unsupervised).set_params(sae=sae).fit(raw)
+    np.testing.assert_array_equal(
+        sparse.apply(raw, [0]).get_data(), unsupervised.apply(raw, [0]).get_data()
+    )
+
+
 def test_score_without_clean_signals_is_explained_variance(unsupervised):
     raw = a_raw(signals(4, seed=3)[0])
     before, after = (
