@@ -28,7 +28,7 @@ def atom_waveforms(denoiser) -> np.ndarray:
 
     Returns
     -------
-    ndarray of shape (n_atoms, n_channels, n_times_)
+    ndarray of shape (n_atoms, n_channels, `n_times_`)
         In the unit of the data, volts for those of MNE.
 
     Raises
