@@ -3,7 +3,7 @@
 from ._artifacts import atom_waveforms, find_artifacts, score_atoms
 from ._denoiser import EEGDenoiser
 from ._figures import add_to_report, plot_atom, plot_overlay
-from ._metrics import correlation, rrmse_s, rrmse_t
+from ._quality import correlation, rrmse_s, rrmse_t
 
 __all__ = [
     "EEGDenoiser",

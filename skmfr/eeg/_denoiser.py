@@ -24,7 +24,7 @@ from ._filters import (
     solve_filters,
     spatial_filters,
 )
-from ._metrics import rrmse_t
+from ._quality import rrmse_t
 from ._recordings import (
     Reader,
     channels_to_fit,
