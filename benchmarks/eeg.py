@@ -27,7 +27,6 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy.stats import t as student
 from sklearn.base import BaseEstimator
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -36,12 +35,11 @@ from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from benchmarks import _data
+from benchmarks import _data, recovery
 from benchmarks import _eeg_baselines as baselines
-from benchmarks._paper import train_paper
-from benchmarks._peers import Standardiser
+from benchmarks._peers import Peer
 from benchmarks.memory import PeakMemory, private_bytes
-from benchmarks.recovery import Problem, estimator, print_row
+from benchmarks.recovery import N_COMPONENTS, Problem, after_pca, ours, print_row
 from skmfr import MFRSparseAutoencoder
 from skmfr.datasets import make_noisy_eeg
 from skmfr.eeg import (
@@ -86,20 +84,12 @@ class Pool(NamedTuple):
     X: np.ndarray
     groups: np.ndarray
 
-    def where(self, chosen: np.ndarray) -> "Pool":
-        return Pool(self.X[chosen], self.groups[chosen])
-
-
-def mixed(clean: Pool, noise: Pool, normalise: bool, seed) -> list[np.ndarray]:
-    """Noisy and clean epochs."""
-    random_state = int(np.random.default_rng(seed).integers(2**31))
-    return make_noisy_eeg(
-        clean.X,
-        noise.X,
-        n_repeats=N_REPEATS,
-        normalise=normalise,
-        random_state=random_state,
-    )[:2]
+    def thinned(self, most: int | None) -> "Pool":
+        """At most so many epochs of each group."""
+        chosen = np.concatenate(
+            [np.flatnonzero(self.groups == group)[:most] for group in set(self.groups)]
+        )
+        return Pool(self.X[np.sort(chosen)], self.groups[np.sort(chosen)])
 
 
 def mix(clean: Pool, noise: Pool, held_out: tuple, normalise: bool, seed: int) -> Split:
@@ -113,23 +103,30 @@ def mix(clean: Pool, noise: Pool, held_out: tuple, normalise: bool, seed: int) -
         Whether each mixture is divided by its standard deviation.
     seed : int
     """
-    pools, tests = (clean, noise), []
-    folds = []
-    draw = np.random.default_rng(seed)
-    for pool, out in zip(pools, held_out, strict=True):
-        tests.append(pool.where(np.isin(pool.groups, out)))
-        folds.append(draw.permutation(np.setdiff1d(pool.groups, out)))
-    n_folds = min(N_FOLDS, *map(len, folds))
-    parts = []
-    for i in range(n_folds):
-        inside = [
-            pool.where(np.isin(pool.groups, groups[i::n_folds]))
-            for pool, groups in zip(pools, folds, strict=True)
+    pools, draw = (clean, noise), np.random.default_rng(seed)
+
+    def mixed(wanted, number: int) -> list[np.ndarray]:
+        parts = [
+            pool.X[np.isin(pool.groups, groups)]
+            for pool, groups in zip(pools, wanted, strict=True)
         ]
-        parts.append(mixed(*inside, normalise, (seed, i)))
-    noisy, clean_ = map(np.concatenate, zip(*parts, strict=True))
-    groups = np.repeat(np.arange(n_folds), [len(part[0]) for part in parts])
-    return Split(noisy, clean_, groups, *mixed(*tests, normalise, (seed, n_folds)))
+        random_state = int(np.random.default_rng((seed, number)).integers(2**31))
+        return make_noisy_eeg(
+            *parts,
+            n_repeats=N_REPEATS,
+            normalise=normalise,
+            random_state=random_state,
+        )[:2]
+
+    left = [
+        draw.permutation(np.setdiff1d(pool.groups, out))
+        for pool, out in zip(pools, held_out, strict=True)
+    ]
+    n_folds = min(N_FOLDS, *map(len, left))
+    folds = [mixed([groups[i::n_folds] for groups in left], i) for i in range(n_folds)]
+    noisy, targets = map(np.concatenate, zip(*folds, strict=True))
+    numbers = np.repeat(np.arange(n_folds), [len(fold[0]) for fold in folds])
+    return Split(noisy, targets, numbers, *mixed(held_out, n_folds))
 
 
 def drawn(groups: np.ndarray, seed: int) -> np.ndarray:
@@ -137,15 +134,6 @@ def drawn(groups: np.ndarray, seed: int) -> np.ndarray:
     unique = np.unique(groups)
     n_out = max(1, round(HELD_OUT * len(unique)))
     return np.random.default_rng(seed).permutation(unique)[:n_out]
-
-
-def thinned(groups: np.ndarray, most: int | None) -> np.ndarray:
-    """Which epochs to take: all, or at most so many of each group."""
-    if most is None:
-        return np.arange(len(groups))
-    return np.sort(
-        np.concatenate([np.flatnonzero(groups == g)[:most] for g in np.unique(groups)])
-    )
 
 
 def single_split(
@@ -173,7 +161,7 @@ def single_split(
         Pool(file["X"][:, None], groups)
         for file, groups in zip(files, (files[0]["subject"], sources), strict=True)
     ]
-    clean = pools[0].where(thinned(pools[0].groups, most))
+    clean = pools[0].thinned(most)
     held_out = drawn(clean.groups, seed), noise_out
     return mix(clean, pools[1], held_out, normalise, seed)
 
@@ -212,8 +200,11 @@ def multi_split(
     noise = Pool(np.concatenate(noise), np.concatenate(runs))
     names = np.unique(clean.groups)
     held_out = names[[seed % len(names)]], drawn(noise.groups, seed)
-    clean = clean.where(thinned(clean.groups, most))
-    return mix(clean, noise, held_out, normalise, seed), topographies, raw.ch_names
+    return (
+        mix(clean.thinned(most), noise, held_out, normalise, seed),
+        topographies,
+        raw.ch_names,
+    )
 
 
 Method = Callable[[Split, int], np.ndarray]
@@ -403,38 +394,20 @@ def paper(arguments: argparse.Namespace) -> None:
         )
         return Problem(X, X_test, None, 512, 6, arguments.steps, 1024)
 
-    def theirs(learning_rate: float):
-        def reconstruct(problem: Problem, seed: int) -> np.ndarray:
-            standardiser = Standardiser(problem.X)
-            (sae,) = train_paper(
-                standardiser.transform(problem.X).numpy(),
-                problem.n_components,
-                problem.k,
-                n_steps=problem.n_steps,
-                batch_size=problem.batch_size,
-                seed=seed,
-                learning_rate=learning_rate,
-            )
-            with torch.no_grad():
-                codes = sae.encode(standardiser.transform(problem.X_test))
-                X_hat = (codes @ sae.atoms()).numpy()
-            return X_hat * standardiser.scale + standardiser.mean
-
-        return reconstruct
-
-    def ours(**parameters):
-        def reconstruct(problem: Problem, seed: int) -> np.ndarray:
-            sae = estimator(problem, seed, **parameters).fit(problem.X)
-            return sae.inverse_transform(sae.transform(problem.X_test))
-
-        return reconstruct
-
     methods = {
-        "paper, lr=0.01": theirs(1e-2),
-        "paper, lr=0.001": theirs(1e-3),
+        "paper, lr=0.01": recovery.paper(),
+        "paper, lr=0.001": recovery.paper(learning_rate=1e-3),
         "ours": ours(),
         "ours, for OMP": ours(transform_algorithm="omp"),
+        f"ours, {N_COMPONENTS} principal components, for OMP": after_pca(
+            N_COMPONENTS, transform_algorithm="omp"
+        ),
     }
+
+    def error(problem: Problem, sae: Peer) -> float:
+        X_hat = sae.encode(problem.X_test) @ sae.atoms + sae.decoder_bias
+        return fvu(problem.X_test, X_hat)
+
     problems = {person: problem(person) for person in people}
     print(f"\npaper; {arguments.steps} steps\n", flush=True)
     chosen = [name for name in methods if re.search(arguments.only, name)]
@@ -443,7 +416,7 @@ def paper(arguments: argparse.Namespace) -> None:
         for seed in range(arguments.seeds):
             began = perf_counter()
             row = {
-                person: fvu(each.X_test, methods[name](each, seed))
+                person: error(each, methods[name](each, seed).sae)
                 for person, each in problems.items()
             }
             seconds = (perf_counter() - began) / len(problems)

@@ -40,7 +40,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import normalize
 
 from benchmarks import _data
-from benchmarks._paper import train_paper
+from benchmarks._paper import LEARNING_RATE, train_paper
 from benchmarks._peers import LEARNING_RATES, PEERS, Peer, Standardiser, installed
 from skmfr import MFRSparseAutoencoder, _estimator, _reinit, _schedule, _state
 from skmfr._codes import SparseCodes
@@ -190,7 +190,7 @@ def after_pca(
     return fit
 
 
-def paper(n_saes=1, alpha=0.0):
+def paper(n_saes=1, alpha=0.0, learning_rate=LEARNING_RATE):
     """The authors' setting; its score is the agreement inside the group."""
 
     def fit(problem: Problem, seed: int) -> Fitted:
@@ -205,6 +205,7 @@ def paper(n_saes=1, alpha=0.0):
             n_steps=problem.n_steps,
             batch_size=problem.batch_size,
             seed=seed,
+            learning_rate=learning_rate,
         )
         seconds = perf_counter() - began
 
