@@ -26,6 +26,7 @@ __all__ = [
     "feature_agreement",
     "matched_cosine",
     "mmcs",
+    "nearest_atoms",
     "pw_mcc",
     "random_agreement",
     "shared_fraction",
@@ -124,6 +125,51 @@ def mmcs(atoms, others) -> float:
     atoms = _unit_atoms(atoms, "atoms")
     others = _unit_atoms(others, "others", n_features=atoms.shape[1])
     return float(np.mean(_nearest_cosine(atoms, others)))
+
+
+def nearest_atoms(atoms, others) -> tuple[np.ndarray, np.ndarray]:
+    r"""Where each atom comes nearest to being in another dictionary.
+
+    .. math:: \max_l \cos(d_j, d'_l) \quad \text{and} \quad
+              \arg\max_l \cos(d_j, d'_l)
+
+    Parameters
+    ----------
+    atoms : array-like of shape (n_atoms, n_features)
+        The atoms to find.
+    others : array-like of shape (n_others, n_features)
+        The dictionary to find them in.
+
+    Returns
+    -------
+    cosine : ndarray of shape (n_atoms,)
+        Between -1 and 1.
+    index : ndarray of shape (n_atoms,), int
+        Row of `others`.
+
+    Raises
+    ------
+    ValueError
+        As :func:`feature_agreement`.
+
+    See Also
+    --------
+    feature_agreement : The cosines, averaged over several dictionaries.
+
+    References
+    ----------
+    Sharkey, Braun, Millidge, "Taking features out of superposition with sparse
+    autoencoders", 2022.
+
+    Examples
+    --------
+    >>> from skmfr.agreement import nearest_atoms
+    >>> nearest_atoms([[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [3.0, 4.0]])
+    (array([1. , 0.8]), array([0, 1]))
+    """
+    atoms = _unit_atoms(atoms, "atoms")
+    others = _unit_atoms(others, "others", n_features=atoms.shape[1])
+    return _nearest(atoms, others)
 
 
 def matched_cosine(atoms, others) -> float:
@@ -352,12 +398,17 @@ def _share_of_at_least(tau: float, cosines: np.ndarray) -> float:
 
 def _nearest_cosine(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Largest cosine of each unit atom with another dictionary."""
+    return _nearest(atoms, others)[0]
+
+
+def _nearest(atoms: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Largest cosine of each unit atom with another dictionary, and where it is."""
     import torch
 
     from ._matching import nearest_atoms
 
-    cosine, _ = nearest_atoms(*map(torch.from_numpy, _same_dtype(atoms, others)))
-    return np.clip(cosine.numpy(), -1.0, 1.0)
+    cosine, index = nearest_atoms(*map(torch.from_numpy, _same_dtype(atoms, others)))
+    return np.clip(cosine.numpy(), -1.0, 1.0), index.numpy()
 
 
 def _matched_cosines(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:

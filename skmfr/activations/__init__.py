@@ -1,0 +1,23 @@
+"""Activations of neural networks: taken out, explained, and put back changed."""
+
+from ._extractor import ActivationExtractor
+from ._features import (
+    Contexts,
+    LogitEffects,
+    feature_table,
+    logit_effects,
+    top_contexts,
+)
+from ._interventions import ablate, loss_recovered, steer
+
+__all__ = [
+    "ActivationExtractor",
+    "Contexts",
+    "LogitEffects",
+    "ablate",
+    "feature_table",
+    "logit_effects",
+    "loss_recovered",
+    "steer",
+    "top_contexts",
+]

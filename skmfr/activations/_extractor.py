@@ -1,0 +1,322 @@
+"""The scikit-learn face: from inputs of a model to its activations."""
+
+from __future__ import annotations
+
+from copy import copy
+from numbers import Integral
+from os import PathLike, fspath
+
+import joblib
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    clone,
+)
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, check_memory
+
+from ._extraction import Extraction
+from ._inputs import Inputs, check_inputs, holds_texts
+from ._models import SharedModule, as_model, find_layer, load_tokenizer
+from ._pooling import POOLINGS
+from ._storage import RowFile
+
+# Not copied by clone.
+SHARED = ("model", "tokenizer")
+
+
+class ActivationExtractor(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Activations of one layer of a network, as rows of a matrix.
+
+    Inputs go through the model in batches, in evaluation mode and no further than the
+    layer; a hook takes down what the layer gives the first time it runs. The model is
+    as before afterwards: hooks removed, each submodule in its own mode.
+
+    With `sae`, the activations are coded, position by position, before they are pooled,
+    and the rows are codes.
+
+    Read more in the :doc:`user guide </user_guide/activations>`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, str or path-like
+        The model, or the name or folder of a pretrained one, which transformers loads
+        as the class that it was saved from. A module is shared by clones, not copied,
+        and known to caches by its weights; a named one by its name.
+
+    layer : str
+        Dotted name of a submodule, as in ``model.named_modules()``:
+        "transformer.h.0.mlp".
+
+    positions : {"last", "mean", "max", "all"} or int, default="last"
+        Which positions (tokens of a text, places in an image) make the row of an input:
+        the last one; one by number, from the end if negative; or the mean or the
+        maximum over all. "all" gives a row for each position, input after input.
+        Padding does not count.
+
+    tokenizer : callable, default=None
+        Makes token ids of texts, as transformers' tokenizers do:
+        ``tokenizer(texts)["input_ids"]``. None means the one that was saved with a
+        model that is given by name.
+
+    sae : transformer, default=None
+        Codes activations, such as :class:`~skmfr.MFRSparseAutoencoder`. A clone is
+        fitted to all positions; ``sklearn.frozen.FrozenEstimator(sae)`` is used as it
+        is. None gives activations.
+
+    batch_size : int, default=32
+        Inputs that go through the model at a time.
+
+    max_length : int, default=None
+        Sequences are cut to so many tokens. None cuts none, and one that is longer than
+        the model's context is an error.
+
+    pad_token_id : int, default=None
+        Id that fills short rows of an array of token ids, at either end. None means
+        that there is no padding; sequences in a list need none.
+
+    feature_axis : int, default=None
+        Axis of the features in what the layer gives, the first being inputs; all others
+        are positions. None means 1 if it has four, as in convolutions, otherwise the
+        last.
+
+    out : path-like, default=None
+        ``.npy`` file that `transform` writes to, batch by batch; it then returns the
+        memory-mapped file. After a stop, the same call goes on where it was; when the
+        file is whole, it reads it. Next to it lies ``NAME.json``, which says what it
+        holds: a file that holds anything else is not overwritten.
+
+    memory : str or joblib.Memory, default=None
+        Where to cache what `transform` returns, by model, layer and inputs. In a grid
+        search, each fold then goes through the model once.
+
+    device : str, default=None
+        Where to run; the model is moved there for the time being. None means where a
+        module is, and a GPU for a named model where there is one.
+
+    verbose : int, default=0
+        0 is silent, 1 shows a progress bar.
+
+    Attributes
+    ----------
+    n_features_out_ : int
+        Width of the layer, or number of atoms of `sae`.
+
+    sae_ : transformer
+        The fitted `sae`.
+
+    See Also
+    --------
+    skmfr.activations.loss_recovered : What a reconstruction is worth to the model.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from torch import nn
+    >>> from skmfr.activations import ActivationExtractor
+    >>> model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 16), nn.ReLU())
+    >>> tokens = np.arange(12).reshape(3, 4)
+    >>> ActivationExtractor(model, "1").fit_transform(tokens).shape
+    (3, 16)
+    >>> ActivationExtractor(model, "1", positions="all").fit_transform(tokens).shape
+    (12, 16)
+    """
+
+    _parameter_constraints: dict = {
+        "model": "no_validation",  # as_model does it
+        "layer": [str],
+        "positions": [StrOptions(set(POOLINGS)), Integral],
+        "tokenizer": [callable, None],
+        "sae": [HasMethods(["fit", "transform"]), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "max_length": [Interval(Integral, 1, None, closed="left"), None],
+        "pad_token_id": [Interval(Integral, 0, None, closed="left"), None],
+        "feature_axis": [Integral, None],
+        "out": [str, PathLike, None],
+        "memory": [str, HasMethods(["cache"]), None],
+        "device": [str, None],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        model,
+        layer,
+        *,
+        positions="last",
+        tokenizer=None,
+        sae=None,
+        batch_size=32,
+        max_length=None,
+        pad_token_id=None,
+        feature_axis=None,
+        out=None,
+        memory=None,
+        device=None,
+        verbose=0,
+    ):
+        self.model = model
+        self.layer = layer
+        self.positions = positions
+        self.tokenizer = tokenizer
+        self.sae = sae
+        self.batch_size = batch_size
+        self.max_length = max_length
+        self.pad_token_id = pad_token_id
+        self.feature_axis = feature_axis
+        self.out = out
+        self.memory = memory
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X, y=None):
+        """Check the inputs and the layer, and fit the SAE if there is one.
+
+        Without `sae` nothing is learned, only the first input goes through the model,
+        and `transform` does not need it.
+
+        Parameters
+        ----------
+        X : array-like, sequence or mapping
+            Inputs, one or more of a kind: token ids, (n_inputs, n_tokens) or sequences
+            of different lengths; texts; images (n_inputs, ...) or whatever batch the
+            model takes; a mapping of such by argument of the model.
+        y : Ignored
+            Not used, present for API consistency.
+
+        Returns
+        -------
+        self : object
+            Fitted estimator.
+
+        Raises
+        ------
+        TypeError
+            If X holds something of another kind than the model takes.
+        ValueError
+            If the model has no such layer or it never runs; if X is empty, or has
+            token ids out of the vocabulary, sequences longer than the context, or
+            inputs without such a position.
+        """
+        extraction, inputs = self._prepared(X)
+        first = next(extraction._replace(batch_size=1, verbose=0).blocks(inputs))
+        self.n_features_out_ = first.pooled(self.positions).shape[1]
+        if self.sae is not None:
+            activations = self._rows(extraction, inputs, "all", None)
+            self.sae_ = clone(self.sae).fit(activations, None)
+            self.n_features_out_ = self.sae_.transform(activations[:1]).shape[1]
+        return self
+
+    def transform(self, X):
+        """Activations of the layer, or codes of them.
+
+        Parameters
+        ----------
+        X : array-like, sequence or mapping
+            Inputs, as for :meth:`fit`.
+
+        Returns
+        -------
+        rows : ndarray of shape (n_inputs, width), or CSR array
+            With ``positions="all"`` (n_positions, width), padding left out. With `out`
+            memory-mapped, read-only. Codes are as `sae` gives them. float32, or
+            float64 if the model computes in it.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`fit`; if `out` is a file that holds something else.
+        """
+        if self.sae is not None:
+            check_is_fitted(self, "sae_")
+        extraction, inputs = self._prepared(X)
+        sae = None if self.sae is None else self.sae_
+        if self.out is None:
+            return self._rows(extraction, inputs, self.positions, sae)
+        fingerprint = self._fingerprint(extraction, inputs, self.positions, sae)
+        return extraction.rows(
+            inputs, self.positions, sae, RowFile(self.out, fingerprint)
+        )
+
+    def _prepared(self, X) -> tuple[Extraction, Inputs]:
+        """The model, ready to run, and inputs that it takes."""
+        self._validate_params()
+        model, device = as_model(self.model, self.device)
+        tokenizer = self.tokenizer
+        if tokenizer is None and model is not self.model and holds_texts(X):
+            tokenizer = load_tokenizer(fspath(self.model))
+        find_layer(model, self.layer)
+        inputs = check_inputs(X, model, tokenizer, self.max_length, self.pad_token_id)
+        extraction = Extraction(
+            model,
+            self.layer,
+            self.feature_axis,
+            self.batch_size,
+            device,
+            self.verbose,
+        )
+        return extraction, inputs
+
+    def _rows(self, extraction, inputs, positions, sae):
+        """Rows in memory, or out of the cache."""
+        if self.memory is None:
+            return extraction.rows(inputs, positions, sae)
+        cached = check_memory(self.memory).cache(
+            _extracted, ignore=["extraction", "inputs", "positions", "sae"]
+        )
+        fingerprint = self._fingerprint(extraction, inputs, positions, sae)
+        return cached(extraction, inputs, positions, sae, fingerprint)
+
+    def _fingerprint(self, extraction, inputs, positions, sae) -> str:
+        """Hash of all that the rows depend on."""
+        model = self.model
+        if model is extraction.model:
+            model = SharedModule(model)
+        content = (model, self.layer, positions, self.feature_axis, sae)
+        return joblib.hash((content, inputs.content()))
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_features_out_
+
+    def __sklearn_clone__(self):
+        copied = type(self)(
+            **{
+                name: value if name in SHARED else clone(value, safe=False)
+                for name, value in self.get_params(deep=False).items()
+            }
+        )
+        for name in ("_metadata_request", "_sklearn_output_config", "_skl_callbacks"):
+            if name in vars(self):
+                setattr(copied, name, copy(getattr(self, name)))
+        return copied
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        if isinstance(self.model, torch.nn.Module):
+            state["model"] = SharedModule(self.model)
+        return state
+
+    def __setstate__(self, state):
+        if isinstance(state["model"], SharedModule):
+            state = state | {"model": state["model"].module}
+        super().__setstate__(state)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        tags.requires_fit = self.sae is not None
+        # What X may be, the model decides.
+        tags.no_validation = True
+        return tags
+
+
+def _extracted(extraction, inputs, positions, sae, fingerprint):
+    """Rows, known to a cache by their fingerprint."""
+    return extraction.rows(inputs, positions, sae)

@@ -1,0 +1,379 @@
+"""What atoms stand for: where they are active, what they do, who else has them."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.utils._param_validation import Interval, validate_params
+from torch import Tensor, nn
+
+from ..agreement import nearest_atoms
+from ._extractor import ActivationExtractor
+from ._interventions import _check_width
+from ._models import as_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Numbers in a block of logits, 64 MB in float32.
+BLOCK_SIZE = 1 << 24
+# Where transformers keeps the norm that stands before the decoder head.
+FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "norm_f")
+
+
+class Contexts(NamedTuple):
+    """Where each atom is most active."""
+
+    codes: np.ndarray
+    """(n_components, n_contexts), in descending order; 0 where there is none"""
+    inputs: np.ndarray
+    """(n_components, n_contexts), number of the input; -1 where there is none"""
+    positions: np.ndarray
+    """(n_components, n_contexts), position in the input, padding not counted"""
+    tokens: np.ndarray | None
+    """(n_components, n_contexts, before + 1 + after), token ids around the position,
+    -1 outside the input; None if inputs are not token ids"""
+    before: int
+    """where in `tokens` the position is"""
+    density: np.ndarray
+    """(n_components,), share of all positions at which the atom is active"""
+
+    def to_frame(self, tokenizer=None) -> pd.DataFrame:
+        """One row for each atom and context.
+
+        Parameters
+        ----------
+        tokenizer : transformers tokenizer, optional
+            Makes text of tokens; the active one stands between « and ».
+
+        Returns
+        -------
+        DataFrame
+            Columns "atom", "rank", "code", "input", "position", and "text".
+        """
+        import pandas as pd
+
+        atom, rank = np.nonzero(self.inputs >= 0)
+        frame: dict[str, Any] = {
+            "atom": atom,
+            "rank": rank,
+            "code": self.codes[atom, rank],
+            "input": self.inputs[atom, rank],
+            "position": self.positions[atom, rank],
+        }
+        if tokenizer is not None and self.tokens is not None:
+            windows = self.tokens[atom, rank]
+            frame["text"] = [self._text(window, tokenizer) for window in windows]
+        return pd.DataFrame(frame)
+
+    def _text(self, window: np.ndarray, tokenizer) -> str:
+        before, token, after = (
+            tokenizer.decode(part[part >= 0].tolist())
+            for part in np.split(window, [self.before, self.before + 1])
+        )
+        return f"{before}«{token}»{after}"
+
+
+class LogitEffects(NamedTuple):
+    """Which tokens atoms make more, and less, likely."""
+
+    promoted: np.ndarray
+    """(n_components, n_tokens), ids of the largest effects, in descending order"""
+    promoted_logits: np.ndarray
+    """(n_components, n_tokens)"""
+    suppressed: np.ndarray
+    """(n_components, n_tokens), ids of the smallest effects, in ascending order"""
+    suppressed_logits: np.ndarray
+    """(n_components, n_tokens)"""
+
+
+@validate_params(
+    {
+        "extractor": [ActivationExtractor],
+        "n_contexts": [Interval(Integral, 1, None, closed="left")],
+        "before": [Interval(Integral, 0, None, closed="left")],
+        "after": [Interval(Integral, 0, None, closed="left")],
+    },
+    prefer_skip_nested_validation=True,
+)
+def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Contexts:
+    """Find where each atom is most active, in one pass over the inputs.
+
+    Parameters
+    ----------
+    sae : MFRSparseAutoencoder
+        Fitted to activations of the extractor's layer.
+    extractor : ActivationExtractor
+        Takes the activations, at all positions whatever its `positions`.
+    X : array-like, sequence or mapping
+        Inputs, as for :meth:`ActivationExtractor.transform`.
+    n_contexts : int, default=10
+        Contexts per atom, of different inputs, at most.
+    before, after : int, default=8 and 4
+        Tokens to show before and after the position.
+
+    Returns
+    -------
+    Contexts
+        Arrays `codes`, `inputs`, `positions`, each of shape (n_components,
+        n_contexts), `tokens` and `density`; ``to_frame(tokenizer)`` makes a DataFrame.
+
+    Raises
+    ------
+    ValueError
+        If the width of the layer is not that of `sae`, or as
+        :meth:`ActivationExtractor.transform`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from torch import nn
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.activations import ActivationExtractor, top_contexts
+    >>> model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 16))
+    >>> tokens = np.random.default_rng(0).integers(50, size=(20, 6))
+    >>> extractor = ActivationExtractor(model, "1", positions="all")
+    >>> activations = extractor.fit_transform(tokens)
+    >>> sae = MFRSparseAutoencoder(32, k=2, max_steps=50, random_state=0)
+    >>> contexts = top_contexts(sae.fit(activations), extractor, tokens)
+    >>> contexts.inputs.shape, contexts.tokens.shape
+    ((32, 10), (32, 10, 13))
+    """
+    extraction, inputs = extractor._prepared(X)
+    best: Best | None = None
+    for block in extraction.blocks(inputs):
+        rows = block.pooled("all")
+        _check_width(sae, rows.shape[1], extractor.layer)
+        codes = sparse.csr_array(sae.transform(rows))
+        best = best or Best(codes.shape[1], n_contexts)
+        best.add(codes, block.start, block.lengths)
+    assert best is not None  # there is one input at least
+    stream = inputs.token_stream()
+    tokens = None
+    # A layer may have other positions than tokens.
+    if stream is not None and best.n_positions == len(stream.ids):
+        tokens = stream.windows(best.inputs, best.positions, before, after)
+    density = best.n_active / best.n_positions
+    return Contexts(best.codes, best.inputs, best.positions, tokens, before, density)
+
+
+class Best:
+    """The largest codes of each atom so far, one of an input."""
+
+    def __init__(self, n_components: int, n_contexts: int):
+        shape = n_components, n_contexts
+        self.codes = np.zeros(shape)
+        self.inputs = np.full(shape, -1)
+        self.positions = np.full(shape, -1)
+        self.n_active = np.zeros(n_components, dtype=int)
+        """positions at which each atom is active"""
+        self.n_positions = 0
+
+    def add(self, codes: sparse.csr_array, start: int, lengths: np.ndarray) -> None:
+        """Take note of the codes of some inputs.
+
+        Parameters
+        ----------
+        codes : CSR array of shape (n_positions, n_components)
+            Input after input.
+        start : int
+            Number of the first.
+        lengths : ndarray of shape (n_inputs,), int
+            Positions of each.
+        """
+        begins = np.cumsum(lengths) - lengths
+        row, atoms, values = sparse.find(codes)
+        owner = np.repeat(np.arange(len(lengths)), lengths)[row]
+        self.n_active += np.bincount(atoms, minlength=codes.shape[1])
+        self.n_positions += codes.shape[0]
+
+        better = np.flatnonzero(values > self.codes[atoms, -1])
+        # The largest of each atom and input, the first of equal ones.
+        key = row[better], -values[better], owner[better], atoms[better]
+        better = better[np.lexsort(key)]
+        atom, input_ = atoms[better], owner[better]
+        better = better[(np.diff(atom, prepend=-1) | np.diff(input_, prepend=-1)) != 0]
+        self._merge(
+            atoms[better],
+            (values[better], start + owner[better], (row - begins[owner])[better]),
+        )
+
+    def _merge(self, atoms: np.ndarray, new: tuple[np.ndarray, ...]) -> None:
+        """Keep the largest of what there is and what is new, in order of atoms."""
+        touched = np.unique(atoms)
+        n_contexts = self.codes.shape[1]
+        arrays = self.codes, self.inputs, self.positions
+        candidates = [
+            np.concatenate([kept[touched].ravel(), more])
+            for kept, more in zip(arrays, new, strict=True)
+        ]
+        atoms = np.concatenate([np.repeat(touched, n_contexts), atoms])
+        order = np.lexsort((-candidates[0], atoms))
+        # Each atom has as many candidates as it has room for, or more.
+        begins = np.searchsorted(atoms[order], touched)
+        chosen = order[begins[:, None] + np.arange(n_contexts)]
+        for kept, candidate in zip(arrays, candidates, strict=True):
+            kept[touched] = candidate[chosen]
+
+
+@validate_params(
+    {"n_tokens": [Interval(Integral, 1, None, closed="left")]},
+    prefer_skip_nested_validation=True,
+)
+def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
+    """Tell which tokens each atom makes more, and less, likely by itself.
+
+    The effect of an atom is its product with the rows of the decoder head, after the
+    scale of the norm before the head where there is one: what adding it to the residual
+    stream does to the logits, later layers and the norm's division aside.
+
+    Parameters
+    ----------
+    sae : MFRSparseAutoencoder
+        Fitted to activations of a layer that writes to the residual stream.
+    model : PreTrainedModel, str or path-like
+        Language model of transformers, or its name or folder.
+    n_tokens : int, default=10
+        Tokens per atom, clipped to the vocabulary.
+
+    Returns
+    -------
+    LogitEffects
+        Arrays `promoted`, `promoted_logits`, `suppressed`, `suppressed_logits`, each of
+        shape (n_components, n_tokens).
+
+    Raises
+    ------
+    ValueError
+        If the model has no decoder head, or one of another width than `sae`.
+
+    References
+    ----------
+    nostalgebraist, "interpreting GPT: the logit lens", LessWrong, 2020.
+
+    Examples
+    --------
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.activations import ActivationExtractor, logit_effects
+    >>> config = GPT2Config(vocab_size=40, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    >>> model = GPT2LMHeadModel(config)
+    >>> tokens = [[1, 5, 2, 7, 3], [4, 8, 1]]
+    >>> extractor = ActivationExtractor(model, "transformer.h.0.mlp", positions="all")
+    >>> sae = MFRSparseAutoencoder(16, k=2, max_steps=5, n_saes=1, n_witnesses=0)
+    >>> effects = logit_effects(sae.fit(extractor.fit_transform(tokens)), model)
+    >>> effects.promoted.shape
+    (16, 10)
+    """
+    module, _ = as_model(model)
+    head = getattr(module, "get_output_embeddings", lambda: None)()
+    weight = getattr(head, "weight", None)
+    if weight is None:
+        raise ValueError(
+            f"model must have a decoder head, but {type(module).__name__} has none: "
+            "logit effects are of language models of transformers."
+        )
+    if weight.shape[1] != sae.n_features_in_:
+        raise ValueError(
+            f"sae has {sae.n_features_in_} features, but the decoder head takes "
+            f"{weight.shape[1]}: only layers that write to the residual stream have "
+            "logit effects."
+        )
+    unembedding = weight.detach().float()
+    atoms = torch.tensor(sae.components_, dtype=torch.float32, device=weight.device)
+    atoms = _through_norm(atoms, module)
+    n_tokens = min(n_tokens, len(unembedding))
+    n_rows = max(1, BLOCK_SIZE // len(unembedding))
+    parts = []
+    for block in atoms.split(n_rows):
+        logits = block @ unembedding.T
+        largest, smallest = (
+            logits.topk(n_tokens, largest=largest) for largest in (True, False)
+        )
+        parts.append((largest.indices, largest.values, *reversed(smallest)))
+    return LogitEffects(*(torch.cat(p).cpu().numpy() for p in zip(*parts, strict=True)))
+
+
+def _through_norm(atoms: Tensor, model: nn.Module) -> Tensor:
+    """Atoms centred and scaled as the last norm does it, but for its division."""
+    body = getattr(model, "base_model", model)
+    found = [getattr(body, name) for name in FINAL_NORMS if hasattr(body, name)]
+    if not found:
+        return atoms
+    if isinstance(found[0], nn.LayerNorm):
+        atoms = atoms - atoms.mean(1, keepdim=True)
+    return atoms * found[0].weight.detach().to(atoms)
+
+
+def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.DataFrame:
+    """Put together what is known about each atom, a row for each.
+
+    Parameters
+    ----------
+    sae : MFRSparseAutoencoder
+        Fitted.
+    contexts : Contexts, optional
+        From :func:`top_contexts`.
+    effects : LogitEffects, optional
+        From :func:`logit_effects`.
+    tokenizer : transformers tokenizer, optional
+        Makes text of tokens; without it they are ids.
+
+    Returns
+    -------
+    DataFrame
+        Index "atom"; columns "agreement", "trusted"; for each other SAE "sae 1",
+        "sae 1 cosine" and each witness "witness 0", "witness 0 cosine", its nearest
+        atom and how near; of contexts "density", "largest code" and "top
+        context"; of effects "promoted" and "suppressed".
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.activations import feature_table
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> sae = MFRSparseAutoencoder(32, n_saes=2, max_steps=50, random_state=0).fit(X)
+    >>> feature_table(sae).columns[:2].tolist()
+    ['agreement', 'trusted']
+    """
+    import pandas as pd
+
+    columns: dict[str, Any] = {
+        "agreement": sae.feature_agreement_,
+        "trusted": sae.trusted_,
+    }
+    others = {
+        f"sae {i}": atoms
+        for i, atoms in enumerate(sae.dictionaries_)
+        if i != sae.reference_sae_
+    }
+    others |= {f"witness {i}": a for i, a in enumerate(sae.witness_dictionaries_)}
+    for name, atoms in others.items():
+        cosine, index = nearest_atoms(sae.components_, atoms)
+        columns |= {name: index, f"{name} cosine": cosine}
+    table = pd.DataFrame(columns)
+    table.index.name = "atom"
+    if contexts is not None:
+        table["density"] = contexts.density
+        table["largest code"] = contexts.codes[:, 0]
+        frame = contexts._replace(
+            **{
+                name: getattr(contexts, name)[:, :1]
+                for name in ("codes", "inputs", "positions")
+            }
+        ).to_frame(tokenizer)
+        if "text" in frame:
+            table["top context"] = frame.set_index("atom")["text"]
+    if effects is not None:
+        for name in ("promoted", "suppressed"):
+            ids = getattr(effects, name)
+            table[name] = [
+                row if tokenizer is None else tokenizer.convert_ids_to_tokens(row)
+                for row in ids.tolist()
+            ]
+    return table

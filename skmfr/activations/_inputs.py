@@ -1,0 +1,346 @@
+"""What a model is given: token ids, texts, images, any batch; checked, padded, cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.utils import assert_all_finite
+from torch import Tensor, nn
+
+from .._estimator import as_array
+from ._models import accepts, context_length, model_device, model_dtype, n_embeddings
+
+
+class Batch(NamedTuple):
+    """Inputs that go through the model together."""
+
+    start: int
+    """number of the first"""
+    arguments: Tensor | Mapping[str, Tensor]
+    """what the model is called with"""
+    mask: np.ndarray | None
+    """(n_inputs, n_positions) bool, which tokens are not padding; None if all"""
+
+
+class TokenStream(NamedTuple):
+    """Token ids of all inputs, one after the other, padding left out."""
+
+    ids: np.ndarray
+    """(n_tokens,)"""
+    begins: np.ndarray
+    """(n_inputs + 1,), where each input begins"""
+
+    def windows(
+        self, inputs: np.ndarray, positions: np.ndarray, before: int, after: int
+    ) -> np.ndarray:
+        """Tokens around positions, (..., before + 1 + after), -1 outside the input.
+
+        Parameters
+        ----------
+        inputs, positions : ndarray of any one shape
+            -1 for none.
+        before, after : int
+        """
+        offsets = positions[..., None] + np.arange(-before, after + 1)
+        begin, end = self.begins[inputs], self.begins[inputs + 1]
+        inside = (offsets >= 0) & (offsets < (end - begin)[..., None])
+        inside &= inputs[..., None] >= 0
+        places = np.where(inside, begin[..., None] + offsets, 0)
+        return np.where(inside, self.ids[places].astype(np.int64), -1)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of one model that have passed the checks."""
+
+    data: np.ndarray | list[np.ndarray] | Mapping[str, np.ndarray]
+    """an array of all; token ids of one input each; or arrays by argument"""
+    mask: np.ndarray | None
+    """(n_inputs, n_positions) bool, of inputs that came padded"""
+    n: int
+
+    def __len__(self) -> int:
+        return self.n
+
+    @property
+    def n_positions(self) -> int | None:
+        """Positions of all inputs, padding aside; None if only the model knows."""
+        if self.mask is not None:
+            return int(self.mask.sum())
+        if isinstance(self.data, list):
+            return sum(map(len, self.data))
+        return None
+
+    def token_stream(self) -> TokenStream | None:
+        """Token ids in one row; None if inputs are something else."""
+        ids, mask = self.data, self.mask
+        if isinstance(ids, Mapping):
+            if "input_ids" not in ids:
+                return None
+            ids = ids["input_ids"]
+        if isinstance(ids, list):
+            lengths = np.array([len(sequence) for sequence in ids])
+            stream = np.concatenate(ids)
+        elif ids.ndim != 2 or ids.dtype.kind not in "iu":
+            return None
+        elif mask is None:
+            lengths, stream = np.full(len(ids), ids.shape[1]), ids.reshape(-1)
+        else:
+            lengths, stream = mask.sum(1), ids[mask]
+        return TokenStream(stream, np.concatenate([[0], np.cumsum(lengths)]))
+
+    def content(self):
+        """What tells these inputs from others, to be hashed."""
+        return (self.data, self.mask)
+
+    def batches(
+        self, model: nn.Module, batch_size: int, start: int = 0
+    ) -> Iterator[Batch]:
+        """From the given input on, where the model is and in its precision."""
+        put = _Putter(model)
+        masks = accepts(model, "attention_mask")
+        while start < self.n:
+            stop = min(start + batch_size, self.n)
+            if isinstance(self.data, Mapping):
+                arguments = {
+                    name: put(array[start:stop]) for name, array in self.data.items()
+                }
+                mask = None if self.mask is None else self.mask[start:stop]
+                yield Batch(start, arguments, mask)
+            else:
+                if isinstance(self.data, list):
+                    if not masks:
+                        # Padding would be taken for tokens.
+                        stop = _same_length(self.data, start, stop)
+                    array, mask = _padded(self.data[start:stop])
+                else:
+                    array = self.data[start:stop]
+                    mask = None if self.mask is None else self.mask[start:stop]
+                if mask is None or mask.all():
+                    yield Batch(start, put(array), None)
+                elif masks:
+                    arguments = {
+                        _first_argument(model): put(array),
+                        "attention_mask": put(mask.astype(np.int64)),
+                    }
+                    yield Batch(start, arguments, mask)
+                else:
+                    yield Batch(start, put(array), mask)
+            start = stop
+
+
+class _Putter:
+    """Makes tensors of arrays: ids as they are, numbers in the model's precision."""
+
+    def __init__(self, model: nn.Module):
+        self.device, self.dtype = model_device(model), model_dtype(model)
+        self.embeds = n_embeddings(model) is not None
+
+    def __call__(self, array: np.ndarray) -> Tensor:
+        if array.dtype.kind in "iub" and (self.embeds and array.ndim == 2):
+            return torch.from_numpy(array.astype(np.int64)).to(self.device)
+        return torch.tensor(np.asarray(array)).to(self.device, self.dtype)
+
+
+def _first_argument(model: nn.Module) -> str:
+    return "input_ids" if accepts(model, "input_ids") else "input"
+
+
+def _same_length(sequences: list[np.ndarray], start: int, stop: int) -> int:
+    """End of the run of equally long sequences that begins at the start."""
+    lengths = [len(sequence) for sequence in sequences[start:stop]]
+    same = np.equal(lengths, lengths[0])
+    return stop if same.all() else start + int(same.argmin())
+
+
+def _padded(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences with zeros after them, and where they are not padding."""
+    lengths = np.array([len(sequence) for sequence in sequences])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.zeros(mask.shape, dtype=np.int64)
+    ids[mask] = np.concatenate(sequences)
+    return ids, mask
+
+
+def check_inputs(
+    X,
+    model: nn.Module,
+    tokenizer=None,
+    max_length: int | None = None,
+    pad_token_id: int | None = None,
+    name: str = "X",
+) -> Inputs:
+    """Make inputs of what a user gives.
+
+    Parameters
+    ----------
+    X : array-like, sequence of str, sequence of sequences of int, or mapping
+        See :class:`ActivationExtractor`.
+    model : nn.Module
+    tokenizer : callable, optional
+    max_length : int, optional
+        Sequences are cut to so many tokens.
+    pad_token_id : int, optional
+        What fills short rows of X, at either end.
+    name : str
+        What errors call X.
+
+    Returns
+    -------
+    Inputs
+
+    Raises
+    ------
+    TypeError
+        If X holds something of another kind, or texts come without tokenizer.
+    ValueError
+        If X is empty, or has ids that the model does not know, sequences that are
+        empty or too long, or numbers that are not finite.
+    """
+    checks = _Checks(name, n_embeddings(model), context_length(model))
+    if isinstance(X, Mapping):
+        return checks.mapping(X)
+    X = _plain(X)
+    if isinstance(X, str) or not isinstance(X, (np.ndarray, Sequence)):
+        raise TypeError(
+            f"{name} must be an array, a list of texts or of sequences of token ids, "
+            f"or a mapping, got {type(X).__name__}."
+        )
+    if len(X) == 0:
+        raise ValueError(f"{name} is empty: there must be one input at least.")
+    if isinstance(X[0], str):
+        X = _tokenized(X, tokenizer, name)
+    if isinstance(X, np.ndarray) and X.dtype != object:
+        return checks.array(X, max_length, pad_token_id)
+    parts = [np.asarray(as_array(part)) for part in X]
+    # An empty sequence has no type to be told by.
+    if checks.vocabulary and all(
+        part.ndim == 1 and (part.dtype.kind in "iu" or not part.size) for part in parts
+    ):
+        return checks.sequences([part[:max_length] for part in parts])
+    if len({part.shape for part in parts}) > 1:
+        raise ValueError(
+            f"{name} has inputs of several shapes, {parts[0].shape} the first; only "
+            "sequences of token ids may differ in length."
+        )
+    return checks.array(np.stack(parts), max_length, pad_token_id)
+
+
+def holds_texts(X) -> bool:
+    """Whether inputs are texts."""
+    X = _plain(X)
+    if not isinstance(X, (np.ndarray, Sequence)) or len(X) == 0:
+        return False
+    return isinstance(X[0], str)
+
+
+def _plain(X):
+    """Tensors, DataFrames and Series as arrays, all else as it is."""
+    return X.to_numpy() if hasattr(X, "to_numpy") else as_array(X)
+
+
+def _tokenized(texts, tokenizer, name: str) -> list[np.ndarray]:
+    if tokenizer is None:
+        raise TypeError(
+            f"{name} holds texts: tokenizer must be given, got None. (With model given "
+            "by name, it is loaded from the same place.)"
+        )
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{name} must hold texts only, if the first input is one.")
+    ids = tokenizer(list(texts))["input_ids"]
+    return [np.asarray(sequence, dtype=np.int64) for sequence in ids]
+
+
+class _Checks(NamedTuple):
+    """What inputs have to be like for a model."""
+
+    name: str
+    vocabulary: int | None
+    context: int | None
+
+    def sequences(self, sequences: list[np.ndarray]) -> Inputs:
+        lengths = [len(sequence) for sequence in sequences]
+        if min(lengths) == 0:
+            raise ValueError(
+                f"{self.name}[{lengths.index(0)}] has no token: no input may be empty."
+            )
+        self.length(max(lengths))
+        self.ids(min(s.min() for s in sequences), max(s.max() for s in sequences))
+        return Inputs(sequences, None, len(sequences))
+
+    def array(
+        self, X: np.ndarray, max_length: int | None, pad_token_id: int | None
+    ) -> Inputs:
+        if X.dtype.kind not in "iufb":
+            raise TypeError(
+                f"{self.name} must hold numbers or texts, got dtype {X.dtype}."
+            )
+        if X.size == 0 or X.ndim < 2:
+            raise ValueError(
+                f"{self.name} must have a row for each input, and something in each, "
+                f"got shape {X.shape}. Cut a stream of tokens into windows: "
+                f"{self.name}.reshape(-1, 256)."
+            )
+        assert_all_finite(X, input_name=self.name)
+        if self.vocabulary is None or X.ndim > 2:
+            return Inputs(X, None, len(X))
+        if X.dtype.kind not in "iu":
+            raise TypeError(
+                f"{self.name} must hold token ids, which are integers, got dtype "
+                f"{X.dtype}."
+            )
+        X = X[:, :max_length]
+        self.length(X.shape[1])
+        self.ids(X.min(), X.max())
+        if pad_token_id is None:
+            return Inputs(X, None, len(X))
+        token = np.not_equal(X, pad_token_id)
+        # Runs at either end: inside, the id is a token like others.
+        mask = np.logical_or.accumulate(token, axis=1)
+        mask &= np.logical_or.accumulate(token[:, ::-1], axis=1)[:, ::-1]
+        self.mask(mask)
+        return Inputs(X, mask, len(X))
+
+    def mapping(self, X: Mapping) -> Inputs:
+        data = {name: np.asarray(as_array(value)) for name, value in X.items()}
+        lengths = {name: array.shape[:1] for name, array in data.items()}
+        if len(set(lengths.values())) != 1 or min(lengths.values()) < (1,):
+            raise ValueError(
+                f"{self.name} must give all arguments for the same inputs, one at "
+                f"least, got numbers of inputs {lengths}."
+            )
+        ids, mask = data.get("input_ids"), data.get("attention_mask")
+        if ids is not None and self.vocabulary is not None:
+            self.length(ids.shape[1])
+            self.ids(ids.min(), ids.max())
+        if mask is not None:
+            mask = mask.astype(bool)
+            self.mask(mask)
+        return Inputs(data, mask, next(iter(lengths.values()))[0])
+
+    def mask(self, mask: np.ndarray) -> None:
+        filled = mask.any(axis=1)
+        if not filled.all():
+            raise ValueError(
+                f"{self.name}[{filled.argmin()}] is all padding: no input may be empty."
+            )
+
+    def length(self, length: int) -> None:
+        if self.context is not None and length > self.context:
+            raise ValueError(
+                f"{self.name} has a sequence of {length} tokens, but the model's "
+                f"context is {self.context}: cut it into windows, or set max_length."
+            )
+
+    def ids(self, smallest: int, largest: int) -> None:
+        size = self.vocabulary
+        if size is not None and not 0 <= smallest <= largest < size:
+            wrong = largest if largest >= size else smallest
+            raise ValueError(
+                f"{self.name} has the token id {wrong}, but the model's vocabulary "
+                f"goes from 0 to {size - 1}: was it made with another tokenizer?"
+            )

@@ -1,0 +1,393 @@
+"""Forward passes with other activations: spliced in, steered, ablated."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ._inputs import Batch, Inputs, check_inputs
+from ._models import (
+    as_model,
+    call,
+    evaluating,
+    find_layer,
+    never_ran,
+    replacing_output,
+)
+
+# Activations of one batch, (n_inputs, n_positions, width), and which positions count.
+Change = Callable[[Tensor, Tensor], Tensor]
+
+
+@validate_params(
+    {
+        "layer": [str],
+        "ablation": [StrOptions({"zero", "mean"})],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "pad_token_id": [Interval(Integral, 0, None, closed="left"), None],
+        "device": [str, None],
+        "return_losses": ["boolean"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def loss_recovered(
+    model,
+    layer,
+    sae,
+    tokens,
+    *,
+    ablation="zero",
+    batch_size=32,
+    pad_token_id=None,
+    device=None,
+    return_losses=False,
+):
+    r"""How much of what a layer is worth to a language model a reconstruction keeps.
+
+    .. math:: \frac{L_\mathrm{ablated} - L_\mathrm{spliced}}
+                   {L_\mathrm{ablated} - L_\mathrm{clean}}
+
+    with the cross-entropy of the next token L: of the model as it is (clean), with the
+    layer's output replaced by its reconstruction at each token (spliced), and by zero
+    or by its mean over these tokens (ablated).
+
+    Parameters
+    ----------
+    model : torch.nn.Module, str or path-like
+        Causal language model, or its name or folder; it gives logits (n_inputs,
+        n_tokens, n_vocabulary), or an object with these as ``logits``.
+    layer : str
+        Dotted name of a submodule.
+    sae : estimator or callable
+        Reconstructs rows (n_tokens, width): by ``reconstruct``, by ``transform`` and
+        ``inverse_transform``, or when it is called.
+    tokens : array-like of shape (n_inputs, n_tokens) or sequence of sequences
+        Token ids, which `sae` should not have seen.
+    ablation : {"zero", "mean"}, default="zero"
+        What counts as nothing recovered.
+    batch_size : int, default=32
+        Inputs that go through the model at a time.
+    pad_token_id : int, default=None
+        Id that fills short rows of an array, at either end.
+    device : str, default=None
+        Where to run, as in :class:`ActivationExtractor`.
+    return_losses : bool, default=False
+        Whether to return the losses, too.
+
+    Returns
+    -------
+    recovered : float
+        1 for the identity, 0 for the ablation; below 0 for worse than that.
+    losses : Bunch
+        Mean losses in nats per token: `clean`, `spliced`, `zero`, `mean`. Only if
+        `return_losses`.
+
+    Raises
+    ------
+    TypeError
+        If `sae` cannot reconstruct.
+    ValueError
+        If the layer does not exist, never runs or makes no difference; if its width is
+        not that of `sae`; if the model gives no logits of tokens; if tokens are not as
+        described.
+
+    References
+    ----------
+    S. Rajamanoharan et al., "Improving Dictionary Learning with Gated Sparse
+    Autoencoders", arXiv:2404.16014, 2024.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from skmfr.activations import loss_recovered
+    >>> embedding = nn.Embedding(50, 8)
+    >>> model = nn.Sequential(embedding, nn.Tanh(), nn.Linear(8, 50))
+    >>> tokens = torch.arange(40).reshape(4, 10)
+    >>> loss_recovered(model, "1", lambda X: X, tokens)
+    1.0
+    >>> loss_recovered(model, "1", lambda X: 0 * X, tokens) == 0
+    True
+    """
+    reconstruct = _reconstruction(sae)
+    module, device = as_model(model, device)
+    find_layer(module, layer)
+    inputs = check_inputs(tokens, module, pad_token_id=pad_token_id, name="tokens")
+
+    total, n_tokens = torch.zeros(()), 0
+
+    def observed(activations: Tensor, counting: Tensor) -> Tensor:
+        nonlocal total, n_tokens
+        rows = activations[counting].double()
+        total, n_tokens = total.to(rows) + rows.sum(0), n_tokens + len(rows)
+        return activations
+
+    def spliced(activations: Tensor, counting: Tensor) -> Tensor:
+        rows = _as_numpy(activations[counting])
+        _check_width(sae, rows.shape[1], layer)
+        replaced = activations.clone()
+        X_hat = np.asarray(reconstruct(rows))
+        replaced[counting] = torch.from_numpy(X_hat).to(activations)
+        return replaced
+
+    def mean_loss(change: Change) -> float:
+        return _mean_loss(module, layer, inputs, batch_size, change)
+
+    with evaluating(module, device):
+        losses = Bunch(clean=mean_loss(observed), spliced=mean_loss(spliced))
+        losses.zero = mean_loss(lambda activations, _: torch.zeros_like(activations))
+        mean = total / n_tokens
+        losses.mean = mean_loss(
+            lambda activations, _: mean.to(activations).expand_as(activations)
+        )
+    worth = losses[ablation] - losses.clean
+    if worth == 0:
+        raise ValueError(
+            f"layer={layer!r} makes no difference to the loss: there is nothing to "
+            "recover."
+        )
+    recovered = (losses[ablation] - losses.spliced) / worth
+    return (recovered, losses) if return_losses else recovered
+
+
+def _mean_loss(
+    model: nn.Module, layer: str, inputs: Inputs, batch_size: int, change: Change
+) -> float:
+    """Mean cross-entropy of next tokens with other activations in a layer."""
+    total, n_tokens = 0.0, 0
+    for batch in inputs.batches(model, batch_size):
+        ids, counting = _ids(batch, model)
+
+        def changed(activations: Tensor, counting=counting) -> Tensor:
+            if activations.shape[1] != counting.shape[1]:
+                counting = counting.new_ones(activations.shape[:2])
+            return change(activations, counting)
+
+        with replacing_output(model, layer, changed) as n_runs:
+            output = call(model, batch.arguments)
+        if not n_runs[0]:
+            raise never_ran(layer)
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", 0)
+        if not isinstance(logits, Tensor) or logits.shape[:2] != ids.shape:
+            raise ValueError(
+                f"model must give logits for each token, but {type(model).__name__} "
+                "does not: a causal language model is needed."
+            )
+        told = counting[:, 1:]
+        loss = cross_entropy(
+            logits[:, :-1][told].float(), ids[:, 1:][told], reduction="sum"
+        )
+        total, n_tokens = total + float(loss), n_tokens + int(told.sum())
+    if not n_tokens:
+        raise ValueError("tokens must hold a sequence of two tokens at least.")
+    return total / n_tokens
+
+
+def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Token ids of a batch, and which are no padding, (n_inputs, n_tokens)."""
+    ids = batch.arguments
+    if not isinstance(ids, Tensor):
+        ids = ids["input_ids"]
+    if ids.ndim != 2 or ids.is_floating_point():
+        raise ValueError(
+            f"tokens must be token ids, but {type(model).__name__} has no embedding "
+            "of ids."
+        )
+    if batch.mask is None:
+        return ids, torch.ones_like(ids, dtype=torch.bool)
+    return ids, torch.from_numpy(batch.mask).to(ids.device)
+
+
+def _reconstruction(sae) -> Callable[[np.ndarray], np.ndarray]:
+    if hasattr(sae, "reconstruct"):
+        return sae.reconstruct
+    if hasattr(sae, "transform") and hasattr(sae, "inverse_transform"):
+        return lambda X: sae.inverse_transform(sae.transform(X))
+    if callable(sae):
+        return sae
+    raise TypeError(
+        "sae must have reconstruct, or transform and inverse_transform, or be "
+        f"callable, got {type(sae).__name__}."
+    )
+
+
+def _check_width(sae, width: int, layer: str) -> None:
+    expected = getattr(sae, "n_features_in_", width)
+    if expected != width:
+        raise ValueError(
+            f"layer={layer!r} gives {width} features, but sae was fitted to "
+            f"{expected}: it belongs to another layer."
+        )
+
+
+def _as_numpy(rows: Tensor) -> np.ndarray:
+    rows = rows.detach()
+    return (rows.float() if rows.itemsize < 4 else rows).cpu().numpy()
+
+
+def steer(
+    model, layer, sae, atoms, value, *, how="set"
+) -> AbstractContextManager[nn.Module]:
+    """Set or scale some atoms wherever a layer runs, while the context lasts.
+
+    Activations x with codes z become ``x + (z' - z) D``, with z' equal to z but for the
+    chosen atoms: what the codes leave unexplained stays as it is. It counts in each
+    forward pass, those of ``generate`` too; contexts can be nested. Gradients pass as
+    if a constant had been added.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, str or path-like
+        The model, or its name or folder.
+    layer : str
+        Dotted name of a submodule.
+    sae : MFRSparseAutoencoder
+        Fitted to activations of this layer.
+    atoms : int or array-like of int
+        Which atoms.
+    value : float or array-like of shape (n_atoms,)
+        Their code, in units of the activations, or the factor of it.
+    how : {"set", "scale"}, default="set"
+        "set" gives the atoms this code at each position, active or not; "scale"
+        multiplies the code that they have.
+
+    Returns
+    -------
+    context manager
+        Gives the model.
+
+    Raises
+    ------
+    TypeError
+        If `sae` has no atoms.
+    ValueError
+        If there is no such layer or atom, or the width of the layer is not that of
+        `sae`.
+
+    Warns
+    -----
+    UserWarning
+        If the layer has not run when the context ends.
+
+    See Also
+    --------
+    ablate : Remove atoms.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from torch import nn
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.activations import steer
+    >>> model = nn.Sequential(nn.Linear(4, 6), nn.Identity())
+    >>> X = torch.randn(100, 4)
+    >>> activations = model[0](X).detach().numpy()
+    >>> sae = MFRSparseAutoencoder(8, k=2, max_steps=20).fit(activations)
+    >>> with steer(model, "0", sae, 3, 0.0):
+    ...     without = model(X)
+    >>> without.shape
+    torch.Size([100, 6])
+    """
+    if not (hasattr(sae, "components_") and hasattr(sae, "transform")):
+        raise TypeError(
+            f"sae must be fitted and have components_, got {type(sae).__name__}."
+        )
+    if how not in ("set", "scale"):
+        raise ValueError(f"how must be 'set' or 'scale', got {how!r}.")
+    n_components = len(sae.components_)
+    atoms = np.atleast_1d(np.asarray(atoms))
+    if atoms.ndim != 1 or not atoms.size or atoms.dtype.kind not in "iu":
+        raise ValueError(f"atoms must be one or more numbers of atoms, got {atoms}.")
+    if not (0 <= atoms.min() <= atoms.max() < n_components):
+        raise ValueError(
+            f"atoms must be from 0 to {n_components - 1}, got {atoms.tolist()}."
+        )
+    if len(set(atoms.tolist())) < len(atoms):
+        raise ValueError(f"atoms must not repeat, got {atoms.tolist()}.")
+    values = np.asarray(value, dtype=np.float64)
+    if values.shape not in [(), atoms.shape] or not np.isfinite(values).all():
+        raise ValueError(
+            f"value must be a finite number, or one for each of {len(atoms)} atoms, "
+            f"got {value!r}."
+        )
+    module, _ = as_model(model)
+    find_layer(module, layer)
+    directions = sae.components_[atoms]
+
+    def steered(activations: Tensor) -> Tensor:
+        rows = _as_numpy(activations.flatten(0, 1))
+        _check_width(sae, rows.shape[1], layer)
+        # Of an array or a CSR array.
+        codes = sae.transform(rows)[:, atoms]
+        codes = codes if isinstance(codes, np.ndarray) else codes.toarray()
+        change = (values if how == "set" else codes * values) - codes
+        shift = torch.from_numpy((change @ directions).astype(rows.dtype))
+        return activations + shift.view(activations.shape).to(activations)
+
+    return _steering(module, layer, steered)
+
+
+@contextmanager
+def _steering(
+    model: nn.Module, layer: str, change: Callable[[Tensor], Tensor]
+) -> Iterator[nn.Module]:
+    with replacing_output(model, layer, change) as n_runs:
+        yield model
+    if not n_runs[0]:
+        warnings.warn(
+            f"layer={layer!r} has not run: nothing was steered.", stacklevel=3
+        )
+
+
+def ablate(model, layer, sae, atoms) -> AbstractContextManager[nn.Module]:
+    """Remove some atoms wherever a layer runs, while the context lasts.
+
+    The same as :func:`steer` with code 0.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, str or path-like
+        The model, or its name or folder.
+    layer : str
+        Dotted name of a submodule.
+    sae : MFRSparseAutoencoder
+        Fitted to activations of this layer.
+    atoms : int or array-like of int
+        Which atoms.
+
+    Returns
+    -------
+    context manager
+        Gives the model.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`steer`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.activations import ablate
+    >>> model = nn.Sequential(nn.Linear(4, 6), nn.Identity())
+    >>> X = torch.randn(100, 4)
+    >>> activations = model[0](X).detach().numpy()
+    >>> sae = MFRSparseAutoencoder(8, k=2, max_steps=20).fit(activations)
+    >>> with ablate(model, "0", sae, [0, 5]):
+    ...     without = model(X)
+    >>> without.shape
+    torch.Size([100, 6])
+    """
+    return steer(model, layer, sae, atoms, 0.0)

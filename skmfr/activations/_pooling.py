@@ -1,0 +1,123 @@
+"""From all positions of an input to one row."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+POOLINGS = ("last", "mean", "max", "all")
+
+
+def pool(activations: Tensor, mask: np.ndarray | None, positions: str | int) -> Tensor:
+    """Rows of one batch.
+
+    Parameters
+    ----------
+    activations : Tensor of shape (n_inputs, n_positions, width)
+    mask : ndarray of shape (n_inputs, n_positions), bool, or None
+        Positions that count; None if all do.
+    positions : {"last", "mean", "max", "all"} or int
+        An integer counts the positions that count.
+
+    Returns
+    -------
+    Tensor of shape (n_inputs, width), or (n_counting, width) for "all"
+
+    Raises
+    ------
+    ValueError
+        If an input has no such position.
+    """
+    if mask is None or mask.all():
+        if positions == "all":
+            return activations.flatten(0, 1)
+        if positions == "mean":
+            return activations.mean(1)
+        if positions == "max":
+            return activations.amax(1)
+        mask = np.ones(activations.shape[:2], dtype=bool)
+    counting = torch.from_numpy(mask).to(activations.device)
+    if positions == "all":
+        return activations[counting]
+    if positions == "mean":
+        weights = counting / counting.sum(1, keepdim=True)
+        return torch.einsum("np,npw->nw", weights.to(activations.dtype), activations)
+    if positions == "max":
+        return activations.masked_fill(~counting.unsqueeze(2), -torch.inf).amax(1)
+    chosen = torch.from_numpy(nth_counting(mask, positions)).to(activations.device)
+    return activations[torch.arange(len(chosen), device=chosen.device), chosen]
+
+
+def nth_counting(mask: np.ndarray, n: str | int) -> np.ndarray:
+    """Which position of each input is the n-th that counts.
+
+    Parameters
+    ----------
+    mask : ndarray of shape (n_inputs, n_positions), bool
+    n : int or "last"
+        From the end if negative.
+
+    Returns
+    -------
+    ndarray of shape (n_inputs,), int
+
+    Raises
+    ------
+    ValueError
+        If there are too few.
+    """
+    nth = -1 if n == "last" else int(n)
+    counts = mask.sum(1)
+    rank = nth + counts if nth < 0 else np.full(len(mask), nth)
+    short = (rank < 0) | (rank >= counts)
+    if short.any():
+        raise ValueError(
+            f"positions={n}, but an input has {counts[short].min()} positions only."
+        )
+    return np.argmax((np.cumsum(mask, axis=1) == rank[:, None] + 1), axis=1)
+
+
+def pool_codes(
+    codes: sparse.csr_array, lengths: np.ndarray, positions: str
+) -> sparse.csr_array:
+    """Codes of all positions pooled input by input.
+
+    Parameters
+    ----------
+    codes : CSR array of shape (n_positions, n_components)
+        Input after input.
+    lengths : ndarray of shape (n_inputs,), int
+        Positions of each.
+    positions : {"mean", "max"}
+
+    Returns
+    -------
+    CSR array of shape (n_inputs, n_components)
+    """
+    n_inputs, owner = len(lengths), np.repeat(np.arange(len(lengths)), lengths)
+    if positions == "mean":
+        weights = (1 / lengths[owner]).astype(codes.dtype)
+        averaging = sparse.csr_array(
+            (weights, (owner, np.arange(len(owner)))), shape=(n_inputs, len(owner))
+        )
+        return sparse.csr_array(averaging @ codes)
+    rows, atoms = owner[codes.tocoo().coords[0]], codes.indices
+    order = np.lexsort((atoms, rows))
+    rows, atoms, values = rows[order], atoms[order], codes.data[order]
+    begins = np.flatnonzero(
+        np.append(True, (np.diff(rows) != 0) | (np.diff(atoms) != 0))[: len(rows)]
+    )
+    if not len(begins):
+        return sparse.csr_array((n_inputs, codes.shape[1]), dtype=codes.dtype)
+    largest = np.maximum.reduceat(values, begins)
+    n_active = np.diff(np.append(begins, len(values)))
+    rows, atoms = rows[begins], atoms[begins]
+    # An atom that is not active everywhere is 0 somewhere.
+    largest[(n_active < lengths[rows]) & (largest < 0)] = 0
+    pooled = sparse.csr_array(
+        (largest, (rows, atoms)), shape=(n_inputs, codes.shape[1])
+    )
+    pooled.eliminate_zeros()
+    return pooled

@@ -1,0 +1,191 @@
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from skmfr import MFRSparseAutoencoder
+from skmfr.activations import (
+    ActivationExtractor,
+    feature_table,
+    logit_effects,
+    top_contexts,
+)
+
+
+class Letters:
+    """A tokenizer that can go back: each id is a letter."""
+
+    def decode(self, ids):
+        return "".join(chr(97 + i) for i in ids)
+
+    def convert_ids_to_tokens(self, ids):
+        return [chr(97 + i) for i in ids]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(26, 8), nn.Linear(8, 12), nn.Tanh())
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    rng = np.random.default_rng(0)
+    return [rng.integers(26, size=n) for n in rng.integers(2, 9, size=40)]
+
+
+def fitted(model, sequences, **parameters):
+    extractor = ActivationExtractor(model, "1", positions="all", batch_size=7)
+    usual = {"n_components": 20, "k": 3, "max_steps": 60, "random_state": 0}
+    sae = MFRSparseAutoencoder(**(usual | parameters))
+    return sae.fit(extractor.transform(sequences)), extractor
+
+
+@pytest.mark.parametrize("algorithm", ["encoder", "omp"])
+@pytest.mark.parametrize("n_contexts", [1, 4, 100])
+def test_contexts_are_the_largest_codes(model, sequences, n_contexts, algorithm):
+    sae, extractor = fitted(model, sequences)
+    sae.set_params(transform_algorithm=algorithm)
+    contexts = top_contexts(sae, extractor, sequences, n_contexts=n_contexts)
+    codes = sae.transform(extractor.transform(sequences))
+    np.testing.assert_allclose(contexts.density, (codes != 0).mean(0))
+    by_input = np.split(codes, np.cumsum([len(s) for s in sequences])[:-1])
+    for atom in range(20):
+        peaks = np.array([part[:, atom].max() for part in by_input])
+        expected = np.sort(peaks[peaks > 0])[::-1][:n_contexts]
+        n = len(expected)
+        np.testing.assert_allclose(contexts.codes[atom, :n], expected, atol=1e-6)
+        assert not contexts.codes[atom, n:].any()
+        assert (contexts.inputs[atom, n:] == -1).all()
+        for code, where, position in zip(
+            contexts.codes[atom, :n],
+            contexts.inputs[atom, :n],
+            contexts.positions[atom, :n],
+            strict=True,
+        ):
+            assert by_input[where][position, atom] == pytest.approx(code, abs=1e-6)
+
+
+def test_contexts_show_the_tokens_around(model, sequences):
+    sae, extractor = fitted(model, sequences)
+    contexts = top_contexts(sae, extractor, sequences, before=3, after=2)
+    atom, rank = np.argwhere(contexts.inputs >= 0)[-1]
+    where, position = contexts.inputs[atom, rank], contexts.positions[atom, rank]
+    padded = np.concatenate([[-1] * 3, sequences[where], [-1] * 2])
+    window = padded[position : position + 6]
+    assert np.array_equal(contexts.tokens[atom, rank], window)
+    frame = contexts.to_frame(Letters())
+    text = frame.set_index(["atom", "rank"]).loc[(atom, rank), "text"]
+    before, after = sequences[where][:position][-3:], sequences[where][position + 1 :]
+    expected = [before, sequences[where][[position]], after[:2]]
+    assert text == "{}«{}»{}".format(*map(Letters().decode, expected))
+    assert len(frame) == (contexts.inputs >= 0).sum()
+
+
+def test_padded_arrays_have_the_same_contexts(model, sequences):
+    sae, extractor = fitted(model, sequences)
+    padded = np.zeros((len(sequences), 8), dtype=int)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[-len(sequence) :] = sequence + 1
+    shifted = nn.Sequential(nn.Embedding(27, 8), model[1])
+    with torch.no_grad():
+        shifted[0].weight[1:] = model[0].weight
+    there = ActivationExtractor(shifted, "1", pad_token_id=0)
+    one = top_contexts(sae, extractor, sequences)
+    other = top_contexts(sae, there, padded)
+    np.testing.assert_allclose(one.codes, other.codes, atol=1e-6)
+    # A token has the same code everywhere: which of its places are shown is open.
+    active = one.tokens[..., one.before] >= 0
+    assert np.array_equal(one.tokens[active, 8] + 1, other.tokens[active, 8])
+    assert ((other.tokens != 0) & (other.tokens >= -1)).all()
+
+
+def test_images_have_places_and_no_tokens():
+    torch.manual_seed(0)
+    convolution = nn.Sequential(nn.Conv2d(1, 6, 3))
+    images = np.random.default_rng(0).normal(size=(15, 1, 5, 5))
+    extractor = ActivationExtractor(convolution, "0", positions="all")
+    X = extractor.transform(images)
+    sae = MFRSparseAutoencoder(10, k=2, max_steps=30, random_state=0).fit(X)
+    contexts = top_contexts(sae, extractor, images, n_contexts=2)
+    assert contexts.tokens is None
+    codes = sae.transform(X).reshape(15, 9, 10)
+    assert np.array_equal(contexts.inputs[:, 0], codes.max(1).argmax(0))
+    assert "text" not in contexts.to_frame(Letters())
+
+
+def test_a_wrong_width_is_named(model, sequences):
+    sae, _ = fitted(model, sequences)
+    with pytest.raises(ValueError, match="gives 8 features, but sae was fitted to 12"):
+        top_contexts(sae, ActivationExtractor(model, "0"), sequences)
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=26, n_positions=9, n_embd=12, n_layer=1, n_head=2)
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        model.transformer.ln_f.weight.uniform_(0.5, 2)
+    return model
+
+
+def test_logit_effects_are_what_the_head_makes_of_an_atom(gpt2, model, sequences):
+    sae, _ = fitted(model, sequences)
+    effects = logit_effects(sae, gpt2, n_tokens=4)
+    norm, head = gpt2.transformer.ln_f, gpt2.lm_head.weight.detach().numpy()
+    for atom, direction in enumerate(sae.components_):
+        logits = head @ ((direction - direction.mean()) * norm.weight.detach().numpy())
+        order = np.argsort(-logits)
+        assert np.array_equal(effects.promoted[atom], order[:4])
+        assert np.array_equal(effects.suppressed[atom], order[::-1][:4])
+        np.testing.assert_allclose(
+            effects.promoted_logits[atom], logits[order[:4]], atol=1e-5
+        )
+        np.testing.assert_allclose(
+            effects.suppressed_logits[atom], logits[order[::-1][:4]], atol=1e-5
+        )
+
+
+def test_logit_effects_need_a_head_of_that_width(gpt2, model, sequences):
+    sae, _ = fitted(model, sequences)
+    with pytest.raises(ValueError, match="must have a decoder head"):
+        logit_effects(sae, model)
+    narrow = MFRSparseAutoencoder(4, k=1, n_saes=1, n_witnesses=0, max_steps=5)
+    narrow.fit(np.random.default_rng(0).normal(size=(20, 3)))
+    with pytest.raises(ValueError, match="sae has 3 features, but .* takes 12"):
+        logit_effects(narrow, gpt2)
+
+
+def test_the_table_joins_what_is_known(gpt2, model, sequences):
+    sae, extractor = fitted(model, sequences)
+    contexts = top_contexts(sae, extractor, sequences)
+    effects = logit_effects(sae, gpt2, n_tokens=3)
+    table = feature_table(sae, contexts=contexts, effects=effects, tokenizer=Letters())
+    assert len(table) == 20
+    assert np.array_equal(table["agreement"], sae.feature_agreement_)
+    others = [i for i in range(3) if i != sae.reference_sae_]
+    for i in others:
+        cosines = sae.components_ @ sae.dictionaries_[i].T
+        assert np.array_equal(table[f"sae {i}"], cosines.argmax(1))
+        np.testing.assert_allclose(table[f"sae {i} cosine"], cosines.max(1), atol=1e-6)
+    np.testing.assert_allclose(
+        table["witness 0 cosine"], sae.feature_agreement_, atol=1e-6
+    )
+    assert table["promoted"][5] == Letters().convert_ids_to_tokens(effects.promoted[5])
+    frame = contexts.to_frame(Letters())
+    best = frame[frame["rank"] == 0].set_index("atom")["text"]
+    assert table["top context"].dropna().equals(best.rename("top context"))
+    assert "promoted" not in feature_table(sae)
+
+
+def test_codes_in_csr_give_the_same_contexts(model, sequences):
+    sae, extractor = fitted(model, sequences)
+    one = top_contexts(sae, extractor, sequences)
+    sae.set_params(sparse_output=True)
+    assert sparse.issparse(sae.transform(extractor.transform(sequences)))
+    other = top_contexts(sae, extractor, sequences)
+    assert np.array_equal(one.codes, other.codes)
+    assert np.array_equal(one.inputs, other.inputs)

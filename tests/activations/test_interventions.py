@@ -1,0 +1,283 @@
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from skmfr import MFRSparseAutoencoder
+from skmfr.activations import ActivationExtractor, ablate, loss_recovered, steer
+
+LAYER = "transformer.h.0.mlp"
+WIDTH = 16
+
+
+@pytest.fixture(scope="module")
+def gpt2() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=50, n_positions=24, n_embd=WIDTH, n_layer=2, n_head=2
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+@pytest.fixture(scope="module")
+def tokens() -> np.ndarray:
+    return np.random.default_rng(0).integers(50, size=(12, 8))
+
+
+@pytest.fixture(scope="module")
+def sae(gpt2, tokens) -> MFRSparseAutoencoder:
+    X = ActivationExtractor(gpt2, LAYER, positions="all").transform(tokens)
+    return MFRSparseAutoencoder(
+        32, k=4, n_saes=1, n_witnesses=0, max_steps=100, random_state=0
+    ).fit(X)
+
+
+def loss_with(model, tokens, change) -> float:
+    """Loss by transformers, with a hook of the test's own."""
+    handle = model.transformer.h[0].mlp.register_forward_hook(
+        lambda module, inputs, output: change(output)
+    )
+    ids = torch.tensor(tokens)
+    with torch.no_grad():
+        loss = model(ids, labels=ids).loss
+    handle.remove()
+    return float(loss)
+
+
+def test_losses_are_those_of_the_spliced_model(gpt2, tokens, sae):
+    def reconstructed(output):
+        X_hat = sae.reconstruct(output.flatten(0, 1).numpy())
+        return torch.tensor(X_hat).view_as(output)
+
+    recovered, losses = loss_recovered(
+        gpt2, LAYER, sae, tokens, batch_size=5, return_losses=True
+    )
+    ablations = {
+        "clean": lambda x: x,
+        "spliced": reconstructed,
+        "zero": torch.zeros_like,
+        "mean": lambda x: x.mean((0, 1)).expand_as(x),
+    }
+    for name, change in ablations.items():
+        assert losses[name] == pytest.approx(loss_with(gpt2, tokens, change), abs=1e-5)
+    expected = (losses.zero - losses.spliced) / (losses.zero - losses.clean)
+    assert recovered == expected
+    of_mean = loss_recovered(gpt2, LAYER, sae, tokens, ablation="mean")
+    expected = (losses.mean - losses.spliced) / (losses.mean - losses.clean)
+    assert of_mean == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_identity_recovers_all_and_zero_nothing(gpt2, tokens):
+    assert loss_recovered(gpt2, LAYER, lambda X: X, tokens) == 1
+    assert loss_recovered(gpt2, LAYER, np.zeros_like, tokens) == 0
+    full = PCA().fit(np.random.default_rng(0).normal(size=(50, WIDTH)))
+    assert loss_recovered(gpt2, LAYER, full, tokens) == pytest.approx(1, abs=1e-3)
+
+
+def test_padding_does_not_count(gpt2, sae):
+    rng = np.random.default_rng(2)
+    sequences = [rng.integers(1, 50, size=n) for n in (8, 5, 7)]
+    _, losses = loss_recovered(gpt2, LAYER, sae, sequences, return_losses=True)
+    total = sum(loss_with(gpt2, s[None], lambda x: x) * (len(s) - 1) for s in sequences)
+    assert losses.clean == pytest.approx(total / (7 + 4 + 6), abs=1e-5)
+    padded = np.zeros((3, 8), dtype=int)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    _, same = loss_recovered(
+        gpt2, LAYER, sae, padded, pad_token_id=0, return_losses=True
+    )
+    assert same.spliced == pytest.approx(losses.spliced, abs=1e-6)
+
+
+def test_any_module_with_logits_will_do():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(20, 6), nn.Tanh(), nn.Linear(6, 20))
+    tokens = torch.arange(40).remainder(20).view(4, 10)
+    _, losses = loss_recovered(model, "1", lambda X: X, tokens, return_losses=True)
+    logits = model(tokens)[:, :-1].flatten(0, 1)
+    expected = cross_entropy(logits, tokens[:, 1:].flatten()).item()
+    assert losses.clean == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_model_in_training_mode_is_not_dropped_out(gpt2, tokens, sae):
+    model = deepcopy(gpt2).train()
+    assert loss_recovered(model, LAYER, sae, tokens) == loss_recovered(
+        gpt2, LAYER, sae, tokens
+    )
+    assert all(module.training for module in model.modules())
+
+
+def outputs(model, tokens) -> np.ndarray:
+    """What the layer gives after hooks that are there."""
+    kept: list = []
+    handle = model.transformer.h[0].mlp.register_forward_hook(
+        lambda *arguments: kept.append(arguments[2])
+    )
+    with torch.no_grad():
+        model(torch.tensor(tokens))
+    handle.remove()
+    return kept[0].flatten(0, 1).numpy()
+
+
+@pytest.mark.parametrize("algorithm", ["encoder", "omp"])
+@pytest.mark.parametrize("sparse_output", [False, True])
+@pytest.mark.parametrize(
+    ("value", "how", "new"),
+    [
+        (3.0, "set", lambda z: np.full_like(z, 3.0)),
+        ([1.0, -2.0], "set", lambda z: np.tile([1.0, -2.0], (len(z), 1))),
+        (0.5, "scale", lambda z: 0.5 * z),
+        ([0.0, 2.0], "scale", lambda z: z * [0.0, 2.0]),
+    ],
+)
+def test_steering_changes_the_chosen_codes_alone(
+    gpt2, tokens, sae, value, how, new, sparse_output, algorithm
+):
+    sae = deepcopy(sae).set_params(sparse_output=False, transform_algorithm=algorithm)
+    before = outputs(gpt2, tokens)
+    codes = sae.transform(before)
+    atoms = np.argsort(-(codes != 0).sum(0))[:2]
+    sae.set_params(sparse_output=sparse_output)
+    with steer(gpt2, LAYER, sae, atoms, value, how=how) as model:
+        after = outputs(model, tokens)
+    change = (new(codes[:, atoms]) - codes[:, atoms]) @ sae.components_[atoms]
+    np.testing.assert_allclose(after, before + change, atol=1e-5)
+    assert np.array_equal(outputs(gpt2, tokens), before)
+
+
+def test_ablated_atoms_are_gone(gpt2, tokens, sae):
+    before = outputs(gpt2, tokens)
+    atom = int(np.argmax((sae.transform(before) != 0).sum(0)))
+    with ablate(gpt2, LAYER, sae, atom):
+        after = outputs(gpt2, tokens)
+    codes = sae.transform(before)[:, [atom]]
+    np.testing.assert_allclose(after, before - codes * sae.components_[atom], atol=1e-5)
+
+
+def test_generation_is_steered(gpt2, tokens, sae):
+    prompt = torch.tensor(tokens[:2])
+
+    def generated():
+        return gpt2.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=6,
+            do_sample=False,
+            pad_token_id=0,
+        )
+
+    plain = generated()
+    with steer(gpt2, LAYER, sae, [0, 1], 30.0):
+        steered = generated()
+    assert not torch.equal(plain, steered)
+    assert torch.equal(plain, generated())
+    # Scaling by one is the identity.
+    with steer(gpt2, LAYER, sae, [0, 1], 1.0, how="scale"):
+        assert torch.equal(plain, generated())
+
+
+def test_contexts_nest_and_end_with_errors(gpt2, tokens, sae):
+    before = outputs(gpt2, tokens)
+    with steer(gpt2, LAYER, sae, 0, 1.0), steer(gpt2, LAYER, sae, 0, 0.0):
+        # The second sees what the first gives; a code that is set is not read.
+        assert not np.array_equal(outputs(gpt2, tokens), before)
+    with pytest.raises(RuntimeError, match="stop"), steer(gpt2, LAYER, sae, 0, 1.0):
+        raise RuntimeError("stop")
+    assert not any(module._forward_hooks for module in gpt2.transformer.h[0].modules())
+
+
+def test_gradients_pass(gpt2, tokens, sae):
+    model = deepcopy(gpt2)
+    with ablate(model, LAYER, sae, [1, 2]):
+        model(torch.tensor(tokens)).logits.sum().backward()
+    assert model.transformer.wte.weight.grad.abs().sum() > 0
+
+
+def test_tuples_keep_what_else_they_hold():
+    class Two(nn.Module):
+        def forward(self, X):
+            return X, "kept"
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.two = Two()
+
+        def forward(self, X):
+            return self.two(X)
+
+    X = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    sae = MFRSparseAutoencoder(8, k=2, n_saes=1, n_witnesses=0, max_steps=20).fit(X)
+    with steer(Model(), "two", sae, 0, 0.0) as model:
+        changed, other = model(torch.tensor(X))
+    assert other == "kept"
+    assert changed.shape == X.shape
+
+
+def test_steering_what_does_not_run_warns(gpt2, sae):
+    with (
+        pytest.warns(UserWarning, match="has not run"),
+        steer(gpt2, LAYER, sae, 0, 1.0),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"layer": "transformer.h.9"}, ValueError, "layer='transformer.h.9' is no"),
+        ({"atoms": 32}, ValueError, "atoms must be from 0 to 31"),
+        ({"atoms": [-1]}, ValueError, "atoms must be from 0 to 31"),
+        ({"atoms": []}, ValueError, "atoms must be one or more"),
+        ({"atoms": [0.5]}, ValueError, "atoms must be one or more"),
+        ({"atoms": [1, 1]}, ValueError, "must not repeat"),
+        ({"value": np.inf}, ValueError, "value must be"),
+        ({"value": [1, 2, 3]}, ValueError, "value must be"),
+        ({"how": "add"}, ValueError, "how must be"),
+        ({"sae": None}, TypeError, "sae must be fitted"),
+    ],
+)
+def test_bad_interventions_are_named(gpt2, sae, changes, error, message):
+    good = {"layer": LAYER, "sae": sae, "atoms": 0, "value": 1.0}
+    with pytest.raises(error, match=message):
+        steer(gpt2, **(good | changes))
+
+
+def test_a_wrong_width_is_named(gpt2, tokens):
+    other = MFRSparseAutoencoder(8, k=2, n_saes=1, n_witnesses=0, max_steps=5)
+    other.fit(np.random.default_rng(0).normal(size=(20, 7)))
+    with pytest.raises(ValueError, match="gives 16 features, but sae was fitted to 7"):
+        loss_recovered(gpt2, LAYER, other, tokens)
+    with (
+        pytest.raises(ValueError, match="gives 16 features, but sae was fitted to 7"),
+        steer(gpt2, LAYER, other, 0, 1.0),
+    ):
+        gpt2(torch.tensor(tokens))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"layer": "transformer.h"}, ValueError, "never runs"),
+        ({"sae": 3}, TypeError, "sae must have reconstruct"),
+        ({"tokens": []}, ValueError, "tokens is empty"),
+        ({"tokens": [[1, 50]]}, ValueError, "tokens has the token id 50"),
+        ({"tokens": [[1]]}, ValueError, "two tokens"),
+        ({"ablation": "none"}, ValueError, "ablation"),
+    ],
+)
+def test_bad_splices_are_named(gpt2, tokens, changes, error, message):
+    good = {"layer": LAYER, "sae": lambda X: X, "tokens": tokens}
+    with pytest.raises(error, match=message):
+        loss_recovered(gpt2, **(good | changes))
+
+
+def test_a_model_without_logits_is_refused(tokens):
+    model = nn.Sequential(nn.Embedding(50, 4), nn.Flatten())
+    with pytest.raises(ValueError, match="must give logits for each token"):
+        loss_recovered(model, "0", lambda X: X, tokens)
