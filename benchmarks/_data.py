@@ -1,14 +1,21 @@
-"""Real data for the benchmarks, from a folder that the caller names."""
+"""Real data for the benchmarks, from folders that the caller names."""
 
 from pathlib import Path
 
 import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from skmfr.activations import ActivationExtractor
+
+# Tokens that go through a language model together, and the id that begins a story.
+WINDOW = 256
+STORY_BEGINS = 1
 
 
 def digits() -> np.ndarray:
     """The 1,797 images of ``sklearn.datasets.load_digits``, (n_samples, 64)."""
-    from sklearn.datasets import load_digits
-
     return load_digits().data.astype(np.float32)
 
 
@@ -87,35 +94,70 @@ def eeg_windows(folder: Path, sfreq: float = 100.0, hop: float = 0.05) -> np.nda
     return windows.reshape(len(windows), -1).astype(np.float32)
 
 
-def activations(
-    folder: Path, tokens: Path, layer: int = 2, n_tokens: int = 1_000_000
-) -> np.ndarray:
-    """MLP outputs of a small transformer on text.
+def story_windows(tokens: Path, n_held_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids of stories in windows, and those of the last stories of the file.
 
     Parameters
     ----------
-    folder : Path
-        Of a causal language model that ``transformers`` loads.
     tokens : Path
-        ``.npy`` file of token ids, read in windows of 256.
-    layer : int
-    n_tokens : int
+        ``.npy`` file of token ids; each story begins with the id ``STORY_BEGINS``.
+    n_held_out : int
+        Windows of stories that are in no other window.
 
     Returns
     -------
-    ndarray of shape (n_tokens, width), float32
+    windows : ndarray of shape (n_windows, WINDOW)
+    held_out : ndarray of shape (n_held_out, WINDOW)
     """
-    import torch
-    from transformers import AutoModelForCausalLM
+    ids = np.load(tokens, mmap_mode="r")
+    begins = np.flatnonzero(ids == STORY_BEGINS)
+    split = begins[begins <= len(ids) - n_held_out * WINDOW][-1]
+    windows = ids[: split // WINDOW * WINDOW].reshape(-1, WINDOW)
+    held_out = ids[split : split + n_held_out * WINDOW].reshape(-1, WINDOW)
+    return windows, held_out
 
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    ids = np.load(tokens, mmap_mode="r")[: n_tokens // 256 * 256].reshape(-1, 256)
-    outputs = []
-    hook = model.model.layers[layer].mlp.register_forward_hook(
-        lambda module, inputs, output: outputs.append(output.flatten(0, 1).numpy())
+
+def activations(model, layer: str, windows: np.ndarray) -> np.ndarray:
+    """What a layer gives at every token, (n_tokens, width), float32."""
+    extractor = ActivationExtractor(model, layer, positions="all", batch_size=64)
+    return extractor.fit_transform(windows)
+
+
+def image_activations(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """What a small convolutional network that reads digits has in its second layer.
+
+    The network is trained here, on the same 1,500 images that the first result is of.
+
+    Returns
+    -------
+    ndarray of shape (1500 * 64, 64), float32
+        Channels at each place of each image.
+    ndarray of shape (297 * 64, 64), float32
+        The same of images that the network has not seen.
+    """
+    X, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(X))
+    images = (X[order] / 16).astype(np.float32).reshape(-1, 1, 8, 8)
+    labels, n_train = torch.from_numpy(y[order]), 1500
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64 * 16, 10),
+        )
+        adam = torch.optim.Adam(model.parameters(), 2e-3)
+        for _ in range(30):
+            for batch in torch.randperm(n_train).split(100):
+                logits = model(torch.from_numpy(images[batch]))
+                nn.functional.cross_entropy(logits, labels[batch]).backward()
+                adam.step()
+                adam.zero_grad()
+    return (
+        activations(model, "3", images[:n_train]),
+        activations(model, "3", images[n_train:]),
     )
-    with torch.no_grad():
-        for batch in np.array_split(ids, max(1, len(ids) // 64)):
-            model(torch.from_numpy(batch.astype(np.int64)))
-    hook.remove()
-    return np.concatenate(outputs)

@@ -35,11 +35,12 @@ from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from benchmarks import _data, recovery
+from benchmarks import _data, _methods
 from benchmarks import _eeg_baselines as baselines
+from benchmarks._methods import Problem, after_pca, ours, print_row
 from benchmarks._peers import Peer
 from benchmarks.memory import PeakMemory, private_bytes
-from benchmarks.recovery import N_COMPONENTS, Problem, after_pca, ours, print_row
+from benchmarks.recovery import N_COMPONENTS
 from skmfr import MFRSparseAutoencoder
 from skmfr.datasets import make_noisy_eeg
 from skmfr.eeg import (
@@ -395,8 +396,8 @@ def paper(arguments: argparse.Namespace) -> None:
         return Problem(X, X_test, None, 512, 6, arguments.steps, 1024)
 
     methods = {
-        "paper, lr=0.01": recovery.paper(),
-        "paper, lr=0.001": recovery.paper(learning_rate=1e-3),
+        "paper, lr=0.01": _methods.paper(),
+        "paper, lr=0.001": _methods.paper(learning_rate=1e-3),
         "ours": ours(),
         "ours, for OMP": ours(transform_algorithm="omp"),
         f"ours, {N_COMPONENTS} principal components, for OMP": after_pca(
