@@ -3,7 +3,8 @@
 ``python -m benchmarks.memory --gigabytes 4`` writes a float32 array of that size to a
 temporary file, fits it as a memmap, and prints the largest RssAnon seen (private
 memory; pages of the mapped file do not count, for the system drops them at will).
-Linux only.
+``--n-features 768 --n-components 24576 --n-saes 1 --k 32 --max-steps 20`` is the size
+of an SAE for GPT-2 Small.  Linux only.
 """
 
 import argparse
@@ -43,6 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--n-features", type=int, default=256)
+    parser.add_argument("--n-components", type=int, help="four times the features")
+    parser.add_argument("--n-saes", type=int, default=3, help="and one witness")
+    parser.add_argument("--k", type=int, default=8)
     parser.add_argument("--max-steps", type=int, default=200)
     arguments = parser.parse_args()
     n_samples = int(arguments.gigabytes * 2**30 / 4 / arguments.n_features)
@@ -62,7 +66,13 @@ def main() -> None:
         memory = PeakMemory()
         memory.start()
         began = perf_counter()
-        MFRSparseAutoencoder(max_steps=arguments.max_steps, random_state=0).fit(mapped)
+        MFRSparseAutoencoder(
+            arguments.n_components,
+            n_saes=arguments.n_saes,
+            k=arguments.k,
+            max_steps=arguments.max_steps,
+            random_state=0,
+        ).fit(mapped)
         seconds = perf_counter() - began
         memory.running = False
         memory.join()

@@ -122,7 +122,7 @@ def largest(numbers: Tensor, k: int) -> Tensor:
 @lru_cache(maxsize=8)
 def entry_layout(n_samples: int, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where the entries of each sample begin, and the sample of each entry."""
-    offsets = torch.arange(0, n_samples * k + 1, k, device=device)
+    offsets = torch.arange(n_samples + 1, device=device) * k
     return offsets, torch.arange(n_samples, device=device).repeat_interleave(k)
 
 
@@ -140,7 +140,8 @@ def decode(codes: SparseCodes, dictionary: Tensor) -> Tensor:
     """
     offsets, _ = entry_layout(*codes.indices.shape, codes.indices.device)
     return embedding_bag(
-        codes.indices.flatten(),
+        # Of codes of one atom, flattening makes a strided view.
+        codes.indices.flatten().contiguous(),
         dictionary,
         offsets,
         mode="sum",
@@ -166,7 +167,7 @@ def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
     # The backward pass of `decode` for its values, the one gather-and-dot in torch
     # that does not write out the gathered atoms (n_samples * k * n_features numbers).
     dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        X, atoms, indices.flatten(), offsets[:-1], samples, 0
+        X, atoms, indices.flatten().contiguous(), offsets[:-1], samples, 0
     )
     return dots.view_as(indices)
 

@@ -9,14 +9,18 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from ._codes import SparseCodes, decode, top_k
+from ._codes import SparseCodes, decode, gather_dot, top_k
 from ._ensemble import Ensemble
 
 # Ridge, relative to atoms of norm 1, that keeps least squares finite where atoms of a
 # support are linearly dependent.  It runs in float64, where this is no more than noise.
 RIDGE = 1e-12
+# Squared distance of an atom to the span of others below which it adds to it nothing
+# but rounding.
+DEPENDENT = 1e-5
+# Dictionaries up to this size have products of all atoms made (256 MB in float32).
+MAX_GRAM = 8192
 # Numbers in the largest intermediate array, 64 MB in float32.
 BLOCK_SIZE = 1 << 24
 
@@ -60,39 +64,84 @@ def omp_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
     Each step adds the atom with the largest absolute product with the residual, and
     removes from the residual what it adds to the span (Pati, Rezaiifar, Krishnaprasad
     1993).  A sample that is reconstructed up to rounding gets no more atoms.
+
+    The span's orthonormal basis is kept as combinations of its atoms, so that what a
+    step costs beside the products does not depend on n_features.
     """
     dictionary = sae.decoder[0]
     X_centred = X - sae.decoder_bias
-    n_samples, n_features = X.shape
+    n_samples = len(X)
     indices = torch.zeros(n_samples, k, dtype=torch.int64, device=X.device)
     active = torch.zeros(n_samples, k, dtype=torch.bool, device=X.device)
-    basis = X.new_zeros(n_samples, k, n_features)
+    values = X.new_zeros(n_samples, k)
+    basis = X.new_zeros(n_samples, k, k)
     error = rounding(X_centred, dictionary.new_ones(()))
     # What the ridge leaves behind of a sample is not worth an atom either.
     nothing = error + 100 * RIDGE * X_centred.norm(dim=1)
-    residual = X_centred
+    products, cosines = _products(X_centred, dictionary, k)
     for step in range(k):
-        scores = (residual @ dictionary.T).abs_()
+        support = indices[:, :step]
+        codes = SparseCodes(values[:, :step], support)
         # What is in the support stays out of the race, at no more than rounding.
-        scores.scatter_(1, indices[:, :step], 0.0)
+        scores = products(codes).abs_().scatter_(1, support, 0.0)
 
-        def rescore(rows: Tensor, candidates: Tensor, residual=residual) -> Tensor:
-            return same_dot(residual[rows], dictionary, candidates).abs()
+        def rescore(rows: Tensor, candidates: Tensor, codes=codes) -> Tensor:
+            own = SparseCodes(*(part[rows] for part in codes))
+            residual = X_centred[rows] - decode(own, dictionary)
+            return same_dot(residual, dictionary, candidates).abs()
 
         best = select(scores, 1, error, rescore)
-        active[:, step] = best.values[:, 0] > nothing
-        indices[:, step] = best.indices[:, 0]
-        # The direction that the atom adds to the span.  The second pass removes what
-        # rounding leaves of the first one.
-        direction = dictionary[indices[:, step]]
-        span = basis[:, :step]
-        for _ in range(2):
-            direction = direction - _projection(span, direction)
-        direction = normalize(direction) * active[:, step : step + 1]
-        basis[:, step] = direction
-        residual = residual - _projection(basis[:, step : step + 1], residual)
+        atom = best.indices
+        # The new atom, less its projection on the span, of unit norm.
+        cosine = cosines(atom, support)
+        along = (basis[:, :step, :step] * cosine.unsqueeze(1)).sum(2)
+        left = 1 - along.square().sum(1, keepdim=True)
+        useful = (best.values > nothing.unsqueeze(1)) & (left > DEPENDENT)
+        factor = torch.where(useful, left, torch.inf).rsqrt()
+        row = basis[:, step]
+        row[:, :step] = -(along.unsqueeze(2) * basis[:, :step, :step]).sum(1)
+        row[:, step] = 1.0
+        row *= factor
+
+        indices[:, step : step + 1] = atom
+        active[:, step : step + 1] = useful
+        product = gather_dot(X_centred, dictionary, atom)
+        product -= (codes.values * cosine).sum(1, keepdim=True)
+        values += product * factor * row
     values = least_squares(X_centred, dictionary[indices], active)
     return SparseCodes(values, indices)
+
+
+def _products(
+    X_centred: Tensor, dictionary: Tensor, k: int
+) -> tuple[Callable[[SparseCodes], Tensor], Callable[[Tensor, Tensor], Tensor]]:
+    """What matching pursuit asks of samples and dictionary again and again.
+
+    Returns
+    -------
+    products : callable(codes) -> Tensor of shape (n_samples, n_components)
+        Of the residual of some codes with all atoms.
+    cosines : callable(atom, support) -> Tensor of shape (n_samples, n)
+        Of an atom of each sample, (n_samples, 1), with others of it, (n_samples, n).
+    """
+    n_components = len(dictionary)
+    # Products of all atoms with each other are worth their cost if there are samples
+    # enough: a step then adds up rows of theirs instead of a product with all atoms.
+    if n_components <= min(MAX_GRAM, k * len(X_centred)):
+        of_samples = X_centred @ dictionary.T
+        gram = dictionary @ dictionary.T
+        return (
+            lambda codes: decode(codes, gram).neg_().add_(of_samples),
+            lambda atom, support: gram[atom, support],
+        )
+
+    def products(codes: SparseCodes) -> Tensor:
+        return (X_centred - decode(codes, dictionary)) @ dictionary.T
+
+    def cosines(atom: Tensor, support: Tensor) -> Tensor:
+        return gather_dot(dictionary[atom[:, 0]], dictionary, support)
+
+    return products, cosines
 
 
 def pursuit_codes(X: Tensor, ensemble: Ensemble, k: int) -> SparseCodes:
@@ -112,22 +161,6 @@ def pursuit_codes(X: Tensor, ensemble: Ensemble, k: int) -> SparseCodes:
         torch.cat([codes.values for _, codes in blocks]),
         torch.cat([codes.indices + i * ensemble.n_components for i, codes in blocks]),
     )
-
-
-def _projection(basis: Tensor, vectors: Tensor) -> Tensor:
-    """Part of each vector in the span of its own orthonormal basis.
-
-    Parameters
-    ----------
-    basis : Tensor of shape (n_samples, n, n_features)
-    vectors : Tensor of shape (n_samples, n_features)
-
-    Returns
-    -------
-    Tensor of shape (n_samples, n_features)
-    """
-    along = basis @ vectors.unsqueeze(2)
-    return (along.mT @ basis).squeeze(1)
 
 
 ALGORITHMS: dict[str, Callable[[Tensor, Ensemble, int], SparseCodes]] = {

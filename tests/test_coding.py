@@ -55,9 +55,11 @@ def test_encoder_codes_are_the_largest_k_positive_pre_activations():
     np.testing.assert_allclose(dense(encoder_codes(X, sae, k), 40), expected)
 
 
+@pytest.mark.parametrize("largest_gram", [0, 60])
 @pytest.mark.parametrize("k", [1, 5, 12])
-def test_omp_codes_equal_scikit_learns(k):
-    sae, X = random_sae(24, 60), samples(50, 24)
+def test_omp_codes_equal_scikit_learns(k, largest_gram, monkeypatch):
+    monkeypatch.setattr(skmfr._coding, "MAX_GRAM", largest_gram)
+    sae, X = random_sae(24, 60), samples(70, 24)
     expected = orthogonal_mp(
         sae.decoder[0].T.numpy(),
         (X - sae.decoder_bias).T.numpy(),
