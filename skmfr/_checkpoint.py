@@ -1,7 +1,5 @@
 """Training state as plain arrays, and on disk."""
 
-import os
-import tempfile
 from dataclasses import astuple
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import numpy as np
 import torch
 
 from ._ensemble import Ensemble
+from ._files import replacing
 from ._schedule import Plateau, Schedule
 from ._state import Settings, TrainingState, new_state
 
@@ -66,10 +65,10 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: Settings) -> TrainingSt
             state.optimiser.state[parameter] = {
                 name.rsplit(" ", 1)[1]: tensor(name) for name in names
             }
-    for name in arrays:
-        if name.startswith("matches "):
-            i, j = map(int, name.split()[1:])
-            state.matches.edges[i, j] = arrays[name]
+    # In the order that training matches them in, whatever that of the arrays.
+    for i, j in state.matches.pairs:
+        if f"matches {i} {j}" in arrays:
+            state.matches.edges[i, j] = arrays[f"matches {i} {j}"]
     for name in TRACKED:
         setattr(state, name, tensor(name))
     state.n_reinits = arrays["n_reinits"].copy()
@@ -85,19 +84,9 @@ def checkpoint_path(folder, *content) -> Path:
 def save_checkpoint(path: Path, state: TrainingState) -> None:
     """Write a checkpoint; the file that was there stays until the new one is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = tempfile.NamedTemporaryFile(  # noqa: SIM115
-        dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False
-    )
-    try:
-        with file:
-            arrays = to_arrays(state)
-            np.savez(file, names=list(arrays), **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
-    except BaseException:
-        os.unlink(file.name)
-        raise
+    arrays = to_arrays(state)
+    with replacing(path) as fresh, open(fresh, "wb") as file:
+        np.savez(file, names=list(arrays), **arrays)  # type: ignore[arg-type]
 
 
 def load_checkpoint(path: Path, settings: Settings) -> TrainingState | None:
