@@ -413,7 +413,7 @@ class MFRSparseAutoencoder(
             agreement, atoms that collapse to one, a penalty that costs
             reconstruction, unstable reinitialisation.
         """
-        continued = self.warm_start and hasattr(self, "_trained")
+        continued = self.warm_start and self._can_go_on()
         X = validate_data(self, as_array(X), dtype=[np.float64, np.float32])
         self._learn(X, continued=continued, one_pass=False)
         return self
@@ -443,12 +443,24 @@ class MFRSparseAutoencoder(
         ValueError
             If X or a parameter is not as described.
         """
-        continued = hasattr(self, "_trained")
+        continued = self._can_go_on()
         X = validate_data(
             self, as_array(X), dtype=[np.float64, np.float32], reset=not continued
         )
         self._learn(X, continued=continued, one_pass=True)
         return self
+
+    def _can_go_on(self) -> bool:
+        """Whether there is a state of training to go on from."""
+        if not hasattr(self, "_trained"):
+            return False
+        if not self._trained:
+            raise ValueError(
+                "This SAE was imported from another package, without the state of its "
+                "training: neither partial_fit nor warm_start=True can go on from "
+                "it. Set warm_start=False and call fit to train anew."
+            )
+        return True
 
     def _learn(self, X: np.ndarray, *, continued: bool, one_pass: bool) -> None:
         """Train from the start or go on, for a whole schedule or for one pass."""

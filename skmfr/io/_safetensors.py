@@ -1,0 +1,126 @@
+"""Files of named arrays: written whole, and checked before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._files import replacing
+
+# Names that safetensors has for numbers of a kind.
+DTYPES = {
+    "bool": {"BOOL"},
+    "int": {"I64", "I32"},
+    "float": {"F64", "F32"},
+    "floating": {"F64", "F32", "F16", "BF16"},
+}
+
+
+def write_arrays(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write a file; one that was there stays until the new one is whole."""
+    safetensors = _safetensors()
+    # It writes memory as it lies.
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    with replacing(path) as fresh:
+        safetensors.numpy.save_file(arrays, fresh, metadata)
+
+
+@contextmanager
+def naming(path) -> Iterator[None]:
+    """Have errors about what a file or folder holds name it."""
+    try:
+        yield
+    # The second is of JSON that nests too deep.
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be loaded: {error}") from error
+
+
+@contextmanager
+def opened(path, framework: str) -> Iterator[Any]:
+    """A safetensors file, of arrays of NumPy ("np") or of torch ("pt").
+
+    Raises
+    ------
+    ValueError
+        If it is not a whole one.
+    """
+    safetensors = _safetensors()
+    # For the errors of the system, which name the path.
+    open(path, "rb").close()
+    try:
+        with safetensors.safe_open(path, framework=framework) as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        name = Path(path).name
+        raise ValueError(f"{name} is no whole safetensors file ({error}).") from error
+
+
+def check_arrays(file, expected: Mapping[str, str]) -> dict[str, int]:
+    """Check which arrays a file has, before any is read.
+
+    Parameters
+    ----------
+    file : from :func:`opened`
+    expected : mapping from str to str
+        Kind of numbers and axes of each array, such as "float m d". A digit is the
+        length of an axis, "*" is any length, and a letter the same one in all arrays;
+        m atoms and d features are at least one.
+
+    Returns
+    -------
+    dict from str to int
+        Length of the axes of each letter.
+
+    Raises
+    ------
+    ValueError
+        If there are others, or one is of another kind or shape.
+    """
+    names = set(file.keys())
+    if missing := sorted(expected.keys() - names):
+        raise ValueError(f"it lacks {', '.join(missing)}.")
+    if unknown := sorted(names - expected.keys()):
+        raise ValueError(f"it has arrays that do not belong: {', '.join(unknown)}.")
+    sizes: dict[str, int] = {}
+    for name, description in expected.items():
+        array = file.get_slice(name)
+        dtype, shape = array.get_dtype(), array.get_shape()
+        kind, *axes = description.split()
+        if dtype not in DTYPES[kind] or not _fits(shape, axes, sizes):
+            known = [str(sizes.get(axis, axis)) for axis in axes]
+            raise ValueError(
+                f"{name} is {dtype} of shape ({', '.join(map(str, shape))}), expected "
+                f"{kind} of shape ({', '.join(known)})."
+            )
+    if 0 in (sizes["m"], sizes["d"]):
+        raise ValueError("it has no atoms, or atoms of no features.")
+    return sizes
+
+
+def _fits(shape: list[int], axes: list[str], sizes: dict[str, int]) -> bool:
+    if len(shape) != len(axes):
+        return False
+    for size, axis in zip(shape, axes, strict=True):
+        wanted = int(axis) if axis.isdigit() else sizes.setdefault(axis, size)
+        if axis != "*" and size != wanted:
+            return False
+    return True
+
+
+def _safetensors():
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError(
+            "skmfr.io reads and writes files with the package safetensors: "
+            'pip install "skmfr[io]".'
+        ) from error
+    return safetensors

@@ -1,0 +1,147 @@
+"""SAEs in the format of EleutherAI's sparsify."""
+
+from __future__ import annotations
+
+from .._estimator import MFRSparseAutoencoder
+from ._native import check_sae
+from ._safetensors import naming
+from ._weights import (
+    Weights,
+    check_entry,
+    estimator_of,
+    read_config,
+    read_weights,
+    weights_of,
+    write_folder,
+)
+
+WEIGHTS = "sae.safetensors"
+SHAPES = {
+    "encoder.weight": "floating m d",
+    "encoder.bias": "floating m",
+    "W_dec": "floating m d",
+    "b_dec": "floating d",
+}
+# What can be imported; first what sparsify takes no entry for.
+ENTRIES = {
+    "activation": ("topk",),
+    # Of old versions, whose codes could be negative.
+    "signed": (False,),
+    "skip_connection": (False,),
+    "transcode": (False,),
+}
+
+
+def to_sparsify(sae: MFRSparseAutoencoder, folder) -> None:
+    """Write the reference SAE to a folder that EleutherAI's sparsify opens.
+
+    There ``SparseCoder.load_from_disk(folder)`` gives an SAE with the codes and
+    reconstructions that the estimator has with ``transform_algorithm="encoder"``. Other
+    algorithms cannot be expressed there: with them it is still the encoder that is
+    written.
+
+    Parameters
+    ----------
+    sae : MFRSparseAutoencoder
+        Fitted estimator.
+    folder : path-like
+        Folder to write ``cfg.json`` and ``sae.safetensors`` to. It is made if it is not
+        there; files of these names are replaced.
+
+    Raises
+    ------
+    NotFittedError
+        If `sae` is not fitted.
+    TypeError
+        If `sae` is anything else.
+    ImportError
+        If the package safetensors is not installed.
+
+    See Also
+    --------
+    from_sparsify : The way back.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.io import from_sparsify, to_sparsify
+    >>> X = np.random.default_rng(0).standard_normal((200, 8))
+    >>> sae = MFRSparseAutoencoder(k=2, max_steps=50, random_state=0).fit(X)
+    >>> with TemporaryDirectory() as folder:
+    ...     to_sparsify(sae, folder)
+    ...     imported = from_sparsify(folder)
+    >>> bool(np.allclose(imported.transform(X), sae.transform(X)))
+    True
+    """
+    check_sae(sae)
+    weights = weights_of(sae)
+    n_components, n_features = weights.decoder.shape
+    config = {
+        "activation": "topk",
+        "d_in": n_features,
+        "num_latents": n_components,
+        "k": min(int(sae.k), n_components),
+        "normalize_decoder": True,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+    }
+    write_folder(folder, config, WEIGHTS, dict(zip(SHAPES, weights, strict=True)))
+
+
+def from_sparsify(folder) -> MFRSparseAutoencoder:
+    """Read an SAE that EleutherAI's sparsify wrote.
+
+    Parameters
+    ----------
+    folder : path-like
+        Folder of one hookpoint, with ``cfg.json`` and ``sae.safetensors``.
+
+    Returns
+    -------
+    MFRSparseAutoencoder
+        Fitted, of one SAE without witness, so that no atom has an agreement. It cannot
+        be trained on, only anew: `partial_fit`, and `fit` with ``warm_start=True``,
+        raise a ValueError.
+
+    Raises
+    ------
+    ValueError
+        If a file is not whole, or the SAE is of another kind: another activation than
+        "topk", a transcoder or a skip connection, atoms of different norms (by more
+        than 0.1 %, and than rounding), which TopK takes no account of there.
+    FileNotFoundError
+        If a file is not there.
+    ImportError
+        If the package safetensors is not installed.
+
+    See Also
+    --------
+    to_sparsify : The way there.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.io import from_sparsify, to_sparsify
+    >>> X = np.random.default_rng(0).standard_normal((200, 8))
+    >>> sae = MFRSparseAutoencoder(k=2, max_steps=50, random_state=0).fit(X)
+    >>> with TemporaryDirectory() as folder:
+    ...     to_sparsify(sae, folder)
+    ...     imported = from_sparsify(folder)
+    >>> imported
+    MFRSparseAutoencoder(k=2, n_components=32, n_saes=1, n_witnesses=0)
+    """
+    with naming(folder):
+        config = read_config(folder, ENTRIES)
+        arrays, norm_tolerance = read_weights(folder, WEIGHTS, SHAPES)
+        weights = Weights(*arrays.values())
+        n_components, n_features = weights.decoder.shape
+        check_entry(config, "d_in", n_features)
+        # 0 latents mean a multiple of the features.
+        if config.get("num_latents", 0):
+            check_entry(config, "num_latents", n_components)
+        return estimator_of(weights, config.get("k", 32), norm_tolerance)

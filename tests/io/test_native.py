@@ -1,0 +1,467 @@
+"""Fitted estimators that come back whole, or not at all."""
+
+import json
+import pickle
+import struct
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+
+from skmfr import MFRSparseAutoencoder
+from skmfr.io import load, save
+
+stored = pytest.importorskip("safetensors.numpy")
+# A file of format version 1, and what its estimator does.
+VERSION_1 = Path(__file__).with_name("version_1.safetensors")
+
+
+def samples(n=200, dtype=np.float64, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, 6)).astype(dtype)
+
+
+def fitted(X=None, **parameters):
+    usual = {
+        "n_components": 12,
+        "k": 3,
+        "alpha": 0.1,
+        "max_steps": 60,
+        "random_state": 0,
+    }
+    sae = MFRSparseAutoencoder(**(usual | parameters))
+    return sae.fit(samples() if X is None else X)
+
+
+def assert_equal(one, other):
+    """Everything that estimators consist of is the same, to the byte."""
+    assert one.get_params() == other.get_params()
+    parameters = one.get_params().keys()
+    one, other = (
+        {name: value for name, value in vars(each).items() if name not in parameters}
+        for each in (one, other)
+    )
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert_same(value, other[name])
+
+
+def assert_same(value, expected):
+    assert type(value) is type(expected)
+    if isinstance(value, dict):
+        assert value.keys() == expected.keys()
+        for name, each in value.items():
+            assert_same(each, expected[name])
+    elif hasattr(value, "__dataclass_fields__"):
+        assert_same(vars(value), vars(expected))
+    elif isinstance(value, np.ndarray):
+        assert (value.dtype, value.shape) == (expected.dtype, expected.shape)
+        if value.dtype == object:
+            assert value.tolist() == expected.tolist()
+        else:
+            assert value.tobytes() == expected.tobytes()
+    else:
+        assert value == expected
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "sae.safetensors"
+
+
+def saved_and_loaded(sae, path):
+    save(sae, path)
+    return load(path)
+
+
+FITS = {
+    "default": {},
+    "tied": {"tied": True},
+    "alone": {"n_saes": 1, "n_witnesses": 0},
+    "no witness": {"n_witnesses": 0},
+    "in float64": {"precision": "float64"},
+    "with moments": {"warm_start": True},
+    "tied, with moments": {"warm_start": True, "tied": True},
+    "nearest": {"matching": "max", "n_saes": 4, "n_witnesses": 2, "warm_start": True},
+    "pursuit": {"transform_algorithm": "omp", "sparse_output": True},
+    "one atom": {"n_components": 1},
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("parameters", FITS.values(), ids=FITS)
+def test_estimator_comes_back_as_it_was(path, parameters, dtype):
+    X = samples(dtype=dtype)
+    sae = fitted(X, **parameters)
+    loaded = saved_and_loaded(sae, path)
+    assert_equal(loaded, sae)
+    codes, expected = (
+        pickle.dumps(each.transform(samples(50, dtype, seed=1)))
+        for each in (loaded, sae)
+    )
+    assert codes == expected
+
+
+@pytest.mark.parametrize("parameters", FITS.values(), ids=FITS)
+def test_training_goes_on_as_if_nothing_had_happened(path, parameters):
+    sae = fitted(**parameters)
+    loaded = saved_and_loaded(sae, path)
+    for each in (sae, loaded):
+        each.partial_fit(samples(seed=2))
+    assert_equal(loaded, sae)
+    loaded = saved_and_loaded(sae, path)
+    for each in (sae, loaded):
+        each.set_params(warm_start=True, max_steps=20).fit(samples(seed=3))
+    assert_equal(loaded, sae)
+
+
+def test_training_goes_on_with_more_than_ten_saes(path):
+    # Matches of SAEs 0 and 10 come before those of 0 and 2 in the alphabet.
+    sae = fitted(n_saes=12, n_components=4, k=1, warm_start=True)
+    loaded = saved_and_loaded(sae, path)
+    for each in (sae, loaded):
+        each.fit(samples(seed=1))
+    assert_equal(loaded, sae)
+
+
+def test_sae_of_one_feature_comes_back(path):
+    sae = fitted(samples()[:, :1])
+    assert_equal(saved_and_loaded(sae, path), sae)
+
+
+def test_names_and_kind_of_output_come_back(path):
+    X = pd.DataFrame(samples(), columns=["a", "b", "ä", "<", "", "'"])
+    sae = fitted(X).set_output(transform="pandas")
+    loaded = saved_and_loaded(sae, path)
+    assert_equal(loaded, sae)
+    pd.testing.assert_frame_equal(loaded.transform(X), sae.transform(X))
+    with pytest.raises(ValueError, match="feature names"):
+        loaded.transform(X[X.columns[::-1]])
+
+
+def test_parameters_that_json_lacks_come_back_as_plain_ones(path, tmp_path):
+    sae = fitted(k=np.int64(3), alpha=np.float32(0.5), tied=np.True_)
+    sae.set_params(checkpoint_dir=tmp_path, learning_rate=1e-300)
+    parameters = saved_and_loaded(sae, path).get_params()
+    assert parameters == sae.get_params() | {"checkpoint_dir": str(tmp_path)}
+    assert type(parameters["k"]) is int
+
+
+def test_what_is_no_data_comes_back_as_none(path):
+    sae = fitted(callback=lambda step, info: None)
+    sae.set_params(random_state=np.random.RandomState(0))
+    loaded = saved_and_loaded(sae, path)
+    assert loaded.callback is None
+    assert loaded.random_state is None
+
+
+def test_sae_of_a_gpu_loads_anywhere(path):
+    sae = fitted()
+    expected = sae.transform(samples())
+    # Fitted state is NumPy: a GPU leaves nothing but its name.
+    loaded = saved_and_loaded(sae.set_params(device="cuda:63"), path)
+    with pytest.warns(UserWarning, match="using the CPU"):
+        codes = loaded.transform(samples())
+    np.testing.assert_array_equal(codes, expected)
+
+
+def test_other_programs_can_read_the_arrays(path):
+    sae = fitted()
+    save(sae, path)
+    arrays = stored.load_file(path)
+    np.testing.assert_array_equal(arrays["components_"], sae.components_)
+    np.testing.assert_array_equal(arrays["trusted_"], sae.trusted_)
+
+
+def test_saving_needs_a_fitted_sae(path):
+    sae = MFRSparseAutoencoder()
+    with pytest.raises(NotFittedError):
+        save(sae, path)
+    with pytest.raises(TypeError, match="is of type Pipeline"):
+        save(make_pipeline(sae), path)
+
+    class Other(MFRSparseAutoencoder):
+        pass
+
+    with pytest.raises(TypeError, match="is of type Other"):
+        save(Other(), path)
+    with pytest.raises(ValueError, match="'k' parameter"):
+        save(fitted().set_params(k=0), path)
+    assert not path.exists()
+
+
+def test_missing_package_is_named(path, monkeypatch):
+    sae = fitted()
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match=r"pip install \"skmfr\[io\]\""):
+        save(sae, path)
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_interrupted_write_leaves_the_old_file_and_no_other(path, monkeypatch, error):
+    sae = fitted()
+    save(sae, path)
+    before = path.read_bytes()
+
+    def half_written(arrays, file, metadata):
+        file.write_bytes(before[: len(before) // 2])
+        raise error
+
+    monkeypatch.setattr(stored, "save_file", half_written)
+    with pytest.raises(type(error)):
+        save(sae.partial_fit(samples()), path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_saving_again_replaces_the_file(path):
+    sae = fitted()
+    save(sae, path)
+    assert saved_and_loaded(sae.partial_fit(samples()), path).n_steps_ == sae.n_steps_
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_file_of_version_1_loads():
+    sae = load(VERSION_1)
+    X = pd.DataFrame(samples(dtype=np.float32), columns=list("abcdef"))
+    # As it was when the file was written.
+    assert sae.score(X) == pytest.approx(0.892136, abs=1e-5)
+    assert sae.get_params()["n_components"] == 12
+    assert sae.warm_start
+    assert sae.n_steps_ == len(sae.loss_curve_) == 60
+    assert sae.dictionaries_.shape == (3, 12, 6)
+    np.testing.assert_allclose(np.linalg.norm(sae.components_, axis=1), 1, rtol=1e-6)
+    assert sae.partial_fit(X).n_steps_ == 61
+
+
+# Files that are not as they were written.
+
+
+def parts(content):
+    """Header and data of a safetensors file."""
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def whole(header, data, length=None):
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "sae.safetensors"
+    save(fitted(warm_start=True), path)
+    return path.read_bytes()
+
+
+def refused(path, content, match=None):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=match) as raised:
+        load(path)
+    assert str(path) in str(raised.value)
+
+
+def mutated(content, draw):
+    """A file with one of the damages that files take."""
+    content, place = bytearray(content), int(draw.integers(len(content)))
+    header = 8 + struct.unpack("<Q", content[:8])[0]
+    kind = draw.integers(7)
+    if kind == 0:
+        content[place] ^= 1 << int(draw.integers(8))
+    elif kind == 1:  # where there is more to break
+        content[place % header] ^= 1 << int(draw.integers(8))
+    elif kind == 2:
+        del content[place:]
+    elif kind == 3:
+        content[:8] = draw.bytes(8) if draw.integers(2) else struct.pack("<Q", place)
+    elif kind == 4:
+        content[place:place] = draw.bytes(int(draw.integers(1, 20)))
+    elif kind == 5:
+        other = int(draw.integers(len(content)))
+        length = int(draw.integers(1, 200))
+        content[place : place + length] = content[other : other + length]
+    else:  # one digit of the header for another
+        digits = [i for i in range(8, header) if chr(content[i]).isdigit()]
+        content[draw.choice(digits)] = ord(str(draw.integers(10)))
+    return bytes(content)
+
+
+def count_refused(path, content, n, seed):
+    """How many of n damaged files are refused; the others must load as they were."""
+    path.write_bytes(content)
+    expected = load(path)
+    draw = np.random.default_rng(seed)
+    n_refused = 0
+    for _ in range(n):
+        path.write_bytes(mutated(content, draw))
+        try:
+            loaded = load(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            n_refused += 1
+        else:
+            assert_equal(loaded, expected)
+    return n_refused
+
+
+def test_damaged_file_is_refused_or_as_it_was(path, content):
+    # Digits and bytes that are replaced by themselves, spaces of the header.
+    assert count_refused(path, content, 700, seed=0) > 600
+
+
+def test_truncated_file_is_refused(path, content):
+    for length in [0, 1, 7, 8, 9, *range(100, len(content), 1009), len(content) - 1]:
+        refused(path, content[:length], "no whole safetensors file")
+
+
+def test_flipped_bit_in_an_array_is_refused(path, content):
+    for place in range(1, 2000, 97):
+        damaged = bytearray(content)
+        damaged[-place] ^= 1 << place % 8
+        refused(path, damaged, "it is damaged")
+
+
+@pytest.mark.parametrize(
+    "length", [0, 1, 2**20, 99_999_999, 2**31, 2**63 - 1, 2**63, 2**64 - 1]
+)
+def test_header_of_another_length_is_refused(path, content, length):
+    refused(path, whole(*parts(content), length=length), "no whole safetensors file")
+
+
+def test_files_of_other_kinds_are_refused(path):
+    class Harmful:
+        def __reduce__(self):
+            return (path.with_name("was run").touch, ())
+
+    refused(path, pickle.dumps(Harmful()), "no whole safetensors file")
+    refused(path, b"", "no whole safetensors file")
+    stored.save_file({"weight": np.zeros(3)}, path)
+    refused(path, path.read_bytes(), "not a file of skmfr.io.save")
+    stored.save_file({"weight": np.zeros(3)}, path, {"skmfr": "[" * 10**6})
+    refused(path, path.read_bytes(), "cannot be loaded")
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_missing_file_and_folder_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.safetensors"):
+        load(tmp_path / "nothing.safetensors")
+    with pytest.raises(OSError, match=tmp_path.name):
+        load(tmp_path)
+
+
+# Files that were written on purpose: their digests fit.
+
+
+def sealed(arrays, description):
+    """A file of some content, with the digest that belongs to it."""
+    text = json.dumps(description)
+    digest = sha256(text.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(arrays[name].tobytes())
+    metadata = {"skmfr": text, "sha256": digest.hexdigest()}
+    return stored.save(arrays, metadata)
+
+
+@pytest.fixture
+def opened(content):
+    description = json.loads(parts(content)[0]["__metadata__"]["skmfr"])
+    return stored.load(content), description
+
+
+def test_digest_of_these_tests_is_that_of_the_format(path, content, opened):
+    path.write_bytes(content)
+    expected = load(path)
+    path.write_bytes(sealed(*opened))
+    assert_equal(load(path), expected)
+
+
+def test_later_version_is_refused(path, opened):
+    arrays, description = opened
+    description |= {"format_version": 2, "skmfr_version": "9.9"}
+    match = "version 2 .* skmfr 9.9; .* up to 1: update skmfr"
+    refused(path, sealed(arrays, description), match)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("parameters", "k", "8"),
+        ("parameters", "k", 0),
+        ("parameters", "matching", ["max"]),
+        ("parameters", "callback", "print"),
+        ("parameters", "no_such_parameter", 1),
+        ("parameters", "_trained", {}),
+        ("attributes", "reference_sae_", 3),
+        ("attributes", "reference_sae_", -1),
+        ("attributes", "reference_sae_", True),
+        ("attributes", "agreement_null_", float("nan")),
+        ("attributes", "n_iter_", -1),
+        ("attributes", "seed", 2**40),
+        ("attributes", "scale", 0.0),
+        ("attributes", "scale", float("nan")),
+        ("attributes", "feature_names_in_", ["a"]),
+        ("attributes", "feature_names_in_", list(range(6))),
+        ("attributes", "set_output", {"a": 1}),
+    ],
+)
+def test_impossible_values_are_refused(path, opened, part, name, value):
+    arrays, description = opened
+    description[part][name] = value
+    refused(path, sealed(arrays, description), name)
+
+
+@pytest.mark.parametrize("part", ["parameters", "attributes", "format_version"])
+def test_incomplete_description_is_refused(path, opened, part):
+    arrays, description = opened
+    del description[part]
+    refused(path, sealed(arrays, description))
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("components_", np.zeros((6, 12))),
+        ("encoder_bias_", np.zeros((12, 1))),
+        ("encoder_bias_", np.zeros(13)),
+        ("loss_curve_", np.zeros(60, dtype=int)),
+        ("trusted_", np.zeros(12)),
+        ("trained losses", np.zeros((4, 60))),
+        ("trained idle", np.zeros((4, 12))),
+        ("trained adam 2 exp_avg", np.zeros((6, 12))),
+        ("trained matches 0 1", np.zeros((3, 2), dtype=int)),
+        ("dictionaries_", np.zeros((0, 12, 6))),
+        ("dictionaries_", np.zeros((2, 12, 6))),
+        ("dictionaries_", np.zeros((3, 12, 6), dtype=np.float16)),
+        ("another", np.zeros(1)),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(path, opened, name, array):
+    arrays, description = opened
+    refused(path, sealed(arrays | {name: array}, description))
+
+
+@pytest.mark.parametrize(
+    "name", ["components_", "trained step", "trained adam 1 step", "standardiser mean"]
+)
+def test_missing_arrays_are_named(path, opened, name):
+    arrays, description = opened
+    del arrays[name]
+    refused(path, sealed(arrays, description), f"lacks {name}")
+
+
+def test_saes_that_training_does_not_know_are_refused(path, opened):
+    arrays, description = opened
+    arrays["witness_dictionaries_"] = np.zeros((2, 12, 6))
+    refused(path, sealed(arrays, description), "3 SAEs and 2 witnesses.* train 4")
+
+
+def test_number_types_that_numpy_lacks_are_refused(path, content):
+    header, data = parts(content)
+    header["encoder_bias_"] |= {"dtype": "BF16", "shape": [48]}
+    refused(path, whole(header, data), "encoder_bias_ is BF16")
