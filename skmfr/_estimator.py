@@ -22,6 +22,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ._documentation import DocumentationLinkMixin
 from .agreement import (
     TRUSTED,
     _agreement_level,
@@ -54,6 +55,7 @@ RECENT_STEPS = 100
 
 
 class MFRSparseAutoencoder(
+    DocumentationLinkMixin,
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
@@ -186,7 +188,10 @@ class MFRSparseAutoencoder(
         Called as ``callback(step, info)`` after each step, with the number of steps
         done and a dict with the keys "n_steps", "fvu" (of the batch, mean over the
         SAEs), "agreement" (mean best cosine of the first SAE's atoms in the last
-        witness, renewed every 50 steps), "k", "alpha", "learning_rate", "n_reinits".
+        witness, renewed every 50 steps), "dead" (share of the SAEs' atoms that were
+        active in no batch of the last `resample_every` steps, or of the last 100 if
+        that is None), "k", "alpha", "learning_rate", "n_reinits" (of the SAEs and
+        witnesses together). See :class:`skmfr.inspection.TrainingHistory`.
 
     verbose : int, default=0
         0 is silent, 1 shows a progress bar.

@@ -10,6 +10,8 @@ from ._state import Settings, TrainingState
 
 # Steps between two computations of the agreement, which costs more than a step.
 AGREEMENT_INTERVAL = 50
+# Steps without activity after which an atom is dead where none is resampled.
+DEAD_AFTER = 100
 
 
 class Watch:
@@ -62,11 +64,14 @@ class Watch:
         if state.step % AGREEMENT_INTERVAL == 0 or np.isnan(self.agreement):
             self.agreement = self.current_agreement(state)
         settings, done = self.settings, state.step - 1
+        idle = state.idle[: settings.n_saes]
+        dead = idle >= (settings.resample_every or DEAD_AFTER)
         schedule = state.schedule
         return {
             "n_steps": schedule.n_steps,
             "fvu": float(state.losses[state.n_steps - 1, : settings.n_saes].mean()),
             "agreement": self.agreement,
+            "dead": float(dead.double().mean()),
             "k": schedule.k(done, settings.k, settings.n_components),
             "alpha": settings.alpha * schedule.alpha(done),
             "learning_rate": settings.learning_rate * schedule.learning_rate(done),

@@ -19,6 +19,10 @@ from sklearn.preprocessing import MaxAbsScaler
 from sklearn.svm import SVC, LinearSVC
 
 from skmfr import MFRSparseAutoencoder
+from skmfr._ensemble import Ensemble
+from skmfr._progress import DEAD_AFTER, Watch
+from skmfr._schedule import Plateau, Schedule
+from skmfr._state import new_state
 
 
 def make_sparse_data(n_samples=600, n_features=16, n_atoms=24, k=3, seed=0):
@@ -413,7 +417,8 @@ def test_callback_sees_each_step():
     fvu = [info["fvu"] for _, info in seen]
     np.testing.assert_allclose(fvu, sae.loss_curve_, rtol=1e-6)
     assert set(seen[0][1]) == {
-        "n_steps", "fvu", "agreement", "k", "alpha", "learning_rate", "n_reinits"
+        "n_steps", "fvu", "agreement", "dead", "k", "alpha", "learning_rate",
+        "n_reinits",
     }  # fmt: skip
     k = [info["k"] for _, info in seen]
     assert k[0] == 8
@@ -422,6 +427,26 @@ def test_callback_sees_each_step():
     assert alpha[:30] == [0.0] * 30
     assert max(alpha) == 1.0
     assert alpha[-6:] == [0.0] * 6
+
+
+@pytest.mark.parametrize(
+    ("resample_every", "dead_after"), [(None, DEAD_AFTER), (1000, 1000), (7, 7)]
+)
+def test_callback_sees_the_dead_share_of_the_group(
+    make_settings, resample_every, dead_after
+):
+    settings = make_settings(
+        n_components=4, n_saes=2, n_witnesses=1, k=1, resample_every=resample_every
+    )
+    atoms = torch.eye(4, dtype=torch.float64).expand(3, 4, 4)
+    state = new_state(Ensemble.starting_from(atoms, tied=False), settings)
+    state.begin(Schedule.constant(10), Plateau())
+    state.n_steps = state.step = 1
+    # Of the group one atom of eight; that of the witness does not count.
+    state.idle[1, 2] = dead_after
+    state.idle[0, 0] = dead_after - 1
+    state.idle[2, 0] = dead_after
+    assert Watch(settings, 0, None).info(state)["dead"] == 1 / 8
 
 
 def test_scikit_learns_callbacks_see_each_epoch_and_can_stop():

@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
+from .._documentation import DocumentationLinkMixin
 from .._estimator import MFRSparseAutoencoder
 from ..metrics import fvu
 from ._filters import (
@@ -50,7 +51,7 @@ N_DIMENSIONS = 512
 LEAST_POWER = 0.05
 
 
-class EEGDenoiser(TransformerMixin, BaseEstimator):
+class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
     """Denoise EEG with sparse codes of its windows.
 
     Signals are scaled channel by channel and cut into overlapping windows; windows are
