@@ -413,6 +413,14 @@ def _nearest(atoms: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _matched_cosines(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Cosine of each unit atom with its partner in another dictionary."""
+    return _matched(atoms, others)[0]
+
+
+def _matched(atoms: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine of each unit atom with its partner in another dictionary, and the partner.
+
+    Partners are a permutation.
+    """
     import torch
 
     from ._matching import assign_atoms
@@ -420,8 +428,8 @@ def _matched_cosines(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
     atoms, others = _same_dtype(atoms, others)
     partner = assign_atoms(
         torch.from_numpy(atoms), torch.from_numpy(others), EXACT_LIMIT
-    )
-    return np.clip(np.sum(atoms * others[partner.numpy()], axis=1), -1.0, 1.0)
+    ).numpy()
+    return np.clip(np.sum(atoms * others[partner], axis=1), -1.0, 1.0), partner
 
 
 def _same_dtype(atoms: np.ndarray, others: np.ndarray) -> list[np.ndarray]:

@@ -52,6 +52,26 @@ def atom_waveforms(denoiser) -> np.ndarray:
     return denoiser.atoms_ * denoiser.scale_.astype(denoiser.atoms_.dtype)[:, None]
 
 
+def as_waveforms(denoiser, directions: np.ndarray) -> np.ndarray:
+    """Signals of all channels that directions in the space of the SAEs stand for.
+
+    Parameters
+    ----------
+    denoiser : EEGDenoiser
+        Fitted without clean signals.
+    directions : ndarray of shape (n_directions, n_dimensions)
+        Atoms of any SAE of the denoiser, for instance.
+
+    Returns
+    -------
+    ndarray of shape (n_directions, n_channels, `n_times_`)
+        In the unit of the data, as :func:`atom_waveforms`.
+    """
+    signals = directions @ denoiser.pca_.components_
+    shape = (len(directions), denoiser.n_channels_, denoiser.n_times_)
+    return signals.reshape(shape) * denoiser.scale_.astype(signals.dtype)[:, None]
+
+
 def score_atoms(
     denoiser,
     X,

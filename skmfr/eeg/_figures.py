@@ -129,14 +129,19 @@ def _draw_topography(axis: Axes, spatial: np.ndarray, X, ch_names: list[str]) ->
 
     axis.set_title("Topography")
     info = mne.pick_info(X.info, [X.ch_names.index(name) for name in ch_names])
-    positions = np.array([channel["loc"][:3] for channel in info["chs"]])
-    if np.isfinite(positions).all() and positions.any(axis=1).all():
+    if has_positions(info):
         mne.viz.plot_topomap(spatial, info, axes=axis, show=False)
         return
     strongest = np.argsort(-np.abs(spatial))[:N_BARS][::-1]
     axis.barh([ch_names[i] for i in strongest], spatial[strongest], color="0.4")
     axis.axvline(0, color="0.8", zorder=0)
     axis.set_xlabel("Weight (no map: X has no montage)")
+
+
+def has_positions(info) -> bool:
+    """Whether all channels of an mne.Info have a place on the head."""
+    positions = np.array([channel["loc"][:3] for channel in info["chs"]])
+    return bool(np.isfinite(positions).all() and positions.any(axis=1).all())
 
 
 def _draw_spectrum(axis: Axes, temporal: np.ndarray, sfreq: float) -> None:

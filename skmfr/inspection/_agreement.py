@@ -1,0 +1,252 @@
+"""Agreement of atoms against how often they are used."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..agreement import (
+    TRUSTED,
+    _agreement_level,
+    feature_agreement,
+    random_agreement,
+)
+from ..metrics import _as_matrix
+from ._drawing import BLUE, ORANGE, import_pyplot, new_axes
+from ._fitted import agreement_with, split_fitted, transformed
+
+
+class FeatureAgreementDisplay:
+    """Agreement of atoms against how often they are used.
+
+    An atom that the witnesses find too is above the threshold; random dictionaries
+    would be at the null level.  Atoms that are never active are at usage 0.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_dictionaries` to make
+    one. All parameters are stored as attributes.
+
+    Read more in the user guide: :doc:`how far to trust an atom
+    </user_guide/agreement>`.
+
+    Parameters
+    ----------
+    agreement : ndarray of shape (n_components,)
+        Agreement of each atom with other dictionaries, between -1 and 1.
+    usage : ndarray of shape (n_components,)
+        Share of the samples in which each atom is active, between 0 and 1.
+    null : float
+        Agreement of random dictionaries.
+    threshold : float
+        Agreement above which an atom is trusted.
+    agreement_with : str, default="other dictionaries"
+        Whom the atoms agree with, for the label of the axis.
+
+    Attributes
+    ----------
+    trusted_scatter_, untrusted_scatter_ : matplotlib PathCollection
+        Atoms above the threshold, and the others.
+    null_line_, threshold_line_ : matplotlib Line2D
+        The two levels.
+    ax_ : matplotlib Axes
+        Axes with the atoms.
+    figure_ : matplotlib Figure
+        Figure that contains them.
+
+    See Also
+    --------
+    DictionaryDisplay : What the atoms look like.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.inspection import FeatureAgreementDisplay
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=200, random_state=0)
+    >>> display = FeatureAgreementDisplay.from_estimator(sae.fit(X), X)
+    >>> display.ax_.get_ylabel()
+    'Agreement with 1 witness (cosine)'
+    """
+
+    def __init__(
+        self,
+        *,
+        agreement,
+        usage,
+        null,
+        threshold,
+        agreement_with="other dictionaries",
+    ):
+        self.agreement = agreement
+        self.usage = usage
+        self.null = null
+        self.threshold = threshold
+        self.agreement_with = agreement_with
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, X, *, ax=None, scatter_kwargs=None, line_kwargs=None
+    ):
+        """Show the atoms of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : MFRSparseAutoencoder or Pipeline
+            Fitted estimator, or pipeline that ends with one.
+        X : array-like of shape (n_samples, n_features)
+            Data that tell how often each atom is used.
+        ax : matplotlib Axes, default=None
+            Axes to draw in. None makes a new figure.
+        scatter_kwargs : dict, default=None
+            For ``Axes.scatter``, over the defaults.
+        line_kwargs : dict, default=None
+            For ``Axes.axhline``, over the defaults.
+
+        Returns
+        -------
+        display : FeatureAgreementDisplay
+            With what was drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        TypeError
+            If the estimator is of another kind.
+        ValueError
+            If it is not fitted, X does not suit it, or there is no agreement: one SAE
+            without witness has nothing to agree with.
+        """
+        import_pyplot(f"{cls.__name__}.from_estimator")
+        before, sae = split_fitted(estimator)
+        null = sae.agreement_null_
+        display = cls(
+            agreement=_checked(sae.feature_agreement_),
+            usage=_usage(sae, transformed(before, X)),
+            null=null,
+            threshold=_agreement_level(null, TRUSTED),
+            agreement_with=agreement_with(sae),
+        )
+        return display.plot(ax, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)
+
+    @classmethod
+    def from_dictionaries(
+        cls, atoms, others, codes, *, ax=None, scatter_kwargs=None, line_kwargs=None
+    ):
+        """Show the atoms of a dictionary, of whatever origin.
+
+        Parameters
+        ----------
+        atoms : array-like of shape (n_components, n_features)
+            Atoms to show.
+        others : sequence of array-like of shape (n_components, n_features)
+            Dictionaries to find them in, 1 or more.
+        codes : {array-like, sparse matrix} of shape (n_samples, n_components)
+            Codes of some data, which tell how often each atom is used.
+        ax : matplotlib Axes, default=None
+            Axes to draw in. None makes a new figure.
+        scatter_kwargs : dict, default=None
+            For ``Axes.scatter``, over the defaults.
+        line_kwargs : dict, default=None
+            For ``Axes.axhline``, over the defaults.
+
+        Returns
+        -------
+        display : FeatureAgreementDisplay
+            With what was drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If there is no other dictionary, or the shapes do not fit.
+        """
+        import_pyplot(f"{cls.__name__}.from_dictionaries")
+        agreement = _checked(feature_agreement(atoms, others))
+        codes = _as_matrix(codes, "codes", accept_sparse="csr")
+        if codes.shape[1] != len(agreement):
+            raise ValueError(
+                f"codes has {codes.shape[1]} columns, but there are {len(agreement)} "
+                "atoms."
+            )
+        null = float(np.mean([random_agreement(*np.shape(D)[::-1]) for D in others]))
+        display = cls(
+            agreement=agreement,
+            usage=np.asarray((codes != 0).sum(axis=0)).ravel() / codes.shape[0],
+            null=null,
+            threshold=_agreement_level(null, TRUSTED),
+        )
+        return display.plot(ax, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)
+
+    def plot(self, ax=None, *, scatter_kwargs=None, line_kwargs=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw in. None makes a new figure.
+        scatter_kwargs : dict, default=None
+            For ``Axes.scatter``, over the defaults.
+        line_kwargs : dict, default=None
+            For ``Axes.axhline``, over the defaults.
+
+        Returns
+        -------
+        display : FeatureAgreementDisplay
+            This display, with what was drawn.
+        """
+        ax = new_axes(f"{type(self).__name__}.plot", ax)
+        trusted = self.agreement > self.threshold
+        usual = {"s": np.clip(6000 / len(trusted), 3, 24), "rasterized": True}
+
+        def scatter(shown, label, **style):
+            style = usual | style | (scatter_kwargs or {})
+            label = f"{label} ({shown.sum()})"
+            return ax.scatter(
+                self.usage[shown], self.agreement[shown], label=label, **style
+            )
+
+        def line(height, label, style):
+            style = {"color": "black", "linewidth": 1, "linestyle": style}
+            label = f"{label} ({height:.2f})"
+            return ax.axhline(height, label=label, **style | (line_kwargs or {}))
+
+        self.untrusted_scatter_ = scatter(
+            ~trusted, "not trusted", marker="x", color=ORANGE, linewidths=1
+        )
+        self.trusted_scatter_ = scatter(trusted, "trusted", marker="o", color=BLUE)
+        self.threshold_line_ = line(self.threshold, "trusted above", "-")
+        self.null_line_ = line(self.null, "random dictionaries", "--")
+
+        # Usage may span decades, and be 0, which a logarithm has no place for.
+        used = self.usage[self.usage > 0]
+        ax.set_xscale("symlog", linthresh=used.min() if len(used) else 1, linscale=0.3)
+        ax.set_xlim(left=0)
+        ax.set(
+            xlabel="Usage: share of samples in which the atom is active",
+            ylabel=f"Agreement with {self.agreement_with} (cosine)",
+        )
+        ax.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9
+        )
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+
+def _checked(agreement: np.ndarray) -> np.ndarray:
+    if np.isnan(agreement).any():
+        raise ValueError(
+            "There is no agreement to show: an SAE without witness and without others "
+            "has nothing to agree with. Set n_witnesses=1 or more."
+        )
+    return agreement
+
+
+def _usage(sae, X) -> np.ndarray:
+    """Share of samples in which each atom is active, (n_components,)."""
+    X = sae._check_X(X)
+    n_active = np.zeros(len(sae.components_))
+    for _, codes, _ in sae._coded_blocks(X):
+        active = codes.indices[codes.values != 0].cpu().numpy()
+        n_active += np.bincount(active, minlength=len(n_active))
+    return n_active / len(X)

@@ -1,0 +1,405 @@
+"""Atoms of a dictionary beside the nearest ones of others."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from ..agreement import _unit_atoms, feature_agreement, nearest_atoms
+from ._drawing import (
+    BLUE,
+    SHOWN_SHARE,
+    check_layout,
+    curve_spacing,
+    draw_curves,
+    draw_image,
+    import_mne,
+    import_pyplot,
+    panels,
+)
+from ._fitted import check_labels, chosen, named_dictionaries, split_fitted
+
+
+class DictionaryDisplay:
+    """Atoms of a dictionary beside the nearest ones of other dictionaries.
+
+    A column is an atom, the most agreed on the left; below it are the atoms nearest to
+    it in the other SAEs and the witnesses, and how near they are (cosine).  Atoms are
+    drawn as images, as curves, or as maps of the head.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_dictionaries` to make
+    one. All parameters are stored as attributes.
+
+    Parameters
+    ----------
+    atoms : ndarray of shape (n_shown,), int
+        Numbers of the atoms.
+    agreement : ndarray of shape (n_shown,)
+        Their agreement; NaN if there is nothing to agree with.
+    matches : ndarray of shape (n_dictionaries, n_shown, n_features)
+        The atoms themselves, and the nearest of each other dictionary.
+    cosines : ndarray of shape (n_dictionaries, n_shown)
+        How near these are.
+    labels : sequence of str
+        Names of the dictionaries.
+    image_shape : tuple of int, default=None
+        Height and width of atoms as images, or height, width and 3 in colour.
+    n_channels : int, default=1
+        Curves per atom, whose features are ``(n_channels, n_times)``, flattened.
+    sfreq : float, default=None
+        Samples per second of curves.
+    info : mne.Info, default=None
+        Channels, with positions, of atoms as maps.
+
+    Attributes
+    ----------
+    images_ : ndarray of shape (n_dictionaries, n_shown)
+        What was drawn: AxesImage for images and maps, lists of Line2D for curves.
+    axes_ : ndarray of shape (n_dictionaries, n_shown) of matplotlib Axes
+        One for each atom.
+    ax_ : matplotlib Axes
+        What these are in.
+    figure_ : matplotlib Figure
+        Figure that contains them.
+
+    See Also
+    --------
+    FeatureAgreementDisplay : Agreement of all atoms.
+    skmfr.eeg.plot_atom : One atom of EEG, in all detail.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.inspection import DictionaryDisplay
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=200, random_state=0)
+    >>> display = DictionaryDisplay.from_estimator(
+    ...     sae.fit(X), atoms=5, image_shape=(8, 8)
+    ... )
+    >>> display.axes_.shape
+    (4, 5)
+    """
+
+    def __init__(
+        self,
+        *,
+        atoms,
+        agreement,
+        matches,
+        cosines,
+        labels,
+        image_shape=None,
+        n_channels=1,
+        sfreq=None,
+        info=None,
+    ):
+        self.atoms = atoms
+        self.agreement = agreement
+        self.matches = matches
+        self.cosines = cosines
+        self.labels = labels
+        self.image_shape = image_shape
+        self.n_channels = n_channels
+        self.sfreq = sfreq
+        self.info = info
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        *,
+        atoms=8,
+        image_shape=None,
+        n_channels=1,
+        sfreq=None,
+        info=None,
+        ax=None,
+    ):
+        """Show the atoms of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : MFRSparseAutoencoder, Pipeline or EEGDenoiser
+            Fitted estimator, or pipeline that ends with one. Of an
+            :class:`~skmfr.eeg.EEGDenoiser`, fitted without clean signals, atoms are
+            signals in the unit of the data.
+        atoms : int or array-like of int, default=8
+            How many atoms of the reference SAE to show, evenly spread over the ranks of
+            agreement from the highest to the lowest; or the numbers of those to show.
+        image_shape : tuple of int, default=None
+            Draw images of this height and width, or height, width and 3 in colour.
+        n_channels : int, default=1
+            Unless images or maps are drawn, the number of curves per atom, whose
+            features are ``(n_channels, n_times)``, flattened.
+        sfreq : float, default=None
+            Samples per second of curves. None numbers the samples.
+        info : mne.Info, default=None
+            Draw maps of these channels, which need positions: of the atoms, or, if
+            these are ``(n_channels, n_times)``, flattened, of the topographies that
+            come nearest to them.
+        ax : matplotlib Axes, default=None
+            Axes to draw in, divided into panels. None makes a new figure.
+
+        Returns
+        -------
+        display : DictionaryDisplay
+            With what was drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed, or, for maps, MNE.
+        TypeError
+            If the estimator is of another kind.
+        ValueError
+            If it is not fitted, there are no such atoms, or they cannot be drawn so.
+        """
+        import_pyplot(f"{cls.__name__}.from_estimator")
+        from ..eeg import EEGDenoiser
+
+        denoiser = None
+        if isinstance(estimator, EEGDenoiser):
+            check_is_fitted(estimator)
+            estimator._check_atoms_are_signals(cls.__name__)
+            denoiser, estimator = estimator, estimator.sae_
+        _, sae = split_fitted(estimator)
+        named = named_dictionaries(sae)
+        reference = f"SAE {sae.reference_sae_}"
+        named = {f"{reference}\n(reference)": named.pop(reference), **named}
+        shown = chosen(atoms, "atoms", sae.feature_agreement_)
+        matches, cosines = _nearest(shown, list(named.values()))
+        if denoiser is not None:
+            from ..eeg._artifacts import as_waveforms
+
+            matches = np.stack([as_waveforms(denoiser, row) for row in matches])
+            matches = matches.reshape(*cosines.shape, -1)
+            n_channels, sfreq = denoiser.n_channels_, denoiser.sfreq_
+        return cls(
+            atoms=shown,
+            agreement=sae.feature_agreement_[shown],
+            matches=matches,
+            cosines=cosines,
+            labels=list(named),
+            image_shape=image_shape,
+            n_channels=n_channels,
+            sfreq=sfreq,
+            info=info,
+        ).plot(ax)
+
+    @classmethod
+    def from_dictionaries(
+        cls,
+        dictionaries,
+        *,
+        labels=None,
+        atoms=8,
+        image_shape=None,
+        n_channels=1,
+        sfreq=None,
+        info=None,
+        ax=None,
+    ):
+        """Show the atoms of a dictionary, of whatever origin.
+
+        Parameters
+        ----------
+        dictionaries : sequence of array-like of shape (n_atoms, n_features)
+            The dictionary to show first, then those to find its atoms in.
+        labels : sequence of str, default=None
+            Their names. None means their numbers.
+        atoms : int or array-like of int, default=8
+            How many atoms to show, evenly spread over the ranks of agreement, the mean
+            of their largest cosines, from the highest to the lowest; or the numbers of
+            those to show.
+        image_shape : tuple of int, default=None
+            As in :meth:`from_estimator`.
+        n_channels : int, default=1
+            As in :meth:`from_estimator`.
+        sfreq : float, default=None
+            As in :meth:`from_estimator`.
+        info : mne.Info, default=None
+            As in :meth:`from_estimator`.
+        ax : matplotlib Axes, default=None
+            Axes to draw in, divided into panels. None makes a new figure.
+
+        Returns
+        -------
+        display : DictionaryDisplay
+            With what was drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed, or, for maps, MNE.
+        ValueError
+            If there is no dictionary, the numbers of features differ, there are not as
+            many labels, no such atoms, or they cannot be drawn so.
+        """
+        import_pyplot(f"{cls.__name__}.from_dictionaries")
+        units: list[np.ndarray] = []
+        for i, dictionary in enumerate(dictionaries):
+            n_features = units[0].shape[1] if units else None
+            units.append(
+                _unit_atoms(dictionary, f"dictionaries[{i}]", None, n_features)
+            )
+        if not units:
+            raise ValueError("dictionaries is empty.")
+        labels = check_labels(labels, len(units))
+        agreement = feature_agreement(units[0], units[1:])
+        shown = chosen(atoms, "atoms", agreement)
+        matches, cosines = _nearest(shown, units)
+        return cls(
+            atoms=shown,
+            agreement=agreement[shown],
+            matches=matches,
+            cosines=cosines,
+            labels=labels,
+            image_shape=image_shape,
+            n_channels=n_channels,
+            sfreq=sfreq,
+            info=info,
+        ).plot(ax)
+
+    def plot(self, ax=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw in, divided into panels. None makes a new figure.
+
+        Returns
+        -------
+        display : DictionaryDisplay
+            This display, with what was drawn.
+
+        Raises
+        ------
+        ValueError
+            If the atoms cannot be drawn so.
+        """
+        caller = f"{type(self).__name__}.plot"
+        draw, scale = self._drawing()
+        shape = self.cosines.shape
+        wide = self.image_shape is None and self.info is None
+        size = (1.2 + (1.6 if wide else 1.1) * shape[1], 0.6 + 1.35 * shape[0])
+        options = {"sharex": True, "sharey": True} if wide else {}
+        ax, self.axes_ = panels(caller, ax, shape, size, **options)
+        self.images_ = np.empty(shape, dtype=object)
+        for place, axis in np.ndenumerate(self.axes_):
+            self.images_[place] = draw(axis, place)
+            self._label(axis, *place)
+        if scale is not None:
+            ax.figure.colorbar(
+                self.images_[0, 0], ax=list(self.axes_.flat), label=scale, aspect=30
+            )
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def _label(self, axis, row: int, column: int) -> None:
+        title = f"{self.cosines[row, column]:.2f}"
+        if row == 0:
+            agreement = self.agreement[column]
+            title = f"atom {self.atoms[column]}"
+            if not np.isnan(agreement):
+                title += f"\nagreement {agreement:.2f}"
+        axis.set_title(title, fontsize=8, pad=3)
+        if column == 0:
+            axis.set_ylabel(self.labels[row], fontsize=9)
+
+    def _drawing(self):
+        """A function that draws the atom of a row and column, and what colours mean."""
+        if self.info is not None:
+            return self._maps()
+        n_features = self.matches.shape[2]
+        shape = check_layout(n_features, self.image_shape, self.n_channels)
+        if shape is not None:
+            limit = np.quantile(np.abs(self.matches), SHOWN_SHARE) or 1.0
+            return (
+                lambda axis, place: draw_image(
+                    axis, self.matches[place], shape, -limit, limit, "RdBu_r"
+                )
+            ), None if len(shape) == 3 else "Weight in the atom"
+        spacing = curve_spacing(self.matches, self.n_channels)
+
+        def draw(axis, place):
+            return draw_curves(
+                axis,
+                self.matches[place],
+                self.n_channels,
+                spacing,
+                self.sfreq,
+                color=BLUE,
+                linewidth=0.8,
+            )
+
+        return draw, None
+
+    def _maps(self):
+        topographies = _topographies(self.matches, self.info)
+        limit = np.abs(topographies).max()
+        mne = import_mne(type(self).__name__)
+
+        def draw(axis, place):
+            image, _ = mne.viz.plot_topomap(
+                topographies[place],
+                self.info,
+                axes=axis,
+                cmap="RdBu_r",
+                vlim=(-limit, limit),
+                contours=0,
+                sensors=False,
+                show=False,
+            )
+            return image
+
+        return draw, "Weight in the topography"
+
+
+def _nearest(
+    shown: np.ndarray, dictionaries: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Atoms of the first dictionary, and the nearest of each.
+
+    Returns
+    -------
+    matches : ndarray of shape (n_dictionaries, n_shown, n_features)
+    cosines : ndarray of shape (n_dictionaries, n_shown)
+    """
+    atoms = dictionaries[0][shown]
+    matches, cosines = [atoms], [np.ones(len(shown))]
+    for others in dictionaries[1:]:
+        cosine, index = nearest_atoms(atoms, others)
+        matches.append(others[index])
+        cosines.append(cosine)
+    return np.stack(matches), np.stack(cosines)
+
+
+def _topographies(matches: np.ndarray, info) -> np.ndarray:
+    """Topographies (n_dictionaries, n_shown, n_channels), of unit norm.
+
+    Of atoms over time, the one that comes nearest; its sign is anybody's choice, and
+    here such that it looks like the one of the first dictionary.
+    """
+    from ..eeg._artifacts import leading_vectors
+    from ..eeg._figures import has_positions
+
+    n_channels = len(info["chs"])
+    if matches.shape[2] % n_channels:
+        raise ValueError(
+            f"info has {n_channels} channels, which do not divide the "
+            f"{matches.shape[2]} features of an atom."
+        )
+    if not has_positions(info):
+        raise ValueError(
+            "info has channels without position. Give it a montage: "
+            "info.set_montage(...)."
+        )
+    waveforms = matches.reshape(*matches.shape[:2], n_channels, -1)
+    if waveforms.shape[3] == 1:
+        return waveforms[..., 0]
+    flat = waveforms.reshape(-1, *waveforms.shape[2:])
+    spatial = leading_vectors(flat)[0].reshape(waveforms.shape[:3])
+    alike = np.sum(spatial * spatial[:1], axis=2, keepdims=True)
+    return np.where(alike < 0, -spatial, spatial)

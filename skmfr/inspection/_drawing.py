@@ -1,0 +1,153 @@
+"""What displays share: matplotlib when it is needed, colours, panels, samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+    from matplotlib.lines import Line2D
+
+# Of the palette of Okabe and Ito, which the colour-blind can tell apart.
+BLUE, ORANGE = "#0072B2", "#D55E00"
+GREY = "0.5"
+# A few strong pixels would make all others pale: they are cut off.
+SHOWN_SHARE = 0.99
+
+
+def import_pyplot(caller: str):
+    """matplotlib.pyplot, or an error that says how to get it."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            f'{caller} needs matplotlib: pip install "skmfr[plot]".'
+        ) from error
+    return plt
+
+
+def import_mne(caller: str):
+    """MNE, or an error that says how to get it."""
+    try:
+        import mne
+    except ImportError as error:
+        raise ImportError(
+            f'{caller} needs MNE for maps: pip install "skmfr[eeg]".'
+        ) from error
+    return mne
+
+
+def new_axes(caller: str, ax: Axes | None, figsize=None) -> Axes:
+    """The axes given, or those of a new figure."""
+    if ax is None:
+        plt = import_pyplot(caller)
+        _, ax = plt.subplots(figsize=figsize, layout="constrained")
+    return ax
+
+
+def panels(
+    caller: str, ax: Axes | None, shape: tuple[int, int], figsize, **options
+) -> tuple[Axes, np.ndarray]:
+    """Divide axes, or those of a new figure, into panels.
+
+    Returns
+    -------
+    ax : Axes
+        Without anything but a title.
+    axes : ndarray of shape `shape`, of Axes
+
+    Raises
+    ------
+    ValueError
+        If the axes are not part of a grid, which alone can be divided.
+    """
+    ax = new_axes(caller, ax, figsize)
+    spec = ax.get_subplotspec()
+    if spec is None:
+        raise ValueError(
+            "ax has no place in a grid that could be divided into panels. Make it with "
+            "plt.subplots() or figure.add_subplot()."
+        )
+    ax.set_axis_off()
+    return ax, spec.subgridspec(*shape).subplots(squeeze=False, **options)
+
+
+def check_layout(n_features: int, image_shape, n_channels: int) -> tuple | None:
+    """See whether samples can be drawn as asked.
+
+    Parameters
+    ----------
+    n_features : int
+    image_shape : tuple of int or None
+        (height, width), or (height, width, 3) in colour. None means curves.
+    n_channels : int
+        Curves per sample.
+
+    Returns
+    -------
+    tuple of int or None
+        The shape.
+    """
+    if image_shape is None:
+        if n_channels < 1 or n_features % n_channels:
+            raise ValueError(
+                f"n_channels={n_channels} does not divide the {n_features} features "
+                "of a sample."
+            )
+        return None
+    shape = tuple(image_shape)
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] != 3):
+        raise ValueError(
+            "image_shape must be (height, width), or (height, width, 3) in colour, "
+            f"got {shape}."
+        )
+    if np.prod(shape) != n_features:
+        raise ValueError(
+            f"image_shape={shape} makes {np.prod(shape)} numbers, but a sample has "
+            f"{n_features} features."
+        )
+    return shape
+
+
+def draw_image(ax: Axes, sample: np.ndarray, shape, vmin, vmax, cmap) -> AxesImage:
+    """A sample (n_features,) as an image; in colour, scaled to be one."""
+    image = sample.reshape(shape)
+    if image.ndim == 3:
+        image = np.clip((image - vmin) / max(vmax - vmin, np.finfo(float).tiny), 0, 1)
+    ax.set(xticks=[], yticks=[])
+    return ax.imshow(
+        image, vmin=vmin, vmax=vmax, cmap=cmap, interpolation="nearest", aspect="equal"
+    )
+
+
+def draw_curves(
+    ax: Axes, sample: np.ndarray, n_channels: int, spacing: float, sfreq, **style
+) -> list[Line2D]:
+    """A sample (n_channels * n_times,) as one curve per channel, the first on top."""
+    curves = sample.reshape(n_channels, -1)
+    x = np.arange(curves.shape[1]) / (sfreq or 1)
+    heights = -spacing * np.arange(n_channels)
+    lines = ax.plot(x, curves.T + heights, **style)
+    ax.margins(x=0)
+    if n_channels > 1:
+        # As many labels as can be read.
+        every = -(-n_channels // 10)
+        ax.set_yticks(heights[::every], [str(i) for i in range(0, n_channels, every)])
+    return lines
+
+
+def curve_spacing(samples: np.ndarray, n_channels: int) -> float:
+    """How far apart curves are drawn so that few of them cross."""
+    if n_channels == 1 or samples.size == 0:
+        return 0.0
+    return 2 * float(np.quantile(np.abs(samples), SHOWN_SHARE)) or 1.0
+
+
+def abscissa(n_channels: int, sfreq) -> str:
+    """What curves are drawn over."""
+    if sfreq is not None:
+        return "Time (s)"
+    return "Feature" if n_channels == 1 else "Sample"

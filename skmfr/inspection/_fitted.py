@@ -1,0 +1,90 @@
+"""What displays take from fitted estimators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from .._estimator import MFRSparseAutoencoder
+from ..metrics import _split_pipeline
+
+
+def split_fitted(estimator) -> tuple[Any, MFRSparseAutoencoder]:
+    """The steps before a fitted SAE, or None, and the SAE.
+
+    Raises
+    ------
+    TypeError
+        If it is no MFRSparseAutoencoder, nor a Pipeline that ends with one.
+    sklearn.exceptions.NotFittedError
+        If it is not fitted.
+    """
+    before, sae = _split_pipeline(estimator)
+    if not isinstance(sae, MFRSparseAutoencoder):
+        raise TypeError(
+            "estimator must be an MFRSparseAutoencoder, or a Pipeline that ends with "
+            f"one, got {type(sae).__name__}."
+        )
+    check_is_fitted(sae)
+    return before, sae
+
+
+def transformed(before, X):
+    """What reaches the SAE."""
+    return X if before is None else before.transform(X)
+
+
+def named_dictionaries(sae: MFRSparseAutoencoder) -> dict[str, np.ndarray]:
+    """All dictionaries, those of the group first, and what to call them."""
+    return {f"SAE {i}": atoms for i, atoms in enumerate(sae.dictionaries_)} | {
+        f"witness {i}": atoms for i, atoms in enumerate(sae.witness_dictionaries_)
+    }
+
+
+def agreement_with(sae: MFRSparseAutoencoder) -> str:
+    """In words, whom `feature_agreement_` is agreement with."""
+    n_witnesses = len(sae.witness_dictionaries_)
+    if n_witnesses:
+        return f"{n_witnesses} witness" + "es" * (n_witnesses > 1)
+    return "other SAEs" + " (under the penalty)" * (sae.alpha > 0)
+
+
+def check_labels(labels, n: int) -> list[str]:
+    """One label for each of n dictionaries; None means their numbers."""
+    labels = list(map(str, range(n) if labels is None else labels))
+    if len(labels) != n:
+        raise ValueError(f"There are {len(labels)} labels for {n} dictionaries.")
+    return labels
+
+
+def chosen(choice, name: str, scores: np.ndarray) -> np.ndarray:
+    """Items to show, the highest score first.
+
+    Parameters
+    ----------
+    choice : int or array-like of int
+        How many, evenly spread over the ranks of the scores; or which.
+    name : str
+        What the choice is called in errors.
+    scores : ndarray of shape (n_items,)
+        NaN is lowest.
+
+    Returns
+    -------
+    ndarray of shape (n_chosen,), int
+    """
+    n_items = len(scores)
+    ranked = np.argsort(-scores, kind="stable")
+    wanted = np.asarray(choice)
+    if wanted.dtype.kind not in "iu" or wanted.ndim > 1 or wanted.size == 0:
+        raise ValueError(f"{name} must be a number or a list of them, got {choice!r}.")
+    if wanted.ndim == 0:
+        if wanted < 1:
+            raise ValueError(f"{name} must be at least 1, got {choice}.")
+        places = np.linspace(0, n_items - 1, min(int(wanted), n_items))
+        return ranked[np.rint(places).astype(int)]
+    if wanted.min() < 0 or wanted.max() >= n_items:
+        raise ValueError(f"{name} go from 0 to {n_items - 1}, got {wanted.tolist()}.")
+    return wanted[np.argsort(-scores[wanted], kind="stable")]

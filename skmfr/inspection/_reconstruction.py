@@ -1,0 +1,315 @@
+"""Samples before and after."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._estimator import as_array
+from ..metrics import _as_matrix, fvu
+from ._drawing import (
+    BLUE,
+    ORANGE,
+    abscissa,
+    check_layout,
+    curve_spacing,
+    draw_curves,
+    draw_image,
+    import_pyplot,
+    panels,
+)
+from ._fitted import chosen, split_fitted, transformed
+
+
+class ReconstructionDisplay:
+    """Samples before and after reconstruction, and what is lost.
+
+    Images are drawn one below the other, curves one over the other.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_reconstruction` to
+    make one. All parameters are stored as attributes.
+
+    Parameters
+    ----------
+    samples : ndarray of shape (n_shown,), int
+        Numbers of the samples.
+    before, after : ndarray of shape (n_shown, n_features)
+        The samples and their reconstruction.
+    sample_fvu : ndarray of shape (n_shown,)
+        Squared error of each sample, relative to its squared distance from the mean of
+        the data; NaN where that is 0.
+    fvu : float
+        Fraction of variance unexplained of all the data.
+    image_shape : tuple of int, default=None
+        Height and width of samples as images, or height, width and 3 in colour.
+    n_channels : int, default=1
+        Curves per sample, whose features are ``(n_channels, n_times)``, flattened.
+    sfreq : float, default=None
+        Samples per second of curves.
+
+    Attributes
+    ----------
+    images_ : ndarray of shape (2, n_shown)
+        What was drawn, before in the first row: AxesImage, or for curves lists of
+        Line2D.
+    axes_ : ndarray of matplotlib Axes
+        Of images (2, n_shown), of curves (n_shown, 1).
+    ax_ : matplotlib Axes
+        What these are in.
+    figure_ : matplotlib Figure
+        Figure that contains them.
+
+    See Also
+    --------
+    skmfr.metrics.fvu : Fraction of variance unexplained.
+    skmfr.eeg.plot_overlay : A recording before and after.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.inspection import ReconstructionDisplay
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=200, random_state=0)
+    >>> display = ReconstructionDisplay.from_estimator(
+    ...     sae.fit(X), X, image_shape=(8, 8)
+    ... )
+    >>> display.axes_.shape
+    (2, 5)
+    """
+
+    def __init__(
+        self,
+        *,
+        samples,
+        before,
+        after,
+        sample_fvu,
+        fvu,
+        image_shape=None,
+        n_channels=1,
+        sfreq=None,
+    ):
+        self.samples = samples
+        self.before = before
+        self.after = after
+        self.sample_fvu = sample_fvu
+        self.fvu = fvu
+        self.image_shape = image_shape
+        self.n_channels = n_channels
+        self.sfreq = sfreq
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        *,
+        trusted_only=False,
+        samples=5,
+        image_shape=None,
+        n_channels=1,
+        sfreq=None,
+        ax=None,
+    ):
+        """Reconstruct data with a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : MFRSparseAutoencoder or Pipeline
+            Fitted estimator, or pipeline that ends with one; then samples are shown as
+            they reach it.
+        X : array-like of shape (n_samples, n_features)
+            Data.
+        trusted_only : bool, default=False
+            Whether to leave out the atoms that are not `trusted_`.
+        samples : int or array-like of int, default=5
+            How many samples to show, evenly spread from the best to the worst
+            reconstructed; or the numbers of those to show.
+        image_shape : tuple of int, default=None
+            Draw images of this height and width, or height, width and 3 in colour.
+        n_channels : int, default=1
+            Unless images are drawn, the number of curves per sample, whose features are
+            ``(n_channels, n_times)``, flattened.
+        sfreq : float, default=None
+            Samples per second of curves. None numbers the samples.
+        ax : matplotlib Axes, default=None
+            Axes to draw in, divided into panels. None makes a new figure.
+
+        Returns
+        -------
+        display : ReconstructionDisplay
+            With what was drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        TypeError
+            If the estimator is of another kind.
+        ValueError
+            If it is not fitted, X does not suit it, there are no such samples, or they
+            cannot be drawn so.
+        """
+        import_pyplot(f"{cls.__name__}.from_estimator")
+        steps, sae = split_fitted(estimator)
+        X = transformed(steps, X)
+        return cls.from_reconstruction(
+            as_array(X),
+            sae.reconstruct(X, trusted_only=trusted_only),
+            samples=samples,
+            image_shape=image_shape,
+            n_channels=n_channels,
+            sfreq=sfreq,
+            ax=ax,
+        )
+
+    @classmethod
+    def from_reconstruction(
+        cls,
+        X,
+        X_hat,
+        *,
+        samples=5,
+        image_shape=None,
+        n_channels=1,
+        sfreq=None,
+        ax=None,
+    ):
+        """Compare data and their reconstruction, of whatever origin.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Data.
+        X_hat : array-like of shape (n_samples, n_features)
+            Their reconstruction.
+        samples : int or array-like of int, default=5
+            How many samples to show, evenly spread from the best to the worst
+            reconstructed; or the numbers of those to show.
+        image_shape : tuple of int, default=None
+            As in :meth:`from_estimator`.
+        n_channels : int, default=1
+            As in :meth:`from_estimator`.
+        sfreq : float, default=None
+            As in :meth:`from_estimator`.
+        ax : matplotlib Axes, default=None
+            Axes to draw in, divided into panels. None makes a new figure.
+
+        Returns
+        -------
+        display : ReconstructionDisplay
+            With what was drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If the shapes differ, there are no such samples, or they cannot be drawn so.
+        """
+        import_pyplot(f"{cls.__name__}.from_reconstruction")
+        total = fvu(X, X_hat)
+        X, X_hat = _as_matrix(X, "X"), _as_matrix(X_hat, "X_hat")
+        by_sample = _fvu_of_samples(X, X_hat)
+        shown = chosen(samples, "samples", -by_sample)
+        return cls(
+            samples=shown,
+            before=X[shown],
+            after=X_hat[shown],
+            sample_fvu=by_sample[shown],
+            fvu=total,
+            image_shape=image_shape,
+            n_channels=n_channels,
+            sfreq=sfreq,
+        ).plot(ax)
+
+    def plot(self, ax=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw in, divided into panels. None makes a new figure.
+
+        Returns
+        -------
+        display : ReconstructionDisplay
+            This display, with what was drawn.
+
+        Raises
+        ------
+        ValueError
+            If the samples cannot be drawn so.
+        """
+        shape = check_layout(self.before.shape[1], self.image_shape, self.n_channels)
+        self.images_ = np.empty((2, len(self.samples)), dtype=object)
+        caller = f"{type(self).__name__}.plot"
+        if shape is None:
+            ax = self._draw_curves(caller, ax)
+        else:
+            ax = self._draw_images(caller, ax, shape)
+        self.ax_, self.figure_ = ax, ax.figure
+        ax.figure.suptitle(f"FVU {self.fvu:.3f}")
+        return self
+
+    def _titles(self) -> list[str]:
+        return [
+            f"sample {i}, FVU " + ("undefined" if np.isnan(share) else f"{share:.2f}")
+            for i, share in zip(self.samples, self.sample_fvu, strict=True)
+        ]
+
+    def _draw_images(self, caller, ax, shape):
+        n = len(self.samples)
+        ax, self.axes_ = panels(caller, ax, (2, n), (0.6 + 1.5 * n, 4))
+        # Both on the scale of the data: what is beyond it is cut off.
+        vmin, vmax = self.before.min(), self.before.max()
+        for row, (label, images) in enumerate(
+            [("before", self.before), ("after", self.after)]
+        ):
+            for column, image in enumerate(images):
+                axis = self.axes_[row, column]
+                self.images_[row, column] = draw_image(
+                    axis, image, shape, vmin, vmax, "gray"
+                )
+            self.axes_[row, 0].set_ylabel(label)
+        for axis, title in zip(self.axes_[0], self._titles(), strict=True):
+            axis.set_title(title.replace(", ", "\n"), fontsize=9)
+        return ax
+
+    def _draw_curves(self, caller, ax):
+        n, n_channels = len(self.samples), self.n_channels
+        height = 1.4 if n_channels == 1 else 0.6 + 0.15 * n_channels
+        ax, self.axes_ = panels(
+            caller, ax, (n, 1), (8, 0.8 + height * n), sharex=True, sharey=True
+        )
+        spacing = curve_spacing(self.before, n_channels)
+        for row, (label, curves, color) in enumerate(
+            [("before", self.before, ORANGE), ("after", self.after, BLUE)]
+        ):
+            for column, curve in enumerate(curves):
+                lines = draw_curves(
+                    self.axes_[column, 0],
+                    curve,
+                    n_channels,
+                    spacing,
+                    self.sfreq,
+                    color=color,
+                    linewidth=1,
+                )
+                lines[0].set_label(label)
+                self.images_[row, column] = lines
+        for axis, title in zip(self.axes_[:, 0], self._titles(), strict=True):
+            axis.set_title(title, loc="left", fontsize=9)
+        self.axes_[0, 0].legend(
+            loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9
+        )
+        self.axes_[-1, 0].set_xlabel(abscissa(n_channels, self.sfreq))
+        return ax
+
+
+def _fvu_of_samples(X: np.ndarray, X_hat: np.ndarray) -> np.ndarray:
+    """Squared errors relative to the squared distance from the mean, (n_samples,)."""
+    error = np.square(X - X_hat).sum(axis=1)
+    distance = np.square(X - X.mean(axis=0)).sum(axis=1)
+    undefined = np.full(len(X), np.nan)
+    return np.divide(error, distance, out=undefined, where=distance > 0)

@@ -1,0 +1,261 @@
+"""How training went, step by step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._drawing import BLUE, import_pyplot, panels
+from ._fitted import split_fitted
+
+# What is shown, the unit last.
+PANELS = {
+    "fvu": "FVU of the batch",
+    "agreement": "Agreement (cosine)",
+    "dead": "Dead atoms (%)",
+    "n_reinits": "Reinitialisations",
+}
+
+
+class TrainingHistory(list):
+    """Records of all steps of a fit: a `callback` that keeps what it is told.
+
+    A list of one dict per step, so that ``pandas.DataFrame(history)`` is a table of it:
+    "step" and what `callback` of :class:`~skmfr.MFRSparseAutoencoder` is told.
+
+    See Also
+    --------
+    TrainingCurveDisplay : A picture of it.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.inspection import TrainingHistory
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> history = TrainingHistory()
+    >>> sae = MFRSparseAutoencoder(
+    ...     n_components=64, max_steps=200, callback=history, random_state=0
+    ... ).fit(X)
+    >>> history
+    TrainingHistory of 200 steps
+    >>> history[-1]["step"], history[-1]["dead"]
+    (200, 0.0)
+    """
+
+    def __call__(self, step, info):
+        """Keep what is told.
+
+        Parameters
+        ----------
+        step : int
+            Number of steps done.
+        info : dict
+            What else is known.
+        """
+        self.append({"step": step, **info})
+
+    def __repr__(self):
+        # That of a list would fill the picture of the estimator with numbers.
+        return f"{type(self).__name__} of {len(self)} steps"
+
+
+class TrainingCurveDisplay:
+    """How training went: FVU, agreement, dead atoms, reinitialisations.
+
+    A grey background marks the steps in which the mutual penalty is on.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_history` to make one.
+    All parameters are stored as attributes.
+
+    Parameters
+    ----------
+    step : ndarray of shape (n_steps,)
+        Number of gradient steps done.
+    fvu : ndarray of shape (n_steps,)
+        Fraction of variance unexplained of the batch, mean over the SAEs.
+    agreement : ndarray of shape (n_steps,), default=None
+        Mean best cosine of one SAE's atoms in a witness.
+    dead : ndarray of shape (n_steps,), default=None
+        Share of dead atoms.
+    n_reinits : ndarray of shape (n_steps,), default=None
+        How often SAEs were started anew so far.
+    alpha : ndarray of shape (n_steps,), default=None
+        Weight of the mutual penalty.
+
+    Attributes
+    ----------
+    lines_ : dict of matplotlib Line2D
+        "fvu", and of "agreement", "dead" (in per cent) and "n_reinits" those that are
+        known.
+    axes_ : ndarray of matplotlib Axes
+        One for each line.
+    ax_ : matplotlib Axes
+        What these are in.
+    figure_ : matplotlib Figure
+        Figure that contains them.
+
+    See Also
+    --------
+    TrainingHistory : Records the steps of a fit.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.inspection import TrainingCurveDisplay, TrainingHistory
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> sae = MFRSparseAutoencoder(
+    ...     n_components=64, max_steps=200, callback=TrainingHistory(), random_state=0
+    ... )
+    >>> display = TrainingCurveDisplay.from_estimator(sae.fit(X))
+    >>> list(display.lines_)
+    ['fvu', 'agreement', 'dead', 'n_reinits']
+    """
+
+    def __init__(
+        self, *, step, fvu, agreement=None, dead=None, n_reinits=None, alpha=None
+    ):
+        self.step = step
+        self.fvu = fvu
+        self.agreement = agreement
+        self.dead = dead
+        self.n_reinits = n_reinits
+        self.alpha = alpha
+
+    @classmethod
+    def from_estimator(cls, estimator, *, ax=None, line_kwargs=None):
+        """Show how a fitted estimator was trained.
+
+        Parameters
+        ----------
+        estimator : MFRSparseAutoencoder or Pipeline
+            Fitted estimator, or pipeline that ends with one. If its `callback` is a
+            :class:`TrainingHistory`, all that this recorded is shown, otherwise what
+            the estimator itself keeps: `loss_curve_`, the FVU.
+        ax : matplotlib Axes, default=None
+            Axes to draw in. None makes a new figure.
+        line_kwargs : dict, default=None
+            For ``Axes.plot``, over the defaults.
+
+        Returns
+        -------
+        display : TrainingCurveDisplay
+            With what was drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        TypeError
+            If the estimator is of another kind.
+        ValueError
+            If it is not fitted.
+        """
+        import_pyplot(f"{cls.__name__}.from_estimator")
+        _, sae = split_fitted(estimator)
+        history = sae.callback
+        if isinstance(history, TrainingHistory) and history:
+            # It may have seen other fits before, and not the steps before a checkpoint.
+            records = history[-sae.n_steps_ :]
+            step = np.arange(sae.n_steps_ - len(records), sae.n_steps_) + 1
+            display = cls(step=step, **_columns(records))
+        else:
+            display = cls(step=np.arange(sae.n_steps_) + 1, fvu=sae.loss_curve_)
+        return display.plot(ax, line_kwargs=line_kwargs)
+
+    @classmethod
+    def from_history(cls, history, *, ax=None, line_kwargs=None):
+        """Show the steps that were recorded.
+
+        Parameters
+        ----------
+        history : TrainingHistory or list of dict
+            What `callback` was told in each step.
+        ax : matplotlib Axes, default=None
+            Axes to draw in. None makes a new figure.
+        line_kwargs : dict, default=None
+            For ``Axes.plot``, over the defaults.
+
+        Returns
+        -------
+        display : TrainingCurveDisplay
+            With what was drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If there is no record, or one without "fvu".
+        """
+        import_pyplot(f"{cls.__name__}.from_history")
+        if not len(history):
+            raise ValueError(
+                "history is empty. Give it to an estimator as callback, and fit that."
+            )
+        display = cls(step=np.arange(len(history)) + 1, **_columns(history))
+        return display.plot(ax, line_kwargs=line_kwargs)
+
+    def plot(self, ax=None, *, line_kwargs=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw in, divided into panels. None makes a new figure.
+        line_kwargs : dict, default=None
+            For ``Axes.plot``, over the defaults.
+
+        Returns
+        -------
+        display : TrainingCurveDisplay
+            This display, with what was drawn.
+        """
+        curves = {
+            name: np.asarray(getattr(self, name), dtype=float)
+            for name in PANELS
+            if getattr(self, name) is not None
+        }
+        # All NaN where there is nothing to agree with.
+        curves = {name: y for name, y in curves.items() if not np.isnan(y).all()}
+        if "dead" in curves:
+            curves["dead"] = 100 * curves["dead"]
+        ax, axes = panels(
+            f"{type(self).__name__}.plot",
+            ax,
+            (len(curves), 1),
+            (6.4, 1.2 + 1.6 * len(curves)),
+            sharex=True,
+        )
+        self.lines_, self.axes_ = {}, axes[:, 0]
+        style = {"color": BLUE, "linewidth": 1, **(line_kwargs or {})}
+        for axis, (name, y) in zip(self.axes_, curves.items(), strict=True):
+            (self.lines_[name],) = axis.plot(self.step, y, **style)
+            axis.set_ylabel(PANELS[name])
+            if name in ("dead", "n_reinits"):
+                axis.set_ylim(0, max(1.0, 1.1 * np.nanmax(y)))
+            self._mark_penalty(axis)
+        self.axes_[0].set_yscale("log")
+        self.axes_[-1].set_xlabel("Gradient steps")
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def _mark_penalty(self, axis) -> None:
+        if self.alpha is None:
+            return
+        on = np.flatnonzero(np.asarray(self.alpha) > 0)
+        if len(on):
+            axis.axvspan(
+                self.step[on[0]], self.step[on[-1]], color="0.92", linewidth=0, zorder=0
+            )
+
+
+def _columns(records) -> dict[str, np.ndarray]:
+    """What is known at all steps, by name."""
+    if not all("fvu" in record for record in records):
+        raise ValueError('history has records without "fvu", which callback is told.')
+    return {
+        name: np.array([record[name] for record in records])
+        for name in (*PANELS, "alpha")
+        if all(name in record for record in records)
+    }
