@@ -11,7 +11,7 @@ from ..agreement import (
     random_agreement,
 )
 from ..metrics import _as_matrix
-from ._drawing import BLUE, ORANGE, import_pyplot, new_axes
+from ._drawing import ABOVE, BLUE, ORANGE, import_pyplot, new_axes
 from ._fitted import agreement_with, split_fitted, transformed
 
 
@@ -211,24 +211,24 @@ class FeatureAgreementDisplay:
             label = f"{label} ({height:.2f})"
             return ax.axhline(height, label=label, **style | (line_kwargs or {}))
 
+        self.trusted_scatter_ = scatter(trusted, "trusted", marker="o", color=BLUE)
         self.untrusted_scatter_ = scatter(
             ~trusted, "not trusted", marker="x", color=ORANGE, linewidths=1
         )
-        self.trusted_scatter_ = scatter(trusted, "trusted", marker="o", color=BLUE)
         self.threshold_line_ = line(self.threshold, "trusted above", "-")
         self.null_line_ = line(self.null, "random dictionaries", "--")
 
         # Usage may span decades, and be 0, which a logarithm has no place for.
         used = self.usage[self.usage > 0]
-        ax.set_xscale("symlog", linthresh=used.min() if len(used) else 1, linscale=0.3)
-        ax.set_xlim(left=0)
+        smallest = 10 ** np.floor(np.log10(used.min())) if len(used) else 1.0
+        ax.set_xscale("symlog", linthresh=smallest)
+        ax.set_xlim(left=-0.25 * smallest)
+        ax.set_ylim(top=1.02)
         ax.set(
             xlabel="Usage: share of samples in which the atom is active",
             ylabel=f"Agreement with {self.agreement_with} (cosine)",
         )
-        ax.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9
-        )
+        ax.legend(**ABOVE, ncols=2)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 

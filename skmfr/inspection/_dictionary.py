@@ -9,8 +9,8 @@ from ..agreement import _unit_atoms, feature_agreement, nearest_atoms
 from ._drawing import (
     BLUE,
     SHOWN_SHARE,
+    abscissa,
     check_layout,
-    curve_spacing,
     draw_curves,
     draw_image,
     import_mne,
@@ -283,7 +283,7 @@ class DictionaryDisplay:
         draw, scale = self._drawing()
         shape = self.cosines.shape
         wide = self.image_shape is None and self.info is None
-        size = (1.2 + (1.6 if wide else 1.1) * shape[1], 0.6 + 1.35 * shape[0])
+        size = (1.2 + (1.8 if wide else 1.1) * shape[1], 0.6 + 1.2 * shape[0])
         options = {"sharex": True, "sharey": True} if wide else {}
         ax, self.axes_ = panels(caller, ax, shape, size, **options)
         self.images_ = np.empty(shape, dtype=object)
@@ -298,7 +298,7 @@ class DictionaryDisplay:
         return self
 
     def _label(self, axis, row: int, column: int) -> None:
-        title = f"{self.cosines[row, column]:.2f}"
+        title = f"cosine {self.cosines[row, column]:.2f}"
         if row == 0:
             agreement = self.agreement[column]
             title = f"atom {self.atoms[column]}"
@@ -321,18 +321,23 @@ class DictionaryDisplay:
                     axis, self.matches[place], shape, -limit, limit, "RdBu_r"
                 )
             ), None if len(shape) == 3 else "Weight in the atom"
-        spacing = curve_spacing(self.matches, self.n_channels)
 
         def draw(axis, place):
-            return draw_curves(
+            if place[0] == len(self.matches) - 1:
+                axis.set_xlabel(abscissa(self.n_channels, self.sfreq))
+            axis.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+            # Channels lie over each other: there is no room for more.
+            lines = draw_curves(
                 axis,
                 self.matches[place],
                 self.n_channels,
-                spacing,
-                self.sfreq,
+                spacing=0.0,
+                sfreq=self.sfreq,
                 color=BLUE,
-                linewidth=0.8,
+                linewidth=0.8 if self.n_channels == 1 else 0.4,
             )
+            axis.set_yticks([])
+            return lines
 
         return draw, None
 

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 # Of the palette of Okabe and Ito, which the colour-blind can tell apart.
 BLUE, ORANGE = "#0072B2", "#D55E00"
-GREY = "0.5"
+# A legend where it covers no data.
+ABOVE = {
+    "loc": "lower right",
+    "bbox_to_anchor": (1, 1),
+    "frameon": False,
+    "fontsize": 9,
+}
 # A few strong pixels would make all others pale: they are cut off.
 SHOWN_SHARE = 0.99
 
@@ -126,16 +132,20 @@ def draw_image(ax: Axes, sample: np.ndarray, shape, vmin, vmax, cmap) -> AxesIma
 def draw_curves(
     ax: Axes, sample: np.ndarray, n_channels: int, spacing: float, sfreq, **style
 ) -> list[Line2D]:
-    """A sample (n_channels * n_times,) as one curve per channel, the first on top."""
+    """A sample (n_channels * n_times,) as one curve per channel.
+
+    The first is on top, each other lower by the spacing.
+    """
     curves = sample.reshape(n_channels, -1)
     x = np.arange(curves.shape[1]) / (sfreq or 1)
     heights = -spacing * np.arange(n_channels)
     lines = ax.plot(x, curves.T + heights, **style)
     ax.margins(x=0)
-    if n_channels > 1:
+    if spacing:
         # As many labels as can be read.
         every = -(-n_channels // 10)
         ax.set_yticks(heights[::every], [str(i) for i in range(0, n_channels, every)])
+        ax.set_ylabel("Channel")
     return lines
 
 
@@ -143,7 +153,7 @@ def curve_spacing(samples: np.ndarray, n_channels: int) -> float:
     """How far apart curves are drawn so that few of them cross."""
     if n_channels == 1 or samples.size == 0:
         return 0.0
-    return 2 * float(np.quantile(np.abs(samples), SHOWN_SHARE)) or 1.0
+    return float(np.quantile(np.abs(samples), SHOWN_SHARE)) or 1.0
 
 
 def abscissa(n_channels: int, sfreq) -> str:

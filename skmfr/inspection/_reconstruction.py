@@ -7,6 +7,7 @@ import numpy as np
 from .._estimator import as_array
 from ..metrics import _as_matrix, fvu
 from ._drawing import (
+    ABOVE,
     BLUE,
     ORANGE,
     abscissa,
@@ -249,8 +250,10 @@ class ReconstructionDisplay:
         else:
             ax = self._draw_images(caller, ax, shape)
         self.ax_, self.figure_ = ax, ax.figure
-        ax.figure.suptitle(f"FVU {self.fvu:.3f}")
         return self
+
+    def _rows(self) -> dict[str, np.ndarray]:
+        return {"before": self.before, f"after (FVU {self.fvu:.3f})": self.after}
 
     def _titles(self) -> list[str]:
         return [
@@ -263,9 +266,7 @@ class ReconstructionDisplay:
         ax, self.axes_ = panels(caller, ax, (2, n), (0.6 + 1.5 * n, 4))
         # Both on the scale of the data: what is beyond it is cut off.
         vmin, vmax = self.before.min(), self.before.max()
-        for row, (label, images) in enumerate(
-            [("before", self.before), ("after", self.after)]
-        ):
+        for row, (label, images) in enumerate(self._rows().items()):
             for column, image in enumerate(images):
                 axis = self.axes_[row, column]
                 self.images_[row, column] = draw_image(
@@ -283,9 +284,7 @@ class ReconstructionDisplay:
             caller, ax, (n, 1), (8, 0.8 + height * n), sharex=True, sharey=True
         )
         spacing = curve_spacing(self.before, n_channels)
-        for row, (label, curves, color) in enumerate(
-            [("before", self.before, ORANGE), ("after", self.after, BLUE)]
-        ):
+        for row, (label, curves) in enumerate(self._rows().items()):
             for column, curve in enumerate(curves):
                 lines = draw_curves(
                     self.axes_[column, 0],
@@ -293,16 +292,14 @@ class ReconstructionDisplay:
                     n_channels,
                     spacing,
                     self.sfreq,
-                    color=color,
+                    color=(ORANGE, BLUE)[row],
                     linewidth=1,
                 )
                 lines[0].set_label(label)
                 self.images_[row, column] = lines
         for axis, title in zip(self.axes_[:, 0], self._titles(), strict=True):
             axis.set_title(title, loc="left", fontsize=9)
-        self.axes_[0, 0].legend(
-            loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9
-        )
+        self.axes_[0, 0].legend(**ABOVE, ncols=2)
         self.axes_[-1, 0].set_xlabel(abscissa(n_channels, self.sfreq))
         return ax
 

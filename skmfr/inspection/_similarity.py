@@ -13,7 +13,7 @@ from ._drawing import import_pyplot, new_axes
 from ._fitted import check_labels, named_dictionaries, split_fitted
 
 # Atoms are drawn one by one up to this many; above, in blocks.
-MAX_PIXELS = 512
+MAX_PIXELS = 256
 
 
 class Matched(NamedTuple):
@@ -227,12 +227,12 @@ class SimilarityDisplay:
 
     def _draw_all(self, ax, im_kwargs) -> str:
         n = len(self.similarity)
-        style = {"cmap": "cividis", "vmin": 0, "vmax": 1, **im_kwargs}
+        style = {"cmap": "Blues", "vmin": 0, "vmax": 1, **im_kwargs}
         self.im_ = ax.imshow(self.similarity, **style)
         self.text_ = np.empty((n, n), dtype=object)
         for (i, j), cosine in np.ndenumerate(self.similarity):
             # Told from its ground by being light on dark, or dark on light.
-            color = "black" if self.im_.norm(cosine) > 0.5 else "white"
+            color = "white" if self.im_.norm(cosine) > 0.5 else "black"
             self.text_[i, j] = ax.text(
                 j, i, f"{cosine:.2f}", ha="center", va="center", color=color
             )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._drawing import BLUE, import_pyplot, panels
+from ._drawing import ABOVE, BLUE, import_pyplot, panels
 from ._fitted import split_fitted
 
-# What is shown, the unit last.
+# What is shown.
 PANELS = {
-    "fvu": "FVU of the batch",
+    "fvu": "FVU of each batch",
     "agreement": "Agreement (cosine)",
     "dead": "Dead atoms (%)",
     "n_reinits": "Reinitialisations",
@@ -231,11 +231,15 @@ class TrainingCurveDisplay:
         style = {"color": BLUE, "linewidth": 1, **(line_kwargs or {})}
         for axis, (name, y) in zip(self.axes_, curves.items(), strict=True):
             (self.lines_[name],) = axis.plot(self.step, y, **style)
-            axis.set_ylabel(PANELS[name])
+            axis.set_title(PANELS[name], loc="left", fontsize=9)
             if name in ("dead", "n_reinits"):
                 axis.set_ylim(0, max(1.0, 1.1 * np.nanmax(y)))
+            if name == "n_reinits":
+                axis.yaxis.get_major_locator().set_params(integer=True)
             self._mark_penalty(axis)
         self.axes_[0].set_yscale("log")
+        if self.axes_[0].patches:
+            self.axes_[0].legend(handles=self.axes_[0].patches, **ABOVE)
         self.axes_[-1].set_xlabel("Gradient steps")
         self.ax_, self.figure_ = ax, ax.figure
         return self
@@ -245,9 +249,8 @@ class TrainingCurveDisplay:
             return
         on = np.flatnonzero(np.asarray(self.alpha) > 0)
         if len(on):
-            axis.axvspan(
-                self.step[on[0]], self.step[on[-1]], color="0.92", linewidth=0, zorder=0
-            )
+            span = self.step[on[0]], self.step[on[-1]]
+            axis.axvspan(*span, color="0.9", linewidth=0, zorder=0, label="penalty on")
 
 
 def _columns(records) -> dict[str, np.ndarray]:

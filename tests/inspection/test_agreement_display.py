@@ -1,0 +1,109 @@
+"""What is drawn of agreement and usage, against the arrays that it stands for."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skmfr import MFRSparseAutoencoder
+from skmfr.agreement import feature_agreement, random_agreement
+from skmfr.inspection import FeatureAgreementDisplay
+
+
+def points(scatter) -> set[tuple[float, float]]:
+    return set(map(tuple, np.asarray(scatter.get_offsets()).tolist()))
+
+
+def test_each_atom_is_at_its_usage_and_agreement(sae, X):
+    display = FeatureAgreementDisplay.from_estimator(sae, X)
+    usage = (sae.transform(X) != 0).mean(axis=0)
+    expected = np.column_stack([usage, sae.feature_agreement_])
+    trusted = sae.trusted_
+    assert 0 < trusted.sum() < len(trusted)
+    assert points(display.trusted_scatter_) == set(map(tuple, expected[trusted]))
+    assert points(display.untrusted_scatter_) == set(map(tuple, expected[~trusted]))
+    assert display.figure_ is display.ax_.figure
+
+
+def test_lines_are_at_the_null_level_and_three_quarters_above(sae, X):
+    display = FeatureAgreementDisplay.from_estimator(sae, X)
+    null = random_agreement(12, 20)
+    assert set(display.null_line_.get_ydata()) == {null}
+    assert set(display.threshold_line_.get_ydata()) == {null + 0.75 * (1 - null)}
+
+
+def test_atoms_that_are_never_active_are_shown_at_zero(sae, X):
+    display = FeatureAgreementDisplay.from_estimator(sae, X[:1])
+    assert (display.usage == 0).sum() >= 17
+    assert len(points(display.untrusted_scatter_) | points(display.trusted_scatter_))
+    left, _ = display.ax_.get_xlim()
+    assert left < 0
+    # A data set in which nothing is active has no scale but can be shown.
+    display.usage = np.zeros(20)
+    assert np.isfinite(display.plot().ax_.get_xlim()).all()
+
+
+def test_given_axes_and_styles_are_used(sae, X):
+    _, ax = plt.subplots()
+    display = FeatureAgreementDisplay.from_estimator(
+        sae, X, ax=ax, scatter_kwargs={"s": 50}, line_kwargs={"linewidth": 3}
+    )
+    assert display.ax_ is ax
+    assert display.figure_ is ax.figure
+    assert display.trusted_scatter_.get_sizes().tolist() == [50]
+    assert display.null_line_.get_linewidth() == 3
+    again = display.plot()
+    assert again is display
+    assert display.ax_ is not ax
+
+
+def test_pipelines_use_what_reaches_the_sae(X):
+    sae = MFRSparseAutoencoder(
+        n_components=20, k=3, n_saes=2, max_steps=10, random_state=0
+    )
+    pipeline = make_pipeline(StandardScaler(), sae).fit(X)
+    display = FeatureAgreementDisplay.from_estimator(pipeline, X)
+    usage = (pipeline.transform(X) != 0).mean(axis=0)
+    np.testing.assert_array_equal(display.usage, usage)
+
+
+@pytest.mark.parametrize("container", [np.asarray, sparse.csr_array])
+def test_dictionaries_of_any_origin_can_be_shown(container):
+    rng = np.random.default_rng(0)
+    atoms, *others = rng.standard_normal((3, 10, 6))
+    codes = rng.random((50, 10)) * (rng.random((50, 10)) < 0.3)
+    display = FeatureAgreementDisplay.from_dictionaries(atoms, others, container(codes))
+    np.testing.assert_allclose(display.agreement, feature_agreement(atoms, others))
+    np.testing.assert_allclose(display.usage, (codes != 0).mean(axis=0))
+    assert display.null == pytest.approx(random_agreement(6, 10))
+
+
+@pytest.mark.parametrize(
+    ("n_witnesses", "alpha", "label"),
+    [(2, 0.1, "2 witnesses"), (0, 0.1, "other SAEs (under the penalty)"),
+     (0, 0.0, "other SAEs")],
+)  # fmt: skip
+def test_axis_says_whom_atoms_agree_with(X, n_witnesses, alpha, label):
+    sae = MFRSparseAutoencoder(
+        n_components=20, n_saes=2, n_witnesses=n_witnesses, alpha=alpha, max_steps=5
+    ).fit(X)
+    display = FeatureAgreementDisplay.from_estimator(sae, X)
+    assert display.ax_.get_ylabel() == f"Agreement with {label} (cosine)"
+
+
+def test_what_cannot_be_shown_is_named(sae, alone, X):
+    from_estimator = FeatureAgreementDisplay.from_estimator
+    with pytest.raises(ValueError, match="n_witnesses=1 or more"):
+        from_estimator(alone, X)
+    with pytest.raises(ValueError, match="X has 5 features"):
+        from_estimator(sae, X[:, :5])
+    with pytest.raises(TypeError, match="ends with one, got PCA"):
+        from_estimator(PCA().fit(X), X)
+    from_dictionaries = FeatureAgreementDisplay.from_dictionaries
+    with pytest.raises(ValueError, match="n_witnesses=1 or more"):
+        from_dictionaries(np.eye(3), [], np.eye(3))
+    with pytest.raises(ValueError, match="codes has 4 columns, but there are 3 atoms"):
+        from_dictionaries(np.eye(3), [np.eye(3)], np.eye(4))

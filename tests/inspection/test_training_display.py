@@ -1,0 +1,117 @@
+"""Curves of training, against what the callback was told."""
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from skmfr import MFRSparseAutoencoder
+from skmfr.inspection import TrainingCurveDisplay, TrainingHistory
+
+
+def drawn(display) -> dict[str, np.ndarray]:
+    return {name: line.get_ydata() for name, line in display.lines_.items()}
+
+
+def test_history_is_what_the_callback_is_told(X):
+    history, told = TrainingHistory(), []
+
+    def both(step, info):
+        history(step, info)
+        told.append((step, dict(info)))
+
+    MFRSparseAutoencoder(6, k=2, max_steps=5, callback=both, random_state=0).fit(X)
+    assert history == [{"step": step, **info} for step, info in told]
+    assert repr(history) == "TrainingHistory of 5 steps"
+
+
+def test_curves_are_what_was_recorded(sae):
+    display = TrainingCurveDisplay.from_estimator(sae)
+    curves = drawn(display)
+    assert list(curves) == ["fvu", "agreement", "dead", "n_reinits"]
+    np.testing.assert_allclose(curves["fvu"], sae.loss_curve_, rtol=1e-6)
+    for name in ("agreement", "n_reinits"):
+        recorded = [record[name] for record in sae.callback]
+        np.testing.assert_array_equal(curves[name], recorded)
+    np.testing.assert_array_equal(display.lines_["fvu"].get_xdata(), np.arange(1, 61))
+    assert [axis.get_title("left") for axis in display.axes_] == [
+        "FVU of each batch", "Agreement (cosine)", "Dead atoms (%)",
+        "Reinitialisations",
+    ]  # fmt: skip
+
+
+def test_dead_atoms_are_in_per_cent():
+    history = [{"fvu": 0.5, "dead": share} for share in (0, 0.25, 1)]
+    display = TrainingCurveDisplay.from_history(history)
+    assert drawn(display)["dead"].tolist() == [0, 25, 100]
+    assert list(display.lines_) == ["fvu", "dead"]
+
+
+def test_background_marks_the_penalty(sae):
+    display = TrainingCurveDisplay.from_estimator(sae)
+    on = [record["step"] for record in sae.callback if record["alpha"] > 0]
+    for axis in display.axes_:
+        (span,) = axis.patches
+        assert span.get_x() == on[0]
+        assert span.get_x() + span.get_width() == on[-1]
+    (entry,) = display.axes_[0].get_legend().get_texts()
+    assert entry.get_text() == "penalty on"
+    display.alpha = np.zeros(60)
+    assert not display.plot().axes_[0].patches
+    assert display.axes_[0].get_legend() is None
+
+
+def test_without_history_the_loss_curve_is_shown(alone):
+    display = TrainingCurveDisplay.from_estimator(alone)
+    assert list(display.lines_) == ["fvu"]
+    np.testing.assert_array_equal(drawn(display)["fvu"], alone.loss_curve_)
+
+
+def test_nothing_to_agree_with_is_no_curve(X):
+    sae = MFRSparseAutoencoder(
+        6, n_saes=1, n_witnesses=0, max_steps=5, callback=TrainingHistory()
+    ).fit(X)
+    display = TrainingCurveDisplay.from_estimator(sae)
+    assert list(display.lines_) == ["fvu", "dead", "n_reinits"]
+
+
+def test_a_second_fit_is_shown_alone_and_a_continued_one_whole(X):
+    sae = MFRSparseAutoencoder(
+        6, k=2, max_steps=5, callback=TrainingHistory(), random_state=0
+    )
+    for fitted in (sae.fit(X).fit(X), sae.set_params(warm_start=True).fit(X)):
+        display = TrainingCurveDisplay.from_estimator(fitted)
+        assert display.step.tolist() == list(range(1, fitted.n_steps_ + 1))
+        np.testing.assert_allclose(display.fvu, fitted.loss_curve_, rtol=1e-6)
+    assert sae.n_steps_ == 10
+
+
+def test_a_history_that_begins_at_a_checkpoint_begins_there(X, tmp_path):
+    parameters = {
+        "n_components": 6, "k": 2, "max_steps": 6, "random_state": 0,
+        "checkpoint_dir": tmp_path, "checkpoint_every": 4,
+    }  # fmt: skip
+    MFRSparseAutoencoder(**parameters).fit(X)
+    sae = MFRSparseAutoencoder(**parameters, callback=TrainingHistory()).fit(X)
+    display = TrainingCurveDisplay.from_estimator(sae)
+    assert display.step.tolist() == [5, 6]
+    np.testing.assert_allclose(display.fvu, sae.loss_curve_[4:], rtol=1e-6)
+
+
+def test_histories_are_cloned_and_pickled_with_their_estimator(sae, tmp_path):
+    copy = clone(sae)
+    assert copy.callback == sae.callback
+    assert copy.callback is not sae.callback
+    joblib.dump(sae, tmp_path / "sae")
+    loaded = joblib.load(tmp_path / "sae")
+    display = TrainingCurveDisplay.from_estimator(loaded)
+    assert list(display.lines_)[1:] == ["agreement", "dead", "n_reinits"]
+    assert "TrainingHistory of 60 steps" in repr(loaded)
+    assert "TrainingHistory of 60 steps" in loaded._repr_html_()
+
+
+def test_what_is_no_history_is_named():
+    with pytest.raises(ValueError, match="history is empty"):
+        TrainingCurveDisplay.from_history(TrainingHistory())
+    with pytest.raises(ValueError, match='records without "fvu"'):
+        TrainingCurveDisplay.from_history([{"step": 1}])
