@@ -222,6 +222,7 @@ class FeatureAgreementDisplay:
         used = self.usage[self.usage > 0]
         smallest = 10 ** np.floor(np.log10(used.min())) if len(used) else 1.0
         ax.set_xscale("symlog", linthresh=smallest)
+        ax.xaxis.get_major_locator().set_params(numticks=8)
         ax.set_xlim(left=-0.25 * smallest)
         ax.set_ylim(top=1.02)
         ax.set(

@@ -233,7 +233,8 @@ class TrainingCurveDisplay:
             (self.lines_[name],) = axis.plot(self.step, y, **style)
             axis.set_title(PANELS[name], loc="left", fontsize=9)
             if name in ("dead", "n_reinits"):
-                axis.set_ylim(0, max(1.0, 1.1 * np.nanmax(y)))
+                # A little room below, so that zero can be seen.
+                axis.set_ylim(np.array([-0.05, 1.05]) * max(1.0, np.nanmax(y)))
             if name == "n_reinits":
                 axis.yaxis.get_major_locator().set_params(integer=True)
             self._mark_penalty(axis)

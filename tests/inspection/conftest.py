@@ -34,7 +34,7 @@ def sae(X):
         n_components=20,
         k=3,
         n_saes=2,
-        alpha=0.1,
+        alpha=0.01,
         max_steps=60,
         callback=TrainingHistory(),
         random_state=0,

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -76,6 +77,13 @@ def test_a_display_is_drawn_again_in_axes_that_are_given(display, takes_X, sae, 
     n_panels = getattr(shown, "axes_", np.empty(0)).size
     # And perhaps a colour bar.
     assert n_panels + 1 <= len(figure.axes) <= n_panels + 2
+
+
+@every_display
+def test_estimators_stay_as_they_are(display, takes_X, sae, X):
+    before = joblib.hash(sae.__dict__)
+    display.from_estimator(sae, *[X] * takes_X)
+    assert joblib.hash(sae.__dict__) == before
 
 
 @every_display

@@ -40,6 +40,17 @@ def test_curves_are_what_was_recorded(sae):
     ]  # fmt: skip
 
 
+def test_reinitialisations_are_counted(X):
+    sae = MFRSparseAutoencoder(
+        12, k=2, max_steps=20, batch_size=50, reinit_threshold=0.01, reinit_every=4,
+        callback=TrainingHistory(), random_state=0,
+    ).fit(X)  # fmt: skip
+    counts = drawn(TrainingCurveDisplay.from_estimator(sae))["n_reinits"]
+    # At steps 4 and 8, before the middle: three SAEs and the witness.
+    np.testing.assert_array_equal(counts, np.repeat([0, 4, 8], [3, 4, 13]))
+    assert sae.n_reinits_.tolist() == [2, 2, 2]
+
+
 def test_dead_atoms_are_in_per_cent():
     history = [{"fvu": 0.5, "dead": share} for share in (0, 0.25, 1)]
     display = TrainingCurveDisplay.from_history(history)
