@@ -7,10 +7,10 @@ import numpy as np
 from ..agreement import (
     TRUSTED,
     _agreement_level,
+    _as_matrix,
     feature_agreement,
     random_agreement,
 )
-from ..metrics import _as_matrix
 from ._drawing import ABOVE, BLUE, ORANGE, import_pyplot, new_axes
 from ._fitted import agreement_with, split_fitted, transformed
 

@@ -311,17 +311,22 @@ class DictionaryDisplay:
     def _drawing(self):
         """A function that draws the atom of a row and column, and what colours mean."""
         if self.info is not None:
+            if self.image_shape is not None:
+                raise ValueError("Give image_shape or info, for images or for maps.")
             return self._maps()
         n_features = self.matches.shape[2]
-        shape = check_layout(n_features, self.image_shape, self.n_channels)
-        if shape is not None:
-            limit = np.quantile(np.abs(self.matches), SHOWN_SHARE) or 1.0
-            return (
-                lambda axis, place: draw_image(
-                    axis, self.matches[place], shape, -limit, limit, "RdBu_r"
-                )
-            ), None if len(shape) == 3 else "Weight in the atom"
+        shape = check_layout(n_features, self.image_shape, self.n_channels, self.sfreq)
+        return self._curves() if shape is None else self._pictures(shape)
 
+    def _pictures(self, shape):
+        limit = np.quantile(np.abs(self.matches), SHOWN_SHARE) or 1.0
+
+        def draw(axis, place):
+            return draw_image(axis, self.matches[place], shape, -limit, limit, "RdBu_r")
+
+        return draw, "Weight in the atom" if len(shape) == 2 else None
+
+    def _curves(self):
         def draw(axis, place):
             if place[0] == len(self.matches) - 1:
                 axis.set_xlabel(abscissa(self.n_channels, self.sfreq))

@@ -81,7 +81,9 @@ def panels(
     return ax, spec.subgridspec(*shape).subplots(squeeze=False, **options)
 
 
-def check_layout(n_features: int, image_shape, n_channels: int) -> tuple | None:
+def check_layout(
+    n_features: int, image_shape, n_channels: int, sfreq
+) -> tuple[int, ...] | None:
     """See whether samples can be drawn as asked.
 
     Parameters
@@ -91,6 +93,8 @@ def check_layout(n_features: int, image_shape, n_channels: int) -> tuple | None:
         (height, width), or (height, width, 3) in colour. None means curves.
     n_channels : int
         Curves per sample.
+    sfreq : float or None
+        Samples per second of curves.
 
     Returns
     -------
@@ -103,9 +107,12 @@ def check_layout(n_features: int, image_shape, n_channels: int) -> tuple | None:
                 f"n_channels={n_channels} does not divide the {n_features} features "
                 "of a sample."
             )
+        if sfreq is not None and not sfreq > 0:
+            raise ValueError(f"sfreq must be above 0, got {sfreq}.")
         return None
-    shape = tuple(image_shape)
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] != 3):
+    shape = tuple(np.atleast_1d(image_shape).tolist())
+    is_shape = all(isinstance(side, int) and side > 0 for side in shape)
+    if not is_shape or len(shape) not in (2, 3) or shape[2:] not in ((), (3,)):
         raise ValueError(
             "image_shape must be (height, width), or (height, width, 3) in colour, "
             f"got {shape}."

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .._estimator import as_array
-from ..metrics import _as_matrix, fvu
+from ..agreement import _as_matrix
+from ..metrics import fvu
 from ._drawing import (
     ABOVE,
     BLUE,
@@ -242,7 +243,8 @@ class ReconstructionDisplay:
         ValueError
             If the samples cannot be drawn so.
         """
-        shape = check_layout(self.before.shape[1], self.image_shape, self.n_channels)
+        n_features = self.before.shape[1]
+        shape = check_layout(n_features, self.image_shape, self.n_channels, self.sfreq)
         self.images_ = np.empty((2, len(self.samples)), dtype=object)
         caller = f"{type(self).__name__}.plot"
         if shape is None:

@@ -113,17 +113,21 @@ def test_panels_divide_the_axes(sae):
 
 
 def test_layouts_that_do_not_fit_are_named():
-    assert check_layout(12, (3, 4), 1) == (3, 4)
-    assert check_layout(12, [2, 2, 3], 1) == (2, 2, 3)
-    assert check_layout(12, None, 4) is None
+    assert check_layout(12, (3, 4), 1, None) == (3, 4)
+    assert check_layout(12, [2, 2, 3], 1, None) == (2, 2, 3)
+    assert check_layout(12, np.array([3, 4]), 1, None) == (3, 4)
+    assert check_layout(12, None, 4, 100.0) is None
     with pytest.raises(ValueError, match=r"image_shape=\(3, 5\) makes 15 numbers"):
-        check_layout(12, (3, 5), 1)
-    for shape in [(12,), (3, 2, 2), (1, 1, 3, 4)]:
+        check_layout(12, (3, 5), 1, None)
+    for shape in [12, (12,), (3, 2, 2), (1, 1, 3, 4), (-3, -4), (3.0, 4.0), "ab"]:
         with pytest.raises(ValueError, match="image_shape must be"):
-            check_layout(12, shape, 1)
+            check_layout(12, shape, 1, None)
     for n_channels in (0, 5):
         with pytest.raises(ValueError, match=f"n_channels={n_channels}"):
-            check_layout(12, None, n_channels)
+            check_layout(12, None, n_channels, None)
+    for sfreq in (0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="sfreq must be above 0"):
+            check_layout(12, None, 1, sfreq)
 
 
 def test_curves_are_lower_one_after_the_other():
