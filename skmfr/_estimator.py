@@ -111,8 +111,9 @@ class MFRSparseAutoencoder(
         How samples are coded after training: by the encoder; by least squares on the
         atoms that the encoder picks; or by orthogonal matching pursuit, which is
         slower and reconstructs best. The last two give coefficients of both signs.
-        It can be changed after `fit`; but if it is "omp" in `fit`, the last steps (5 %)
-        fit the dictionaries to codes of matching pursuit, at the cost of the encoder's.
+        It can be changed after `fit`; but if it is "omp" in `fit`, the last fifth of the
+        steps fits the dictionaries to codes of matching pursuit, which takes longer and
+        is at the cost of the encoder's.
 
     sparse_output : bool, default=False
         Whether `transform` returns a SciPy CSR array.
@@ -269,7 +270,7 @@ class MFRSparseAutoencoder(
     Data are centred and divided by one number inside; the fitted attributes are in
     units of the data. Over a fit, k falls from twice its value to that value in the
     first half of the steps, and the learning rate to zero in the last 30 %. The penalty
-    rises after the first half, and is gone after 90 %.
+    rises after the first half, and is gone after 80 %.
 
     References
     ----------

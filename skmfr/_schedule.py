@@ -11,8 +11,8 @@ K_START = 2
 COOL_DOWN = 0.3
 # Shares of that fall: over which the penalty goes; at the end of which dictionaries are
 # finished for matching pursuit, if they are meant for it.
-RELEASE = 2 / 3
-PURSUIT = 1 / 6
+RELEASE = 1 / 3
+PURSUIT = 2 / 3
 
 
 @dataclass(frozen=True)

@@ -33,16 +33,16 @@ def test_penalty_rises_when_k_has_its_value_and_is_gone_before_the_end():
     schedule = Schedule.over(400, anneal_k=True)
     for step in range(400):
         risen = min(max(0, step + 1 - 200) / 20, 1)
-        # The learning rate falls over steps 280 to 400, the penalty over two thirds.
-        released = min(max(0, (360 - step) / 80), 1)
+        # The learning rate falls over steps 280 to 400, the penalty over a third.
+        released = min(max(0, (320 - step) / 40), 1)
         expected = (1 - cos(pi * risen)) / 2 * released
         assert schedule.alpha(step) == pytest.approx(expected, abs=1e-12)
 
 
-def test_pursuit_is_the_last_twentieth():
+def test_pursuit_is_the_last_fifth():
     schedule = Schedule.over(400, anneal_k=True)
     on = [step for step in range(400) if schedule.pursuing(step)]
-    assert on == list(range(380, 400))
+    assert on == list(range(320, 400))
     assert not any(Schedule.constant(400).pursuing(step) for step in range(400))
 
 
