@@ -792,22 +792,7 @@ class MFRSparseAutoencoder(
         """
         X = self._check_X(X)
         n_components = len(self.components_)
-        blocks = []
-        for _, codes, _ in self._coded_blocks(X):
-            values, indices = (part.cpu().numpy() for part in codes)
-            rows, places = np.nonzero(values)
-            blocks.append(
-                sparse.csr_array(
-                    (
-                        values[rows, places],
-                        indices[rows, places].astype(np.int32),
-                        np.searchsorted(rows, np.arange(len(values) + 1)).astype(
-                            np.int32
-                        ),
-                    ),
-                    shape=(len(values), n_components),
-                )
-            )
+        blocks = [as_csr(codes, n_components) for _, codes, _ in self._coded_blocks(X)]
         if not self.sparse_output:
             dense = np.zeros((len(X), n_components), dtype=X.dtype)
             start = 0
@@ -936,6 +921,21 @@ INDIFFERENT_TO_TRAINING = {
     "verbose",
     "random_state",
 }
+
+
+def as_csr(codes: SparseCodes, n_components: int) -> sparse.csr_array:
+    """Codes of a block of samples without what is zero, (n_samples, n_components)."""
+    values, indices = (part.cpu().numpy() for part in codes)
+    rows, places = np.nonzero(values)
+    begins = np.searchsorted(rows, np.arange(len(values) + 1))
+    return sparse.csr_array(
+        (
+            values[rows, places],
+            indices[rows, places].astype(np.int32),
+            begins.astype(np.int32),
+        ),
+        shape=(len(values), n_components),
+    )
 
 
 def as_array(X):

@@ -411,6 +411,28 @@ def _nearest(atoms: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.clip(cosine.numpy(), -1.0, 1.0), index.numpy()
 
 
+def _nearest_elsewhere(sae) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """How near each reference atom comes to each other dictionary, and where.
+
+    Parameters
+    ----------
+    sae : MFRSparseAutoencoder
+        Fitted.
+
+    Returns
+    -------
+    dict of (cosine, index)
+        As :func:`nearest_atoms`, by "sae 1", ..., "witness 0", ...
+    """
+    others = {
+        f"sae {i}": atoms
+        for i, atoms in enumerate(sae.dictionaries_)
+        if i != sae.reference_sae_
+    }
+    others |= {f"witness {i}": a for i, a in enumerate(sae.witness_dictionaries_)}
+    return {name: nearest_atoms(sae.components_, a) for name, a in others.items()}
+
+
 def _matched_cosines(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Cosine of each unit atom with its partner in another dictionary."""
     return _matched(atoms, others)[0]

@@ -11,7 +11,8 @@ from scipy import sparse
 from sklearn.utils._param_validation import Interval, validate_params
 from torch import Tensor, nn
 
-from ..agreement import nearest_atoms
+from .._top import Best
+from ..agreement import _nearest_elsewhere
 from ._extractor import ActivationExtractor
 from ._interventions import _check_width
 from ._models import as_model
@@ -71,11 +72,17 @@ class Contexts(NamedTuple):
         return pd.DataFrame(frame)
 
     def _text(self, window: np.ndarray, tokenizer) -> str:
-        before, token, after = (
-            tokenizer.decode(part[part >= 0].tolist())
-            for part in np.split(window, [self.before, self.before + 1])
+        return "{}«{}»{}".format(*self._parts(window, tokenizer))
+
+    def _parts(self, window: np.ndarray, tokenizer) -> tuple[str, str, str]:
+        """Text of a window before the position, at it and after it."""
+        ids = window[window >= 0].tolist()
+        position = int((window[: self.before] >= 0).sum())
+        # From the front: a word that comes first is decoded without its space.
+        before, with_token, text = (
+            tokenizer.decode(ids[:end]) for end in (position, position + 1, None)
         )
-        return f"{before}«{token}»{after}"
+        return before, with_token[len(before) :], text[len(with_token) :]
 
 
 class LogitEffects(NamedTuple):
@@ -159,65 +166,6 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
         tokens = stream.windows(best.inputs, best.positions, before, after)
     density = best.n_active / best.n_positions
     return Contexts(best.codes, best.inputs, best.positions, tokens, before, density)
-
-
-class Best:
-    """The largest codes of each atom so far, one of an input."""
-
-    def __init__(self, n_components: int, n_contexts: int):
-        shape = n_components, n_contexts
-        self.codes = np.zeros(shape)
-        self.inputs = np.full(shape, -1)
-        self.positions = np.full(shape, -1)
-        self.n_active = np.zeros(n_components, dtype=int)
-        """positions at which each atom is active"""
-        self.n_positions = 0
-
-    def add(self, codes: sparse.csr_array, start: int, lengths: np.ndarray) -> None:
-        """Take note of the codes of some inputs.
-
-        Parameters
-        ----------
-        codes : CSR array of shape (n_positions, n_components)
-            Input after input.
-        start : int
-            Number of the first.
-        lengths : ndarray of shape (n_inputs,), int
-            Positions of each.
-        """
-        begins = np.cumsum(lengths) - lengths
-        row, atoms, values = sparse.find(codes)
-        owner = np.repeat(np.arange(len(lengths)), lengths)[row]
-        self.n_active += np.bincount(atoms, minlength=codes.shape[1])
-        self.n_positions += codes.shape[0]
-
-        better = np.flatnonzero(values > self.codes[atoms, -1])
-        # The largest of each atom and input, the first of equal ones.
-        key = row[better], -values[better], owner[better], atoms[better]
-        better = better[np.lexsort(key)]
-        atom, input_ = atoms[better], owner[better]
-        better = better[(np.diff(atom, prepend=-1) | np.diff(input_, prepend=-1)) != 0]
-        self._merge(
-            atoms[better],
-            (values[better], start + owner[better], (row - begins[owner])[better]),
-        )
-
-    def _merge(self, atoms: np.ndarray, new: tuple[np.ndarray, ...]) -> None:
-        """Keep the largest of what there is and what is new, in order of atoms."""
-        touched = np.unique(atoms)
-        n_contexts = self.codes.shape[1]
-        arrays = self.codes, self.inputs, self.positions
-        candidates = [
-            np.concatenate([kept[touched].ravel(), more])
-            for kept, more in zip(arrays, new, strict=True)
-        ]
-        atoms = np.concatenate([np.repeat(touched, n_contexts), atoms])
-        order = np.lexsort((-candidates[0], atoms))
-        # Each atom has as many candidates as it has room for, or more.
-        begins = np.searchsorted(atoms[order], touched)
-        chosen = order[begins[:, None] + np.arange(n_contexts)]
-        for kept, candidate in zip(arrays, candidates, strict=True):
-            kept[touched] = candidate[chosen]
 
 
 @validate_params(
@@ -347,14 +295,7 @@ def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.Dat
         "agreement": sae.feature_agreement_,
         "trusted": sae.trusted_,
     }
-    others = {
-        f"sae {i}": atoms
-        for i, atoms in enumerate(sae.dictionaries_)
-        if i != sae.reference_sae_
-    }
-    others |= {f"witness {i}": a for i, a in enumerate(sae.witness_dictionaries_)}
-    for name, atoms in others.items():
-        cosine, index = nearest_atoms(sae.components_, atoms)
+    for name, (cosine, index) in _nearest_elsewhere(sae).items():
         columns |= {name: index, f"{name} cosine": cosine}
     table = pd.DataFrame(columns)
     table.index.name = "atom"

@@ -84,6 +84,26 @@ def test_contexts_show_the_tokens_around(model, sequences):
     assert len(frame) == (contexts.inputs >= 0).sum()
 
 
+class Words(Letters):
+    """A tokenizer whose words lose the space before them when they come first."""
+
+    def decode(self, ids):
+        return " ".join(self.convert_ids_to_tokens(ids))
+
+
+def test_contexts_keep_the_spaces_between_tokens(model, sequences):
+    contexts = top_contexts(*fitted(model, sequences), sequences)
+    for text, window in zip(
+        contexts.to_frame(Words())["text"],
+        contexts.tokens[contexts.inputs >= 0],
+        strict=True,
+    ):
+        assert text.replace("«", "").replace("»", "") == Words().decode(
+            window[window >= 0]
+        )
+        assert text.partition("«")[2].lstrip()[0] == Letters().decode([window[8]])
+
+
 def test_padded_arrays_have_the_same_contexts(model, sequences):
     sae, extractor = fitted(model, sequences)
     padded = np.zeros((len(sequences), 8), dtype=int)

@@ -1,0 +1,63 @@
+"""The largest codes of each atom, found in one pass."""
+
+import numpy as np
+from scipy import sparse
+
+
+class Best:
+    """The largest codes of each atom so far, one of an input."""
+
+    def __init__(self, n_components: int, n_contexts: int):
+        shape = n_components, n_contexts
+        self.codes = np.zeros(shape)
+        self.inputs = np.full(shape, -1)
+        self.positions = np.full(shape, -1)
+        self.n_active = np.zeros(n_components, dtype=int)
+        """positions at which each atom is active"""
+        self.n_positions = 0
+
+    def add(self, codes: sparse.csr_array, start: int, lengths: np.ndarray) -> None:
+        """Take note of the codes of some inputs.
+
+        Parameters
+        ----------
+        codes : CSR array of shape (n_positions, n_components)
+            Input after input.
+        start : int
+            Number of the first.
+        lengths : ndarray of shape (n_inputs,), int
+            Positions of each.
+        """
+        begins = np.cumsum(lengths) - lengths
+        row, atoms, values = sparse.find(codes)
+        owner = np.repeat(np.arange(len(lengths)), lengths)[row]
+        self.n_active += np.bincount(atoms, minlength=codes.shape[1])
+        self.n_positions += codes.shape[0]
+
+        better = np.flatnonzero(values > self.codes[atoms, -1])
+        # The largest of each atom and input, the first of equal ones.
+        key = row[better], -values[better], owner[better], atoms[better]
+        better = better[np.lexsort(key)]
+        atom, input_ = atoms[better], owner[better]
+        better = better[(np.diff(atom, prepend=-1) | np.diff(input_, prepend=-1)) != 0]
+        self._merge(
+            atoms[better],
+            (values[better], start + owner[better], (row - begins[owner])[better]),
+        )
+
+    def _merge(self, atoms: np.ndarray, new: tuple[np.ndarray, ...]) -> None:
+        """Keep the largest of what there is and what is new, in order of atoms."""
+        touched = np.unique(atoms)
+        n_contexts = self.codes.shape[1]
+        arrays = self.codes, self.inputs, self.positions
+        candidates = [
+            np.concatenate([kept[touched].ravel(), more])
+            for kept, more in zip(arrays, new, strict=True)
+        ]
+        atoms = np.concatenate([np.repeat(touched, n_contexts), atoms])
+        order = np.lexsort((-candidates[0], atoms))
+        # Each atom has as many candidates as it has room for, or more.
+        begins = np.searchsorted(atoms[order], touched)
+        chosen = order[begins[:, None] + np.arange(n_contexts)]
+        for kept, candidate in zip(arrays, candidates, strict=True):
+            kept[touched] = candidate[chosen]
