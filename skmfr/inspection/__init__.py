@@ -1,16 +1,21 @@
-"""Pictures of dictionaries, of how far to trust them, and of how they were learned."""
+"""Dictionaries to look at: pictures, and pages of atoms to search and to rate."""
 
 from ._agreement import FeatureAgreementDisplay
 from ._dictionary import DictionaryDisplay
 from ._reconstruction import ReconstructionDisplay
+from ._report import BlindedReport, Report, blinded_report, report
 from ._similarity import SimilarityDisplay
 from ._training import TrainingCurveDisplay, TrainingHistory
 
 __all__ = [
+    "BlindedReport",
     "DictionaryDisplay",
     "FeatureAgreementDisplay",
     "ReconstructionDisplay",
+    "Report",
     "SimilarityDisplay",
     "TrainingCurveDisplay",
     "TrainingHistory",
+    "blinded_report",
+    "report",
 ]

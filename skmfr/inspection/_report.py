@@ -1,0 +1,430 @@
+"""Pages to look at atoms, and to rate them without knowing whose they are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+import webbrowser
+from collections.abc import Mapping
+from hashlib import sha256
+from html import escape
+from numbers import Integral
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, validate_params
+
+from .._estimator import MFRSparseAutoencoder
+from .._files import replacing
+from ._report_data import Words, rating_data, report_data
+from ._report_numbers import atom_statistics
+from ._report_page import evidence, render, rule, summary_html
+from ._report_views import make_view
+
+
+class Report:
+    """A page that needs nothing but itself; notebooks show it.
+
+    Made by :func:`report`.
+    """
+
+    def __init__(self, page: str):
+        self._page = page
+
+    def html(self) -> str:
+        """The page.
+
+        Returns
+        -------
+        page : str
+            HTML with everything inside.
+        """
+        return self._page
+
+    def write_html(self, path: str | PathLike) -> Path:
+        """Write the page to a file, which is whole or not there.
+
+        Parameters
+        ----------
+        path : path-like
+            File to write. One that exists is replaced.
+
+        Returns
+        -------
+        path : Path
+            The file.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written, as when there is no such folder.
+        """
+        path = Path(path)
+        with replacing(path) as file:
+            file.write(self._page.encode())
+        return path
+
+    def open(self) -> Path:
+        """Show the page in the browser, from a new temporary file.
+
+        Returns
+        -------
+        path : Path
+            The file, which stays for the browser to read.
+        """
+        path = self.write_html(Path(tempfile.mkdtemp(prefix="skmfr-")) / "report.html")
+        webbrowser.open(path.as_uri())
+        return path
+
+    def _repr_html_(self) -> str:
+        # A document of its own, which cannot reach the notebook.
+        return (
+            f'<iframe srcdoc="{escape(self._page)}" sandbox="allow-scripts '
+            'allow-downloads" title="Report" style="width: 100%; height: 720px; '
+            'border: 0"></iframe>'
+        )
+
+
+class BlindedReport(Report):
+    """A page to rate atoms without knowing whose they are, and its key.
+
+    Made by :func:`blinded_report`.
+
+    Attributes
+    ----------
+    key : list of dict
+        For each item of the page, in its order: "study", "item" (from 1), "model",
+        "atom", "agreement", "trusted".
+    """
+
+    def __init__(self, page: str, key: list[dict]):
+        super().__init__(page)
+        self.key = key
+
+    def write(self, folder: str | PathLike) -> tuple[Path, Path]:
+        """Write the page, and beside it the key, which raters should not see.
+
+        Parameters
+        ----------
+        folder : path-like
+            Made if it is not there.
+
+        Returns
+        -------
+        page, key : Path
+            Files ``atoms.html``, and ``key.csv``, whose rows are those of `key`. The
+            column "item" is also in the answers that raters save.
+
+        Raises
+        ------
+        OSError
+            If the files cannot be written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        page, key = self.write_html(folder / "atoms.html"), folder / "key.csv"
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.key[0])
+        writer.writeheader()
+        writer.writerows(self.key)
+        with replacing(key) as file:
+            file.write(text.getvalue().encode())
+        return page, key
+
+
+POSITIVE = [Interval(Integral, 1, None, closed="left")]
+
+
+@validate_params(
+    {
+        "estimator": [MFRSparseAutoencoder],
+        "title": [str, None],
+        "max_atoms": POSITIVE,
+        "n_examples": POSITIVE,
+    },
+    prefer_skip_nested_validation=True,
+)
+def report(
+    estimator,
+    X,
+    *,
+    image_shape=None,
+    ch_names=None,
+    sfreq=None,
+    contexts=None,
+    effects=None,
+    tokenizer=None,
+    feature_names=None,
+    notes=None,
+    title=None,
+    max_atoms=500,
+    n_examples=8,
+) -> Report:
+    """Put all atoms on one page, to look through in a browser.
+
+    A summary, how training went, how far atoms agree, and a table of all atoms to
+    sort, filter and search. An atom opens with its shape, the samples in which it is
+    strongest and a histogram of its codes. The page needs no network.
+
+    Parameters
+    ----------
+    estimator : MFRSparseAutoencoder
+        Fitted.
+    X : array-like of shape (n_samples, n_features)
+        Samples to show atoms in. They are read once, in blocks; a memory-mapped array
+        stays on disk.
+    image_shape : tuple of int, optional
+        (height, width), or (height, width, 3) for colours, if the features are pixels.
+    ch_names : sequence of str, optional
+        Names of channels, if the features are all times of the first channel, all of
+        the second, and so on, as in windows of EEG.
+    sfreq : float, optional
+        Samples per second of curves and channels, in hertz. None counts points.
+    contexts : Contexts, optional
+        From :func:`skmfr.activations.top_contexts`, to show instead of shapes and
+        samples, if the features are activations of a language model.
+    effects : LogitEffects, optional
+        From :func:`skmfr.activations.logit_effects`.
+    tokenizer : transformers tokenizer, optional
+        Makes text of tokens; without it they are ids.
+    feature_names : sequence or mapping of str, optional
+        Names of atoms: one for each, or for some by number.
+    notes : mapping of str, optional
+        What there is to say about atoms, by number.
+    title : str, optional
+        Heading of the page.
+    max_atoms : int, default=500
+        Atoms to show in full: those with the largest usage, the sum of their squared
+        codes. As atoms have unit norm, these do most in reconstructions. The others
+        have their row in the table.
+    n_examples : int, default=8
+        Samples to show for each atom, those with the largest codes.
+
+    Returns
+    -------
+    Report
+        ``write_html(path)`` writes the page, ``open()`` shows it in a browser,
+        ``html()`` gives it as a string; at the end of a cell of a notebook it is shown.
+
+    Raises
+    ------
+    ValueError
+        If X is not as in :meth:`MFRSparseAutoencoder.transform`, or `image_shape`,
+        `ch_names`, `contexts`, names or notes do not fit the atoms.
+
+    Notes
+    -----
+    Density is the share of samples in which an atom is active, mean and largest are of
+    its codes there, usage is its share of the squared codes of all atoms. Shapes have
+    256 levels. Where they would take more than 12 MB, they are shown with fewer points,
+    means of neighbours; fewer `max_atoms` or `n_examples` leave more.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.inspection import report
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> sae = MFRSparseAutoencoder(64, max_steps=200, random_state=0).fit(X)
+    >>> page = report(sae, X, image_shape=(8, 8), feature_names={3: "upper stroke"})
+    >>> "upper stroke" in page.html()
+    True
+    """
+    X = estimator._check_X(X)
+    n_atoms = len(estimator.components_)
+    _check_size("contexts", contexts and contexts.codes, estimator)
+    _check_size("effects", effects and effects.promoted, estimator)
+    view = _view(estimator, image_shape, ch_names, sfreq, contexts)
+    names = _by_atom("feature_names", feature_names, n_atoms)
+    notes = _by_atom("notes", notes, n_atoms)
+    statistics = atom_statistics(estimator, X, n_examples)
+    atoms = np.argsort(-statistics.energy, kind="stable")[:max_atoms]
+    words = Words(contexts, effects, tokenizer)
+    data, blobs = report_data(
+        estimator, X, statistics, view, atoms, words, names, notes
+    )
+    page = render(
+        "report.html",
+        "report.js",
+        data,
+        blobs,
+        title=escape(title or f"{n_atoms:,} atoms of a sparse autoencoder"),
+        summary=summary_html(estimator, statistics),
+        evidence=escape(evidence(estimator)),
+        rule=escape(rule(len(atoms), n_atoms)),
+    )
+    return Report(page)
+
+
+@validate_params(
+    {
+        "estimators": [Mapping],
+        "contexts": [Mapping, None],
+        "title": [str],
+        "n_atoms": POSITIVE,
+        "n_examples": POSITIVE,
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def blinded_report(
+    estimators,
+    X,
+    *,
+    image_shape=None,
+    ch_names=None,
+    sfreq=None,
+    contexts=None,
+    tokenizer=None,
+    title="How clear is each atom?",
+    n_atoms=20,
+    n_examples=8,
+    random_state=None,
+) -> BlindedReport:
+    """Make a page to rate the atoms of several models without knowing whose they are.
+
+    One atom after the other, in random order: its shape, the samples in which it is
+    strongest, a histogram of its codes, and a form for a rating and a few words. The
+    page saves the answers as CSV or JSON, without network, and can load them again.
+
+    Codes are shown relative to the largest of their atom, and without numbers of
+    samples: scale and density tell models apart.
+
+    Parameters
+    ----------
+    estimators : mapping of MFRSparseAutoencoder
+        Fitted models by name, of the same features. The names are in the key only.
+    X : array-like of shape (n_samples, n_features)
+        Samples to show atoms in.
+    image_shape, ch_names, sfreq
+        As in :func:`report`.
+    contexts : mapping of Contexts, optional
+        For each name of `estimators`, as in :func:`report`.
+    tokenizer : transformers tokenizer, optional
+        As in :func:`report`.
+    title : str, default="How clear is each atom?"
+        Heading of the page.
+    n_atoms : int, default=20
+        Atoms of each model, drawn at random among those that are active somewhere in
+        X; all of them if they are fewer.
+    n_examples : int, default=8
+        Samples to show for each atom.
+    random_state : int, RandomState instance or None, default=None
+        Determines which atoms, and their order.
+
+    Returns
+    -------
+    BlindedReport
+        ``write(folder)`` writes the page, and the key in a second file.
+
+    Raises
+    ------
+    ValueError
+        If there is no estimator or no active atom, `contexts` lacks one of the names,
+        or as in :func:`report`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.inspection import blinded_report
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> sae = MFRSparseAutoencoder(32, max_steps=50, random_state=0).fit(X)
+    >>> single = MFRSparseAutoencoder(32, n_saes=1, max_steps=50, random_state=0).fit(X)
+    >>> study = blinded_report(
+    ...     {"mfr": sae, "single": single}, X, image_shape=(8, 8), random_state=0
+    ... )
+    >>> len(study.key), study.key[0]["item"]
+    (40, 1)
+    """
+    if not estimators or not all(
+        isinstance(estimator, MFRSparseAutoencoder) for estimator in estimators.values()
+    ):
+        raise ValueError(
+            "estimators must be fitted MFRSparseAutoencoder by name, one at least, got "
+            f"{estimators!r}."
+        )
+    if contexts is not None and set(contexts) != set(estimators):
+        raise ValueError(
+            f"contexts are of {sorted(contexts)}, but estimators of "
+            f"{sorted(estimators)}."
+        )
+    draw = check_random_state(random_state)
+    items: list[tuple] = []
+    key: list[dict] = []
+    for name, estimator in estimators.items():
+        checked = estimator._check_X(X)
+        own = contexts and contexts[name]
+        _check_size(f"contexts[{name!r}]", own and own.codes, estimator)
+        view = _view(estimator, image_shape, ch_names, sfreq, own)
+        statistics = atom_statistics(estimator, checked, n_examples)
+        (active,) = np.nonzero(statistics.largest)
+        for atom in draw.permutation(active)[:n_atoms].tolist():
+            items.append((estimator, statistics, atom, Words(own, None, tokenizer)))
+            key.append(
+                {
+                    "model": name,
+                    "atom": atom,
+                    "agreement": float(estimator.feature_agreement_[atom]),
+                    "trusted": bool(estimator.trusted_[atom]),
+                }
+            )
+    if not items:
+        raise ValueError("No atom of any estimator is active in X.")
+    order = draw.permutation(len(items)).tolist()
+    study = sha256(repr([key[i] for i in order]).encode()).hexdigest()[:8]
+    data, blobs = rating_data([items[i] for i in order], checked, view, study)
+    page = render("rating.html", "rating.js", data, blobs, title=escape(title))
+    return BlindedReport(
+        page,
+        [
+            {"study": study, "item": number} | key[i]
+            for number, i in enumerate(order, start=1)
+        ],
+    )
+
+
+def _view(estimator, image_shape, ch_names, sfreq, contexts):
+    if contexts is not None and contexts.tokens is None:
+        raise ValueError(
+            "contexts has no tokens to show: its inputs were no sequences of tokens."
+        )
+    return make_view(
+        estimator.n_features_in_,
+        image_shape=image_shape,
+        ch_names=ch_names,
+        sfreq=sfreq,
+        is_text=contexts is not None,
+        labels=getattr(estimator, "feature_names_in_", ()),
+    )
+
+
+def _check_size(name: str, rows: np.ndarray | None, estimator) -> None:
+    n_atoms = len(estimator.components_)
+    if rows is not None and len(rows) != n_atoms:
+        raise ValueError(f"{name} is of {len(rows)} atoms, but there are {n_atoms}.")
+
+
+def _by_atom(name: str, texts, n_atoms: int) -> dict[int, str]:
+    """Texts that are not empty, by number of the atom."""
+    if texts is None:
+        return {}
+    if isinstance(texts, str):
+        raise ValueError(f"{name} must be texts by number of the atom, got one text.")
+    if not isinstance(texts, Mapping):
+        if len(texts) != n_atoms:
+            raise ValueError(
+                f"{name} has {len(texts)} texts, but there are {n_atoms} atoms; give "
+                "a mapping to name some of them."
+            )
+        texts = dict(enumerate(texts))
+    unknown = [atom for atom in texts if atom not in range(n_atoms)]
+    if unknown:
+        raise ValueError(
+            f"{name} has {unknown[0]!r}, but atoms go from 0 to {n_atoms - 1}."
+        )
+    # A NumPy integer is no key for JSON.
+    return {int(atom): str(text) for atom, text in texts.items() if text}

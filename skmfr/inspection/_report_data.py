@@ -1,0 +1,258 @@
+"""What the pages show of atoms, as plain lists, texts and base64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..agreement import TRUSTED, _agreement_level, _nearest_elsewhere
+from ._report_numbers import AtomStatistics
+from ._report_views import Shapes, View, significant, thinned
+
+if TYPE_CHECKING:
+    from ..activations import Contexts, LogitEffects
+
+# Points of the curve of losses, at most.
+N_POINTS = 300
+
+
+class Words(NamedTuple):
+    """Texts of atoms of a language model."""
+
+    contexts: Contexts | None
+    effects: LogitEffects | None
+    tokenizer: Any
+    """None shows ids"""
+
+    def of(self, atom: int) -> dict[str, Any]:
+        """Contexts of an atom, and tokens that it makes more and less likely."""
+        texts: dict[str, Any] = {}
+        if self.contexts is not None:
+            texts["contexts"] = self._contexts(self.contexts, atom)
+        if self.effects is not None:
+            effects = self.effects
+            for name, ids, logits in (
+                ("promoted", effects.promoted, effects.promoted_logits),
+                ("suppressed", effects.suppressed, effects.suppressed_logits),
+            ):
+                tokens = map(self._token, ids[atom].tolist())
+                texts[name] = list(zip(tokens, significant(logits[atom]), strict=True))
+        return texts
+
+    def _contexts(self, contexts: Contexts, atom: int) -> list[dict[str, Any]]:
+        assert contexts.tokens is not None  # refused before
+        (ranks,) = np.nonzero(contexts.inputs[atom] >= 0)
+        tokenizer = self.tokenizer or _Ids()
+        return [
+            {
+                "code": code,
+                "input": int(contexts.inputs[atom, rank]),
+                "position": int(contexts.positions[atom, rank]),
+                "text": contexts._parts(contexts.tokens[atom, rank], tokenizer),
+            }
+            for rank, code in zip(
+                ranks, significant(contexts.codes[atom, ranks]), strict=True
+            )
+        ]
+
+    def _token(self, token: int) -> str:
+        return (self.tokenizer or _Ids()).decode([token])
+
+
+class _Ids:
+    """Stands for a tokenizer where there is none."""
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+def describe(
+    statistics: AtomStatistics, atoms: Sequence[int], words: Words
+) -> list[dict[str, Any]]:
+    """What is known of some atoms: samples, histograms, texts."""
+    return [
+        {
+            "samples": statistics.examples[atom][statistics.codes[atom] > 0].tolist(),
+            "codes": significant(statistics.codes[atom][statistics.codes[atom] > 0]),
+            "histogram": _histogram(statistics, atom),
+        }
+        | words.of(atom)
+        for atom in atoms
+    ]
+
+
+def _histogram(statistics: AtomStatistics, atom: int) -> dict[str, Any]:
+    start, width, counts = statistics.histograms.of(atom)
+    return {"start": start, "width": width, "counts": counts.tolist()}
+
+
+def packed_shapes(
+    view: View, X: np.ndarray, samples: np.ndarray, **rows: np.ndarray
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Shapes of samples and of whatever else, in 8 bits.
+
+    Parameters
+    ----------
+    view : View
+    X : ndarray of shape (n_samples, n_features)
+    samples : ndarray of shape (n_shown,), int
+        Ascending.
+    **rows : ndarray of shape (n_rows, n_features)
+        By name.
+
+    Returns
+    -------
+    data : dict
+        The view, the samples' numbers, and the limits of each shape by name.
+    blobs : dict of str
+        Their bytes in base64, by name.
+    """
+    from .._batches import row_blocks
+
+    if view.kind == "text":
+        return {"view": view._asdict()}, {}
+    fewer = thinned(view, len(samples) + sum(map(len, rows.values())))
+    packed = {name: Shapes(view, fewer) for name in ["samples", *rows]}
+    for name, features in rows.items():
+        packed[name].add(features)
+    for block in row_blocks(X, samples):
+        packed["samples"].add(block)
+    data = {name: shapes.limits() for name, shapes in packed.items()}
+    data["samples"]["numbers"] = samples.tolist()
+    blobs = {name: shapes.text() for name, shapes in packed.items()}
+    return data | {"view": fewer._asdict()}, blobs
+
+
+def _samples(described: list[dict[str, Any]]) -> np.ndarray:
+    """Samples that are shown somewhere, ascending."""
+    return np.array(sorted({s for atom in described for s in atom["samples"]}), int)
+
+
+def report_data(
+    estimator,
+    X: np.ndarray,
+    statistics: AtomStatistics,
+    view: View,
+    atoms: np.ndarray,
+    words: Words,
+    names: dict[int, str],
+    notes: dict[int, str],
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """All that the report shows.
+
+    Parameters
+    ----------
+    estimator : MFRSparseAutoencoder
+    X : ndarray of shape (n_samples, n_features)
+    statistics : AtomStatistics
+        Of all atoms on X.
+    view : View
+    atoms : ndarray of shape (n_detailed,), int
+        Which are shown in full.
+    words : Words
+    names, notes : dict of str
+        By atom.
+
+    Returns
+    -------
+    data : dict
+    blobs : dict of str
+        Base64.
+    """
+    shown = describe(statistics, atoms.tolist(), words)
+    data, blobs = packed_shapes(
+        view,
+        X,
+        _samples(shown),
+        atoms=estimator.components_[atoms],
+        offset=estimator.decoder_bias_[None],
+    )
+    if blobs:
+        data["atoms"]["numbers"] = atoms.tolist()
+    null = estimator.agreement_null_
+    return data | {
+        "details": dict(zip(atoms.tolist(), shown, strict=True)),
+        "table": {
+            "agreement": significant(estimator.feature_agreement_),
+            "trusted": estimator.trusted_.astype(int).tolist(),
+            "usage": significant(statistics.usage),
+            "density": significant(statistics.density),
+            "mean": significant(statistics.mean),
+            "largest": significant(statistics.largest),
+        },
+        "matches": [
+            {"name": name, "cosine": significant(cosine), "atom": index.tolist()}
+            for name, (cosine, index) in _nearest_elsewhere(estimator).items()
+        ],
+        "names": names,
+        "notes": notes,
+        "levels": {"null": null, "trusted": _agreement_level(null, TRUSTED)},
+        "loss": _loss_points(estimator.loss_curve_),
+    }, blobs
+
+
+def _loss_points(losses: np.ndarray) -> dict[str, Any]:
+    """Means of spans of the curve, and the middle of each."""
+    spans = np.array_split(losses, min(N_POINTS, len(losses)))
+    ends = np.cumsum([len(span) for span in spans])
+    return {
+        "step": significant(ends - [(len(span) - 1) / 2 for span in spans]),
+        "fvu": significant([np.mean(span) for span in spans]),
+    }
+
+
+def rating_data(
+    items: list[tuple[Any, AtomStatistics, int, Words]],
+    X: np.ndarray,
+    view: View,
+    study: str,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a rater sees of each item, and nothing that tells models apart.
+
+    Codes are relative to the largest of the atom, and histograms have no numbers of
+    samples, because scale and density are much the same for all atoms of a model.
+
+    Parameters
+    ----------
+    items : list of (estimator, statistics, atom, words)
+    X : ndarray of shape (n_samples, n_features)
+    view : View
+    study : str
+        What answers and key are known by.
+
+    Returns
+    -------
+    data : dict
+    blobs : dict of str
+        Base64.
+    """
+    shown = []
+    for _, statistics, atom, words in items:
+        (item,) = describe(statistics, [atom], words)
+        shown.append(_relative(item))
+    atoms = np.stack([estimator.components_[atom] for estimator, _, atom, _ in items])
+    data, blobs = packed_shapes(view, X, _samples(shown), atoms=atoms)
+    return data | {"details": shown, "study": study}, blobs
+
+
+def _relative(item: dict[str, Any]) -> dict[str, Any]:
+    """An item with the largest code, and the most frequent bin, as units."""
+    histogram = item["histogram"]
+    counts = np.array(histogram["counts"])
+    largest = item["codes"][0]
+    contexts = item.get("contexts", [])
+    strongest = contexts[0]["code"] if contexts else 1.0
+    return item | {
+        "codes": significant(np.divide(item["codes"], largest)),
+        "histogram": {
+            "start": significant([histogram["start"] / largest])[0],
+            "width": significant([histogram["width"] / largest])[0],
+            "counts": significant(counts / counts.max()),
+        },
+        "contexts": [
+            context | {"code": significant([context["code"] / strongest])[0]}
+            for context in contexts
+        ],
+    }

@@ -1,0 +1,169 @@
+"""What each atom does on some data, in one pass over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+from .._estimator import as_csr
+from .._top import Best
+from ..metrics import _fvu_of_blocks
+
+# Bins of a histogram on either side of 0, a power of 2.
+N_BINS = 32
+# Exponent of a bin that is too narrow for any number.
+NARROWEST = -1100
+
+
+class AtomStatistics(NamedTuple):
+    """What each atom does on some data."""
+
+    n_samples: int
+    fvu: float
+    """of the reconstruction"""
+    n_active: np.ndarray
+    """(n_components,), samples in which the atom is active"""
+    total: np.ndarray
+    """(n_components,), sum of the codes"""
+    energy: np.ndarray
+    """(n_components,), sum of the squared codes"""
+    examples: np.ndarray
+    """(n_components, n_examples), samples with the largest codes, in descending order;
+    -1 where there is none"""
+    codes: np.ndarray
+    """(n_components, n_examples), their codes; 0 where there is none"""
+    histograms: Histograms
+
+    @property
+    def l0(self) -> float:
+        """Mean number of active atoms per sample."""
+        return float(self.n_active.sum() / self.n_samples)
+
+    @property
+    def density(self) -> np.ndarray:
+        """(n_components,), share of the samples in which the atom is active."""
+        return self.n_active / self.n_samples
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(n_components,), mean code where the atom is active; 0 if nowhere."""
+        return self.total / np.maximum(self.n_active, 1)
+
+    @property
+    def largest(self) -> np.ndarray:
+        """(n_components,), largest code; 0 if none is positive."""
+        return self.codes[:, 0]
+
+    @property
+    def usage(self) -> np.ndarray:
+        """(n_components,), share of the squared codes of all atoms.
+
+        Atoms have unit norm, so this is how much of what is put into reconstructions
+        comes from each.
+        """
+        return self.energy / (self.energy.sum() or 1.0)
+
+
+class Histogram(NamedTuple):
+    """How often codes of one atom are how large, where it is active."""
+
+    start: float
+    """where the first bin begins"""
+    width: float
+    """of each bin"""
+    counts: np.ndarray
+    """(n_bins,)"""
+
+
+class Histograms:
+    """Histograms of the codes of all atoms, zeros left out, of blocks of samples.
+
+    The bins of an atom are as narrow as a power of 2 can be for `N_BINS` of them to
+    reach its largest code.  They double their width when a larger one comes, so that
+    the result is that of all codes at once.
+    """
+
+    def __init__(self, n_components: int):
+        self.exponents = np.full(n_components, NARROWEST)
+        """(n_components,), of the width of each atom's bins"""
+        self.counts = np.zeros((n_components, 2 * N_BINS), dtype=int)
+
+    def add(self, atoms: np.ndarray, values: np.ndarray) -> None:
+        """Count codes that are not 0.
+
+        Parameters
+        ----------
+        atoms : ndarray of shape (n_codes,), int
+        values : ndarray of shape (n_codes,), float64
+        """
+        size = np.zeros(len(self.exponents))
+        np.maximum.at(size, atoms, np.abs(values))
+        mantissa, exponents = np.frexp(size / N_BINS)
+        exponents[mantissa == 0.5] -= 1
+        self._widen(np.where(size > 0, exponents, NARROWEST))
+        places = np.floor(np.ldexp(values, -self.exponents[atoms]))
+        # The largest code may lie on the last edge, which belongs to the last bin.
+        places = np.minimum(places.astype(int), N_BINS - 1)
+        np.add.at(self.counts, (atoms, places + N_BINS), 1)
+
+    def _widen(self, exponents: np.ndarray) -> None:
+        atoms = np.flatnonzero(exponents > self.exponents)
+        # Further than to the last bit there is nothing to shift.
+        shift = np.minimum(exponents[atoms] - self.exponents[atoms], 62)
+        places = np.arange(-N_BINS, N_BINS) >> shift[:, None]
+        wider = np.zeros((len(atoms), 2 * N_BINS), dtype=int)
+        rows = np.arange(len(atoms))[:, None]
+        np.add.at(wider, (rows, places + N_BINS), self.counts[atoms])
+        self.counts[atoms] = wider
+        self.exponents[atoms] = exponents[atoms]
+
+    def of(self, atom: int) -> Histogram:
+        """From 0, or the smallest code if that is less, to the largest."""
+        (filled,) = np.nonzero(self.counts[atom])
+        first = min(filled, default=N_BINS)
+        first, stop = min(first, N_BINS), max(N_BINS, max(filled, default=0) + 1)
+        width = float(np.ldexp(1.0, self.exponents[atom]))
+        return Histogram((first - N_BINS) * width, width, self.counts[atom, first:stop])
+
+
+def atom_statistics(estimator, X: np.ndarray, n_examples: int) -> AtomStatistics:
+    """What each atom does on X, which is read and coded block by block.
+
+    Parameters
+    ----------
+    estimator : MFRSparseAutoencoder
+        Fitted.
+    X : ndarray of shape (n_samples, n_features)
+        Checked.
+    n_examples : int
+        Samples to keep for each atom.
+    """
+    n_components = len(estimator.components_)
+    total, energy = np.zeros((2, n_components))
+    histograms = Histograms(n_components)
+    best = Best(n_components, n_examples)
+
+    def count(codes: sparse.csr_array, start: int) -> None:
+        _, atoms, values = sparse.find(codes)
+        values = values.astype(float)
+        total[:] += np.bincount(atoms, values, n_components)
+        energy[:] += np.bincount(atoms, np.square(values), n_components)
+        histograms.add(atoms, values)
+        best.add(codes, start, np.ones(codes.shape[0], dtype=int))
+
+    def reconstructed() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        from .._coding import reconstruct
+
+        start = 0
+        for block, codes, sae in estimator._coded_blocks(X):
+            count(as_csr(codes, n_components), start)
+            yield block, reconstruct(codes, sae).cpu().numpy()
+            start += len(block)
+
+    fvu = _fvu_of_blocks(reconstructed())
+    return AtomStatistics(
+        len(X), fvu, best.n_active, total, energy, best.inputs, best.codes, histograms
+    )

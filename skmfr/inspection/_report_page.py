@@ -1,0 +1,117 @@
+"""One page from data: JSON and base64, style and script inline."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from hashlib import sha256
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from ._report_numbers import AtomStatistics
+
+
+def render(
+    page: str, script: str, data: Mapping[str, Any], blobs: Mapping[str, str], **texts
+) -> str:
+    """A page that needs nothing but itself, and runs no script but its own.
+
+    Parameters
+    ----------
+    page, script : str
+        Files of the template and of its script.
+    data : mapping
+        What the script reads as JSON.
+    blobs : mapping of str
+        Base64 that it reads piece by piece, so that much is shown before all is
+        decoded.
+    **texts : str
+        HTML for the template.
+    """
+    style, code = _asset("report.css"), _asset("drawing.js") + _asset(script)
+    content = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    # Nothing in a text may end the element that it stands in.
+    elements = [_inert("data", content.replace("<", "\\u003c"))]
+    elements += [_inert(f"{name}-bytes", blob) for name, blob in blobs.items()]
+    return Template(_asset(page)).substitute(
+        texts,
+        policy=(
+            f"default-src 'none'; script-src {_hash(code)}; style-src {_hash(style)}; "
+            "img-src data:"
+        ),
+        style=style,
+        script=code,
+        data="\n".join(elements),
+    )
+
+
+def _asset(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _inert(name: str, content: str) -> str:
+    """An element that keeps what a script reads; by itself it does nothing."""
+    return f'<script type="text/plain" id="{name}">{content}</script>'
+
+
+def _hash(code: str) -> str:
+    """How a content security policy names the inline code that it lets run."""
+    return f"'sha256-{b64encode(sha256(code.encode()).digest()).decode()}'"
+
+
+def summary_html(estimator, statistics: AtomStatistics) -> str:
+    """What there is, in a few numbers, as pairs of a description list."""
+    n_atoms, n_features = estimator.components_.shape
+    n_saes, n_witnesses = map(
+        len, (estimator.dictionaries_, estimator.witness_dictionaries_)
+    )
+    n_dead = int((statistics.n_active == 0).sum())
+    facts = {
+        "Samples": f"{statistics.n_samples:,} of {n_features:,} features",
+        "Atoms": f"{n_atoms:,}, of which {n_dead:,} never active here",
+        "Trusted": f"{int(estimator.trusted_.sum()):,} atoms",
+        "Variance unexplained": f"{statistics.fvu:.1%}",
+        "Active atoms per sample": f"{statistics.l0:.3g}",
+        "Trained together": f"{_count(n_saes, 'SAE')}, "
+        f"{_count(n_witnesses, 'witness')}, {estimator.n_steps_:,} steps",
+    }
+    return "\n".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in facts.items()
+    )
+
+
+def _count(n: int, noun: str) -> str:
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{n or 'no'} {noun if n == 1 else plural}"
+
+
+def evidence(estimator) -> str:
+    """What the agreement of this fit is worth."""
+    if np.isnan(estimator.feature_agreement_).any():
+        return "One SAE alone agrees with nobody: fit more, or witnesses."
+    if len(estimator.witness_dictionaries_):
+        return (
+            "How near each atom comes to an atom of a witness, an SAE that the mutual "
+            "penalty never touched: 1 is the same atom."
+        )
+    return (
+        "How near each atom comes to an atom of the other SAEs: 1 is the same atom. "
+        "There are no witnesses, and the mutual penalty raises this very number, so "
+        "it is no evidence."
+    )
+
+
+def rule(n_detailed: int, n_atoms: int) -> str:
+    """Which atoms are shown in full."""
+    if n_detailed == n_atoms:
+        return "All atoms are shown in full."
+    return (
+        f"The {n_detailed:,} atoms with the largest usage are shown in full, the "
+        "others with their numbers."
+    )

@@ -1,0 +1,161 @@
+"""How atoms and samples are shown, and their numbers in few bytes."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# What shapes may take in a page; a third more once they are text.
+MOST_BYTES = 9_000_000
+LEVELS = 255
+
+
+class View(NamedTuple):
+    """How atoms and samples are shown."""
+
+    kind: str
+    """"image", "channels", "curve", or "text", which has no shape"""
+    shape: tuple[int, ...]
+    """of a row of features: (height, width), (height, width, 3), (n_channels, n_times)
+    or (n_features,)"""
+    labels: list[str]
+    """of channels, or of the features of a curve"""
+    step: float | None
+    """seconds between two points of a curve"""
+
+
+def make_view(
+    n_features: int,
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    ch_names: list[str] | None = None,
+    sfreq: float | None = None,
+    is_text: bool = False,
+    labels=(),
+) -> View:
+    """Check how to show rows of features.
+
+    Parameters
+    ----------
+    n_features : int
+    image_shape, ch_names, sfreq
+        As in :func:`report`.
+    is_text : bool
+        Whether there are contexts to show instead.
+    labels : sequence of str
+        Names of features.
+
+    Raises
+    ------
+    ValueError
+        If the parameters contradict each other or n_features.
+    """
+    ways = {"image_shape": image_shape, "ch_names": ch_names, "contexts": is_text}
+    given = [name for name, value in ways.items() if value not in (None, False)]
+    if len(given) > 1:
+        raise ValueError(
+            f"{' and '.join(given)} are given, but atoms are shown in one way."
+        )
+    if sfreq is not None and not 0 < sfreq < np.inf:
+        raise ValueError(f"sfreq must be a positive number of hertz, got {sfreq!r}.")
+    step = sfreq and 1 / float(sfreq)
+    if is_text:
+        return View("text", (0,), [], None)
+    if image_shape is not None:
+        shape = tuple(int(size) for size in image_shape)
+        if shape[2:] not in {(), (3,)} or len(shape) < 2 or prod(shape) != n_features:
+            raise ValueError(
+                f"image_shape={image_shape} must be (height, width) or (height, width, "
+                f"3) of {n_features} numbers."
+            )
+        return View("image", shape, [], None)
+    if ch_names is not None:
+        names = [str(name) for name in ch_names]
+        if not names or n_features % len(names):
+            raise ValueError(
+                f"ch_names has {len(names)} names, which must divide the {n_features} "
+                "features: they are all times of the first channel, of the second, ..."
+            )
+        shape = len(names), n_features // len(names)
+        return View("channels", shape, names, step)
+    return View("curve", (n_features,), [str(label) for label in labels], step)
+
+
+def thinned(view: View, n_shapes: int) -> View:
+    """The view with as many points as a page has room for, if so many are shown."""
+    n_points = prod(view.shape)
+    most = max(1, MOST_BYTES // max(1, n_shapes))
+    if n_points <= most:
+        return view
+    if view.kind == "image":
+        factor = int(np.ceil(np.sqrt(n_points / most)))
+        height, width, *colours = view.shape
+        shape = -(-height // factor), -(-width // factor), *colours
+        return view._replace(shape=shape)
+    *channels, n_times = view.shape
+    n_means = -(-n_times // -(-n_points // most))
+    step = view.step and view.step * -(-n_times // n_means)
+    # Names of features are of no use for means of several.
+    labels = view.labels if view.kind == "channels" else []
+    return View(view.kind, (*channels, n_means), labels, step)
+
+
+def averaged(rows: np.ndarray, view: View, fewer: View) -> np.ndarray:
+    """Rows of features with fewer points: means of neighbours.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features)
+    view, fewer : View
+        As they are, and as :func:`thinned` wants them.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_points)
+    """
+    shapes = rows.reshape(-1, *view.shape)
+    for axis, (size, wanted) in enumerate(
+        zip(view.shape, fewer.shape, strict=True), start=1
+    ):
+        if wanted < size:
+            begins = np.arange(0, size, -(-size // wanted))
+            lengths = np.diff(begins, append=size)
+            sums = np.add.reduceat(shapes, begins, axis=axis)
+            shapes = sums / lengths.reshape(-1, *[1] * (shapes.ndim - axis - 1))
+    return shapes.reshape(len(rows), -1)
+
+
+def significant(values) -> list[float | None]:
+    """Numbers with 4 digits, and None where there is none."""
+    return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values]
+
+
+class Shapes:
+    """Rows of features in 8 bits each, between the smallest and the largest."""
+
+    def __init__(self, view: View, fewer: View):
+        self.view, self.fewer = view, fewer
+        self.low: list[float | None] = []
+        self.high: list[float | None] = []
+        self.bytes = bytearray()
+
+    def add(self, rows: np.ndarray) -> None:
+        """Append rows, (n_rows, n_features)."""
+        rows = averaged(rows, self.view, self.fewer)
+        low, high = (extreme(rows, axis=1) for extreme in (np.min, np.max))
+        self.low += significant(low)
+        self.high += significant(high)
+        scale = LEVELS / np.where(high > low, high - low, 1)
+        levels = (rows - low[:, None]) * scale[:, None]
+        self.bytes += np.rint(levels).astype(np.uint8).tobytes()
+
+    def limits(self) -> dict[str, Any]:
+        """What 0 and `LEVELS` mean in each row."""
+        return {"low": self.low, "high": self.high}
+
+    def text(self) -> str:
+        """The bytes in base64."""
+        return b64encode(self.bytes).decode("ascii")
