@@ -97,7 +97,7 @@ class BlindedReport(Report):
     ----------
     key : list of dict
         For each item of the page, in its order: "study", "item" (from 1), "model",
-        "atom", "agreement", "trusted".
+        "atom", "agreement" (None for one SAE alone), "trusted".
     """
 
     def __init__(self, page: str, key: list[dict]):
@@ -363,12 +363,13 @@ def blinded_report(
         statistics = atom_statistics(estimator, checked, n_examples)
         (active,) = np.nonzero(statistics.largest)
         for atom in draw.permutation(active)[:n_atoms].tolist():
+            agreement = estimator.feature_agreement_[atom]
             items.append((estimator, statistics, atom, Words(own, None, tokenizer)))
             key.append(
                 {
                     "model": name,
                     "atom": atom,
-                    "agreement": float(estimator.feature_agreement_[atom]),
+                    "agreement": None if np.isnan(agreement) else float(agreement),
                     "trusted": bool(estimator.trusted_[atom]),
                 }
             )

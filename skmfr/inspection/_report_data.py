@@ -183,7 +183,11 @@ def report_data(
             "largest": significant(statistics.largest),
         },
         "matches": [
-            {"name": name, "cosine": significant(cosine), "atom": index.tolist()}
+            {
+                "name": name.replace("sae", "SAE"),
+                "cosine": significant(cosine),
+                "atom": index.tolist(),
+            }
             for name, (cosine, index) in _nearest_elsewhere(estimator).items()
         ],
         "names": names,

@@ -29,13 +29,20 @@ function svgElement(name, attributes = {}, ...children) {
 
 /* Numbers */
 
+/* With 3 digits. */
 function number(value) {
   if (value === null) return "–";
-  if (value === 0 || (Math.abs(value) >= 0.01 && Math.abs(value) < 1e5)) {
-    return String(Number(value.toPrecision(3)));
-  }
-  return value.toExponential(1).replace("e+", "e");
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size < 0.001 || size >= 1e6) return value.toExponential(1).replace("e+", "e");
+  return size < 1000 ? value.toPrecision(3) : Math.round(value).toLocaleString("en");
 }
+
+/* A mark of an axis, without zeros at its end. */
+const short = (value) => number(value).replace(/(\.\d*?)0+(?=e|$)/, "$1").replace(/\.(?=e|$)/, "");
+
+/* Cosines, all with as many decimals. */
+const cosine = (value) => (value === null ? "–" : value.toFixed(3));
 
 function percent(value) {
   return value === null ? "–" : number(100 * value) + " %";
@@ -162,7 +169,7 @@ function timeAxis(length, x, top, bottom) {
   const step = view.step ?? 1;
   return ticks(0, (length - 1) * step, 3).flatMap((mark) => [
     gridLine(x(mark / step), top, x(mark / step), bottom),
-    text(x(mark / step), bottom + 13, number(mark) + (view.step ? " s" : ""), mark ? "middle" : "start"),
+    text(x(mark / step), bottom + 13, short(mark) + (view.step ? " s" : ""), mark ? "middle" : "start"),
   ]);
 }
 
@@ -174,7 +181,7 @@ function curveFigure(curves, [low, high], label) {
   const y = axis(low, high, bottom, top);
   const marks = ticks(low, high, 3).flatMap((mark) => [
     gridLine(left, y(mark), width - 6, y(mark)),
-    text(left - 4, y(mark) + 4, number(mark), "end"),
+    text(left - 4, y(mark) + 4, short(mark), "end"),
   ]);
   return drawing(
     width, height, label,
@@ -188,7 +195,7 @@ function curveFigure(curves, [low, high], label) {
 function channelFigure(curves, [low, high], label, { names }) {
   const [nChannels, length] = view.shape;
   const left = names ? 34 : 2;
-  const [width, row] = [300, names ? 16 : 12];
+  const [width, row] = [300, 16];
   const size = Math.max(-low, high) || 1;
   const bottom = (nChannels + 1) * row;
   const x = axis(0, length - 1, left, width - 4);
@@ -238,8 +245,8 @@ function thumbnail(values, label) {
 /* Bars */
 
 /* Counts in bins of one width, with marks below, and levels that cross the bars. */
-function barFigure({ start, width: binWidth, counts }, label, { levels = [], counted = true }) {
-  const [width, height, left, bottom] = [420, 190, counted ? 44 : 8, 168];
+function barFigure({ start, width: binWidth, counts }, label, { width, height, levels = [], counted = true }) {
+  const [left, bottom] = [counted ? 44 : 8, height - 22];
   const top = levels.length ? 36 : 10;
   const end = start + binWidth * counts.length;
   const most = Math.max(...counts, 0) || 1;
@@ -264,7 +271,7 @@ function barFigure({ start, width: binWidth, counts }, label, { levels = [], cou
     ...vertical,
     svgElement("path", { class: "bars", d: bars.join("") }),
     gridLine(left, bottom, width - 12, bottom),
-    ...ticks(start, end, 5).map((mark) => text(x(mark), bottom + 15, number(mark))),
+    ...ticks(start, end, 5).map((mark) => text(x(mark), bottom + 15, short(mark))),
     ...levels.flatMap(({ at, name }, i) => [
       gridLine(x(at), 14 * (i + 1) + 2, x(at), bottom, "level"),
       text(x(at), 14 * (i + 1) - 2, name, x(at) > width / 2 ? "end" : "start"),
@@ -274,7 +281,7 @@ function barFigure({ start, width: binWidth, counts }, label, { levels = [], cou
 
 function histogramFigure({ counts, ...bins }, label, counted) {
   if (!counts.length) return element("p", { class: "quiet" }, "Never active in these samples.");
-  return barFigure({ counts, ...bins }, label, { counted });
+  return barFigure({ counts, ...bins }, label, { width: 300, height: 150, counted });
 }
 
 /* Samples and texts */
@@ -352,5 +359,18 @@ function placesOf(detail, atom) {
 
 function shapeOf(atom, label) {
   const figure = figureOf(atom, { signed: true, range: limits(atom), label, names: true });
-  return element("div", { class: "shape" }, figure);
+  const key = view.kind === "image" && view.shape.length === 2
+    ? element("p", { class: "quiet" }, "Red is above zero, blue below.")
+    : null;
+  return element("div", { class: "shape" }, figure, key);
+}
+
+/* What it is, where it is strongest, and more; beside one another where there is room. */
+function atomLayout(about, places, more) {
+  return element(
+    "div", { class: "atom " + view.kind },
+    element("div", { class: "about" }, ...about),
+    element("div", { class: "places" }, ...places),
+    element("div", { class: "more" }, ...more),
+  );
 }

@@ -13,15 +13,13 @@ function show(item) {
   const atom = view.kind === "text" ? null : shape("atoms", item);
   byId("item-title").textContent = `Atom ${item + 1} of ${items.length}`;
   byId("item").replaceChildren(
-    element(
-      "div", { class: "atom " + view.kind },
-      element(
-        "div", {},
-        atom ? shapeOf(atom, `Shape of atom ${item + 1}`) : null,
+    atomLayout(
+      atom ? [shapeOf(atom, `Shape of atom ${item + 1}`)] : [],
+      placesOf(detail, atom),
+      [
         heading("Codes where it is active, largest as 1"),
         histogramFigure(detail.histogram, `Histogram of the codes of atom ${item + 1}`, false),
-      ),
-      element("div", {}, ...placesOf(detail, atom).filter((child) => child !== null)),
+      ],
     ),
   );
   form.elements.rating.value = answers[item].rating ?? "";

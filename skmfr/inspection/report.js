@@ -28,7 +28,7 @@ function lossFigure({ step, fvu }) {
     width, height, "FVU over training steps, on a logarithmic scale",
     ...marks.flatMap(([mark, value]) => [
       gridLine(left, y(mark), width - 12, y(mark)),
-      text(left - 4, y(mark) + 4, number(value), "end"),
+      text(left - 4, y(mark) + 4, short(value), "end"),
     ]),
     ...ticks(0, step.at(-1), 4).map((mark) =>
       text(x(mark), bottom + 15, mark.toLocaleString("en") + (mark ? "" : " steps"), mark ? "middle" : "start")),
@@ -47,9 +47,11 @@ function agreementFigure() {
     counts[Math.min(counts.length - 1, Math.floor((value - start) / width))]++;
   }
   return barFigure({ start, width, counts }, "Number of atoms by agreement", {
+    width: 420,
+    height: 190,
     levels: [
-      { at: random, name: `random dictionaries ${number(random)}` },
-      { at: trusted, name: `trusted above ${number(trusted)}` },
+      { at: random, name: `random dictionaries ${cosine(random)}` },
+      { at: trusted, name: `trusted above ${cosine(trusted)}` },
     ],
   });
 }
@@ -58,10 +60,8 @@ function agreementFigure() {
 
 const best = Array.from({ length: nAtoms }, (_, atom) => {
   let nearest = null;
-  for (const { name, cosine, atom: index } of data.matches) {
-    if (!nearest || cosine[atom] > nearest.cosine) {
-      nearest = { name, cosine: cosine[atom], atom: index[atom] };
-    }
+  for (const { name, cosine: cosines } of data.matches) {
+    if (!nearest || cosines[atom] > nearest.cosine) nearest = { name, cosine: cosines[atom] };
   }
   return nearest;
 });
@@ -161,8 +161,8 @@ function glance(atom) {
   const detail = data.details[atom];
   if (!detail) return "";
   if (view.kind === "text") {
-    const tokens = [...new Set(detail.contexts.map((context) => inLine(context.text[1]).trim()))];
-    return tokens.slice(0, 3).join(", ");
+    const tokens = new Set(detail.contexts.map((context) => inLine(context.text[1]).trim() || "␣"));
+    return [...tokens].slice(0, 3).join(", ");
   }
   return thumbnail(shape("atoms", rowOfAtom.get(atom)), `Atom ${atom}`);
 }
@@ -181,12 +181,12 @@ function row(atom) {
       name ? element("span", { class: "name", title: name }, name) : null,
     ),
     element("td", { class: "glance" }, glance(atom)),
-    element("td", trusted, number(table.agreement[atom])),
+    element("td", trusted, cosine(table.agreement[atom])),
     element("td", {}, percent(table.usage[atom])),
     element("td", {}, percent(table.density[atom])),
     element("td", {}, number(table.mean[atom])),
     element("td", {}, number(table.largest[atom])),
-    element("td", {}, nearest ? `${number(nearest.cosine)} in ${nearest.name}` : "–"),
+    element("td", {}, nearest ? `${cosine(nearest.cosine)} in ${nearest.name}` : "–"),
   );
 }
 
@@ -200,7 +200,7 @@ let current = null;
 function facts(atom) {
   const trusted = table.trusted[atom] ? ", trusted" : ", not trusted";
   const pairs = [
-    ["Agreement", number(table.agreement[atom]) + (table.agreement[atom] === null ? "" : trusted)],
+    ["Agreement", cosine(table.agreement[atom]) + (table.agreement[atom] === null ? "" : trusted)],
     ["Usage", percent(table.usage[atom])],
     ["Density", percent(table.density[atom])],
     ["Mean code", number(table.mean[atom])],
@@ -221,12 +221,12 @@ function matchTable(atom) {
     element("thead", {}, element("tr", {}, ...header)),
     element(
       "tbody", {},
-      ...data.matches.map(({ name, cosine, atom: index }) =>
+      ...data.matches.map(({ name, cosine: cosines, atom: index }) =>
         element(
           "tr", {},
           element("th", { scope: "row" }, name),
           element("td", {}, String(index[atom])),
-          element("td", {}, number(cosine[atom])),
+          element("td", {}, cosine(cosines[atom])),
         )),
     ),
   );
@@ -252,23 +252,23 @@ function contentOf(atom) {
     return [note, facts(atom), missing, matchTable(atom)];
   }
   const values = view.kind === "text" ? null : shape("atoms", rowOfAtom.get(atom));
-  const about = element(
-    "div", {},
-    values ? shapeOf(values, `Shape of atom ${atom}`) : null,
-    facts(atom),
-    values && view.labels.length && view.kind === "curve" ? largestEntries(values) : null,
-    heading("Codes where it is active"),
-    histogramFigure(detail.histogram, `Histogram of the codes of atom ${atom}`, true),
-    matchTable(atom),
-  );
-  const places = element(
-    "div", {},
-    ...placesOf(detail, values).filter((child) => child !== null),
-    ...tokenList("Makes more likely", detail.promoted),
-    ...tokenList("Makes less likely", detail.suppressed),
-  );
-  const parts = view.kind === "text" ? [places, about] : [about, places];
-  return [note, element("div", { class: "atom " + view.kind }, ...parts)];
+  return [note, atomLayout(
+    [
+      values ? shapeOf(values, `Shape of atom ${atom}`) : null,
+      facts(atom),
+      values && view.labels.length && view.kind === "curve" ? largestEntries(values) : null,
+    ],
+    [
+      ...placesOf(detail, values),
+      ...tokenList("Makes more likely", detail.promoted),
+      ...tokenList("Makes less likely", detail.suppressed),
+    ],
+    [
+      heading("Codes where it is active"),
+      histogramFigure(detail.histogram, `Histogram of the codes of atom ${atom}`, true),
+      matchTable(atom),
+    ],
+  )];
 }
 
 function largestEntries(values) {

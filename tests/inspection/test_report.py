@@ -1,0 +1,493 @@
+import csv
+import json
+import re
+from base64 import b64decode, b64encode
+from hashlib import sha256
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+
+from skmfr import MFRSparseAutoencoder
+from skmfr.activations import Contexts, LogitEffects
+from skmfr.agreement import nearest_atoms
+from skmfr.inspection import _report_numbers, _report_views, blinded_report, report
+from skmfr.metrics import fvu
+
+HOSTILE = "</script><script>document.title = 'run'</script><!-- \" ' &amp;"
+
+
+@pytest.fixture(scope="module")
+def X():
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(40, 12))
+    chosen = rng.random((300, 40)) < 0.1
+    return (rng.random((300, 40)) * chosen) @ atoms
+
+
+@pytest.fixture(scope="module")
+def sae(X):
+    parameters = {"n_components": 30, "k": 4, "max_steps": 200, "random_state": 0}
+    return MFRSparseAutoencoder(**parameters).fit(X)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Data are read 16 samples at a time."""
+    monkeypatch.setattr("skmfr._coding.BLOCK_SIZE", 1)
+
+
+def data_of(page) -> dict:
+    """What the script of a page reads."""
+    return json.loads(content(page, "data"))
+
+
+def content(page, name: str) -> str:
+    found = re.search(f'<script type="text/plain" id="{name}">(.*?)</script>', page)
+    return found.group(1)
+
+
+def unpacked(page, name: str) -> np.ndarray:
+    """Shapes as the script sees them, (n_shapes, n_points)."""
+    limits = data_of(page)[name]
+    low, high = (np.array(limits[end])[:, None] for end in ("low", "high"))
+    levels = np.frombuffer(b64decode(content(page, f"{name}-bytes")), np.uint8)
+    return low + (high - low) / 255 * levels.reshape(len(low), -1)
+
+
+@pytest.mark.parametrize("algorithm", ["encoder", "omp"])
+def test_numbers_are_those_of_all_codes(X, sae, small_blocks, algorithm):
+    sae = clone(sae).fit(X).set_params(transform_algorithm=algorithm)
+    codes = sae.transform(X)
+    statistics = _report_numbers.atom_statistics(sae, X, n_examples=5)
+    active = codes != 0
+    np.testing.assert_allclose(statistics.density, active.mean(0))
+    mean = codes.sum(0) / np.maximum(active.sum(0), 1)
+    np.testing.assert_allclose(statistics.mean, mean)
+    energy = np.square(codes).sum(0)
+    np.testing.assert_allclose(statistics.usage, energy / energy.sum())
+    assert statistics.l0 == pytest.approx(active.sum(1).mean())
+    assert statistics.fvu == pytest.approx(fvu(X, sae.reconstruct(X)))
+    assert statistics.n_samples == len(X)
+
+
+@pytest.mark.parametrize("algorithm", ["encoder", "omp"])
+def test_examples_are_the_largest_codes(X, sae, small_blocks, algorithm):
+    sae = clone(sae).fit(X).set_params(transform_algorithm=algorithm)
+    codes = sae.transform(X)
+    statistics = _report_numbers.atom_statistics(sae, X, n_examples=5)
+    for atom, column in enumerate(codes.T):
+        order = np.argsort(-column, kind="stable")[:5]
+        order = order[column[order] > 0]
+        assert statistics.examples[atom, : len(order)].tolist() == order.tolist()
+        np.testing.assert_allclose(statistics.codes[atom, : len(order)], column[order])
+        assert (statistics.examples[atom, len(order) :] == -1).all()
+
+
+@pytest.mark.parametrize("algorithm", ["encoder", "omp"])
+def test_histograms_are_those_of_numpy(X, sae, small_blocks, algorithm):
+    sae = clone(sae).fit(X).set_params(transform_algorithm=algorithm)
+    codes = sae.transform(X)
+    histograms = _report_numbers.atom_statistics(sae, X, n_examples=1).histograms
+    n_negative = 0
+    for atom, column in enumerate(codes.T):
+        active = column[column != 0]
+        start, width, counts = histograms.of(atom)
+        edges = start + width * np.arange(len(counts) + 1)
+        if len(active):
+            expected, _ = np.histogram(active, edges)
+            assert counts.tolist() == expected.tolist()
+        assert counts.sum() == len(active)
+        n_negative += start < 0
+    assert (n_negative > 0) == (algorithm == "omp")
+
+
+def test_histograms_do_not_depend_on_how_codes_come():
+    rng = np.random.default_rng(0)
+    atoms = rng.integers(3, size=400)
+    # Atom 2 is never active; sizes span many orders of magnitude, and powers of 2.
+    atoms[atoms == 2] = 0
+    values = rng.normal(size=400) * 10.0 ** rng.integers(-6, 6, size=400)
+    values[:20] = 2.0 ** np.arange(-10, 10)
+    at_once = _report_numbers.Histograms(3)
+    at_once.add(atoms, values)
+    one_by_one = _report_numbers.Histograms(3)
+    for i in np.argsort(np.abs(values)):
+        one_by_one.add(atoms[[i]], values[[i]])
+    for atom in range(3):
+        start, width, counts = at_once.of(atom)
+        assert one_by_one.of(atom)[:2] == (start, width)
+        assert one_by_one.of(atom).counts.tolist() == counts.tolist()
+    largest = np.abs(values[atoms == 0]).max()
+    width = at_once.of(0).width
+    assert 16 * width < largest <= 32 * width
+    assert len(at_once.of(2).counts) == 0
+
+
+def test_the_page_has_what_was_fitted(X, sae):
+    page = report(sae, X).html()
+    data = data_of(page)
+    table = data["table"]
+    np.testing.assert_allclose(table["agreement"], sae.feature_agreement_, rtol=1e-3)
+    assert np.array_equal(table["trusted"], sae.trusted_)
+    others = [i for i in range(3) if i != sae.reference_sae_]
+    dictionaries = [*sae.dictionaries_[others], *sae.witness_dictionaries_]
+    for match, atoms in zip(data["matches"], dictionaries, strict=True):
+        cosine, index = nearest_atoms(sae.components_, atoms)
+        assert match["atom"] == index.tolist()
+        np.testing.assert_allclose(match["cosine"], cosine, rtol=1e-3)
+    assert [match["name"] for match in data["matches"]] == [
+        *(f"SAE {i}" for i in others),
+        "witness 0",
+    ]
+    assert np.mean(data["loss"]["fvu"]) == pytest.approx(sae.loss_curve_.mean(), 1e-3)
+    threshold = 0.25 * sae.agreement_null_ + 0.75
+    assert data["levels"] == {
+        "null": pytest.approx(sae.agreement_null_),
+        "trusted": pytest.approx(threshold),
+    }
+    assert f"{fvu(X, sae.reconstruct(X)):.1%}" in page
+
+
+def test_shapes_are_right_to_one_of_256_levels(X, sae):
+    page = report(sae, X, image_shape=(3, 4)).html()
+    data = data_of(page)
+    for name, rows in (
+        ("atoms", sae.components_[data["atoms"]["numbers"]]),
+        ("samples", X[data["samples"]["numbers"]]),
+        ("offset", sae.decoder_bias_[None]),
+    ):
+        level = np.ptp(rows, axis=1, keepdims=True) / 255
+        error = np.abs(unpacked(page, name) - rows)
+        # Half a level, and limits with 4 digits.
+        assert (error <= 0.51 * level + 1e-3 * np.abs(rows).max()).all()
+    assert set(data["samples"]["numbers"]) == {
+        sample for detail in data["details"].values() for sample in detail["samples"]
+    }
+
+
+def test_full_detail_goes_to_atoms_with_the_largest_squared_codes(X, sae):
+    page = report(sae, X, max_atoms=7).html()
+    data = data_of(page)
+    energy = np.square(sae.transform(X)).sum(0)
+    assert data["atoms"]["numbers"] == np.argsort(-energy)[:7].tolist()
+    assert set(map(int, data["details"])) == set(data["atoms"]["numbers"])
+    assert len(data["table"]["usage"]) == 30
+    assert "The 7 atoms with the largest usage are shown in full" in page
+
+
+@pytest.mark.parametrize(
+    ("way", "shape"),
+    [
+        ({"image_shape": (30, 40)}, (30, 40)),
+        ({"image_shape": (20, 20, 3)}, (20, 20, 3)),
+        ({"ch_names": ["Fz", "Cz", "Pz"]}, (3, 400)),
+        ({}, (1200,)),
+    ],
+)
+@pytest.mark.parametrize("n_shapes", [10, 8_000, 300_000])
+def test_many_shapes_are_means_of_neighbours(way, shape, n_shapes):
+    view = _report_views.make_view(1200, sfreq=200, **way)
+    assert view.shape == shape
+    fewer = _report_views.thinned(view, n_shapes)
+    n_points = np.prod(fewer.shape)
+    assert n_points * n_shapes <= max(_report_views.MOST_BYTES, 3 * n_shapes)
+    rows = np.random.default_rng(0).normal(size=(5, 1200))
+    averaged = _report_views.averaged(rows, view, fewer)
+    assert averaged.shape == (5, n_points)
+    if n_shapes == 10:
+        assert fewer == view
+        assert np.array_equal(averaged, rows)
+    # The first point, from what it is the mean of.
+    spans = [
+        slice(-(-size // less)) for size, less in zip(shape, fewer.shape, strict=True)
+    ]
+    first = rows.reshape(5, *shape)[(slice(None), *spans)]
+    np.testing.assert_allclose(averaged[:, 0], first.mean(tuple(range(1, first.ndim))))
+    if view.step:
+        n_times = shape[-1]
+        assert fewer.step == pytest.approx(-(-n_times // fewer.shape[-1]) / 200)
+
+
+@pytest.fixture(scope="module")
+def large():
+    """The state of a fit of 16,384 atoms, in 1,000 samples."""
+    rng = np.random.default_rng(0)
+    n_atoms, n_features = 16_384, 64
+    X = rng.normal(size=(1000, n_features)).astype(np.float32)
+    sae = MFRSparseAutoencoder(n_atoms, n_saes=1, n_witnesses=0, max_steps=1, k=16)
+    sae.set_params(random_state=0).fit(X)
+    sae.components_ = sae.dictionaries_[0]
+    # Small witnesses are as many numbers in the page.
+    sae.witness_dictionaries_ = sae.components_[:300].reshape(3, 100, n_features)
+    sae.feature_agreement_ = rng.random(n_atoms)
+    sae.trusted_ = sae.feature_agreement_ > 0.8
+    return sae, X
+
+
+def test_a_page_of_16k_atoms_stays_below_15_mb(large):
+    sae, X = large
+    names = [f"a name for atom {i}" for i in range(16_384)]
+    page = report(sae, X, image_shape=(8, 8), feature_names=names).html()
+    data = data_of(page)
+    assert len(data["details"]) == 500
+    assert len(data["table"]["usage"]) == len(data["names"]) == 16_384
+    # What is left is more than shapes may take.
+    assert len(page) < 15e6 - 4 / 3 * _report_views.MOST_BYTES
+
+
+def test_memory_maps_and_frames_give_the_same_page(X, sae, tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    before = X.copy()
+    expected = report(sae, X).html()
+    assert report(sae, np.load(tmp_path / "X.npy", mmap_mode="r")).html() == expected
+    assert report(sae, X.tolist()).html() == expected
+    assert np.array_equal(X, before)
+
+
+def test_names_of_features_label_curves(X):
+    frame = pd.DataFrame(X, columns=[f"gene {i}" for i in range(12)])
+    sae = MFRSparseAutoencoder(8, max_steps=20, random_state=0).fit(frame)
+    assert data_of(report(sae, frame).html())["view"]["labels"] == list(frame)
+
+
+def test_texts_cannot_leave_their_place(X, sae):
+    page = report(
+        sae, X, title=HOSTILE, feature_names={2: HOSTILE}, notes={3: HOSTILE}
+    ).html()
+    assert "<script>document" not in page
+    # The script, and what it reads: data and three kinds of shapes.
+    assert page.count("<script") == page.count("</script>") == 5
+    data = data_of(page)
+    assert data["names"] == {"2": HOSTILE}
+    assert data["notes"] == {"3": HOSTILE}
+    parsed = Parsed(page)
+    assert parsed.texts["title"] == [HOSTILE]
+    assert parsed.texts["h1"] == [HOSTILE]
+
+
+class Parsed(HTMLParser):
+    """Texts by tag, and attributes, of a document."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.texts: dict[str, list[str]] = {}
+        self.attributes: list[tuple[str, str, str]] = []
+        self.tag = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tag = tag
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        self.tag = ""
+
+    def handle_data(self, data):
+        self.texts.setdefault(self.tag, []).append(data)
+
+
+def test_the_policy_lets_only_the_pages_own_code_run(X, sae):
+    parsed = Parsed(report(sae, X).html())
+    (policy,) = (
+        value
+        for tag, name, value in parsed.attributes
+        if tag == "meta" and value.startswith("default-src")
+    )
+    assert policy.startswith("default-src 'none';")
+    for source in (parsed.texts["script"][-1], parsed.texts["style"][0]):
+        digest = b64encode(sha256(source.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+    assert "unsafe" not in policy
+    assert not [v for _, name, v in parsed.attributes if name == "style"]
+    addresses = [v for _, name, v in parsed.attributes if name in {"src", "href"}]
+    assert addresses == ["data:,"]
+
+
+def test_the_page_is_written_whole_and_shown(X, sae, tmp_path, monkeypatch):
+    page = report(sae, X)
+    path = page.write_html(str(tmp_path / "page.html"))
+    assert path.read_text(encoding="utf-8") == page.html()
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(FileNotFoundError):
+        page.write_html(tmp_path / "no folder" / "page.html")
+
+    opened = []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    path = page.open()
+    assert opened == [path.as_uri()]
+    assert path.read_text(encoding="utf-8") == page.html()
+
+
+def test_notebooks_show_the_page_in_a_document_of_its_own(X, sae):
+    page = report(sae, X, title=HOSTILE)
+    parsed = Parsed(page._repr_html_())
+    attributes = {name: value for _, name, value in parsed.attributes}
+    assert attributes["srcdoc"] == page.html()
+    assert "allow-same-origin" not in attributes["sandbox"]
+    assert not parsed.texts
+
+
+class Letters:
+    """A tokenizer that can go back: each id is a letter."""
+
+    def decode(self, ids):
+        return "".join(chr(97 + i) for i in ids)
+
+
+def contexts_of(n_atoms: int, **changes) -> Contexts:
+    """One context for even atoms, none for odd ones."""
+    inputs = np.where(np.arange(n_atoms) % 2, -1, 7)[:, None]
+    tokens = np.full((n_atoms, 1, 4), -1)
+    tokens[::2, 0] = [-1, 1, 2, 3]
+    contexts = Contexts(
+        codes=np.where(inputs < 0, 0.0, 2.5),
+        inputs=inputs,
+        positions=inputs.copy(),
+        tokens=tokens,
+        before=2,
+        density=np.ones(n_atoms),
+    )
+    return contexts._replace(**changes)
+
+
+def test_texts_stand_for_shapes_of_language_models(X, sae):
+    ids = np.tile([0, 4], (30, 1))
+    effects = LogitEffects(ids, ids + 0.5, ids + 1, ids - 0.5)
+    contexts = contexts_of(30)
+    words = {"contexts": contexts, "effects": effects, "tokenizer": Letters()}
+    page = report(sae, X, **words).html()
+    details = data_of(page)["details"]
+    context = {"code": 2.5, "input": 7, "position": 7, "text": ["b", "c", "d"]}
+    assert details["2"]["contexts"] == [context]
+    assert details["3"]["contexts"] == []
+    assert details["3"]["promoted"] == [["a", 0.5], ["e", 4.5]]
+    assert details["3"]["suppressed"] == [["b", -0.5], ["f", 3.5]]
+    assert "atoms-bytes" not in page
+    details = data_of(report(sae, X, contexts=contexts).html())["details"]
+    assert details["2"]["contexts"][0]["text"] == ["1", " 2", " 3"]
+
+
+def test_one_sae_alone_has_no_agreement(X):
+    sae = MFRSparseAutoencoder(8, n_saes=1, n_witnesses=0, max_steps=20, random_state=0)
+    page = report(sae.fit(X), X).html()
+    assert data_of(page)["table"]["agreement"] == [None] * 8
+    assert data_of(page)["matches"] == []
+    assert "One SAE alone agrees with nobody" in page
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"image_shape": (3, 5)}, r"image_shape=\(3, 5\) must be .* of 12 numbers"),
+        ({"image_shape": (12,)}, r"image_shape=\(12,\) must be"),
+        ({"image_shape": (2, 3, 2)}, r"image_shape=\(2, 3, 2\) must be"),
+        ({"ch_names": ["a"] * 5}, "ch_names has 5 names, which must divide the 12"),
+        ({"ch_names": []}, "ch_names has 0 names"),
+        ({"sfreq": 0}, "sfreq must be a positive number of hertz, got 0"),
+        (
+            {"image_shape": (3, 4), "ch_names": ["a"]},
+            "image_shape and ch_names are given, but atoms are shown in one way",
+        ),
+        ({"contexts": contexts_of(30, tokens=None)}, "contexts has no tokens to show"),
+        ({"contexts": contexts_of(8)}, "contexts is of 8 atoms, but there are 30"),
+        ({"feature_names": ["a"]}, "feature_names has 1 texts, but there are 30 atoms"),
+        ({"feature_names": "abc"}, "feature_names must be texts by number of the atom"),
+        ({"notes": {30: "a"}}, "notes has 30, but atoms go from 0 to 29"),
+        ({"max_atoms": 0}, "'max_atoms' parameter of report must be an int"),
+        ({"n_examples": 0}, "'n_examples' parameter of report must be an int"),
+    ],
+)
+def test_what_does_not_fit_is_named(X, sae, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        report(sae, X, **wrong)
+
+
+def test_samples_are_checked_as_in_transform(X, sae):
+    with pytest.raises(ValueError, match="X has 11 features, but MFRSparseAutoencoder"):
+        report(sae, X[:, 1:])
+    with pytest.raises(ValueError, match="'estimator' parameter of report"):
+        report("sae", X)
+
+
+@pytest.fixture(scope="module")
+def models(X, sae):
+    other = MFRSparseAutoencoder(20, n_saes=1, n_witnesses=0, max_steps=100, k=2)
+    return {"our secret": sae, "their's": other.set_params(random_state=1).fit(10 * X)}
+
+
+def test_raters_do_not_see_whose_atoms_they_rate(X, models):
+    study = blinded_report(models, X, n_atoms=8, random_state=0)
+    page = study.html()
+    data = data_of(page)
+    assert not any(name in page for name in models)
+    assert set(data) == {"view", "samples", "atoms", "details", "study"}
+    rows = [(row["model"], row["atom"]) for row in study.key]
+    assert len(set(rows)) == len(rows) == 16
+    assert rows != sorted(rows)
+    assert [row["item"] for row in study.key] == list(range(1, 17))
+    shapes = unpacked(page, "atoms")
+    for (model, atom), shape, item in zip(rows, shapes, data["details"], strict=True):
+        estimator = models[model]
+        np.testing.assert_allclose(shape, estimator.components_[atom], atol=0.01)
+        codes = estimator.transform(X)[:, atom]
+        best = np.argsort(-codes, kind="stable")[: len(item["samples"])]
+        assert item["samples"] == best.tolist()
+        # In units of the largest, and of the most frequent.
+        relative = codes[best] / codes.max()
+        np.testing.assert_allclose(item["codes"], relative, rtol=1e-3)
+        assert max(item["histogram"]["counts"]) == 1
+        assert "atom" not in item
+
+
+def test_the_key_is_a_second_file(X, models, tmp_path):
+    study = blinded_report(models, X, n_atoms=3, random_state=0)
+    page, key = study.write(tmp_path / "new" / "folder")
+    assert page.read_text(encoding="utf-8") == study.html()
+    with key.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == [row["model"] for row in study.key]
+    assert {row["study"] for row in rows} == {data_of(study.html())["study"]}
+    for row in rows:
+        agreement = models[row["model"]].feature_agreement_[int(row["atom"])]
+        assert row["agreement"] == ("" if np.isnan(agreement) else str(agreement))
+    assert sorted(path.name for path in page.parent.iterdir()) == [page.name, key.name]
+
+
+def test_the_seed_decides_which_atoms_are_rated(X, models):
+    one, same, other = (
+        blinded_report(models, X, n_atoms=4, random_state=seed) for seed in (0, 0, 1)
+    )
+    assert one.html() == same.html()
+    assert one.key == same.key
+    assert [row["atom"] for row in one.key] != [row["atom"] for row in other.key]
+
+
+def test_atoms_that_are_never_active_are_not_rated(X, models):
+    study = blinded_report(models, X[:5], n_atoms=30, random_state=0)
+    active = {
+        (name, atom)
+        for name, estimator in models.items()
+        for atom in np.flatnonzero((estimator.transform(X[:5]) > 0).any(0))
+    }
+    assert {(row["model"], row["atom"]) for row in study.key} == active
+
+
+def test_contexts_are_rated_without_their_scale(X, models):
+    contexts = {name: contexts_of(len(m.components_)) for name, m in models.items()}
+    study = blinded_report(models, X, contexts=contexts, random_state=0)
+    for row, item in zip(study.key, data_of(study.html())["details"], strict=True):
+        codes = [context["code"] for context in item["contexts"]]
+        assert codes == ([] if row["atom"] % 2 else [1.0])
+
+
+def test_blinded_reports_name_what_does_not_fit(X, models):
+    with pytest.raises(ValueError, match="estimators must be fitted"):
+        blinded_report({}, X)
+    with pytest.raises(ValueError, match="estimators must be fitted"):
+        blinded_report({"a": "model"}, X)
+    with pytest.raises(ValueError, match=r"contexts are of \['a'\], but estimators of"):
+        blinded_report(models, X, contexts={"a": contexts_of(30)})
