@@ -219,7 +219,7 @@ def report(
     -----
     Density is the share of samples in which an atom is active, mean and largest are of
     its codes there, usage is its share of the squared codes of all atoms. Shapes have
-    256 levels. Where they would take more than 12 MB, they are shown with fewer points,
+    256 levels. Where they would take more than 11 MB, they are shown with fewer points,
     means of neighbours; fewer `max_atoms` or `n_examples` leave more.
 
     Examples
@@ -247,11 +247,10 @@ def report(
         estimator, X, statistics, view, atoms, words, names, notes
     )
     page = render(
-        "report.html",
-        "report.js",
+        "report",
+        title or f"{n_atoms:,} atoms of a sparse autoencoder",
         data,
         blobs,
-        title=escape(title or f"{n_atoms:,} atoms of a sparse autoencoder"),
         summary=summary_html(estimator, statistics),
         evidence=escape(evidence(estimator)),
         rule=escape(rule(len(atoms), n_atoms)),
@@ -378,7 +377,7 @@ def blinded_report(
     order = draw.permutation(len(items)).tolist()
     study = sha256(repr([key[i] for i in order]).encode()).hexdigest()[:8]
     data, blobs = rating_data([items[i] for i in order], checked, view, study)
-    page = render("rating.html", "rating.js", data, blobs, title=escape(title))
+    page = render("rating", title, data, blobs)
     return BlindedReport(
         page,
         [

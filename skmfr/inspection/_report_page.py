@@ -17,29 +17,32 @@ from ._report_numbers import AtomStatistics
 
 
 def render(
-    page: str, script: str, data: Mapping[str, Any], blobs: Mapping[str, str], **texts
+    name: str, title: str, data: Mapping[str, Any], blobs: Mapping[str, str], **texts
 ) -> str:
     """A page that needs nothing but itself, and runs no script but its own.
 
     Parameters
     ----------
-    page, script : str
-        Files of the template and of its script.
+    name : str
+        Of the files ``.html`` and ``.js`` that make this page.
+    title : str
     data : mapping
         What the script reads as JSON.
     blobs : mapping of str
         Base64 that it reads piece by piece, so that much is shown before all is
         decoded.
     **texts : str
-        HTML for the template.
+        HTML that the first file has places for.
     """
-    style, code = _asset("report.css"), _asset("drawing.js") + _asset(script)
+    title = escape(title)
+    style, code = _asset("report.css"), _asset("drawing.js") + _asset(f"{name}.js")
     content = json.dumps(data, allow_nan=False, separators=(",", ":"))
     # Nothing in a text may end the element that it stands in.
     elements = [_inert("data", content.replace("<", "\\u003c"))]
-    elements += [_inert(f"{name}-bytes", blob) for name, blob in blobs.items()]
-    return Template(_asset(page)).substitute(
-        texts,
+    elements += [_inert(f"{of}-bytes", blob) for of, blob in blobs.items()]
+    return Template(_asset("page.html")).substitute(
+        title=title,
+        body=Template(_asset(f"{name}.html")).substitute(texts, title=title),
         policy=(
             f"default-src 'none'; script-src {_hash(code)}; style-src {_hash(style)}; "
             "img-src data:"
@@ -54,9 +57,9 @@ def _asset(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
 
 
-def _inert(name: str, content: str) -> str:
+def _inert(identity: str, content: str) -> str:
     """An element that keeps what a script reads; by itself it does nothing."""
-    return f'<script type="text/plain" id="{name}">{content}</script>'
+    return f'<script type="text/plain" id="{identity}">{content}</script>'
 
 
 def _hash(code: str) -> str:

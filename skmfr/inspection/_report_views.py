@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # What shapes may take in a page; a third more once they are text.
-MOST_BYTES = 9_000_000
+MOST_BYTES = 8_000_000
 LEVELS = 255
 
 
@@ -86,21 +86,22 @@ def make_view(
 
 def thinned(view: View, n_shapes: int) -> View:
     """The view with as many points as a page has room for, if so many are shown."""
-    n_points = prod(view.shape)
-    most = max(1, MOST_BYTES // max(1, n_shapes))
-    if n_points <= most:
+    most = MOST_BYTES // max(1, n_shapes)
+    # Colours and channels stay what they are.
+    kept = {"image": view.shape[2:], "channels": view.shape[:1]}.get(view.kind, ())
+    factor, shape = 1, view.shape
+    while prod(shape) > max(most, prod(kept)):
+        factor += 1
+        if view.kind == "image":
+            shape = (*(-(-size // factor) for size in view.shape[:2]), *kept)
+        else:
+            shape = (*kept, -(-view.shape[-1] // factor))
+    if factor == 1:
         return view
-    if view.kind == "image":
-        factor = int(np.ceil(np.sqrt(n_points / most)))
-        height, width, *colours = view.shape
-        shape = -(-height // factor), -(-width // factor), *colours
-        return view._replace(shape=shape)
-    *channels, n_times = view.shape
-    n_means = -(-n_times // -(-n_points // most))
-    step = view.step and view.step * -(-n_times // n_means)
+    step = view.step and view.step * -(-view.shape[-1] // shape[-1])
     # Names of features are of no use for means of several.
     labels = view.labels if view.kind == "channels" else []
-    return View(view.kind, (*channels, n_means), labels, step)
+    return View(view.kind, shape, labels, step)
 
 
 def averaged(rows: np.ndarray, view: View, fewer: View) -> np.ndarray:

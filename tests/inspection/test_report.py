@@ -187,7 +187,7 @@ def test_full_detail_goes_to_atoms_with_the_largest_squared_codes(X, sae):
         ({}, (1200,)),
     ],
 )
-@pytest.mark.parametrize("n_shapes", [10, 8_000, 300_000])
+@pytest.mark.parametrize("n_shapes", [10, 8_000, 300_000, 10**9])
 def test_many_shapes_are_means_of_neighbours(way, shape, n_shapes):
     view = _report_views.make_view(1200, sfreq=200, **way)
     assert view.shape == shape
