@@ -339,18 +339,7 @@ def blinded_report(
     >>> len(study.key), study.key[0]["item"]
     (40, 1)
     """
-    if not estimators or not all(
-        isinstance(estimator, MFRSparseAutoencoder) for estimator in estimators.values()
-    ):
-        raise ValueError(
-            "estimators must be fitted MFRSparseAutoencoder by name, one at least, got "
-            f"{estimators!r}."
-        )
-    if contexts is not None and set(contexts) != set(estimators):
-        raise ValueError(
-            f"contexts are of {sorted(contexts)}, but estimators of "
-            f"{sorted(estimators)}."
-        )
+    _check_models(estimators, contexts)
     draw = check_random_state(random_state)
     items: list[tuple] = []
     key: list[dict] = []
@@ -375,16 +364,26 @@ def blinded_report(
     if not items:
         raise ValueError("No atom of any estimator is active in X.")
     order = draw.permutation(len(items)).tolist()
-    study = sha256(repr([key[i] for i in order]).encode()).hexdigest()[:8]
+    key = [{"item": number} | key[i] for number, i in enumerate(order, start=1)]
+    study = sha256(repr(key).encode()).hexdigest()[:8]
     data, blobs = rating_data([items[i] for i in order], checked, view, study)
     page = render("rating", title, data, blobs)
-    return BlindedReport(
-        page,
-        [
-            {"study": study, "item": number} | key[i]
-            for number, i in enumerate(order, start=1)
-        ],
-    )
+    return BlindedReport(page, [{"study": study} | row for row in key])
+
+
+def _check_models(estimators: Mapping, contexts: Mapping | None) -> None:
+    if not estimators or not all(
+        isinstance(estimator, MFRSparseAutoencoder) for estimator in estimators.values()
+    ):
+        raise ValueError(
+            "estimators must be fitted MFRSparseAutoencoder by name, one at least, got "
+            f"{estimators!r}."
+        )
+    if contexts is not None and set(contexts) != set(estimators):
+        raise ValueError(
+            f"contexts are of {sorted(contexts)}, but estimators of "
+            f"{sorted(estimators)}."
+        )
 
 
 def _view(estimator, image_shape, ch_names, sfreq, contexts):

@@ -26,6 +26,10 @@ class Words(NamedTuple):
     tokenizer: Any
     """None shows ids"""
 
+    @property
+    def _tokenizer(self):
+        return _Ids() if self.tokenizer is None else self.tokenizer
+
     def of(self, atom: int) -> dict[str, Any]:
         """Contexts of an atom, and tokens that it makes more and less likely."""
         texts: dict[str, Any] = {}
@@ -44,13 +48,12 @@ class Words(NamedTuple):
     def _contexts(self, contexts: Contexts, atom: int) -> list[dict[str, Any]]:
         assert contexts.tokens is not None  # refused before
         (ranks,) = np.nonzero(contexts.inputs[atom] >= 0)
-        tokenizer = self.tokenizer or _Ids()
         return [
             {
                 "code": code,
                 "input": int(contexts.inputs[atom, rank]),
                 "position": int(contexts.positions[atom, rank]),
-                "text": contexts._parts(contexts.tokens[atom, rank], tokenizer),
+                "text": contexts._parts(contexts.tokens[atom, rank], self._tokenizer),
             }
             for rank, code in zip(
                 ranks, significant(contexts.codes[atom, ranks]), strict=True
@@ -58,7 +61,7 @@ class Words(NamedTuple):
         ]
 
     def _token(self, token: int) -> str:
-        return (self.tokenizer or _Ids()).decode([token])
+        return self._tokenizer.decode([token])
 
 
 class _Ids:
