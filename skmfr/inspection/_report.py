@@ -63,8 +63,8 @@ class Report:
             If the file cannot be written, as when there is no such folder.
         """
         path = Path(path)
-        with replacing(path) as file:
-            file.write(self._page.encode())
+        with replacing(path) as fresh:
+            fresh.write_bytes(self._page.encode())
         return path
 
     def open(self) -> Path:
@@ -130,8 +130,8 @@ class BlindedReport(Report):
         writer = csv.DictWriter(text, self.key[0])
         writer.writeheader()
         writer.writerows(self.key)
-        with replacing(key) as file:
-            file.write(text.getvalue().encode())
+        with replacing(key) as fresh:
+            fresh.write_bytes(text.getvalue().encode())
         return page, key
 
 

@@ -1,5 +1,6 @@
-"""One small fit for all displays, and no windows."""
+"""One small fit for all displays, no windows, and a browser for pages."""
 
+import shutil
 import sys
 
 import numpy as np
@@ -54,7 +55,9 @@ def without_matplotlib(monkeypatch):
     """As if matplotlib were not installed."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-import shutil
+
+
+@pytest.fixture(scope="session")
 def chromium(tmp_path_factory):
     """A headless Chromium that fetches nothing of its own."""
     paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
