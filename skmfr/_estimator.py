@@ -111,9 +111,9 @@ class MFRSparseAutoencoder(
         How samples are coded after training: by the encoder; by least squares on the
         atoms that the encoder picks; or by orthogonal matching pursuit, which is
         slower and reconstructs best. The last two give coefficients of both signs.
-        It can be changed after `fit`; but if it is "omp" in `fit`, the last fifth of the
-        steps fits the dictionaries to codes of matching pursuit, which takes longer and
-        is at the cost of the encoder's.
+        It can be changed after `fit`; but if it is "omp" in `fit`, the last fifth of
+        the steps fits the dictionaries to codes of matching pursuit, which takes longer
+        and is at the cost of the encoder's.
 
     sparse_output : bool, default=False
         Whether `transform` returns a SciPy CSR array.
