@@ -47,7 +47,9 @@ def encoder_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
     def rescore(rows: Tensor, atoms: Tensor) -> Tensor:
         return same_dot(X_centred[rows], encoder, atoms) + bias[atoms]
 
-    return select(scores, k, rounding(X_centred, size) + bias.abs().max(), rescore)
+    margin = rounding(X_centred, size)
+    margin += 8 * torch.finfo(X.dtype).eps * bias.abs().max()
+    return select(scores, k, margin, rescore)
 
 
 def lstsq_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
