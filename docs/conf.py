@@ -12,6 +12,7 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx-mathjax-offline",
     "sphinx.ext.mathjax",
     "sphinx_gallery.gen_gallery",
 ]
@@ -27,8 +28,15 @@ numpydoc_show_class_members = False
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "auto_examples",
+    "abort_on_example_error": True,
+    # What draws itself, as estimators do; not what a call of Matplotlib returns.
+    "capture_repr": ("_repr_html_",),
+    "download_all_examples": False,
     "write_computation_times": False,
 }
 
 html_theme = "pydata_sphinx_theme"
+html_theme_options = {"show_prev_next": False, "show_nav_level": 2}
 html_title = "skmfr"
+html_static_path = ["_static"]
+html_css_files = ["skmfr.css"]

@@ -36,8 +36,8 @@ X_train, X_test = train_test_split(X, test_size=1 / 3, random_state=0)
 # -------
 # Each is trained twice, with two seeds: the second training shows which atoms come
 # back. Dictionary learning and ours code new patches by orthogonal matching pursuit,
-# with eight atoms out of 128. ICA of eight components spans the same space as PCA, so it
-# reconstructs alike; it differs in its atoms.
+# with eight atoms out of 128. ICA of eight components spans the same space as PCA, so
+# it reconstructs alike; it differs in its atoms.
 
 K, N_ATOMS = 8, 128
 methods = {
@@ -53,7 +53,7 @@ methods = {
         random_state=seed,
     ),
     "SAEs": lambda seed: MFRSparseAutoencoder(
-        N_ATOMS, k=K, transform_algorithm="omp", max_steps=800, random_state=seed
+        N_ATOMS, k=K, transform_algorithm="omp", max_steps=1200, random_state=seed
     ),
 }
 

@@ -46,8 +46,8 @@ print(f"most explained by 4 atoms: {search.best_params_}")
 # What each score would choose
 # ----------------------------
 # The own score rises with ``k`` to the end. The others do not: an atom that was trained
-# to share the work with fifteen others is no feature. Circles mark the best of each, the
-# dotted line the mean number of active features.
+# to share the work with fifteen others is no feature. Circles mark the best of each,
+# the dotted line the mean number of active features.
 
 results = search.cv_results_
 k, alpha = (results[f"param_{name}"].astype(float) for name in ("k", "alpha"))
@@ -73,8 +73,8 @@ axes[0].legend(loc="lower right")
 plt.show()
 
 # %%
-# The two scorers need not agree to the step: many samples have more active features than
-# the mean, so that a ``k`` somewhat above it serves as well.
+# The two scorers need not agree to the step: many samples have more active features
+# than the mean, so that a ``k`` somewhat above it serves as well.
 
 found = cosine_similarity(features, search.best_estimator_.components_).max(axis=1)
 print(f"features found by the best: {(found > 0.9).mean():.0%}")

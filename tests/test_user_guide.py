@@ -1,0 +1,99 @@
+"""The blocks of code in the documentation run, page by page, as they stand there."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skmfr import MFRSparseAutoencoder
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "docs/index.md"] + [
+    str(page.relative_to(ROOT))
+    for page in sorted((ROOT / "docs/user_guide").glob("*.md"))
+]
+# Steps of a fit, at most: what a page says is tested to run, not what is learned.
+MOST_STEPS = 3
+
+
+def code_blocks(page: str) -> list[str]:
+    """Blocks of Python on a page, each on the lines where it stands there."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = []
+    for match in re.finditer(r"^( *)```python\n(.*?)^\1```$", text, re.M | re.S):
+        n_lines_before = text[: match.start(2)].count("\n")
+        blocks.append("\n" * n_lines_before + textwrap.dedent(match[2]))
+    return blocks
+
+
+def agreement_names() -> dict:
+    """Two estimators, fitted on two halves of some data."""
+    X = np.random.default_rng(0).standard_normal((100, 8))
+    first, second = (
+        MFRSparseAutoencoder(16, k=2, random_state=0).fit(half)
+        for half in np.split(X, 2)
+    )
+    return {"first": first, "second": second}
+
+
+def eeg_names() -> dict:
+    """Noisy and clean epochs, labelled epochs of MNE, and a recording with an EOG."""
+    mne = pytest.importorskip("mne")
+    pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    epochs = rng.standard_normal((20, 2, 256)).cumsum(axis=2)
+    recording = rng.standard_normal((4, 1000))
+    info = mne.create_info(["Fp1", "Fp2", "Cz", "EOG"], 100, ["eeg"] * 3 + ["eog"])
+    return {
+        "noisy": epochs + 3 * rng.standard_normal(epochs.shape),
+        "clean": epochs,
+        "person": np.repeat(np.arange(5), 4),
+        "new": epochs[:5],
+        "epochs": mne.EpochsArray(
+            1e-6 * epochs, mne.create_info(["C3", "C4"], 256, "eeg"), verbose="error"
+        ),
+        "labels": np.arange(20) % 2,
+        "raw": mne.io.RawArray(1e-5 * recording, info, verbose="error"),
+    }
+
+
+# What a page leaves to its reader: the reader's own data.
+NAMES = {
+    "docs/user_guide/agreement.md": agreement_names,
+    "docs/user_guide/eeg.md": eeg_names,
+}
+
+
+@pytest.fixture
+def short_fits(monkeypatch):
+    """Fits that end after a few steps."""
+    n_steps = MFRSparseAutoencoder._n_steps
+    monkeypatch.setattr(
+        MFRSparseAutoencoder,
+        "_n_steps",
+        lambda self, steps_per_epoch: min(n_steps(self, steps_per_epoch), MOST_STEPS),
+    )
+
+
+@pytest.mark.usefixtures("short_fits")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("page", PAGES)
+def test_code_on_the_page_runs(page):
+    blocks = code_blocks(page)
+    if not blocks:
+        pytest.skip("no code on this page")
+    names = NAMES.get(page, dict)()
+    for block in blocks:
+        exec(compile(block, ROOT / page, "exec"), names)
+
+
+def test_blocks_are_found_where_they_stand():
+    page = "docs/user_guide/agreement.md"
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    blocks = code_blocks(page)
+    assert len(blocks) == sum(line.strip() == "```python" for line in lines) > 1
+    for block in blocks:
+        last = block.splitlines()[-1]
+        assert last.strip() == lines[block.count("\n") - 1].strip()
