@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from skmfr import MFRSparseAutoencoder
+from skmfr.eeg import _denoiser
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "docs/index.md"] + [
@@ -43,7 +44,7 @@ def eeg_names() -> dict:
     mne = pytest.importorskip("mne")
     pytest.importorskip("pandas")
     rng = np.random.default_rng(0)
-    epochs = rng.standard_normal((20, 2, 256)).cumsum(axis=2)
+    epochs = rng.standard_normal((20, 2, 100)).cumsum(axis=2)
     recording = rng.standard_normal((4, 1000))
     info = mne.create_info(["Fp1", "Fp2", "Cz", "EOG"], 100, ["eeg"] * 3 + ["eog"])
     return {
@@ -52,7 +53,7 @@ def eeg_names() -> dict:
         "person": np.repeat(np.arange(5), 4),
         "new": epochs[:5],
         "epochs": mne.EpochsArray(
-            1e-6 * epochs, mne.create_info(["C3", "C4"], 256, "eeg"), verbose="error"
+            1e-6 * epochs, mne.create_info(["C3", "C4"], 100, "eeg"), verbose="error"
         ),
         "labels": np.arange(20) % 2,
         "raw": mne.io.RawArray(1e-5 * recording, info, verbose="error"),
@@ -68,7 +69,8 @@ NAMES = {
 
 @pytest.fixture
 def short_fits(monkeypatch):
-    """Fits that end after a few steps."""
+    """Fits that end after a few steps, from little data."""
+    monkeypatch.setattr(_denoiser, "FIT_ROWS", 500)
     n_steps = MFRSparseAutoencoder._n_steps
     monkeypatch.setattr(
         MFRSparseAutoencoder,
