@@ -17,6 +17,8 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "examples"]
+templates_path = ["_templates"]
+toc_object_entries_show_parents = "hide"
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 2
 

@@ -53,7 +53,12 @@ methods = {
         random_state=seed,
     ),
     "SAEs": lambda seed: MFRSparseAutoencoder(
-        N_ATOMS, k=K, transform_algorithm="omp", max_steps=1200, random_state=seed
+        N_ATOMS,
+        k=K,
+        transform_algorithm="omp",
+        max_steps=1200,
+        batch_size=512,
+        random_state=seed,
     ),
 }
 
@@ -83,6 +88,12 @@ for name, make in methods.items():
     again = feature_agreement(first.components_, [both_signs]).mean()
     fitted[name] = first
     print(f"{name:>20}  {error:.3f}  {again:.3f}       {seconds:.1f}")
+
+# %%
+# Both sparse methods leave less than a third of the error of eight components. Of the
+# two, dictionary learning is faster here, and its atoms come back more often; how SAEs
+# and dictionary learning fare where features are known is on the page
+# :doc:`/recovery`.
 
 # %%
 # The atoms

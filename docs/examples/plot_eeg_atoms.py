@@ -78,8 +78,8 @@ background *= 6e-6 / background.std()
 
 eeg = background + maps.T @ (np.array(sizes)[:, None] * np.array(courses))
 eog = 300e-6 * courses[-1] + 10e-6 * rng.standard_normal(len(times))
-raw = mne.io.RawArray(eeg, info)
-raw.add_channels([mne.io.RawArray(eog[None], mne.create_info(["EOG"], SFREQ, "eog"))])
+eog_info = mne.create_info(["EOG"], SFREQ, "eog")
+raw = mne.io.RawArray(eeg, info).add_channels([mne.io.RawArray(eog[None], eog_info)])
 
 # %%
 # Fit
