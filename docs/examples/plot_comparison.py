@@ -56,7 +56,7 @@ methods = {
         N_ATOMS,
         k=K,
         transform_algorithm="omp",
-        max_steps=1200,
+        max_steps=800,
         batch_size=512,
         random_state=seed,
     ),
