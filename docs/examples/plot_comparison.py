@@ -83,7 +83,7 @@ for name, make in methods.items():
     first, second = (make(seed).fit(X_train) for seed in (0, 1))
     seconds = (time.perf_counter() - start) / 2
     error = fvu(X_test, reconstruction(first, X_test))
-    # The sign of an atom is arbitrary, but for the non-negative codes of an encoder.
+    # With codes of both signs, that of an atom is arbitrary.
     both_signs = np.concatenate([second.components_, -second.components_])
     again = feature_agreement(first.components_, [both_signs]).mean()
     fitted[name] = first
