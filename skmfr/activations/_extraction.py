@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._inputs import Inputs
+from ._inputs import Batch, Inputs
 from ._models import as_positions, evaluating, output_of_layer
-from ._pooling import pool, pool_codes
+from ._pooling import code, pool
 from ._storage import RowFile
 
 
@@ -36,8 +37,9 @@ class Block(NamedTuple):
 
     def pooled(self, positions: str | int) -> np.ndarray:
         """See :func:`pool`; in float32 if the model has less."""
-        rows = pool(self.activations, self.mask, positions)
-        return (rows.float() if rows.itemsize < 4 else rows).cpu().numpy()
+        half = self.activations.itemsize < 4
+        activations = self.activations.float() if half else self.activations
+        return pool(activations, self.mask, positions).cpu().numpy()
 
 
 class Extraction(NamedTuple):
@@ -50,8 +52,9 @@ class Extraction(NamedTuple):
     device: str | None
     verbose: int
 
-    def blocks(self, inputs: Inputs, start: int = 0) -> Iterator[Block]:
-        """Activations of all inputs from one on.
+    @contextmanager
+    def blocks(self, inputs: Inputs, start: int = 0) -> Iterator[Iterator[Block]]:
+        """Activations of all inputs from one on; the context holds the model.
 
         Raises
         ------
@@ -66,13 +69,25 @@ class Extraction(NamedTuple):
             disable=not self.verbose,
         )
         with evaluating(self.model, self.device), bar:
-            for first, arguments, mask in inputs.batches(
-                self.model, self.batch_size, start
-            ):
-                output = output_of_layer(self.model, self.layer, arguments)
-                activations = as_positions(output, self.feature_axis, self.layer)
-                yield Block(first, activations, self._mask(activations, mask))
-                bar.update(len(activations))
+            batches = inputs.batches(self.model, self.batch_size, start)
+            yield (self._block(batch, bar) for batch in batches)
+
+    def first(self, inputs: Inputs) -> Block:
+        """Activations of the first input alone."""
+        with self._replace(batch_size=1, verbose=0).blocks(inputs) as blocks:
+            return next(blocks)
+
+    def _block(self, batch: Batch, bar: tqdm) -> Block:
+        output = output_of_layer(self.model, self.layer, batch.arguments)
+        activations = as_positions(output, self.feature_axis, self.layer)
+        n_inputs = batch.stop - batch.start
+        if len(activations) != n_inputs:
+            raise ValueError(
+                f"layer={self.layer!r} gives {len(activations)} rows for {n_inputs} "
+                "inputs: only layers whose first axis is that of the inputs will do."
+            )
+        bar.update(n_inputs)
+        return Block(batch.start, activations, self._mask(activations, batch.mask))
 
     def _mask(self, activations: Tensor, mask: np.ndarray | None) -> np.ndarray | None:
         n_positions = activations.shape[1]
@@ -87,7 +102,7 @@ class Extraction(NamedTuple):
         return mask
 
     def rows(
-        self, inputs: Inputs, positions: str | int, sae=None, out: RowFile | None = None
+        self, inputs: Inputs, positions: str | int, sae=None
     ) -> np.ndarray | sparse.csr_array:
         """One row per input, or per position.
 
@@ -98,34 +113,44 @@ class Extraction(NamedTuple):
             See :func:`pool`.
         sae : fitted transformer, optional
             Codes activations before they are pooled.
-        out : RowFile, optional
-            Where to write the rows.
         """
-        if out is not None and out.complete:
-            return out.read()
-        start = 0 if out is None else out.n_inputs
         rows, n_done, parts = None, 0, []
-        try:
-            for block in self.blocks(inputs, start):
+        with self.blocks(inputs) as blocks:
+            for block in blocks:
                 part = block_rows(block, positions, sae)
-                n_inputs = len(block.activations)
-                if out is not None:
-                    out.append(part, n_inputs, n_rows(inputs, positions, block))
-                elif sparse.issparse(part):
+                if sparse.issparse(part):
                     parts.append(part)
-                else:
-                    if rows is None:
-                        shape = n_rows(inputs, positions, block), part.shape[1]
-                        rows = np.empty(shape, part.dtype)
-                    rows[n_done : n_done + len(part)] = part
-                    n_done += len(part)
-        finally:
-            if out is not None and not out.complete:
-                out.write_note()
-        if out is not None:
-            out.finish()
-            return out.read()
+                    continue
+                if rows is None:
+                    shape = n_rows(inputs, positions, block), part.shape[1]
+                    rows = np.empty(shape, part.dtype)
+                rows[n_done : n_done + len(part)] = part
+                n_done += len(part)
         return sparse.vstack(parts, format="csr") if rows is None else rows
+
+    def rows_in_file(
+        self, inputs: Inputs, positions: str | int, sae, out: RowFile
+    ) -> np.memmap:
+        """The same, but written to a file, or read if it is whole.
+
+        Raises
+        ------
+        ValueError
+            If `sae` gives sparse codes.
+        """
+        if not out.complete:
+            with self.blocks(inputs, out.n_inputs) as blocks, out:
+                for block in blocks:
+                    part = block_rows(block, positions, sae)
+                    if sparse.issparse(part):
+                        raise ValueError(
+                            "out holds dense rows, but sae gives sparse codes: set its "
+                            "sparse_output=False."
+                        )
+                    total = n_rows(inputs, positions, block)
+                    out.append(part, len(block.activations), total)
+            out.finish()
+        return out.read()
 
 
 def n_rows(inputs: Inputs, positions: str | int, block: Block) -> int:
@@ -133,16 +158,12 @@ def n_rows(inputs: Inputs, positions: str | int, block: Block) -> int:
     n_positions = block.activations.shape[1]
     if positions != "all" or n_positions == 1:
         return len(inputs)
-    return inputs.n_positions or len(inputs) * n_positions
+    lengths = inputs.lengths
+    return len(inputs) * n_positions if lengths is None else int(lengths.sum())
 
 
-def block_rows(block: Block, positions: str | int, sae) -> Any:
+def block_rows(block: Block, positions: str | int, sae):
     """Activations or codes of a block, pooled; dense or CSR."""
     if sae is None:
         return block.pooled(positions)
-    if positions not in ("mean", "max"):
-        codes = sae.transform(block.pooled(positions))
-        return codes if sparse.issparse(codes) else np.asarray(codes)
-    codes = sae.transform(block.pooled("all"))
-    pooled = pool_codes(sparse.csr_array(codes), block.lengths, str(positions))
-    return pooled if sparse.issparse(codes) else pooled.toarray()
+    return code(block.pooled("all"), block.lengths, positions, sae)

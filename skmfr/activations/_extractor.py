@@ -21,7 +21,7 @@ from .._documentation import DocumentationLinkMixin
 from ._extraction import Extraction
 from ._inputs import Inputs, check_inputs, holds_texts
 from ._models import SharedModule, as_model, find_layer, load_tokenizer
-from ._pooling import POOLINGS
+from ._pooling import POOLINGS, code
 from ._storage import RowFile
 
 # Not copied by clone.
@@ -50,7 +50,7 @@ class ActivationExtractor(
     model : torch.nn.Module, str or path-like
         The model, or the name or folder of a pretrained one, which transformers loads
         as the class that it was saved from. A module is shared by clones, not copied,
-        and known to caches by its weights; a named one by its name.
+        and known to caches by its weights, settings and hooks; a named one by its name.
 
     layer : str
         Dotted name of a submodule, as in ``model.named_modules()``:
@@ -81,7 +81,7 @@ class ActivationExtractor(
 
     pad_token_id : int, default=None
         Id that fills short rows of an array of token ids, at either end. None means
-        that there is no padding; sequences in a list need none.
+        that there is no padding; sequences of different lengths need none.
 
     feature_axis : int, default=None
         Axis of the features in what the layer gives, the first being inputs; all others
@@ -95,8 +95,8 @@ class ActivationExtractor(
         holds: a file that holds anything else is not overwritten.
 
     memory : str or joblib.Memory, default=None
-        Where to cache what `transform` returns, by model, layer and inputs. In a grid
-        search, each fold then goes through the model once.
+        Where to cache activations, by model, layer and inputs. In a grid search, each
+        fold then goes through the model once, `sae` may differ as it likes.
 
     device : str, default=None
         Where to run; the model is moved there for the time being. None means where a
@@ -207,10 +207,10 @@ class ActivationExtractor(
             inputs without such a position.
         """
         extraction, inputs = self._prepared(X)
-        first = next(extraction._replace(batch_size=1, verbose=0).blocks(inputs))
-        self.n_features_out_ = first.pooled(self.positions).shape[1]
+        first = extraction.first(inputs).pooled(self.positions)
+        self.n_features_out_ = first.shape[1]
         if self.sae is not None:
-            activations = self._rows(extraction, inputs, "all", None)
+            activations = self._activations(extraction, inputs, "all")
             self.sae_ = clone(self.sae).fit(activations, None)
             self.n_features_out_ = self.sae_.transform(activations[:1]).shape[1]
         return self
@@ -239,12 +239,17 @@ class ActivationExtractor(
             check_is_fitted(self, "sae_")
         extraction, inputs = self._prepared(X)
         sae = None if self.sae is None else self.sae_
-        if self.out is None:
-            return self._rows(extraction, inputs, self.positions, sae)
-        fingerprint = self._fingerprint(extraction, inputs, self.positions, sae)
-        return extraction.rows(
-            inputs, self.positions, sae, RowFile(self.out, fingerprint)
-        )
+        if self.out is not None:
+            fingerprint = self._fingerprint(extraction, inputs, self.positions, sae)
+            out = RowFile(self.out, fingerprint)
+            return extraction.rows_in_file(inputs, self.positions, sae, out)
+        if sae is None:
+            return self._activations(extraction, inputs, self.positions)
+        if self.memory is None:
+            return extraction.rows(inputs, self.positions, sae)
+        # What the cache holds serves any SAE.
+        rows = self._activations(extraction, inputs, "all")
+        return code(rows, inputs.rows_each(len(rows)), self.positions, sae)
 
     def _prepared(self, X) -> tuple[Extraction, Inputs]:
         """The model, ready to run, and inputs that it takes."""
@@ -265,17 +270,17 @@ class ActivationExtractor(
         )
         return extraction, inputs
 
-    def _rows(self, extraction, inputs, positions, sae):
-        """Rows in memory, or out of the cache."""
+    def _activations(self, extraction, inputs, positions):
+        """Activations in memory, or out of the cache."""
         if self.memory is None:
-            return extraction.rows(inputs, positions, sae)
+            return extraction.rows(inputs, positions)
         cached = check_memory(self.memory).cache(
-            _extracted, ignore=["extraction", "inputs", "positions", "sae"]
+            _extracted, ignore=["extraction", "inputs", "positions"]
         )
-        fingerprint = self._fingerprint(extraction, inputs, positions, sae)
-        return cached(extraction, inputs, positions, sae, fingerprint)
+        fingerprint = self._fingerprint(extraction, inputs, positions)
+        return cached(extraction, inputs, positions, fingerprint)
 
-    def _fingerprint(self, extraction, inputs, positions, sae) -> str:
+    def _fingerprint(self, extraction, inputs, positions, sae=None) -> str:
         """Hash of all that the rows depend on."""
         model = self.model
         if model is extraction.model:
@@ -321,6 +326,6 @@ class ActivationExtractor(
         return tags
 
 
-def _extracted(extraction, inputs, positions, sae, fingerprint):
+def _extracted(extraction, inputs, positions, fingerprint):
     """Rows, known to a cache by their fingerprint."""
-    return extraction.rows(inputs, positions, sae)
+    return extraction.rows(inputs, positions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,8 +15,7 @@ from torch import Tensor, nn
 from .._top import Best
 from ..agreement import _nearest_elsewhere
 from ._extractor import ActivationExtractor
-from ._interventions import _check_width
-from ._models import as_model
+from ._models import as_model, check_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Numbers in a block of logits, 64 MB in float32.
 BLOCK_SIZE = 1 << 24
 # Where transformers keeps the norm that stands before the decoder head.
-FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "norm_f")
+FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 
 
 class Contexts(NamedTuple):
@@ -76,13 +76,15 @@ class Contexts(NamedTuple):
 
     def _parts(self, window: np.ndarray, tokenizer) -> tuple[str, str, str]:
         """Text of a window before the position, at it and after it."""
-        ids = window[window >= 0].tolist()
-        position = int((window[: self.before] >= 0).sum())
-        # From the front: a word that comes first is decoded without its space.
-        before, with_token, text = (
-            tokenizer.decode(ids[:end]) for end in (position, position + 1, None)
+        inside = window >= 0
+        ids, n_before = window[inside].tolist(), inside[: self.before].sum()
+        # Parts by themselves would lose the spaces and characters that they share.
+        before, until, whole = (
+            tokenizer.decode(ids[:n]) for n in (n_before, n_before + 1, len(ids))
         )
-        return before, with_token[len(before) :], text[len(with_token) :]
+        begin = len(commonprefix([before, until]))
+        end = max(begin, len(commonprefix([until, whole])))
+        return whole[:begin], whole[begin:end], whole[end:]
 
 
 class LogitEffects(NamedTuple):
@@ -152,12 +154,13 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
     """
     extraction, inputs = extractor._prepared(X)
     best: Best | None = None
-    for block in extraction.blocks(inputs):
-        rows = block.pooled("all")
-        _check_width(sae, rows.shape[1], extractor.layer)
-        codes = sparse.csr_array(sae.transform(rows))
-        best = best or Best(codes.shape[1], n_contexts)
-        best.add(codes, block.start, block.lengths)
+    with extraction.blocks(inputs) as blocks:
+        for block in blocks:
+            rows = block.pooled("all")
+            check_width(sae, rows.shape[1], extractor.layer)
+            codes = sparse.csr_array(sae.transform(rows))
+            best = best or Best(codes.shape[1], n_contexts)
+            best.add(codes, block.start, block.lengths)
     assert best is not None  # there is one input at least
     stream = inputs.token_stream()
     tokens = None
@@ -249,12 +252,19 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
 def _through_norm(atoms: Tensor, model: nn.Module) -> Tensor:
     """Atoms centred and scaled as the last norm does it, but for its division."""
     body = getattr(model, "base_model", model)
-    found = [getattr(body, name) for name in FINAL_NORMS if hasattr(body, name)]
-    if not found:
+    body = getattr(body, "decoder", body)
+    norms = [getattr(body, name, None) for name in FINAL_NORMS]
+    norm = next((norm for norm in norms if norm is not None), None)
+    if norm is None:
         return atoms
-    if isinstance(found[0], nn.LayerNorm):
+    weight = getattr(norm, "weight", None)
+    if type(norm).__name__.endswith("LayerNorm"):
         atoms = atoms - atoms.mean(1, keepdim=True)
-    return atoms * found[0].weight.detach().to(atoms)
+    elif weight is not None:
+        # Root mean square norms differ: some scale by one plus their weight.
+        with torch.no_grad():
+            weight = norm(torch.ones_like(weight))
+    return atoms if weight is None else atoms * weight.detach().to(atoms)
 
 
 def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.DataFrame:
@@ -276,8 +286,9 @@ def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.Dat
     DataFrame
         Index "atom"; columns "agreement", "trusted"; for each other SAE "sae 1",
         "sae 1 cosine" and each witness "witness 0", "witness 0 cosine", its nearest
-        atom and how near; of contexts "density", "largest code" and "top
-        context"; of effects "promoted" and "suppressed".
+        atom and how near; of contexts "density", "largest code", "top input" (-1 if the
+        atom was nowhere active) and, of token ids, "top context"; of effects "promoted"
+        and "suppressed".
 
     Examples
     --------
@@ -302,6 +313,7 @@ def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.Dat
     if contexts is not None:
         table["density"] = contexts.density
         table["largest code"] = contexts.codes[:, 0]
+        table["top input"] = contexts.inputs[:, 0]
         frame = contexts._replace(
             **{
                 name: getattr(contexts, name)[:, :1]

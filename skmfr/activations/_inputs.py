@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,14 @@ from sklearn.utils import assert_all_finite
 from torch import Tensor, nn
 
 from .._estimator import as_array
-from ._models import accepts, context_length, model_device, model_dtype, n_embeddings
+from ._models import (
+    accepts,
+    context_length,
+    ids_argument,
+    model_device,
+    model_dtype,
+    n_embeddings,
+)
 
 
 class Batch(NamedTuple):
@@ -20,6 +28,8 @@ class Batch(NamedTuple):
 
     start: int
     """number of the first"""
+    stop: int
+    """number after the last"""
     arguments: Tensor | Mapping[str, Tensor]
     """what the model is called with"""
     mask: np.ndarray | None
@@ -66,14 +76,21 @@ class Inputs:
     def __len__(self) -> int:
         return self.n
 
-    @property
-    def n_positions(self) -> int | None:
-        """Positions of all inputs, padding aside; None if only the model knows."""
+    @cached_property
+    def lengths(self) -> np.ndarray | None:
+        """Tokens of each input, padding aside, (n_inputs,); None if all are alike."""
         if self.mask is not None:
-            return int(self.mask.sum())
+            return self.mask.sum(1)
         if isinstance(self.data, list):
-            return sum(map(len, self.data))
+            return np.array([len(sequence) for sequence in self.data])
         return None
+
+    def rows_each(self, n_rows: int) -> np.ndarray:
+        """How many of the rows for all positions belong to each, (n_inputs,)."""
+        lengths = self.lengths
+        if lengths is None or n_rows == len(self):
+            return np.full(len(self), n_rows // len(self))
+        return lengths
 
     def token_stream(self) -> TokenStream | None:
         """Token ids in one row; None if inputs are something else."""
@@ -83,19 +100,22 @@ class Inputs:
                 return None
             ids = ids["input_ids"]
         if isinstance(ids, list):
-            lengths = np.array([len(sequence) for sequence in ids])
             stream = np.concatenate(ids)
         elif ids.ndim != 2 or ids.dtype.kind not in "iu":
             return None
-        elif mask is None:
-            lengths, stream = np.full(len(ids), ids.shape[1]), ids.reshape(-1)
         else:
-            lengths, stream = mask.sum(1), ids[mask]
+            stream = ids.reshape(-1) if mask is None else ids[mask]
+        lengths = self.rows_each(len(stream))
         return TokenStream(stream, np.concatenate([[0], np.cumsum(lengths)]))
 
     def content(self):
-        """What tells these inputs from others, to be hashed."""
-        return (self.data, self.mask)
+        """What tells these inputs from others, to be hashed; not how they are kept."""
+        data = self.data
+        if isinstance(data, Mapping):
+            data = {name: np.ascontiguousarray(array) for name, array in data.items()}
+        elif isinstance(data, np.ndarray):
+            data = np.ascontiguousarray(data)
+        return (data, self.mask)
 
     def batches(
         self, model: nn.Module, batch_size: int, start: int = 0
@@ -105,32 +125,30 @@ class Inputs:
         masks = accepts(model, "attention_mask")
         while start < self.n:
             stop = min(start + batch_size, self.n)
-            if isinstance(self.data, Mapping):
-                arguments = {
-                    name: put(array[start:stop]) for name, array in self.data.items()
-                }
-                mask = None if self.mask is None else self.mask[start:stop]
-                yield Batch(start, arguments, mask)
-            else:
-                if isinstance(self.data, list):
-                    if not masks:
-                        # Padding would be taken for tokens.
-                        stop = _same_length(self.data, start, stop)
-                    array, mask = _padded(self.data[start:stop])
-                else:
-                    array = self.data[start:stop]
-                    mask = None if self.mask is None else self.mask[start:stop]
-                if mask is None or mask.all():
-                    yield Batch(start, put(array), None)
-                elif masks:
-                    arguments = {
-                        _first_argument(model): put(array),
-                        "attention_mask": put(mask.astype(np.int64)),
-                    }
-                    yield Batch(start, arguments, mask)
-                else:
-                    yield Batch(start, put(array), mask)
+            if isinstance(self.data, list) and not masks:
+                # Padding would be taken for tokens.
+                stop = _same_length(self.data, start, stop)
+            arrays, mask = self._cut(start, stop)
+            if masks and mask is not None and not mask.all():
+                if not isinstance(arrays, Mapping):
+                    arrays = {ids_argument(model): arrays}
+                arrays = {"attention_mask": mask.astype(np.int64), **arrays}
+            arguments = (
+                {name: put(array) for name, array in arrays.items()}
+                if isinstance(arrays, Mapping)
+                else put(arrays)
+            )
+            yield Batch(start, stop, arguments, mask)
             start = stop
+
+    def _cut(self, start: int, stop: int):
+        """Some of the inputs, an array or arrays by argument, and their mask."""
+        if isinstance(self.data, list):
+            return _padded(self.data[start:stop])
+        mask = None if self.mask is None else self.mask[start:stop]
+        if isinstance(self.data, Mapping):
+            return {name: a[start:stop] for name, a in self.data.items()}, mask
+        return self.data[start:stop], mask
 
 
 class _Putter:
@@ -143,11 +161,9 @@ class _Putter:
     def __call__(self, array: np.ndarray) -> Tensor:
         if array.dtype.kind in "iub" and (self.embeds and array.ndim == 2):
             return torch.from_numpy(array.astype(np.int64)).to(self.device)
-        return torch.tensor(np.asarray(array)).to(self.device, self.dtype)
-
-
-def _first_argument(model: nn.Module) -> str:
-    return "input_ids" if accepts(model, "input_ids") else "input"
+        # torch takes no reversed axes and no foreign order of bytes.
+        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+        return torch.from_numpy(array).to(self.device, self.dtype)
 
 
 def _same_length(sequences: list[np.ndarray], start: int, stop: int) -> int:
@@ -201,7 +217,9 @@ def check_inputs(
         If X is empty, or has ids that the model does not know, sequences that are
         empty or too long, or numbers that are not finite.
     """
-    checks = _Checks(name, n_embeddings(model), context_length(model))
+    checks = _Checks(
+        name, n_embeddings(model), context_length(model), max_length, pad_token_id
+    )
     if isinstance(X, Mapping):
         return checks.mapping(X)
     X = _plain(X)
@@ -215,7 +233,7 @@ def check_inputs(
     if isinstance(X[0], str):
         X = _tokenized(X, tokenizer, name)
     if isinstance(X, np.ndarray) and X.dtype != object:
-        return checks.array(X, max_length, pad_token_id)
+        return checks.array(X)
     parts = [np.asarray(as_array(part)) for part in X]
     # An empty sequence has no type to be told by.
     if checks.vocabulary and all(
@@ -227,7 +245,7 @@ def check_inputs(
             f"{name} has inputs of several shapes, {parts[0].shape} the first; only "
             "sequences of token ids may differ in length."
         )
-    return checks.array(np.stack(parts), max_length, pad_token_id)
+    return checks.array(np.stack(parts))
 
 
 def holds_texts(X) -> bool:
@@ -261,6 +279,8 @@ class _Checks(NamedTuple):
     name: str
     vocabulary: int | None
     context: int | None
+    max_length: int | None
+    pad_token_id: int | None
 
     def sequences(self, sequences: list[np.ndarray]) -> Inputs:
         lengths = [len(sequence) for sequence in sequences]
@@ -268,24 +288,20 @@ class _Checks(NamedTuple):
             raise ValueError(
                 f"{self.name}[{lengths.index(0)}] has no token: no input may be empty."
             )
+        if min(lengths) == max(lengths):
+            return self.array(np.stack(sequences))
         self.length(max(lengths))
         self.ids(min(s.min() for s in sequences), max(s.max() for s in sequences))
         return Inputs(sequences, None, len(sequences))
 
-    def array(
-        self, X: np.ndarray, max_length: int | None, pad_token_id: int | None
-    ) -> Inputs:
-        if X.dtype.kind not in "iufb":
-            raise TypeError(
-                f"{self.name} must hold numbers or texts, got dtype {X.dtype}."
-            )
+    def array(self, X: np.ndarray) -> Inputs:
         if X.size == 0 or X.ndim < 2:
             raise ValueError(
                 f"{self.name} must have a row for each input, and something in each, "
                 f"got shape {X.shape}. Cut a stream of tokens into windows: "
                 f"{self.name}.reshape(-1, 256)."
             )
-        assert_all_finite(X, input_name=self.name)
+        self.numbers(X, self.name)
         if self.vocabulary is None or X.ndim > 2:
             return Inputs(X, None, len(X))
         if X.dtype.kind not in "iu":
@@ -293,20 +309,13 @@ class _Checks(NamedTuple):
                 f"{self.name} must hold token ids, which are integers, got dtype "
                 f"{X.dtype}."
             )
-        X = X[:, :max_length]
+        X = X[:, : self.max_length]
         self.length(X.shape[1])
         self.ids(X.min(), X.max())
-        if pad_token_id is None:
-            return Inputs(X, None, len(X))
-        token = np.not_equal(X, pad_token_id)
-        # Runs at either end: inside, the id is a token like others.
-        mask = np.logical_or.accumulate(token, axis=1)
-        mask &= np.logical_or.accumulate(token[:, ::-1], axis=1)[:, ::-1]
-        self.mask(mask)
-        return Inputs(X, mask, len(X))
+        return Inputs(X, self.padding(X), len(X))
 
     def mapping(self, X: Mapping) -> Inputs:
-        data = {name: np.asarray(as_array(value)) for name, value in X.items()}
+        data = {name: self.argument(name, value) for name, value in X.items()}
         lengths = {name: array.shape[:1] for name, array in data.items()}
         if len(set(lengths.values())) != 1 or min(lengths.values()) < (1,):
             raise ValueError(
@@ -314,15 +323,48 @@ class _Checks(NamedTuple):
                 f"least, got numbers of inputs {lengths}."
             )
         ids, mask = data.get("input_ids"), data.get("attention_mask")
-        if ids is not None and self.vocabulary is not None:
+        if ids is not None and ids.ndim == 2 and self.vocabulary is not None:
+            of_tokens = [n for n, array in data.items() if array.shape == ids.shape]
+            data |= {name: data[name][:, : self.max_length] for name in of_tokens}
+            ids, mask = data["input_ids"], data.get("attention_mask")
             self.length(ids.shape[1])
             self.ids(ids.min(), ids.max())
+            if mask is None:
+                mask = self.padding(ids)
         if mask is not None:
             mask = mask.astype(bool)
-            self.mask(mask)
+            self.filled(mask)
         return Inputs(data, mask, next(iter(lengths.values()))[0])
 
-    def mask(self, mask: np.ndarray) -> None:
+    def argument(self, name: str, value) -> np.ndarray:
+        whose = f"{self.name}[{name!r}]"
+        try:
+            array = np.asarray(as_array(value))
+        except ValueError as error:
+            raise ValueError(
+                f"{whose} has inputs of several lengths: pad them (tokenizers do with "
+                f"padding=True), or give {whose} alone."
+            ) from error
+        self.numbers(array, whose)
+        return array
+
+    def numbers(self, array: np.ndarray, name: str) -> None:
+        if array.dtype.kind not in "iufb":
+            raise TypeError(f"{name} must hold numbers or texts, got {array.dtype}.")
+        assert_all_finite(array, input_name=name)
+
+    def padding(self, ids: np.ndarray) -> np.ndarray | None:
+        """Which tokens are not padding, (n_inputs, n_tokens); None if all."""
+        if self.pad_token_id is None:
+            return None
+        token = np.not_equal(ids, self.pad_token_id)
+        # Runs at either end: inside, the id is a token like others.
+        mask = np.logical_or.accumulate(token, axis=1)
+        mask &= np.logical_or.accumulate(token[:, ::-1], axis=1)[:, ::-1]
+        self.filled(mask)
+        return mask
+
+    def filled(self, mask: np.ndarray) -> None:
         filled = mask.any(axis=1)
         if not filled.all():
             raise ValueError(

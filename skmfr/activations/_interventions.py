@@ -14,10 +14,12 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from .._estimator import as_array
 from ._inputs import Batch, Inputs, check_inputs
 from ._models import (
     as_model,
     call,
+    check_width,
     evaluating,
     find_layer,
     never_ran,
@@ -132,8 +134,8 @@ def loss_recovered(
         return activations
 
     def spliced(activations: Tensor, counting: Tensor) -> Tensor:
-        rows = _as_numpy(activations[counting])
-        _check_width(sae, rows.shape[1], layer)
+        rows = as_array(activations[counting])
+        check_width(sae, rows.shape[1], layer)
         replaced = activations.clone()
         X_hat = np.asarray(reconstruct(rows))
         replaced[counting] = torch.from_numpy(X_hat).to(activations)
@@ -182,11 +184,13 @@ def _mean_loss(
                 f"model must give logits for each token, but {type(model).__name__} "
                 "does not: a causal language model is needed."
             )
-        told = counting[:, 1:]
-        loss = cross_entropy(
-            logits[:, :-1][told].float(), ids[:, 1:][told], reduction="sum"
-        )
-        total, n_tokens = total + float(loss), n_tokens + int(told.sum())
+        told = counting[:, 1:] & counting[:, :-1]
+        # Input by input, since logits of a batch take a lot of memory as it is.
+        for of_input, next_ids, known in zip(logits, ids[:, 1:], told, strict=True):
+            predicted = of_input[:-1][known].float()
+            loss = cross_entropy(predicted, next_ids[known], reduction="sum")
+            total += float(loss)
+        n_tokens += int(told.sum())
     if not n_tokens:
         raise ValueError("tokens must hold a sequence of two tokens at least.")
     return total / n_tokens
@@ -218,20 +222,6 @@ def _reconstruction(sae) -> Callable[[np.ndarray], np.ndarray]:
         "sae must have reconstruct, or transform and inverse_transform, or be "
         f"callable, got {type(sae).__name__}."
     )
-
-
-def _check_width(sae, width: int, layer: str) -> None:
-    expected = getattr(sae, "n_features_in_", width)
-    if expected != width:
-        raise ValueError(
-            f"layer={layer!r} gives {width} features, but sae was fitted to "
-            f"{expected}: it belongs to another layer."
-        )
-
-
-def _as_numpy(rows: Tensor) -> np.ndarray:
-    rows = rows.detach()
-    return (rows.float() if rows.itemsize < 4 else rows).cpu().numpy()
 
 
 def steer(
@@ -325,8 +315,8 @@ def steer(
     directions = sae.components_[atoms]
 
     def steered(activations: Tensor) -> Tensor:
-        rows = _as_numpy(activations.flatten(0, 1))
-        _check_width(sae, rows.shape[1], layer)
+        rows = as_array(activations.flatten(0, 1))
+        check_width(sae, rows.shape[1], layer)
         # Of an array or a CSR array.
         codes = sae.transform(rows)[:, atoms]
         codes = codes if isinstance(codes, np.ndarray) else codes.toarray()

@@ -9,9 +9,12 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import chain
 from os import PathLike, fspath
+from threading import RLock
 from typing import Any
-from weakref import WeakValueDictionary
+from uuid import uuid4
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import joblib
 import torch
@@ -19,10 +22,17 @@ from torch import Tensor, nn
 
 # Names that an error offers for one that is not there.
 N_SUGGESTIONS = 5
+# What pickling raises for things that it cannot take.
+UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
+# Tells what is of this process alone from the like in any other.
+PROCESS = uuid4().hex
 
 
-class Reached(Exception):
-    """The layer has run: nothing after it is needed."""
+class Reached(BaseException):
+    """The layer has run: nothing after it is needed.
+
+    No Exception, which a forward pass might catch.
+    """
 
 
 @lru_cache(maxsize=1)
@@ -122,7 +132,11 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 def n_embeddings(model: nn.Module) -> int | None:
-    """Size of the vocabulary; None for a model without embedding of its inputs."""
+    """Size of the vocabulary; None for a model without embedding of its inputs.
+
+    Of a model that is not of transformers, the size of the largest embedding: which of
+    them takes the ids, only the forward pass knows.
+    """
     of_transformers: Any = getattr(model, "get_input_embeddings", None)
     if of_transformers is not None:
         # Not all of them have one.
@@ -130,13 +144,15 @@ def n_embeddings(model: nn.Module) -> int | None:
             return getattr(of_transformers(), "num_embeddings", None)
         except NotImplementedError:
             return None
-    first = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
-    return None if first is None else first.num_embeddings
+    sizes = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
+    return max(sizes, default=None)
 
 
 def context_length(model: nn.Module) -> int | None:
     """How many tokens a model of transformers takes; None if it does not say."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):  # of models of texts and images
+        config = config.get_text_config()
     return getattr(config, "max_position_embeddings", None)
 
 
@@ -145,9 +161,21 @@ def accepts(model: nn.Module, argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters
 
 
+def ids_argument(model: nn.Module) -> str:
+    """The argument of a forward pass that takes token ids."""
+    names = inspect.signature(model.forward).parameters
+    return "input_ids" if "input_ids" in names else next(iter(names))
+
+
+# Of modules that have run here.
+_locks: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
+
+
 @contextmanager
 def evaluating(model: nn.Module, device: str | None = None) -> Iterator[None]:
     """Evaluation mode and no gradients; each submodule's own mode comes back.
+
+    One thread at a time: hooks and modes belong to the module, whoever set them.
 
     Parameters
     ----------
@@ -155,27 +183,42 @@ def evaluating(model: nn.Module, device: str | None = None) -> Iterator[None]:
     device : str, optional
         Where to run; the model is moved there, and back.
     """
-    home = model_device(model)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        if device is not None and torch.device(device) != home:
-            model.to(device)
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        if model_device(model) != home:
-            model.to(home)
+    with _locks.setdefault(model, RLock()):
+        home = model_device(model)
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            model.eval()
+            if device is not None and torch.device(device) != home:
+                model.to(device)
+            with torch.no_grad():
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            if model_device(model) != home:
+                model.to(home)
 
 
 def call(model: nn.Module, arguments: Tensor | Mapping[str, Tensor]) -> Any:
-    """A forward pass, without the cache that generation needs."""
+    """A forward pass, without the cache that generation needs.
+
+    Raises
+    ------
+    ValueError
+        If an embedding has no row for an id or a position.
+    """
     extra = {"use_cache": False} if accepts(model, "use_cache") else {}
-    if isinstance(arguments, Mapping):
-        return model(**arguments, **extra)
-    return model(arguments, **extra)
+    try:
+        if isinstance(arguments, Mapping):
+            return model(**arguments, **extra)
+        return model(arguments, **extra)
+    except IndexError as error:
+        if "out of range in self" not in str(error):
+            raise
+        raise ValueError(
+            "inputs have token ids out of the model's vocabulary, or are longer than "
+            "its context: one of its embeddings has no such row."
+        ) from error
 
 
 def output_of_layer(
@@ -283,6 +326,22 @@ def _features_last(
     return tensor.movedim(axis, -1), axis
 
 
+def check_width(sae, width: int, layer: str) -> None:
+    """Whether a layer is as wide as those that an SAE was fitted to.
+
+    Raises
+    ------
+    ValueError
+        If not.
+    """
+    expected = getattr(sae, "n_features_in_", width)
+    if expected != width:
+        raise ValueError(
+            f"layer={layer!r} gives {width} features, but sae was fitted to "
+            f"{expected}: it belongs to another layer."
+        )
+
+
 def first_tensor(output, layer: str) -> Tensor:
     """The activations in what a layer gives: a tensor, or the first of several."""
     if isinstance(output, Mapping):  # of transformers
@@ -309,29 +368,56 @@ def _with_first(output: Any, tensor: Tensor) -> Any:
     return tensor
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Hash of a model's classes, settings that it shows, and weights."""
+def model_digest(model: nn.Module) -> str:
+    """Hash of a model's classes, settings, hooks, and weights."""
     digest = hashlib.sha256(repr(model).encode())
     config: Any = getattr(model, "config", None)
     if hasattr(config, "to_json_string"):
         digest.update(config.to_json_string().encode())
-    for name, tensor in model.state_dict().items():
-        tensor = tensor.cpu().contiguous()
+    for name, module in model.named_modules():
+        kind = type(module)
+        of_module = name, kind.__module__, kind.__qualname__, _settings(module)
+        digest.update(repr((*of_module, _hooks(module))).encode())
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-# Modules of this process that have been pickled, by their weights.
+def _settings(module: nn.Module) -> list[tuple[str, Any]]:
+    """Numbers and texts that a module keeps, but for its mode."""
+    return [
+        (name, value)
+        for name, value in sorted(vars(module).items())
+        if isinstance(value, (bool, int, float, str)) and name != "training"
+    ]
+
+
+def _hooks(module: nn.Module) -> list[str]:
+    """What tells the hooks of forward passes from others, which may change anything."""
+    hooks = *module._forward_pre_hooks.items(), *module._forward_hooks.items()
+    return [_hook_digest(number, hook) for number, hook in hooks]
+
+
+def _hook_digest(number: int, hook: Callable) -> str:
+    try:
+        return joblib.hash(hook)
+    except UNPICKLABLE:
+        # torch gives no two hooks of a process the same number.
+        return f"{PROCESS} {number}"
+
+
+# Modules of this process that have been pickled, by their digest.
 _living: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
 
 
 class SharedModule:
-    """A module as it is pickled, and as joblib hashes it: by its weights alone.
+    """A module as it is pickled, and as joblib hashes it: by what it computes.
 
     Unpickled where the module still lives, it is that module and no copy, so that what
-    joblib caches does not multiply models, and a module that pickle cannot take (with a
-    lambda for a hook, say) can be cached within a process.
+    joblib caches does not multiply models, and a module that pickle cannot take (one
+    that holds a lock, say) can be cached within a process.
 
     Parameters
     ----------
@@ -342,13 +428,15 @@ class SharedModule:
         self.module = module
 
     def __reduce__(self):
-        digest = weights_digest(self.module)
+        digest = model_digest(self.module)
         _living[digest] = self.module
         home = model_device(self.module)
         try:
-            # So that it can be loaded where there is no GPU.
-            pickled, fault = pickle.dumps(self.module.cpu()), ""
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            # So that it can be loaded where there is no GPU, and where the script or
+            # notebook that its class stands in does not run.
+            module = joblib.wrap_non_picklable_objects(self.module.cpu(), False)
+            pickled, fault = pickle.dumps(module), ""
+        except UNPICKLABLE as error:
             pickled, fault = None, str(error)
         finally:
             self.module.to(home)
@@ -357,7 +445,7 @@ class SharedModule:
 
 def _unpickled(digest: str, pickled: bytes | None, fault: str) -> SharedModule:
     module = _living.get(digest)
-    if module is None or weights_digest(module) != digest:
+    if module is None or model_digest(module) != digest:
         if pickled is None:
             raise pickle.UnpicklingError(
                 "model was pickled without its weights, to be shared inside one "
@@ -367,9 +455,9 @@ def _unpickled(digest: str, pickled: bytes | None, fault: str) -> SharedModule:
     return SharedModule(module)
 
 
-def _hash_by_weights(hasher, shared: SharedModule) -> None:
-    hasher.save(("skmfr SharedModule", weights_digest(shared.module)))
+def _hash_by_digest(hasher, shared: SharedModule) -> None:
+    hasher.save(("skmfr SharedModule", model_digest(shared.module)))
 
 
 # A hasher of joblib pickles what it hashes; its table of types comes before __reduce__.
-joblib.hashing.Hasher.dispatch[SharedModule] = _hash_by_weights
+joblib.hashing.Hasher.dispatch[SharedModule] = _hash_by_digest

@@ -8,6 +8,8 @@ from scipy import sparse
 from torch import Tensor
 
 POOLINGS = ("last", "mean", "max", "all")
+# Activations that are coded at a time, where codes are pooled and not kept.
+ROWS_TO_CODE = 8192
 
 
 def pool(activations: Tensor, mask: np.ndarray | None, positions: str | int) -> Tensor:
@@ -68,15 +70,71 @@ def nth_counting(mask: np.ndarray, n: str | int) -> np.ndarray:
     ValueError
         If there are too few.
     """
-    nth = -1 if n == "last" else int(n)
-    counts = mask.sum(1)
-    rank = nth + counts if nth < 0 else np.full(len(mask), nth)
-    short = (rank < 0) | (rank >= counts)
+    rank = nth(mask.sum(1), n)
+    return np.argmax((np.cumsum(mask, axis=1) == rank[:, None] + 1), axis=1)
+
+
+def nth(lengths: np.ndarray, n: str | int) -> np.ndarray:
+    """The n-th position of each input, counted from its first, (n_inputs,).
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (n_inputs,), int
+        Positions of each.
+    n : int or "last"
+        From the end if negative.
+
+    Raises
+    ------
+    ValueError
+        If there are too few.
+    """
+    n = -1 if n == "last" else int(n)
+    rank = n + lengths if n < 0 else np.full(len(lengths), n)
+    short = (rank < 0) | (rank >= lengths)
     if short.any():
         raise ValueError(
-            f"positions={n}, but an input has {counts[short].min()} positions only."
+            f"positions={n}, but an input has {lengths[short].min()} positions only."
         )
-    return np.argmax((np.cumsum(mask, axis=1) == rank[:, None] + 1), axis=1)
+    return rank
+
+
+def code(
+    rows: np.ndarray, lengths: np.ndarray, positions: str | int, sae
+) -> np.ndarray | sparse.csr_array:
+    """Codes of activations, pooled.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_positions, width)
+        Activations at all positions, input after input.
+    lengths : ndarray of shape (n_inputs,), int
+        Positions of each.
+    positions : str or int
+        See :func:`pool`.
+    sae : fitted transformer
+
+    Returns
+    -------
+    ndarray or CSR array of shape (n_inputs, n_components)
+        As `sae` gives codes; of shape (n_positions, n_components) for "all".
+    """
+    ends = np.cumsum(lengths)
+    if positions not in ("all", "mean", "max"):
+        rows = rows[ends - lengths + nth(lengths, positions)]
+    if positions not in ("mean", "max"):
+        codes = sae.transform(rows)
+        return codes if sparse.issparse(codes) else np.asarray(codes)
+    parts: list = []
+    n_inputs = max(1, ROWS_TO_CODE // lengths.max())
+    for start in range(0, len(lengths), n_inputs):
+        of_these = lengths[start : start + n_inputs]
+        end = ends[start + len(of_these) - 1]
+        codes = sae.transform(rows[end - of_these.sum() : end])
+        pooled = pool_codes(sparse.csr_array(codes), of_these, str(positions))
+        parts.append(pooled if sparse.issparse(codes) else pooled.toarray())
+    stack = sparse.vstack if sparse.issparse(parts[0]) else np.concatenate
+    return stack(parts)
 
 
 def pool_codes(
@@ -103,7 +161,7 @@ def pool_codes(
             (weights, (owner, np.arange(len(owner)))), shape=(n_inputs, len(owner))
         )
         return sparse.csr_array(averaging @ codes)
-    rows, atoms = owner[codes.tocoo().coords[0]], codes.indices
+    rows, atoms = np.repeat(owner, np.diff(codes.indptr)), codes.indices
     order = np.lexsort((atoms, rows))
     rows, atoms, values = rows[order], atoms[order], codes.data[order]
     begins = np.flatnonzero(

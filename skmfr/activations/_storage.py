@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from io import FileIO
 from pathlib import Path
 from time import monotonic
 
@@ -14,10 +15,11 @@ SECONDS_BETWEEN_NOTES = 10.0
 
 
 class RowFile:
-    """A ``.npy`` file that fills up row by row.
+    """A ``.npy`` file that fills up row by row, in a ``with`` statement.
 
-    Until it is whole it is called ``NAME.part``.  What it holds, and how far it is, is
-    in ``NAME.json`` beside it.
+    Until it is whole it is called ``NAME.part``. What it holds, and how far it is, is
+    in ``NAME.json`` beside it. Rows are written and not mapped into memory, where a
+    full disk would end the process.
 
     Parameters
     ----------
@@ -28,7 +30,7 @@ class RowFile:
     Raises
     ------
     ValueError
-        If there is a file already, and it holds something else.
+        If there is a file already, and it holds something else or nobody knows what.
     """
 
     def __init__(self, path, fingerprint: str):
@@ -36,63 +38,114 @@ class RowFile:
         self.part = self.path.with_name(self.path.name + ".part")
         self.note = self.path.with_name(self.path.name + ".json")
         self.fingerprint = fingerprint
-        self.rows: np.memmap | None = None
-        """(n_rows, width)"""
         self.n_inputs = 0
         """inputs done"""
         self.n_rows = 0
         """rows done"""
+        self._file: FileIO | None = None
         self._noted = monotonic()
-        exists = self.path.exists() or self.part.exists()
-        known = json.loads(self.note.read_text()) if self.note.exists() else {}
-        if exists and known.get("fingerprint") != fingerprint:
+        if not (self.path.exists() or self.part.exists()):
+            return
+        found, n_inputs, n_rows = self._read_note()
+        if found != fingerprint:
             raise ValueError(
                 f"out={os.fspath(path)!r} exists, and holds something else than these "
-                "inputs give at this layer of this model: remove it or name another "
-                "file."
+                "inputs give at this layer of this model, with these hooks: remove it "
+                "or name another file."
             )
-        if self.part.exists():
-            self.n_inputs, self.n_rows = known["n_inputs"], known["n_rows"]
-            self.rows = np.lib.format.open_memmap(self.part, mode="r+")
+        if not self.complete and n_rows:
+            self.n_inputs, self.n_rows = n_inputs, n_rows
 
     @property
     def complete(self) -> bool:
         return self.path.exists()
 
+    def __enter__(self) -> RowFile:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._file is not None:
+            try:
+                self._write_note()
+            finally:
+                self._file.close()
+                self._file = None
+
     def append(self, rows: np.ndarray, n_inputs: int, n_rows: int) -> None:
         """Add rows of so many more inputs, of a file that will have n_rows rows."""
-        if self.rows is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.write_note()
-            self.rows = np.lib.format.open_memmap(
-                self.part, mode="w+", dtype=rows.dtype, shape=(n_rows, rows.shape[1])
-            )
-        self.rows[self.n_rows : self.n_rows + len(rows)] = rows
+        if self._file is None:
+            self._file = self._resumed() if self.n_rows else self._begun(rows, n_rows)
+        left = np.ascontiguousarray(rows).data.cast("B")
+        while left:
+            left = left[self._file.write(left) :]
         self.n_rows += len(rows)
         self.n_inputs += n_inputs
         if monotonic() - self._noted > SECONDS_BETWEEN_NOTES:
-            self.write_note()
+            self._write_note()
 
-    def write_note(self) -> None:
+    def finish(self) -> None:
+        """Give the file its name."""
+        os.replace(self.part, self.path)
+
+    def read(self) -> np.memmap:
+        """The rows of a complete file, read-only."""
+        try:
+            return np.lib.format.open_memmap(self.path, mode="r")
+        except ValueError as error:
+            raise self._damaged(self.path) from error
+
+    def _begun(self, rows: np.ndarray, n_rows: int) -> FileIO:
+        """A new file, with a note beside it from the beginning."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._write_note()
+        file = open(self.part, "wb", buffering=0)  # noqa: SIM115
+        header = np.lib.format.header_data_from_array_1_0(rows)
+        header["shape"] = n_rows, rows.shape[1]
+        np.lib.format.write_array_header_1_0(file, header)
+        return file
+
+    def _resumed(self) -> FileIO:
+        """The file as it was when the last note was taken."""
+        file = open(self.part, "rb+", buffering=0)  # noqa: SIM115
+        try:
+            np.lib.format.read_magic(file)
+            (_, width), _, dtype = np.lib.format.read_array_header_1_0(file)
+            end = file.tell() + self.n_rows * width * dtype.itemsize
+            if end > os.fstat(file.fileno()).st_size:
+                raise ValueError("shorter than its note says")
+        except ValueError as error:
+            file.close()
+            raise self._damaged(self.part) from error
+        file.truncate(end)
+        file.seek(end)
+        return file
+
+    def _read_note(self) -> tuple[str, int, int]:
+        try:
+            known = json.loads(self.note.read_text())
+            return known["fingerprint"], int(known["n_inputs"]), int(known["n_rows"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise self._damaged(self.note) from error
+
+    def _write_note(self) -> None:
         """Write down how far the file is, once that is on disk."""
-        if self.rows is not None:
-            self.rows.flush()
+        if self._file is not None:
+            os.fsync(self._file.fileno())
         known = {
             "fingerprint": self.fingerprint,
             "n_inputs": self.n_inputs,
             "n_rows": self.n_rows,
         }
         fresh = self.note.with_name(self.note.name + ".tmp")
-        fresh.write_text(json.dumps(known))
-        os.replace(fresh, self.note)
+        try:
+            fresh.write_text(json.dumps(known))
+            os.replace(fresh, self.note)
+        finally:
+            fresh.unlink(missing_ok=True)
         self._noted = monotonic()
 
-    def finish(self) -> None:
-        """Give the file its name."""
-        self.write_note()
-        self.rows = None
-        os.replace(self.part, self.path)
-
-    def read(self) -> np.memmap:
-        """The rows of a complete file, read-only."""
-        return np.load(self.path, mmap_mode="r")
+    def _damaged(self, file: Path) -> ValueError:
+        return ValueError(
+            f"out={os.fspath(self.path)!r} cannot be gone on with or read, because "
+            f"{file.name} is damaged or missing: remove the file, or name another one."
+        )

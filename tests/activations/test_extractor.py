@@ -1,5 +1,9 @@
+import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from shutil import copytree
+from threading import Lock
 
 import joblib
 import numpy as np
@@ -13,10 +17,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from skmfr import MFRSparseAutoencoder
-from skmfr.activations import ActivationExtractor
+from skmfr.activations import ActivationExtractor, steer
 
 LAYER = "transformer.h.0.mlp"
 WIDTH = 16
@@ -49,12 +54,17 @@ def truth(model, tokens, layer=0) -> np.ndarray:
 
 @pytest.fixture
 def count():
-    """Forward passes of a module, counted by a hook of the test's own."""
+    """Forward passes of a module, counted by a hook that is not the module's."""
     handles = []
 
     def counted(model) -> list:
         calls: list = []
-        handles.append(model.register_forward_pre_hook(lambda *_: calls.append(1)))
+
+        def note(module, inputs):
+            if module is model:
+                calls.append(1)
+
+        handles.append(register_module_forward_pre_hook(note))
         return calls
 
     yield counted
@@ -94,7 +104,7 @@ def test_one_row_per_input(gpt2, tokens, positions, reduce):
 
 
 @pytest.mark.parametrize("positions", ["last", 1, -2, "mean", "max", "all"])
-@pytest.mark.parametrize("given", ["list", "right", "left", "mapping"])
+@pytest.mark.parametrize("given", ["list", "right", "left", "mapping", "ids"])
 def test_padding_does_not_count(gpt2, positions, given):
     rng = np.random.default_rng(1)
     sequences = [rng.integers(1, 50, size=n) for n in (4, 9, 2, 6)]
@@ -109,6 +119,7 @@ def test_padding_does_not_count(gpt2, positions, given):
         "right": (padded, 0),
         "left": (padded[:, ::-1], 0),
         "mapping": ({"input_ids": padded, "attention_mask": mask}, None),
+        "ids": ({"input_ids": padded}, 0),
     }[given]
     if given == "left":
         # GPT-2 numbers positions from the first column, padding or not: the truth is
@@ -165,6 +176,60 @@ def test_modules_without_a_mask_get_no_padding():
     np.testing.assert_allclose(rows, torch.stack(expected).detach(), atol=1e-6)
 
 
+def test_a_mask_is_given_whatever_the_ids_are_called():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(9, 4)
+
+        def forward(self, tokens, attention_mask=None):
+            assert (attention_mask is None) == (len(tokens) == 1)
+            return self.embedding(tokens)
+
+    model = Model()
+    rows = ActivationExtractor(model, "embedding").transform([[1, 2], [3]])
+    assert np.array_equal(rows, model.embedding.weight.detach()[[2, 3]])
+
+
+def test_positions_need_not_be_those_of_tokens(gpt2):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 4), nn.AvgPool2d((2, 1)))
+    extractor = ActivationExtractor(model, "1", positions="all")
+    X = [[1, 2, 3, 4], [5, 6, 7, 8]]
+    expected = model(torch.tensor(X)).detach().reshape(4, 4)
+    assert np.array_equal(extractor.transform(X), expected)
+    with pytest.raises(ValueError, match="gives 2 positions for 4 tokens"):
+        extractor.transform([*X, [1, 2]])
+
+
+def test_layers_that_mix_inputs_are_refused(tokens):
+    model = nn.Sequential(nn.Embedding(50, 4), nn.Flatten(0, 1))
+    for positions in ["last", "all"]:
+        extractor = ActivationExtractor(model, "1", positions=positions)
+        with pytest.raises(ValueError, match="gives 200 rows for 20 inputs"):
+            extractor.transform(tokens)
+
+
+def test_a_vocabulary_is_not_a_table_of_positions():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.positions = nn.Embedding(5, 4)
+            self.embedding = nn.Embedding(9, 4)
+
+        def forward(self, ids):
+            places = self.positions(torch.arange(ids.shape[1]))
+            return self.embedding(ids) + places
+
+    extractor = ActivationExtractor(Model(), "embedding", positions="all")
+    assert extractor.transform([[7, 8]]).shape == (2, 4)
+    with pytest.raises(ValueError, match="token id 9"):
+        extractor.transform([[7, 9]])
+    extractor.set_params(layer="")
+    with pytest.raises(ValueError, match="longer than its context"):
+        extractor.transform([[1] * 6])
+
+
 def test_convolutions_have_their_features_on_axis_one():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU())
@@ -189,11 +254,87 @@ def test_first_of_several_outputs_counts(wrap):
     assert np.array_equal(ActivationExtractor(model, "0").transform(X), 2 * X)
 
 
+def test_a_layer_that_runs_twice_counts_once():
+    torch.manual_seed(0)
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, X):
+            return self.layer(self.layer(X))
+
+    model, X = Twice(), np.ones((2, 3), dtype=np.float32)
+    expected = model.layer(torch.tensor(X)).detach()
+    assert np.array_equal(ActivationExtractor(model, "layer").transform(X), expected)
+
+
+def test_a_forward_pass_that_catches_errors_catches_no_hook():
+    class Careful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Identity()
+
+        def forward(self, X):
+            try:
+                return self.layer(X)
+            except Exception:
+                raise AssertionError from None
+
+    X = np.ones((2, 3))
+    assert np.array_equal(ActivationExtractor(Careful(), "layer").transform(X), X)
+
+
+@pytest.mark.parametrize(
+    "keep", [lambda X: X[::-1], np.asfortranarray, lambda X: X.astype(">f8")]
+)
+def test_arrays_may_be_kept_in_any_way(keep):
+    X = np.arange(12.0).reshape(4, 3)
+    extractor = ActivationExtractor(nn.Sequential(nn.Identity()), "0")
+    assert np.array_equal(extractor.transform(keep(X)), keep(X))
+
+
 def test_precision_of_double_and_half_models():
     X = np.ones((2, 3))
     for dtype, expected in [(torch.float64, "float64"), (torch.bfloat16, "float32")]:
         model = nn.Sequential(nn.Linear(3, 4)).to(dtype)
         assert ActivationExtractor(model, "0").transform(X).dtype == expected
+
+
+def test_means_of_half_models_are_taken_in_float32(gpt2):
+    model, X = deepcopy(gpt2).bfloat16(), [[1, 2, 3, 4, 5, 6, 7], [3, 4]]
+    each = ActivationExtractor(model, LAYER, positions="all").transform(X)
+    rows = ActivationExtractor(model, LAYER, positions="mean").transform(X)
+    expected = [each[:7].mean(0), each[7:].mean(0)]
+    np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_an_error_in_a_forward_pass_changes_nothing():
+    class Broken(nn.Module):
+        def forward(self, X):
+            raise RuntimeError("broken")
+
+    model = nn.Sequential(nn.Linear(2, 2), Broken(), nn.Linear(2, 2)).train()
+    with pytest.raises(RuntimeError, match="broken"):
+        ActivationExtractor(model, "2").transform(np.ones((2, 2)))
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert torch.is_grad_enabled()
+
+
+def test_threads_share_a_model():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 8), nn.Dropout(), nn.Linear(8, 256)).train()
+    extractor = ActivationExtractor(model, "2", positions="all", batch_size=2)
+    inputs = np.random.default_rng(0).integers(50, size=(8, 40, 16))
+    expected = [extractor.transform(X) for X in inputs]
+    with ThreadPoolExecutor(4) as threads:
+        for rows, truth in zip(
+            threads.map(extractor.transform, inputs), expected, strict=True
+        ):
+            assert np.array_equal(rows, truth)
+    assert all(module.training for module in model.modules())
 
 
 def test_the_model_is_as_before(gpt2, tokens):
@@ -237,6 +378,50 @@ def test_a_module_is_known_by_its_weights(gpt2):
     assert joblib.hash(extractor) != before
 
 
+def test_a_module_is_known_by_its_settings_and_hooks():
+    class Scaled(nn.Linear):
+        factor = 1.0
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Scaled(2, 2))
+    hashes = {joblib.hash(ActivationExtractor(model, "0"))}
+    model[0].factor = 2.0
+    hashes.add(joblib.hash(ActivationExtractor(model, "0")))
+    # The second function may get the address of the first.
+    for _ in range(2):
+        handle = model.register_forward_hook(lambda module, X, output: 2 * output)
+        hashes.add(joblib.hash(ActivationExtractor(model, "0")))
+        handle.remove()
+    assert len(hashes) == 4
+    model.train(not model.training)
+    assert joblib.hash(ActivationExtractor(model, "0")) in hashes
+
+
+def test_a_cache_sees_that_a_model_is_steered(gpt2, tokens, tmp_path):
+    pca = PCA(2).fit(truth(gpt2, tokens).reshape(-1, WIDTH))
+    extractor = ActivationExtractor(gpt2, "transformer.h.1.mlp", memory=str(tmp_path))
+    plain = extractor.transform(tokens)
+    changes = []
+    for value in [5.0, -5.0]:
+        with steer(gpt2, LAYER, pca, 0, value):
+            changes.append(extractor.transform(tokens) - plain)
+    assert np.abs(changes).max(axis=(1, 2)).min() > 1e-3
+    assert not np.allclose(*changes)
+    assert np.array_equal(extractor.transform(tokens), plain)
+
+
+def test_a_module_of_a_class_that_cannot_be_imported_comes_back():
+    class Local(nn.Module):
+        def forward(self, X):
+            return 2 * X
+
+    extractor = ActivationExtractor(nn.Sequential(Local()), "0")
+    pickled = pickle.dumps(extractor)
+    del extractor, Local
+    X = np.ones((2, 2))
+    assert np.array_equal(pickle.loads(pickled).transform(X), 2 * X)
+
+
 def test_a_pickled_module_comes_back_where_it_does_not_live(tokens):
     model = nn.Sequential(nn.Embedding(50, 4), nn.Linear(4, 6))
     extractor = ActivationExtractor(model, "1")
@@ -247,12 +432,12 @@ def test_a_pickled_module_comes_back_where_it_does_not_live(tokens):
 
 def test_a_module_that_cannot_be_pickled_says_so_elsewhere(tokens):
     model = nn.Sequential(nn.Embedding(50, 4), nn.Identity())
-    handle = model.register_forward_hook(lambda *_: None)
+    model.lock = Lock()
     extractor = ActivationExtractor(model, "1")
     pickled = pickle.dumps(extractor)
     assert pickle.loads(pickled).model is model
-    del model, extractor, handle
-    with pytest.raises(pickle.UnpicklingError, match="lambda"):
+    del model, extractor
+    with pytest.raises(pickle.UnpicklingError, match="lock"):
         pickle.loads(pickled)
 
 
@@ -297,6 +482,87 @@ def test_a_grid_search_passes_through_the_model_once_per_fold(
     # The two halves, each fitted and scored with by turns, and the first input that
     # each of 12 fits looks at.
     assert len(calls) == 2 + 12
+
+
+def test_a_grid_search_over_an_sae_inside_takes_activations_once(
+    gpt2, tokens, tmp_path, count
+):
+    sae = MFRSparseAutoencoder(8, k=1, n_saes=1, n_witnesses=0, max_steps=5)
+    extractor = ActivationExtractor(
+        gpt2, LAYER, positions="mean", sae=sae, memory=str(tmp_path)
+    )
+    pipeline = make_pipeline(extractor, LogisticRegression())
+    calls = count(gpt2)
+    grid = {"activationextractor__sae__k": [1, 2, 3]}
+    search = GridSearchCV(pipeline, grid, cv=2, refit=False)
+    search.fit(tokens, tokens[:, -1] % 2)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    # The two halves, and the first input that each of 6 fits looks at.
+    assert len(calls) == 2 + 6
+
+
+def test_workers_of_a_grid_search_share_the_cache(tokens, tmp_path):
+    class Logged(nn.Module):
+        """Of a class that workers cannot import; writes down its batches."""
+
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(50, 8)
+            self.log = str(tmp_path / "log")
+
+        def forward(self, ids):
+            with open(self.log, "a") as file:
+                file.write(f"{len(ids)}\n")
+            return self.embedding(ids)
+
+    torch.manual_seed(0)
+    pipeline = make_pipeline(
+        ActivationExtractor(Logged(), "embedding", memory=str(tmp_path / "cache")),
+        LogisticRegression(),
+    )
+    grid, y = {"logisticregression__C": [0.1, 1]}, tokens[:, -1] % 2
+    search = GridSearchCV(pipeline, grid, cv=2, refit=False, n_jobs=2)
+    search.fit(tokens, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    log = tmp_path / "log"
+    # Two workers that begin together may both go through the same half.
+    assert 2 <= log.read_text().split().count("10") <= 4
+    log.unlink()
+    search.fit(tokens, y)
+    assert set(log.read_text().split()) == {"1"}
+
+
+@pytest.mark.parametrize("memory", [False, True])
+@pytest.mark.parametrize("given", ["list", "array"])
+@pytest.mark.parametrize("positions", ["last", 1, -2, "mean", "max", "all"])
+def test_codes_are_pooled_over_what_each_input_has(
+    gpt2, positions, given, memory, tmp_path
+):
+    rng = np.random.default_rng(1)
+    sequences = [rng.integers(1, 50, size=n) for n in (4, 9, 2, 6)]
+    padded = np.zeros((4, 9), dtype=int)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    each = ActivationExtractor(gpt2, LAYER, positions="all").transform(sequences)
+    sae = MFRSparseAutoencoder(
+        12, k=2, n_saes=1, n_witnesses=0, max_steps=10, random_state=0
+    ).fit(each)
+    reduce = {"mean": lambda z: z.mean(0), "max": lambda z: z.max(0)}
+    codes = sae.transform(each)
+    if positions != "all":
+        nth = -1 if positions == "last" else positions
+        pick = reduce.get(positions, lambda z: z[nth])
+        codes = np.stack([pick(z) for z in np.split(codes, [4, 13, 15])])
+    extractor = ActivationExtractor(
+        gpt2,
+        LAYER,
+        positions=positions,
+        sae=FrozenEstimator(sae),
+        memory=str(tmp_path) if memory else None,
+        pad_token_id=0,
+    )
+    X = sequences if given == "list" else padded
+    np.testing.assert_allclose(extractor.fit_transform(X), codes, atol=1e-5)
 
 
 @pytest.mark.parametrize("sparse_output", [False, True])
@@ -396,6 +662,96 @@ def test_a_file_goes_on_after_a_stop(gpt2, tokens, tmp_path):
     ]
 
 
+def test_a_file_goes_on_after_any_end(gpt2, tokens, tmp_path, monkeypatch):
+    """Copies of the folder are what an end of the process would leave."""
+    monkeypatch.setattr("skmfr.activations._storage.SECONDS_BETWEEN_NOTES", 0)
+    folder = tmp_path / "whole"
+    out = folder / "acts.npy"
+    extractor = ActivationExtractor(gpt2, LAYER, positions="all", out=out, batch_size=4)
+
+    def copy(module, inputs):
+        if module is gpt2 and folder.exists():
+            copytree(folder, tmp_path / str(len(list(tmp_path.iterdir()))))
+
+    handle = register_module_forward_pre_hook(copy)
+    extractor.transform(tokens)
+    handle.remove()
+    copies = [path for path in tmp_path.iterdir() if path != folder]
+    assert len(copies) == 4
+    for path in copies:
+        # The last rows had not come to a note.
+        with open(path / "acts.npy.part", "ab") as file:
+            file.write(b"more")
+        extractor.set_params(out=path / "acts.npy").transform(tokens)
+        assert (path / "acts.npy").read_bytes() == out.read_bytes()
+
+
+def test_a_full_disk_is_an_error_and_no_end(gpt2, tokens, tmp_path):
+    resource = pytest.importorskip("resource")
+    expected = ActivationExtractor(gpt2, LAYER, positions="all").transform(tokens)
+    out = tmp_path / "acts.npy"
+    extractor = ActivationExtractor(gpt2, LAYER, positions="all", out=out, batch_size=4)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Room for about two of five batches.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            extractor.transform(tokens)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    np.testing.assert_allclose(extractor.transform(tokens), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"{}", b"\xff\xfe"])
+@pytest.mark.parametrize("name", ["acts.npy", "acts.npy.json"])
+def test_damaged_files_are_named(gpt2, tokens, tmp_path, name, content):
+    extractor = ActivationExtractor(gpt2, LAYER, out=tmp_path / "acts.npy")
+    extractor.transform(tokens)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    elif name == "acts.npy":
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-10])
+    else:
+        (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match=f"because {name} is damaged or missing"):
+        extractor.transform(tokens)
+
+
+def test_a_part_that_is_shorter_than_its_note_is_named(gpt2, tokens, tmp_path):
+    extractor = ActivationExtractor(gpt2, LAYER, out=tmp_path / "acts.npy")
+    extractor.transform(tokens)
+    part = tmp_path / "acts.npy.part"
+    part.write_bytes((tmp_path / "acts.npy").read_bytes()[:-10])
+    (tmp_path / "acts.npy").unlink()
+    note = json.loads((tmp_path / "acts.npy.json").read_text())
+    (tmp_path / "acts.npy.json").write_text(json.dumps(note | {"n_inputs": 19}))
+    with pytest.raises(ValueError, match=r"acts.npy.part is damaged"):
+        extractor.transform(tokens)
+
+
+def test_an_error_before_the_first_row_leaves_no_file(gpt2, tokens, tmp_path):
+    out = tmp_path / "new" / "acts.npy"
+    with pytest.raises(ValueError, match="never runs"):
+        ActivationExtractor(gpt2, "transformer.h", out=out).transform(tokens)
+    sae = MFRSparseAutoencoder(
+        8, k=2, n_saes=1, n_witnesses=0, max_steps=5, sparse_output=True
+    )
+    extractor = ActivationExtractor(gpt2, LAYER, sae=sae, out=out).fit(tokens)
+    with pytest.raises(ValueError, match="out holds dense rows"):
+        extractor.transform(tokens)
+    assert not list(tmp_path.iterdir())
+
+
+def test_inputs_are_known_by_content(gpt2, tokens, tmp_path, count):
+    np.save(tmp_path / "tokens.npy", tokens)
+    mapped = np.load(tmp_path / "tokens.npy", mmap_mode="r")
+    extractor = ActivationExtractor(gpt2, LAYER, out=tmp_path / "acts.npy")
+    expected, calls = extractor.transform(mapped), count(gpt2)
+    for same in [tokens, np.asfortranarray(tokens), tokens.tolist()]:
+        assert np.array_equal(extractor.transform(same), expected)
+    assert not calls
+
+
 def test_unknown_layers_are_answered_with_like_ones(gpt2, tokens):
     with pytest.raises(ValueError, match=r"transformer\.h\.0\.mpl.*transformer\.h\.0"):
         ActivationExtractor(gpt2, "transformer.h.0.mpl").fit(tokens)
@@ -418,6 +774,9 @@ def test_unknown_layers_are_answered_with_like_ones(gpt2, tokens):
         (7, TypeError, "got int"),
         ({"input_ids": [[1]], "attention_mask": [[0]]}, ValueError, "all padding"),
         ({"input_ids": [[1]], "attention_mask": []}, ValueError, "same inputs"),
+        ({"input_ids": [[1, 2], [3]]}, ValueError, r"X\['input_ids'\].*padding=True"),
+        ({"inputs_embeds": [[[np.inf]]]}, ValueError, r"X\['inputs_embeds'\] contains"),
+        ({"input_ids": [["a"]]}, TypeError, r"X\['input_ids'\] must hold numbers"),
     ],
 )
 def test_bad_inputs_are_named(gpt2, X, error, message):
@@ -441,6 +800,8 @@ def test_long_sequences_may_be_cut(gpt2):
     extractor = ActivationExtractor(gpt2, LAYER, max_length=5)
     expected = extractor.transform([[0, 1, 2, 3, 4], [1, 2]])
     assert np.array_equal(extractor.transform(long), expected)
+    mapping = {"input_ids": [list(range(20))], "attention_mask": np.ones((1, 20))}
+    assert np.array_equal(extractor.transform(mapping), expected[:1])
 
 
 def test_a_model_must_be_one(tokens):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers
 from scipy import sparse
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -8,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from skmfr import MFRSparseAutoencoder
 from skmfr.activations import (
     ActivationExtractor,
+    Contexts,
     feature_table,
     logit_effects,
     top_contexts,
@@ -142,6 +144,27 @@ def test_a_wrong_width_is_named(model, sequences):
         top_contexts(sae, ActivationExtractor(model, "0"), sequences)
 
 
+def test_texts_keep_spaces_and_characters():
+    class Bytes:
+        """Tokens of bytes; spaces at the beginning go, as with SentencePiece."""
+
+        def decode(self, ids):
+            return bytes(ids).decode(errors="replace").lstrip(" ")
+
+    def text(string, position):
+        tokens = np.full((1, 1, 9), -1)
+        ids = list(string.encode())
+        tokens[0, 0, 4 - position : 4 - position + len(ids)] = ids
+        none = np.zeros((1, 1), dtype=int)
+        contexts = Contexts(none, none, none, tokens, 4, none)
+        return contexts.to_frame(Bytes())["text"][0]
+
+    assert text("a b c", 1) == "a« »b c"
+    assert text("ab", 0) == "«a»b"
+    # The second byte completes what the first begins.
+    assert text("né.", 2) == "n«é»."
+
+
 @pytest.fixture(scope="module")
 def gpt2():
     torch.manual_seed(0)
@@ -167,6 +190,42 @@ def test_logit_effects_are_what_the_head_makes_of_an_atom(gpt2, model, sequences
         np.testing.assert_allclose(
             effects.suppressed_logits[atom], logits[order[::-1][:4]], atol=1e-5
         )
+
+
+@pytest.mark.parametrize(
+    ("config", "norm", "centred"),
+    [
+        ("Llama", "model.norm", False),
+        ("Gemma", "model.norm", False),
+        ("OPT", "model.decoder.final_layer_norm", True),
+        ("Phi", "model.final_layernorm", True),
+    ],
+)
+def test_logit_effects_go_through_the_norm_of_the_model(
+    model, sequences, config, norm, centred
+):
+    torch.manual_seed(0)
+    sae, _ = fitted(model, sequences)
+    settings = {
+        "vocab_size": 26,
+        "hidden_size": 12,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "word_embed_proj_dim": 12,
+    }
+    settings = getattr(transformers, f"{config}Config")(**settings)
+    other = getattr(transformers, f"{config}ForCausalLM")(settings).eval()
+    with torch.no_grad():
+        other.get_submodule(norm).weight.uniform_(0.5, 2)
+        # What the norm gives is linear in what it divides by its size.
+        atoms = torch.tensor(sae.components_[:, :], dtype=torch.float32)
+        size = (atoms.var(1, unbiased=False) if centred else (atoms**2).mean(1)).sqrt()
+        scaled = atoms / size[:, None] * 1e3
+        normed = other.get_submodule(norm)(scaled) - other.get_submodule(norm)(-scaled)
+        logits = (normed / 2 * size[:, None]) @ other.get_output_embeddings().weight.T
+    effects = logit_effects(sae, other, n_tokens=26)
+    expected = logits.sort(1, descending=True).values
+    np.testing.assert_allclose(effects.promoted_logits, expected, atol=1e-5)
 
 
 def test_logit_effects_need_a_head_of_that_width(gpt2, model, sequences):
@@ -198,6 +257,7 @@ def test_the_table_joins_what_is_known(gpt2, model, sequences):
     frame = contexts.to_frame(Letters())
     best = frame[frame["rank"] == 0].set_index("atom")["text"]
     assert table["top context"].dropna().equals(best.rename("top context"))
+    assert np.array_equal(table["top input"], contexts.inputs[:, 0])
     assert "promoted" not in feature_table(sae)
 
 

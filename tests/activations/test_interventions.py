@@ -94,6 +94,19 @@ def test_padding_does_not_count(gpt2, sae):
     assert same.spliced == pytest.approx(losses.spliced, abs=1e-6)
 
 
+def test_padding_predicts_nothing(gpt2):
+    ids = torch.tensor([[0, 0, 0, 5, 6, 7], [1, 2, 3, 4, 5, 6]])
+    with torch.no_grad():
+        logits = gpt2(ids, attention_mask=(ids != 0).long()).logits
+    # The first token after padding is predicted by padding alone.
+    pairs = [(0, 4), (0, 5), *((1, i) for i in range(1, 6))]
+    expected = np.mean([cross_entropy(logits[i, j - 1], ids[i, j]) for i, j in pairs])
+    _, losses = loss_recovered(
+        gpt2, LAYER, lambda X: X, ids, pad_token_id=0, return_losses=True
+    )
+    assert losses.clean == pytest.approx(expected, abs=1e-6)
+
+
 def test_any_module_with_logits_will_do():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(20, 6), nn.Tanh(), nn.Linear(6, 20))
