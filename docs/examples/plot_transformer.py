@@ -1,0 +1,212 @@
+"""
+Features of a transformer: from a model to trusted features and back
+====================================================================
+
+A small language model learns a language of a few rules: stories keep to one topic, and
+verbs agree with their subjects. Sparse autoencoders (SAEs) learn what its MLP writes.
+We measure what their reconstruction is worth to the model, read features in the
+contexts where they are active, and change the topic of a story with one of them.
+"""
+
+# %%
+# A language and a model
+# ----------------------
+# Nothing says what a story is about but its words.
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from skmfr import MFRSparseAutoencoder
+from skmfr.activations import (
+    ActivationExtractor,
+    feature_table,
+    logit_effects,
+    loss_recovered,
+    steer,
+    top_contexts,
+)
+
+LENGTH = 32
+ADJECTIVES = ["big", "small", "old", "young", "bright", "quiet"]
+TOPICS = {
+    "sea": ("whale shark crab sailor wave boat", "swim sink sail drift"),
+    "farm": ("cow horse farmer hen barn tractor", "graze plough feed milk"),
+    "music": ("singer drummer choir violin song drum", "sing play hum rehearse"),
+    "space": ("rocket planet star comet pilot moon", "orbit land launch shine"),
+    "kitchen": ("cook oven spoon cake knife pan", "bake boil stir taste"),
+}
+
+
+def story(topic: str, rng: np.random.Generator) -> list[str]:
+    """Sentences on a topic, cut to one length."""
+    nouns, verbs = (words.split() for words in TOPICS[topic])
+    words: list[str] = []
+    while len(words) < LENGTH:
+        subject, other = rng.choice(nouns, 2)
+        plural = rng.random() < 0.5
+        verb = rng.choice(verbs)
+        adjective = [rng.choice(ADJECTIVES)] if rng.random() < 0.5 else []
+        words += ["the", *adjective, f"{subject}s" if plural else subject]
+        words += [verb if plural else f"{verb}s", "near", "the", other, "."]
+    return words[:LENGTH]
+
+
+rng = np.random.default_rng(0)
+topics = rng.choice(list(TOPICS), 1500)
+stories = [story(topic, rng) for topic in topics]
+vocabulary = sorted({word for words in stories for word in words})
+number = {word: i for i, word in enumerate(vocabulary)}
+tokens = np.array([[number[word] for word in words] for words in stories])
+train, test = tokens[:1200], tokens[1200:]
+
+
+class Words:
+    """What is needed of a tokenizer here: it goes back."""
+
+    def decode(self, ids) -> str:
+        return " ".join(vocabulary[i] for i in ids)
+
+    def convert_ids_to_tokens(self, ids) -> list[str]:
+        return [vocabulary[i] for i in ids]
+
+
+torch.manual_seed(0)
+config = GPT2Config(
+    vocab_size=len(vocabulary),
+    n_positions=2 * LENGTH,
+    n_embd=64,
+    n_layer=1,
+    n_head=4,
+    bos_token_id=None,
+    eos_token_id=None,
+)
+model = GPT2LMHeadModel(config)
+optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+for _ in range(300):
+    batch = torch.tensor(train)[torch.randint(len(train), (32,))]
+    optimiser.zero_grad()
+    logits = model(batch).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch[:, 1:].flatten()
+    )
+    loss.backward()
+    optimiser.step()
+model.eval()
+
+# %%
+# Features, and what they are worth
+# ---------------------------------
+# The extractor takes the name of a layer, as ``model.named_modules()`` has it; with
+# ``positions="all"`` each token is a sample. Loss recovered is 1 if the model predicts
+# new stories as well with the reconstruction as with the MLP itself, and 0 if as poorly
+# as without it.
+
+LAYER = "transformer.h.0.mlp"
+extractor = ActivationExtractor(model, LAYER, positions="all")
+activations = extractor.fit_transform(train)
+sae = MFRSparseAutoencoder(64, k=4, max_steps=600, random_state=0).fit(activations)
+recovered, losses = loss_recovered(model, LAYER, sae, test, return_losses=True)
+print(f"nats per word: {losses.clean:.3f}, without the MLP {losses.zero:.3f}")
+print(f"with 4 of 64 atoms per word: {losses.spliced:.3f}, recovered {recovered:.4f}")
+print(f"atoms to trust: {sae.trusted_.sum()} of {len(sae.trusted_)}")
+
+# %%
+# Reading atoms
+# -------------
+# One pass finds the contexts where each atom is most active; products with the decoder
+# head tell which words an atom makes likely.
+
+contexts = top_contexts(sae, extractor, train, n_contexts=3, before=4, after=2)
+effects = logit_effects(sae, model, n_tokens=4)
+table = feature_table(sae, contexts=contexts, effects=effects, tokenizer=Words())
+texts = contexts.to_frame(Words()).groupby("atom")["text"]
+for atom, row in table[table["trusted"]].nlargest(6, "agreement").iterrows():
+    print(f"\natom {atom}, agreement {row['agreement']:.2f}", end=", ")
+    print("makes likely:", *row["promoted"])
+    for text in texts.get_group(atom):
+        print("   ", text)
+
+# %%
+# Atoms of topics
+# ---------------
+# The model was never told a topic. Of the trusted atoms that keep to the stories on
+# one, we take the most active.
+
+codes = sae.transform(activations).reshape(*train.shape, -1)
+activity = np.array([codes[topics[:1200] == t].mean(axis=(0, 1)) for t in TOPICS])
+share = activity / activity.sum(axis=0).clip(1e-9)
+atoms = np.where(sae.trusted_ & (share > 0.8), activity, 0).argmax(axis=1)
+
+# %%
+# Changing the topic
+# ------------------
+# Inside ``steer``, an atom has the code that we give it, at every word. The model goes
+# on with 50 new stories after 8 words; we count the topics of the words that it adds.
+
+N_GIVEN = 8
+prompts = torch.tensor(test[:50, :N_GIVEN])
+topic_of = {
+    word + ending: topic
+    for topic, kinds in TOPICS.items()
+    for word in " ".join(kinds).split()
+    for ending in ["", "s"]
+}
+
+
+def continued() -> np.ndarray:
+    """Words that the model adds, (50, 24)."""
+    torch.manual_seed(0)
+    whole = model.generate(
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        max_new_tokens=LENGTH - N_GIVEN,
+        do_sample=True,
+        pad_token_id=0,
+    )
+    return whole[:, N_GIVEN:].numpy()
+
+
+def told(added: np.ndarray) -> list[float]:
+    """Share of each topic in words that have one."""
+    found = [topic_of.get(vocabulary[i]) for i in added.ravel()]
+    n_found = sum(topic is not None for topic in found)
+    return [found.count(topic) / n_found for topic in TOPICS]
+
+
+added = continued()
+shares = {"as it is": told(added)}
+print("story:   ", Words().decode(prompts[0].tolist()))
+print("goes on: ", Words().decode(added[0]))
+for topic, atom in zip(TOPICS, atoms, strict=True):
+    often_reached = np.quantile(codes[..., atom][codes[..., atom] > 0], 0.99)
+    with steer(model, LAYER, sae, atom, 1.5 * often_reached):
+        added = continued()
+    shares[f"atom {atom}"] = told(added)
+    print(f"{topic:>8}:", Words().decode(added[0]))
+
+# %%
+# The atoms follow the topic of a story, and setting one of them changes it. What the
+# model then says is less of a language: an atom that is active at every word is
+# something that it has never seen.
+
+fig, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+names = [f"atom {atom}" for atom in atoms]
+panels = [
+    ("Where atoms are active", names, share[:, atoms].T, "Share of an atom's activity"),
+    ("What steering does", list(shares), list(shares.values()), "Share of added words"),
+]
+for ax, (title, rows, values, label) in zip(axes, panels, strict=True):
+    image = ax.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        color = "white" if value > 0.6 else "black"
+        ax.text(j, i, f"{value:.2f}", ha="center", va="center", color=color)
+    ax.set_xticks(range(len(TOPICS)), list(TOPICS))
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_title(title)
+    fig.colorbar(image, ax=ax, label=label)
+axes[0].set_xlabel("Topic of the story")
+axes[1].set_xlabel("Topic of the words that the model adds")
+axes[1].set_ylabel("Atom that is set")
+plt.show()
