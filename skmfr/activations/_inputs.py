@@ -121,7 +121,7 @@ class Inputs:
         self, model: nn.Module, batch_size: int, start: int = 0
     ) -> Iterator[Batch]:
         """From the given input on, where the model is and in its precision."""
-        put = _Putter(model)
+        put = _Putter(model, isinstance(self.data, Mapping))
         masks = accepts(model, "attention_mask")
         while start < self.n:
             stop = min(start + batch_size, self.n)
@@ -154,9 +154,10 @@ class Inputs:
 class _Putter:
     """Makes tensors of arrays: ids as they are, numbers in the model's precision."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, named: bool):
         self.device, self.dtype = model_device(model), model_dtype(model)
-        self.embeds = n_embeddings(model) is not None
+        # Models of texts and images need not say that they embed ids.
+        self.embeds = named or n_embeddings(model) is not None
 
     def __call__(self, array: np.ndarray) -> Tensor:
         if array.dtype.kind in "iub" and (self.embeds and array.ndim == 2):
@@ -322,8 +323,11 @@ class _Checks(NamedTuple):
                 f"{self.name} must give all arguments for the same inputs, one at "
                 f"least, got numbers of inputs {lengths}."
             )
+        for name, array in data.items():
+            if not array.size:
+                raise ValueError(f"{self.name}[{name!r}] is empty: {array.shape}.")
         ids, mask = data.get("input_ids"), data.get("attention_mask")
-        if ids is not None and ids.ndim == 2 and self.vocabulary is not None:
+        if ids is not None and ids.ndim == 2:
             of_tokens = [n for n, array in data.items() if array.shape == ids.shape]
             data |= {name: data[name][:, : self.max_length] for name in of_tokens}
             ids, mask = data["input_ids"], data.get("attention_mask")

@@ -18,7 +18,13 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPConfig,
+    CLIPModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.activations import ActivationExtractor, steer
@@ -153,6 +159,33 @@ def test_texts_are_tokenized(gpt2):
     expected = ActivationExtractor(gpt2, LAYER).transform([[1, 2, 3], [2, 1], [3, 3]])
     assert np.array_equal(extractor.fit_transform(texts), expected)
     assert np.array_equal(extractor.transform(np.array(texts)), expected)
+
+
+def test_models_of_texts_and_images_take_both():
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
+    text = sizes | {"vocab_size": 20, "max_position_embeddings": 6, "eos_token_id": 2}
+    image = sizes | {"image_size": 8, "patch_size": 4}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=image)).eval()
+    X = {"input_ids": [[3, 4, 2], [5, 6, 2]], "pixel_values": np.ones((2, 3, 8, 8))}
+    layer = "text_model.encoder.layers.0.mlp"
+    rows = ActivationExtractor(model, layer, positions="all").transform(X)
+    kept: list = []
+    hooked = model.get_submodule(layer).register_forward_hook(
+        lambda *arguments: kept.append(arguments[2])
+    )
+    with torch.no_grad():
+        model(torch.tensor(X["input_ids"]), torch.ones(2, 3, 8, 8))
+    hooked.remove()
+    np.testing.assert_allclose(rows, kept[0].flatten(0, 1), atol=1e-6)
+    long = X | {"input_ids": [[3] * 7] * 2}
+    with pytest.raises(ValueError, match="7 tokens.*context is 6"):
+        ActivationExtractor(model, layer).fit(long)
 
 
 def test_modules_without_a_mask_get_no_padding():
@@ -776,6 +809,7 @@ def test_unknown_layers_are_answered_with_like_ones(gpt2, tokens):
         ({"input_ids": [[1]], "attention_mask": []}, ValueError, "same inputs"),
         ({"input_ids": [[1, 2], [3]]}, ValueError, r"X\['input_ids'\].*padding=True"),
         ({"inputs_embeds": [[[np.inf]]]}, ValueError, r"X\['inputs_embeds'\] contains"),
+        ({"input_ids": np.zeros((2, 0))}, ValueError, r"X\['input_ids'\] is empty"),
         ({"input_ids": [["a"]]}, TypeError, r"X\['input_ids'\] must hold numbers"),
     ],
 )
