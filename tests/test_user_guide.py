@@ -82,7 +82,9 @@ def short_fits(monkeypatch):
 @pytest.mark.usefixtures("short_fits")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("page", PAGES)
-def test_code_on_the_page_runs(page):
+def test_code_on_the_page_runs(page, tmp_path, monkeypatch):
+    # Some write files.
+    monkeypatch.chdir(tmp_path)
     blocks = code_blocks(page)
     if not blocks:
         pytest.skip("no code on this page")

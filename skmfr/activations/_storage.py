@@ -10,6 +10,8 @@ from time import monotonic
 
 import numpy as np
 
+from .._files import replacing
+
 # Between two notes of how far it is.
 SECONDS_BETWEEN_NOTES = 10.0
 
@@ -136,12 +138,8 @@ class RowFile:
             "n_inputs": self.n_inputs,
             "n_rows": self.n_rows,
         }
-        fresh = self.note.with_name(self.note.name + ".tmp")
-        try:
+        with replacing(self.note) as fresh:
             fresh.write_text(json.dumps(known))
-            os.replace(fresh, self.note)
-        finally:
-            fresh.unlink(missing_ok=True)
         self._noted = monotonic()
 
     def _damaged(self, file: Path) -> ValueError:
