@@ -1,6 +1,10 @@
 """Training state as plain arrays, and on disk."""
 
-from dataclasses import astuple
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import joblib
@@ -14,6 +18,10 @@ from ._state import Settings, TrainingState, new_state
 
 STACKED = ("encoder", "encoder_bias", "decoder", "decoder_bias")
 TRACKED = ("rates", "idle")
+# Of the files; raised when a fit can no longer go on as it began from an older one.
+FORMAT_VERSION = 1
+# The newest, and the one before, should that be damaged.
+N_KEPT = 2
 
 
 def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
@@ -76,39 +84,114 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: Settings) -> TrainingSt
     return state
 
 
-def checkpoint_path(folder, *content) -> Path:
-    """File for a fit that is told apart from others by hashing its content."""
-    return Path(folder) / f"skmfr-{joblib.hash(content)}.npz"
+class DamagedCheckpoint(ValueError):
+    """A file that is no checkpoint, or no longer."""
 
 
-def save_checkpoint(path: Path, state: TrainingState) -> None:
-    """Write a checkpoint; the file that was there stays until the new one is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = to_arrays(state)
-    with replacing(path) as fresh, open(fresh, "wb") as file:
-        np.savez(file, names=list(arrays), **arrays)  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one fit, in a folder that other fits may share."""
+
+    folder: Path
+    configuration: dict[str, object]
+    """what decides how the fit goes; files are named after it"""
+    circumstances: dict[str, object] = field(default_factory=dict)
+    """what else has to be as it was for the fit to go on"""
+
+    def path(self, step: int) -> Path:
+        """File for the state after so many steps."""
+        return self.folder / f"{self._stem}-{step:09d}.npz"
+
+    def paths(self) -> list[Path]:
+        """The files that there are, the newest first."""
+        return sorted(self.folder.glob(f"{self._stem}-*.npz"), reverse=True)
+
+    @property
+    def _stem(self) -> str:
+        return f"skmfr-{joblib.hash(_as_text(self.configuration))}"
+
+    def save(self, state: TrainingState) -> None:
+        """Write a checkpoint; the last good one stays, whatever goes wrong.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        arrays = to_arrays(state)
+        arrays["version"] = np.array(FORMAT_VERSION)
+        description = _as_text(self.configuration | self.circumstances)
+        arrays["description"] = np.array(json.dumps(description))
+        path = self.path(state.step)
+        with replacing(path) as fresh, open(fresh, "wb") as file:
+            np.savez(file, names=list(arrays), **arrays)  # type: ignore[arg-type]
+        for old in self.paths()[N_KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def load(self, settings: Settings) -> TrainingState | None:
+        """The state in the newest file that can be read, or None if there is no file.
+
+        Raises
+        ------
+        ValueError
+            If no file can be read, or if one is of another version, another
+            configuration or other circumstances.
+
+        Warns
+        -----
+        UserWarning
+            If a file is damaged, and so the one before it is taken.
+        """
+        paths = self.paths()
+        for path in paths[:-1]:
+            try:
+                return self._read(path, settings)
+            except DamagedCheckpoint as error:
+                warnings.warn(f"{error} Taking the one before it.", stacklevel=5)
+        return self._read(paths[-1], settings) if paths else None
+
+    def _read(self, path: Path, settings: Settings) -> TrainingState:
+        with _damage_named(path):
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            # The checksums of a zip file do not cover the names of its members.
+            if set(arrays.pop("names")) != set(arrays):
+                raise ValueError("arrays are missing or have other names")
+            version = int(arrays.pop("version"))
+            found = json.loads(str(arrays.pop("description")))
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"The checkpoint {path} is in version {version} of the format; this "
+                f"skmfr goes on from version {FORMAT_VERSION} only."
+            )
+        wanted = _as_text(self.configuration | self.circumstances)
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                raise ValueError(
+                    f"The checkpoint {path} was written with {name}="
+                    f"{found.get(name)}, but this fit has {name}={value}. Fit as "
+                    "before to go on, or name another checkpoint_dir."
+                )
+        with _damage_named(path):
+            return from_arrays(arrays, settings)
 
 
-def load_checkpoint(path: Path, settings: Settings) -> TrainingState | None:
-    """The state in a checkpoint, or None if there is none.
-
-    Raises
-    ------
-    ValueError
-        If the file is not a checkpoint that can be read.
-    """
-    if not path.exists():
-        return None
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        # The checksums of a zip file do not cover the names of its members.
-        if set(arrays.pop("names")) != set(arrays):
-            raise ValueError("arrays are missing or have other names")
-        return from_arrays(arrays, settings)
+        yield
     # What a broken file makes zipfile and NumPy raise has no common base.
     except Exception as error:
-        raise ValueError(
+        raise DamagedCheckpoint(
             f"The checkpoint {path} in checkpoint_dir cannot be read; remove it to "
-            "train from the start."
+            "train on without it."
         ) from error
+
+
+def _as_text(values: dict[str, object]) -> dict[str, str]:
+    """Values of parameters, the same for NumPy's numbers as for Python's."""
+    return {
+        name: repr(value.item() if isinstance(value, np.generic) else value)
+        for name, value in values.items()
+    }

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from math import ceil
 from numbers import Integral, Real
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import joblib
 import numpy as np
 from scipy import sparse
 from sklearn.base import (
@@ -180,7 +182,11 @@ class MFRSparseAutoencoder(
 
     checkpoint_dir : path-like, default=None
         Folder to write the state of training to. A fit with the same parameters,
-        integer `random_state` and data goes on from there. None writes nothing.
+        integer `random_state` and data goes on from there, and ends with the same
+        bytes (CPU) as if it had never stopped. The last two states are kept: if the
+        newest cannot be read, a fit warns and takes the one before. Fits with other
+        parameters or data, such as those of a grid search, may share the folder; none
+        goes on from another's. None writes nothing.
 
     checkpoint_every : int, default=None
         Number of steps between checkpoints. None means 500.
@@ -471,7 +477,6 @@ class MFRSparseAutoencoder(
     def _learn(self, X: np.ndarray, *, continued: bool, one_pass: bool) -> None:
         """Train from the start or go on, for a whole schedule or for one pass."""
         from ._batches import Batches, Standardiser
-        from ._checkpoint import checkpoint_path, load_checkpoint
         from ._schedule import Plateau, Schedule
         from ._state import new_state, untrained
 
@@ -505,25 +510,12 @@ class MFRSparseAutoencoder(
             )
             state.begin(schedule, Plateau(self.tol, self.n_iter_no_change))
 
-        checkpoint = None
+        checkpoints = None
         if self.checkpoint_dir is not None and not one_pass:
-            decisive = {
-                name: value
-                for name, value in self.get_params().items()
-                if name not in INDIFFERENT_TO_TRAINING
-            }
-            checkpoint = checkpoint_path(
-                self.checkpoint_dir,
-                decisive,
-                settings.for_pursuit,
-                self._seed,
-                state.n_steps,
-                # A memmap is the same data as an array in memory.
-                np.asarray(X),
-            )
-            state = load_checkpoint(checkpoint, settings) or state
+            checkpoints = self._checkpoints(settings, state, X)
+            state = checkpoints.load(settings) or state
 
-        self._train(state, batches, settings, validation, checkpoint, one_pass)
+        self._train(state, batches, settings, validation, checkpoints, one_pass)
         for name, value in self._fitted(state, settings, X.dtype).items():
             setattr(self, name, value)
         self._trained = self._kept(state, moments=one_pass or self.warm_start)
@@ -533,9 +525,30 @@ class MFRSparseAutoencoder(
             self.n_iter_ = ceil(state.step / batches.per_epoch)
             self._warn_of_failure(state, settings)
 
-    def _train(self, state, batches, settings, validation, checkpoint, one_pass):
+    def _checkpoints(self, settings, state, X: np.ndarray):
+        """The checkpoints of a fit that begins with this state."""
+        from ._checkpoint import Checkpoints
+
+        decisive = {
+            name: value
+            for name, value in self.get_params().items()
+            if name not in INDIFFERENT_TO_TRAINING
+        }
+        return Checkpoints(
+            Path(self.checkpoint_dir),
+            decisive
+            | {
+                "for_pursuit": settings.for_pursuit,
+                "seed": self._seed,
+                "n_steps_": state.n_steps,
+                "dictionaries_": joblib.hash(state.ensemble.decoder.cpu().numpy()),
+                # A memmap is the same data as an array in memory.
+                "X": joblib.hash(np.asarray(X)),
+            },
+        )
+
+    def _train(self, state, batches, settings, validation, checkpoints, one_pass):
         """Run the training loop, watched, saved, and open to interruption."""
-        from ._checkpoint import save_checkpoint
         from ._progress import EpochCallbacks, Watch
         from ._training import due, train
 
@@ -552,8 +565,8 @@ class MFRSparseAutoencoder(
 
         def after_step(state) -> bool:
             watch(state)
-            if checkpoint is not None and due(state.step, every):
-                save_checkpoint(checkpoint, state)
+            if checkpoints is not None and due(state.step, every):
+                checkpoints.save(state)
             return epochs is not None and epochs(state)
 
         with Watch(settings, self.verbose, self.callback) as watch:

@@ -1,18 +1,15 @@
 """Checkpoints that come back whole, or not at all."""
 
 import io
+import json
 import pickle
+import resource
 
 import numpy as np
 import pytest
 
 from skmfr._batches import Batches, Standardiser
-from skmfr._checkpoint import (
-    checkpoint_path,
-    load_checkpoint,
-    save_checkpoint,
-    to_arrays,
-)
+from skmfr._checkpoint import FORMAT_VERSION, Checkpoints, to_arrays
 from skmfr._schedule import Plateau, Schedule
 from skmfr._state import new_state, untrained
 from skmfr._training import train
@@ -39,6 +36,11 @@ def settings(make_settings):
     return make_settings(n_components=6, n_saes=2, alpha=0.1)
 
 
+@pytest.fixture
+def checkpoints(tmp_path):
+    return Checkpoints(tmp_path / "fits", {"k": 3, "alpha": 0.1})
+
+
 def assert_same(arrays, expected):
     assert arrays.keys() == expected.keys()
     for name, array in expected.items():
@@ -49,16 +51,17 @@ def assert_same(arrays, expected):
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("matching", ["hungarian", "max"])
-def test_state_comes_back_from_disk_as_it_was(tmp_path, make_settings, tied, matching):
+def test_state_comes_back_from_disk_as_it_was(
+    checkpoints, make_settings, tied, matching
+):
     settings = make_settings(
         n_saes=3, n_witnesses=1, alpha=0.1, tied=tied, matching=matching
     )
     state = state_after(12, settings)
     state.n_reinits[1] = 2
     state.plateau.ends_with(0.5)
-    path = tmp_path / "new folder" / "state.npz"
-    save_checkpoint(path, state)
-    loaded = load_checkpoint(path, settings)
+    checkpoints.save(state)
+    loaded = checkpoints.load(settings)
 
     assert_same(to_arrays(loaded), to_arrays(state))
     assert loaded.schedule == state.schedule
@@ -70,18 +73,16 @@ def test_state_comes_back_from_disk_as_it_was(tmp_path, make_settings, tied, mat
         np.testing.assert_array_equal(one, other)
 
 
-def test_state_before_the_first_step_comes_back(tmp_path, settings):
+def test_state_before_the_first_step_comes_back(checkpoints, settings):
     state = state_after(1, settings)
     fresh = new_state(state.ensemble, settings)
-    path = tmp_path / "state.npz"
-    save_checkpoint(path, fresh)
-    assert_same(to_arrays(load_checkpoint(path, settings)), to_arrays(fresh))
+    checkpoints.save(fresh)
+    assert_same(to_arrays(checkpoints.load(settings)), to_arrays(fresh))
 
 
-def test_loaded_parameters_are_those_that_the_optimiser_changes(tmp_path, settings):
-    path = tmp_path / "state.npz"
-    save_checkpoint(path, state_after(3, settings))
-    state = load_checkpoint(path, settings)
+def test_loaded_parameters_are_those_that_the_optimiser_changes(checkpoints, settings):
+    checkpoints.save(state_after(3, settings))
+    state = checkpoints.load(settings)
     for i in range(2):
         names = ("encoder", "encoder_bias", "decoder", "decoder_bias")
         for name, parameter in zip(names, state.parameters(i), strict=True):
@@ -89,42 +90,118 @@ def test_loaded_parameters_are_those_that_the_optimiser_changes(tmp_path, settin
             assert parameter.data_ptr() == own.data_ptr()
 
 
-def test_no_file_is_no_state(tmp_path, settings):
-    assert load_checkpoint(tmp_path / "state.npz", settings) is None
+def test_no_file_is_no_state(checkpoints, settings):
+    assert checkpoints.load(settings) is None
+
+
+def test_the_newest_two_are_kept_and_the_newest_is_taken(checkpoints, settings):
+    for n_steps in (3, 6, 9, 12):
+        checkpoints.save(state_after(n_steps, settings))
+    assert checkpoints.paths() == [checkpoints.path(12), checkpoints.path(9)]
+    assert sorted(checkpoints.folder.iterdir()) == sorted(checkpoints.paths())
+    assert checkpoints.load(settings).step == 12
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_interrupted_write_leaves_the_old_file_and_no_other(
-    tmp_path, settings, monkeypatch, error
+def test_interrupted_write_leaves_the_old_files_and_no_other(
+    checkpoints, settings, monkeypatch, error
 ):
-    path = tmp_path / "state.npz"
-    save_checkpoint(path, state_after(3, settings))
-    before = path.read_bytes()
+    for n_steps in (3, 6):
+        checkpoints.save(state_after(n_steps, settings))
+    before = {path: path.read_bytes() for path in checkpoints.folder.iterdir()}
 
     def half_written(file, **arrays):
-        file.write(before[: len(before) // 2])
+        file.write(b"half")
         raise error
 
     monkeypatch.setattr(np, "savez", half_written)
-    state = state_after(6, settings)
+    state = state_after(9, settings)
     with pytest.raises(type(error)):
-        save_checkpoint(path, state)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+        checkpoints.save(state)
+    assert {path: path.read_bytes() for path in checkpoints.folder.iterdir()} == before
 
 
-def test_new_checkpoint_replaces_the_old_one(tmp_path, settings):
-    path = tmp_path / "state.npz"
-    for n_steps in (3, 6):
-        save_checkpoint(path, state_after(n_steps, settings))
-    assert load_checkpoint(path, settings).step == 6
-    assert list(tmp_path.iterdir()) == [path]
+def test_a_disk_without_room_raises_and_keeps_the_last_checkpoint(
+    checkpoints, settings
+):
+    checkpoints.save(state_after(3, settings))
+    state = state_after(6, settings)
+    (path,) = checkpoints.paths()
+    # The system's own refusal, half-way through the file.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoints.save(state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(checkpoints.folder.iterdir()) == [path]
+    assert checkpoints.load(settings).step == 3
+    checkpoints.save(state)
+    assert checkpoints.load(settings).step == 6
 
 
-def assert_refused(path, content, settings):
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="state.npz.*cannot be read"):
-        load_checkpoint(path, settings)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(checkpoints, settings):
+    states = [state_after(n_steps, settings) for n_steps in (3, 6)]
+    for state in states:
+        checkpoints.save(state)
+    newest = checkpoints.path(6)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match=rf"{newest.name}.*cannot be read.*before it"):
+        loaded = checkpoints.load(settings)
+    assert_same(to_arrays(loaded), to_arrays(states[0]))
+    checkpoints.path(3).write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match=newest.name),
+        pytest.raises(ValueError, match=f"{checkpoints.path(3).name}.*cannot be read"),
+    ):
+        checkpoints.load(settings)
+
+
+def test_a_checkpoint_of_another_version_is_refused_by_name(checkpoints, settings):
+    arrays = saved_arrays(checkpoints, settings)
+    version = FORMAT_VERSION + 1
+    checkpoints.path(3).write_bytes(npz(arrays | {"version": np.array(version)}))
+    message = f"version {version} .* version {FORMAT_VERSION} only"
+    with pytest.raises(ValueError, match=message):
+        checkpoints.load(settings)
+
+
+def test_a_checkpoint_under_the_name_of_another_is_refused(checkpoints, settings):
+    checkpoints.save(state_after(3, settings))
+    other = Checkpoints(checkpoints.folder, checkpoints.configuration | {"k": 4})
+    assert other.load(settings) is None
+    checkpoints.path(3).rename(other.path(3))
+    with pytest.raises(ValueError, match=r"with k=3, but this fit has k=4"):
+        other.load(settings)
+
+
+def test_other_circumstances_are_refused_and_named(checkpoints, settings):
+    here, there = (
+        Checkpoints(
+            checkpoints.folder, checkpoints.configuration, {"world_size": world_size}
+        )
+        for world_size in (2, 3)
+    )
+    here.save(state_after(3, settings))
+    assert here.load(settings).step == 3
+    message = "with world_size=2, but this fit has world_size=3"
+    with pytest.raises(ValueError, match=message):
+        there.load(settings)
+
+
+def assert_refused(checkpoints, content, settings):
+    checkpoints.folder.mkdir(exist_ok=True)
+    checkpoints.path(3).write_bytes(content)
+    with pytest.raises(ValueError, match="0003.npz.*cannot be read"):
+        checkpoints.load(settings)
+
+
+def saved_arrays(checkpoints, settings):
+    """What is in the file after three steps."""
+    checkpoints.save(state_after(3, settings))
+    with np.load(checkpoints.path(3)) as file:
+        return dict(file)
 
 
 def npz(arrays):
@@ -139,18 +216,17 @@ def npy(array):
     return file.getvalue()
 
 
-def test_truncated_checkpoint_is_refused(tmp_path, settings):
-    path = tmp_path / "state.npz"
-    save_checkpoint(path, state_after(3, settings))
-    whole = path.read_bytes()
+def test_truncated_checkpoint_is_refused(checkpoints, settings):
+    checkpoints.save(state_after(3, settings))
+    whole = checkpoints.path(3).read_bytes()
     for length in [0, 1, 2, 4, 100, *range(500, len(whole), 997), len(whole) - 1]:
-        assert_refused(path, whole[:length], settings)
+        assert_refused(checkpoints, whole[:length], settings)
 
 
-def test_checkpoint_with_a_flipped_bit_is_refused_or_as_it_was(tmp_path, settings):
-    path = tmp_path / "state.npz"
+def test_checkpoint_with_a_flipped_bit_is_refused_or_as_it_was(checkpoints, settings):
     state = state_after(3, settings)
-    save_checkpoint(path, state)
+    checkpoints.save(state)
+    path = checkpoints.path(3)
     whole, expected = path.read_bytes(), to_arrays(state)
     n_refused = 0
     # The directory at the end of the file, where a flip makes an array vanish, and a
@@ -162,9 +238,9 @@ def test_checkpoint_with_a_flipped_bit_is_refused_or_as_it_was(tmp_path, setting
         content[place] ^= 1 << place % 8
         path.write_bytes(content)
         try:
-            loaded = load_checkpoint(path, settings)
+            loaded = checkpoints.load(settings)
         except ValueError as error:
-            assert "state.npz" in str(error)  # noqa: PT017
+            assert path.name in str(error)  # noqa: PT017
             n_refused += 1
         else:
             # Dates and permissions of the archive's members may be anything.
@@ -172,56 +248,55 @@ def test_checkpoint_with_a_flipped_bit_is_refused_or_as_it_was(tmp_path, setting
     assert n_refused > len(places) / 2
 
 
-def test_pickles_are_refused_and_not_run(tmp_path, settings):
+def test_pickles_are_refused_and_not_run(tmp_path, checkpoints, settings):
     class Harmful:
         def __reduce__(self):
             return (tmp_path / "was run").touch, ()
 
-    path = tmp_path / "state.npz"
-    arrays = to_arrays(state_after(3, settings))
+    arrays = saved_arrays(checkpoints, settings)
     harmful = np.array([Harmful()], dtype=object)
-    assert_refused(path, npz(arrays | {"n_reinits": harmful}), settings)
-    assert_refused(path, pickle.dumps(Harmful()), settings)
-    assert list(tmp_path.iterdir()) == [path]
+    assert_refused(checkpoints, npz(arrays | {"n_reinits": harmful}), settings)
+    assert_refused(checkpoints, pickle.dumps(Harmful()), settings)
+    assert list(tmp_path.iterdir()) == [checkpoints.folder]
 
 
 @pytest.mark.parametrize(
     "content",
     [b"no archive at all", npy(np.arange(3)), npz({"other": np.arange(3)}), npz({})],
 )
-def test_files_of_another_kind_are_refused(tmp_path, settings, content):
-    assert_refused(tmp_path / "state.npz", content, settings)
+def test_files_of_another_kind_are_refused(checkpoints, settings, content):
+    assert_refused(checkpoints, content, settings)
 
 
-@pytest.mark.parametrize("name", ["schedule", "plateau", "n_reinits", "decoder"])
-def test_checkpoint_that_lacks_an_array_is_refused(tmp_path, settings, name):
-    arrays = to_arrays(state_after(3, settings))
+@pytest.mark.parametrize(
+    "name", ["schedule", "plateau", "n_reinits", "decoder", "version", "description"]
+)
+def test_checkpoint_that_lacks_an_array_is_refused(checkpoints, settings, name):
+    arrays = saved_arrays(checkpoints, settings)
     del arrays[name]
-    assert_refused(tmp_path / "state.npz", npz(arrays), settings)
+    arrays["names"] = list(set(arrays) - {"names"})
+    assert_refused(checkpoints, npz(arrays), settings)
 
 
 @pytest.mark.parametrize("name", ["schedule", "plateau"])
-def test_checkpoint_with_fewer_numbers_is_refused(tmp_path, settings, name):
-    arrays = to_arrays(state_after(3, settings))
+def test_checkpoint_with_fewer_numbers_is_refused(checkpoints, settings, name):
+    arrays = saved_arrays(checkpoints, settings)
     arrays[name] = arrays[name][:-1]
-    assert_refused(tmp_path / "state.npz", npz(arrays), settings)
+    assert_refused(checkpoints, npz(arrays), settings)
 
 
-def test_path_tells_parameters_and_data_apart(tmp_path):
-    X = np.random.default_rng(0).standard_normal((50, 3))
-    other = X.copy()
-    other[17, 1] += 1e-15
-    paths = {
-        checkpoint_path(tmp_path, *content)
-        for content in [
-            ({"k": 3}, 0, X),
-            ({"k": 4}, 0, X),
-            ({"k": 3}, 1, X),
-            ({"k": 3}, 0, X[:-1]),
-            ({"k": 3}, 0, other),
-            ({"k": 3}, 0, X.astype(np.float32)),
-        ]
-    }
-    assert len(paths) == 6
-    assert checkpoint_path(tmp_path, {"k": 3}, 0, X.copy()) in paths
-    assert all(path.parent == tmp_path for path in paths)
+def test_names_tell_configurations_apart(tmp_path):
+    usual = {"k": 3, "alpha": 0.1, "matching": "max", "seed": None}
+    changes = [{}, {"k": 4}, {"alpha": 0.1 + 1e-15}, {"matching": "hungarian"}]
+    changes += [{"seed": 0}, {"alpha": np.float32(0.1)}, {"k": "3"}]
+    paths = {Checkpoints(tmp_path, usual | each).path(3) for each in changes}
+    assert len(paths) == len(changes)
+    # As grids of parameters have them.
+    numpy = {"k": np.int64(3), "alpha": np.float64(0.1), "matching": np.str_("max")}
+    assert Checkpoints(tmp_path, usual | numpy).path(3) in paths
+
+
+def test_a_checkpoint_says_what_it_is_of(checkpoints, settings):
+    arrays = saved_arrays(checkpoints, settings)
+    description = json.loads(str(arrays["description"]))
+    assert description == {"k": "3", "alpha": "0.1"}

@@ -1,6 +1,9 @@
 """The contract of the estimator: parameters, methods, fitted attributes."""
 
 import pickle
+import signal
+import subprocess
+import sys
 import warnings
 
 import joblib
@@ -507,11 +510,63 @@ def test_a_fit_resumes_from_its_checkpoint_to_the_same_bytes(tmp_path):
     parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 10}
     with pytest.raises(Killed):
         small(callback=kill, **parameters).fit(X)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.iterdir())) == 2
 
     steps = []
     resumed = small(callback=lambda step, info: steps.append(step), **parameters).fit(X)
     assert steps[0] == 31
+    assert same_state(resumed, small().fit(X))
+
+
+KILLED_FIT = """
+import os, signal, sys
+import numpy as np
+from skmfr import MFRSparseAutoencoder
+
+X, folder, place = np.load(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def die_at(step, info):
+    if step == int(place):
+        die()
+
+def write_half_and_die(file, **arrays):
+    file.write(bytes(1000))
+    file.flush()
+    die()
+
+replace, savez = os.replace, np.savez
+
+def after_the_second(step, info):
+    if step == 20:
+        if place == "writing":
+            np.savez = write_half_and_die
+        if place == "replacing":
+            os.replace = die
+
+MFRSparseAutoencoder(
+    32, k=4, max_steps=60, random_state=0, checkpoint_dir=folder, checkpoint_every=7,
+    callback=die_at if place.isdigit() else after_the_second,
+).fit(X)
+"""
+
+
+@pytest.mark.parametrize("place", ["37", "writing", "replacing"])
+def test_a_fit_killed_anywhere_ends_with_the_same_bytes(tmp_path, place):
+    np.save(tmp_path / "X.npy", X)
+    folder = tmp_path / "fits"
+    arguments = [sys.executable, "-c", KILLED_FIT, tmp_path / "X.npy", folder, place]
+    assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
+
+    steps = []
+    resumed = small(
+        checkpoint_dir=folder,
+        checkpoint_every=7,
+        callback=lambda step, info: steps.append(step),
+    ).fit(X)
+    assert steps[0] == (36 if place == "37" else 15)
     assert same_state(resumed, small().fit(X))
 
 
@@ -520,7 +575,7 @@ def test_a_fit_resumes_with_the_same_data_as_a_memmap(tmp_path):
     parameters = {"checkpoint_dir": tmp_path / "fits", "checkpoint_every": 30}
     small(**parameters).fit(X)
     small(**parameters).fit(np.load(tmp_path / "X.npy", mmap_mode="r"))
-    assert len(list((tmp_path / "fits").iterdir())) == 1
+    assert len(list((tmp_path / "fits").iterdir())) == 2
 
 
 def test_checkpoints_of_other_data_or_parameters_are_not_resumed(tmp_path):
@@ -530,15 +585,34 @@ def test_checkpoints_of_other_data_or_parameters_are_not_resumed(tmp_path):
     other_alpha = small(alpha=0.3, **parameters).fit(X)
     assert same_state(other_data, small().fit(X[:500]))
     assert same_state(other_alpha, small(alpha=0.3).fit(X))
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 3 * 2
 
 
-def test_a_broken_checkpoint_is_refused(tmp_path):
+def test_checkpoints_of_another_past_are_not_resumed(tmp_path):
+    def continued(first, **parameters):
+        sae = small(warm_start=True).fit(first)
+        return sae.set_params(**parameters).fit(X)
+
     parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 30}
-    small(**parameters).fit(X)
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=path.name):
+    continued(X[:300], **parameters)
+    assert same_state(continued(X[300:], **parameters), continued(X[300:]))
+
+
+def test_broken_checkpoints_are_passed_over_or_refused(tmp_path):
+    parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 20}
+    expected = small(**parameters).fit(X)
+    before, newest = sorted(tmp_path.iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match=newest.name) as caught:
+        resumed = small(**parameters).fit(X)
+    assert caught[0].filename == __file__
+    assert same_state(resumed, expected)
+    for path in (before, newest):
+        path.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match=newest.name),
+        pytest.raises(ValueError, match=before.name),
+    ):
         small(**parameters).fit(X)
 
 
