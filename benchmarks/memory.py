@@ -1,8 +1,10 @@
 """Private memory of a fit on data that are larger.
 
-``python -m benchmarks.memory --gigabytes 4`` writes a float32 array of that size to a
-temporary file, fits it as a memmap, and prints the largest RssAnon seen (private
+``python -m benchmarks.memory --gigabytes 4`` writes float32 data of that size to a
+temporary folder, fits them as a memmap, and prints the largest RssAnon seen (private
 memory; pages of the mapped file do not count, for the system drops them at will).
+``--storage shards`` writes files of 256 MB, ``--storage zarr`` chunks of 16 MB; several
+sizes, such as ``--gigabytes 1 2 4``, show the growth, each in a process of its own.
 ``--n-features 768 --n-components 24576 --n-saes 1 --k 32 --max-steps 20`` is the size
 of an SAE for GPT-2 Small.  Linux only.
 """
@@ -10,12 +12,17 @@ of an SAE for GPT-2 Small.  Linux only.
 import argparse
 import tempfile
 import threading
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter, sleep
 
 import numpy as np
 
 from skmfr import MFRSparseAutoencoder
+
+SHARD_BYTES = 1 << 28
+CHUNK_BYTES = 1 << 24
 
 
 def private_bytes() -> int:
@@ -40,28 +47,39 @@ class PeakMemory(threading.Thread):
             sleep(0.01)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gigabytes", type=float, default=4.0)
-    parser.add_argument("--n-features", type=int, default=256)
-    parser.add_argument("--n-components", type=int, help="four times the features")
-    parser.add_argument("--n-saes", type=int, default=3, help="and one witness")
-    parser.add_argument("--k", type=int, default=8)
-    parser.add_argument("--max-steps", type=int, default=200)
-    arguments = parser.parse_args()
-    n_samples = int(arguments.gigabytes * 2**30 / 4 / arguments.n_features)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "X.npy"
-        X = np.lib.format.open_memmap(
-            path, "w+", np.float32, (n_samples, arguments.n_features)
-        )
-        rng = np.random.default_rng(0)
-        for block in np.array_split(np.arange(n_samples), 64):
-            X[block] = rng.standard_normal((len(block), X.shape[1]), dtype=np.float32)
-        X.flush()
-        del X, block
+def written(folder: Path, storage: str, n_samples: int, n_features: int):
+    """Random data of this shape on disk, as they are given to `fit`."""
+    rng = np.random.default_rng(0)
+    rows_per_shard = SHARD_BYTES // (4 * n_features)
+    starts = range(0, n_samples, rows_per_shard)
+    shape = n_samples, n_features
+    paths = []
+    if storage == "memmap":
+        X = np.lib.format.open_memmap(folder / "X.npy", "w+", np.float32, shape)
+    elif storage == "zarr":
+        import zarr
 
-        mapped = np.load(path, mmap_mode="r")
+        chunks = CHUNK_BYTES // (4 * n_features), n_features
+        X = zarr.create_array(folder / "X.zarr", shape=shape, chunks=chunks, dtype="f4")
+    for start in starts:
+        n_rows = min(rows_per_shard, n_samples - start)
+        rows = rng.standard_normal((n_rows, n_features), dtype=np.float32)
+        if storage == "shards":
+            paths.append(folder / f"{start:012d}.npy")
+            np.save(paths[-1], rows)
+        else:
+            X[start : start + n_rows] = rows
+    if storage == "memmap":
+        X.flush()
+        return np.load(folder / "X.npy", mmap_mode="r")
+    return paths or X
+
+
+def measure(gigabytes: float, arguments: argparse.Namespace) -> str:
+    """Fit data of this size, and say what it took."""
+    n_samples = int(gigabytes * 2**30 / 4 / arguments.n_features)
+    with tempfile.TemporaryDirectory() as folder:
+        X = written(Path(folder), arguments.storage, n_samples, arguments.n_features)
         before = private_bytes()
         memory = PeakMemory()
         memory.start()
@@ -72,15 +90,32 @@ def main() -> None:
             k=arguments.k,
             max_steps=arguments.max_steps,
             random_state=0,
-        ).fit(mapped)
+        ).fit(X)
         seconds = perf_counter() - began
         memory.running = False
         memory.join()
-        print(
-            f"{mapped.nbytes / 2**30:.1f} GiB of data: RssAnon "
-            f"{before / 2**30:.2f} GiB before, {memory.peak / 2**30:.2f} GiB at most; "
-            f"{seconds:.0f} s"
-        )
+    return (
+        f"{gigabytes:.1f} GiB of data, {arguments.storage}: RssAnon "
+        f"{before / 2**30:.2f} GiB before, {memory.peak / 2**30:.3f} GiB at most; "
+        f"{seconds:.0f} s"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[4.0])
+    parser.add_argument(
+        "--storage", choices=["memmap", "shards", "zarr"], default="memmap"
+    )
+    parser.add_argument("--n-features", type=int, default=256)
+    parser.add_argument("--n-components", type=int, help="four times the features")
+    parser.add_argument("--n-saes", type=int, default=3, help="and one witness")
+    parser.add_argument("--k", type=int, default=8)
+    parser.add_argument("--max-steps", type=int, default=200)
+    arguments = parser.parse_args()
+    for gigabytes in arguments.gigabytes:
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            print(process.submit(measure, gigabytes, arguments).result(), flush=True)
 
 
 if __name__ == "__main__":

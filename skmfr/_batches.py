@@ -1,26 +1,53 @@
 """Reading data: standardisation, and batches by number."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
 
+import joblib
 import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from ._random import BATCHES, DONORS, random_numbers
+from ._random import BATCHES, CHUNKS, DONORS, random_numbers
+from ._sources import Source, chunk_starts, in_memory
 from .metrics import _variance
 
 BLOCK_BYTES = 1 << 26
+# Of more data on disk than so many blocks, only that many are hashed.
+HASHED_BLOCKS = 8
 
 
-def row_blocks(X: np.ndarray, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+def row_blocks(
+    X: np.ndarray | Source, rows: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """The given rows of X, or all, in blocks of at most 64 MB."""
-    n_rows = max(1, BLOCK_BYTES // max(1, X.shape[1] * X.dtype.itemsize))
-    n_samples = len(X) if rows is None else len(rows)
-    for start in range(0, n_samples, n_rows):
-        block = slice(start, start + n_rows)
+    for block in _row_slices(X, len(X) if rows is None else len(rows)):
         yield np.asarray(X[block if rows is None else rows[block]])
+
+
+def _row_slices(X: np.ndarray | Source, n_rows: int) -> list[slice]:
+    n_each = max(1, BLOCK_BYTES // max(1, X.shape[1] * X.dtype.itemsize))
+    return [slice(start, start + n_each) for start in range(0, n_rows, n_each)]
+
+
+def fingerprint(X: np.ndarray | Source) -> str:
+    """Tells data apart, and chunks, on which batches depend; not where the data are.
+
+    Arrays in memory, and up to 512 MB on disk, are hashed whole.  Of more on disk, the
+    shape and eight blocks of 64 MB: the first, the last, and others at equal distances.
+    """
+    blocks = _row_slices(X, len(X))
+    if len(blocks) > HASHED_BLOCKS and not in_memory(X):
+        chosen = np.linspace(0, len(blocks) - 1, HASHED_BLOCKS).astype(int)
+        blocks = [blocks[i] for i in chosen]
+    hashes = [joblib.hash(np.ascontiguousarray(X[block])) for block in blocks]
+    starts = chunk_starts(X)
+    chunks = (starts, X.n_mixed) if isinstance(X, Source) and len(starts) > 2 else None
+    return joblib.hash((X.shape, hashes, chunks))
 
 
 @dataclass(frozen=True)
@@ -38,7 +65,9 @@ class Standardiser:
     """(n_features,), standard deviation of each feature after that"""
 
     @classmethod
-    def of(cls, X: np.ndarray, rows: np.ndarray | None = None) -> "Standardiser":
+    def of(
+        cls, X: np.ndarray | Source, rows: np.ndarray | None = None
+    ) -> "Standardiser":
         """Statistics of some rows of X; constant data are centred only."""
         moments = StandardScaler()
         for block in row_blocks(X, rows):
@@ -66,65 +95,178 @@ class Batches:
     The epochs, each a new permutation, are strung together and cut into batches of one
     size, so that no batch is small and all samples are seen equally often.  A batch
     depends on the seed, the key and its number only.
+
+    Data that can only be read in chunks are permuted in two steps: all chunks, and then
+    the samples of a few chunks that follow one another, and are read together.
     """
 
-    X: np.ndarray
-    rows: np.ndarray
-    """(n_rows,) the samples to draw from"""
+    X: np.ndarray | Source
+    rows: np.ndarray | None
+    """(n_rows,) the samples to draw from, sorted; None means all"""
     batch_size: int
     shuffle: bool
     seed: int
     key: int = 0
     """tells passes over the data with one seed apart"""
-    _orders: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self):
-        self.batch_size = min(self.batch_size, len(self.rows))
-        draw = random_numbers(self.seed, DONORS)
-        self.for_witnesses = draw.permutation(len(self.X)) % 2 == 1
-        """(n_samples,), which samples may give atoms to witnesses; the others to the
-        group, so that no atom is in both because of one sample"""
+        self.starts = chunk_starts(self.X)
+        """(n_chunks + 1,)"""
+        bounds = self.starts
+        if self.rows is not None:
+            bounds = np.searchsorted(self.rows, self.starts)
+        self.sizes = np.diff(bounds)
+        """(n_chunks,), samples to draw from each chunk"""
+        self.n_rows = int(self.sizes.sum())
+        self.batch_size = min(self.batch_size, self.n_rows)
+        self._chunk_orders: dict[int, np.ndarray] = {}
+        self._orders: dict[tuple[int, int], np.ndarray] = {}
+        self._halves: dict[int, np.ndarray] = {}
+        # One thread reads ahead while another trains.
+        self._lock = Lock()
 
     @property
     def per_epoch(self) -> float:
         """Batches in an epoch, a fraction if the last one reaches into the next."""
-        return len(self.rows) / self.batch_size
+        return self.n_rows / self.batch_size
 
-    def order(self, epoch: int) -> np.ndarray:
-        """The samples in the order of an epoch."""
-        if epoch not in self._orders:
-            order = self.rows
+    @property
+    def n_mixed(self) -> int:
+        """Chunks whose samples are shuffled together."""
+        return getattr(self.X, "n_mixed", None) or 1
+
+    def in_chunk(self, chunk: int) -> np.ndarray:
+        """The samples to draw from a chunk, an array of its own."""
+        start, stop = self.starts[chunk : chunk + 2]
+        if self.rows is None:
+            # Half the memory, where there is one chunk with all samples.
+            dtype = np.int32 if stop <= np.iinfo(np.int32).max else np.int64
+            return np.arange(start, stop, dtype=dtype)
+        return self.rows[slice(*np.searchsorted(self.rows, [start, stop]))].copy()
+
+    def chunk_order(self, epoch: int) -> np.ndarray:
+        """The chunks in the order of an epoch."""
+        if epoch not in self._chunk_orders:
+            order = np.flatnonzero(self.sizes)
             if self.shuffle:
-                draw = random_numbers(self.seed, BATCHES, self.key, epoch)
-                order = draw.permutation(order)
-            # A batch reaches into two epochs at most.
-            self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
-            self._orders[epoch] = order
-        return self._orders[epoch]
+                random_numbers(self.seed, CHUNKS, self.key, epoch).shuffle(order)
+            _keep(self._chunk_orders, epoch, order)
+        return self._chunk_orders[epoch]
+
+    def order(self, epoch: int, lot: int = 0) -> np.ndarray:
+        """The samples of a lot of mixed chunks in the order of an epoch."""
+        if (epoch, lot) not in self._orders:
+            chunks = self.chunk_order(epoch)[lot * self.n_mixed :][: self.n_mixed]
+            parts = [self.in_chunk(chunk) for chunk in chunks.tolist()]
+            order = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            if self.shuffle:
+                key = (lot,) if len(self.sizes) > 1 else ()
+                draw = random_numbers(self.seed, BATCHES, self.key, epoch, *key)
+                draw.shuffle(order)
+            _keep(self._orders, (epoch, lot), order)
+        return self._orders[epoch, lot]
 
     def samples(self, number: int) -> np.ndarray:
         """Which samples are in a batch, (batch_size,), in the order of the data.
 
         Their order in a batch does not matter, and so a memmap is read forward.
         """
-        epoch, start = divmod(number * self.batch_size, len(self.rows))
-        chosen = self.order(epoch)[start : start + self.batch_size]
-        missing = self.batch_size - len(chosen)
-        if missing:
-            chosen = np.concatenate([chosen, self.order(epoch + 1)[:missing]])
-        return np.sort(chosen)
+        place, missing = number * self.batch_size, self.batch_size
+        parts = []
+        with self._lock:
+            while missing:
+                epoch, begin = divmod(place, self.n_rows)
+                sizes = self.sizes[self.chunk_order(epoch)]
+                firsts = range(0, len(sizes), self.n_mixed)
+                ends = np.cumsum(np.add.reduceat(sizes, firsts))
+                lot = int(np.searchsorted(ends, begin, side="right"))
+                order = self.order(epoch, lot)
+                begin += len(order) - ends[lot]
+                parts.append(order[begin : begin + missing])
+                place += len(parts[-1])
+                missing -= len(parts[-1])
+        return np.sort(np.concatenate(parts))
 
     def __getitem__(self, number: int) -> np.ndarray:
         """A copy of the samples in a batch, (batch_size, n_features)."""
-        return np.take(self.X, self.samples(number), axis=0)
+        return self.X[self.samples(number)]
+
+    def in_turn(self, first: int, last: int) -> Generator[np.ndarray, None, None]:
+        """Batches from the first to before the last.
+
+        Unless X is in memory, a thread reads them ahead; closing the iterator ends it.
+        """
+        if in_memory(self.X):
+            yield from (self[number] for number in range(first, last))
+            return
+        batch_bytes = self.batch_size * self.X.shape[1] * self.X.dtype.itemsize
+        n_ahead = max(2, BLOCK_BYTES // batch_bytes)
+        with ThreadPoolExecutor(1, "skmfr reader") as reader:
+            ahead: deque[Future] = deque()
+            try:
+                for number in range(first, last):
+                    ahead.append(reader.submit(self.__getitem__, number))
+                    if len(ahead) > n_ahead:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def for_witnesses(self, rows: np.ndarray) -> np.ndarray:
+        """Which samples may give atoms to witnesses; the others may to the group.
+
+        So that no atom is in both because of one sample.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_chosen,), int
+            Sorted.
+
+        Returns
+        -------
+        ndarray of shape (n_chosen,), bool
+        """
+        bounds = np.searchsorted(rows, self.starts)
+        halves = [
+            self._half(chunk)[rows[slice(*bounds[chunk : chunk + 2])] - start]
+            for chunk, start in enumerate(self.starts[:-1].tolist())
+            if bounds[chunk] < bounds[chunk + 1]
+        ]
+        return np.concatenate(halves)
+
+    def _half(self, chunk: int) -> np.ndarray:
+        """Which samples of a chunk are for witnesses, (n_in_chunk,) bool."""
+        if chunk not in self._halves:
+            start, stop = self.starts[chunk : chunk + 2]
+            half = np.zeros(stop - start, dtype=bool)
+            half[1::2] = True
+            key = (chunk,) if len(self.sizes) > 1 else ()
+            random_numbers(self.seed, DONORS, *key).shuffle(half)
+            self._halves[chunk] = half
+        return self._halves[chunk]
 
     def donors(self, n: int, witness: bool, draw: np.random.Generator) -> np.ndarray:
         """A copy of up to n different random samples for a witness, or for the group.
+
+        Of data in chunks, samples of as many chunks as are mixed.
 
         Returns
         -------
         ndarray of shape (n_donors, n_features)
         """
-        candidates = self.rows[self.for_witnesses[self.rows] == witness]
+        chunks = np.flatnonzero(self.sizes)
+        if len(chunks) > self.n_mixed:
+            chunks = np.sort(draw.choice(chunks, self.n_mixed, replace=False))
+        candidates = np.concatenate([self.in_chunk(chunk) for chunk in chunks.tolist()])
+        candidates = candidates[self.for_witnesses(candidates) == witness]
         chosen = draw.choice(candidates, min(n, len(candidates)), replace=False)
-        return np.take(self.X, np.sort(chosen), axis=0)
+        return self.X[np.sort(chosen)]
+
+
+def _keep(cache: dict, key, value) -> None:
+    """Put a value in place of the oldest of two."""
+    if len(cache) > 1:
+        del cache[next(iter(cache))]
+    cache[key] = value

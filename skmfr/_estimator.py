@@ -36,6 +36,7 @@ from .metrics import _fvu_of_blocks
 if TYPE_CHECKING:
     from ._codes import SparseCodes
     from ._ensemble import Ensemble
+    from ._sources import Source
 
 try:
     from sklearn.callback import CallbackSupportMixin
@@ -186,7 +187,9 @@ class MFRSparseAutoencoder(
         bytes (CPU) as if it had never stopped. The last two states are kept: if the
         newest cannot be read, a fit warns and takes the one before. Fits with other
         parameters or data, such as those of a grid search, may share the folder; none
-        goes on from another's. None writes nothing.
+        goes on from another's. Data are told apart by all of their values; of more
+        than 512 MB on disk, by those of eight blocks of 64 MB and the shape. None
+        writes nothing.
 
     checkpoint_every : int, default=None
         Number of steps between checkpoints. None means 500.
@@ -401,10 +404,21 @@ class MFRSparseAutoencoder(
         An interrupted fit (KeyboardInterrupt) warns and leaves an estimator with the
         steps done so far.
 
+        Data on disk are read batch by batch, by a thread that keeps ahead of training.
+        Of a memory-mapped array and of shards, each epoch is a new permutation of all
+        samples, as of an array in memory, and the result is the same. Of zarr and dask
+        arrays and HDF5 datasets, which can only be read chunk by chunk, each epoch is a
+        new permutation of the chunks; the samples of a few chunks that follow one
+        another, 256 MB, are permuted together. So chunks should not be much larger than
+        a tenth of that, and if similar samples are stored together, a batch has less
+        variety than the data. See :doc:`data larger than memory </user_guide/scaling>`.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training data. A memory-mapped array is read batch by batch.
+            Training data: anything that scikit-learn takes; a list of arrays or names
+            of ``.npy`` files, which are shards of the data, of the same width and
+            dtype; or an array in chunks along the samples (zarr, dask, h5py).
         y : Ignored
             Not used, present for API consistency.
 
@@ -416,7 +430,8 @@ class MFRSparseAutoencoder(
         Raises
         ------
         ValueError
-            If X or a parameter is not as described.
+            If X or a parameter is not as described. A value in shards or chunks that is
+            not finite is reported with its row when it is read.
 
         Warns
         -----
@@ -426,8 +441,7 @@ class MFRSparseAutoencoder(
             reconstruction, unstable reinitialisation.
         """
         continued = self.warm_start and self._can_go_on()
-        X = validate_data(self, as_array(X), dtype=[np.float64, np.float32])
-        self._learn(X, continued=continued, one_pass=False)
+        self._learn(self._checked(X, reset=True), continued=continued, one_pass=False)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -441,7 +455,7 @@ class MFRSparseAutoencoder(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training data.
+            Training data, in any form that `fit` takes.
         y : Ignored
             Not used, present for API consistency.
 
@@ -456,9 +470,7 @@ class MFRSparseAutoencoder(
             If X or a parameter is not as described.
         """
         continued = self._can_go_on()
-        X = validate_data(
-            self, as_array(X), dtype=[np.float64, np.float32], reset=not continued
-        )
+        X = self._checked(X, reset=not continued)
         self._learn(X, continued=continued, one_pass=True)
         return self
 
@@ -474,7 +486,9 @@ class MFRSparseAutoencoder(
             )
         return True
 
-    def _learn(self, X: np.ndarray, *, continued: bool, one_pass: bool) -> None:
+    def _learn(
+        self, X: np.ndarray | Source, *, continued: bool, one_pass: bool
+    ) -> None:
         """Train from the start or go on, for a whole schedule or for one pass."""
         from ._batches import Batches, Standardiser
         from ._schedule import Plateau, Schedule
@@ -482,9 +496,9 @@ class MFRSparseAutoencoder(
 
         if not continued:
             self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        rows, validation = np.arange(len(X)), None
+        rows, validation = None, None
         if self.early_stopping and not one_pass:
-            rows, validation = self._split(len(X))
+            rows, validation = self._split(X)
         if not continued:
             self._standardiser = Standardiser.of(X, rows)
 
@@ -525,8 +539,9 @@ class MFRSparseAutoencoder(
             self.n_iter_ = ceil(state.step / batches.per_epoch)
             self._warn_of_failure(state, settings)
 
-    def _checkpoints(self, settings, state, X: np.ndarray):
+    def _checkpoints(self, settings, state, X: np.ndarray | Source):
         """The checkpoints of a fit that begins with this state."""
+        from ._batches import fingerprint
         from ._checkpoint import Checkpoints
 
         decisive = {
@@ -542,8 +557,7 @@ class MFRSparseAutoencoder(
                 "seed": self._seed,
                 "n_steps_": state.n_steps,
                 "dictionaries_": joblib.hash(state.ensemble.decoder.cpu().numpy()),
-                # A memmap is the same data as an array in memory.
-                "X": joblib.hash(np.asarray(X)),
+                "X": fingerprint(X),
             },
         )
 
@@ -557,7 +571,7 @@ class MFRSparseAutoencoder(
         if hasattr(self, "_init_callback_context") and not one_pass:
             epochs = EpochCallbacks(
                 self,
-                batches.X,
+                getattr(batches.X, "X", batches.X),
                 batches.per_epoch,
                 state.schedule.n_steps,
                 lambda state: self._fitted(state, settings, batches.X.dtype),
@@ -587,19 +601,27 @@ class MFRSparseAutoencoder(
         if epochs is not None:
             epochs.close(state)
 
-    def _split(self, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    def _split(self, X: np.ndarray | Source) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on, and rows to hold out for early stopping."""
         from ._random import VALIDATION, random_numbers
+        from ._sources import chunk_starts
 
-        n_held_out = max(1, int(self.validation_fraction * n_samples))
-        if n_samples - n_held_out < 1:
+        # Of data in chunks whole ones: for a few rows of each, all would be read.
+        sizes = np.diff(chunk_starts(X))
+        if len(sizes) == 1:
+            sizes = np.ones(len(X), dtype=int)
+        n_held_out = max(1, int(self.validation_fraction * len(sizes)))
+        if len(sizes) - n_held_out < 1:
             raise ValueError(
                 f"early_stopping=True with validation_fraction="
                 f"{self.validation_fraction} leaves no sample to train on: "
-                f"n_samples={n_samples}."
+                f"n_samples={len(X)}."
             )
-        order = random_numbers(self._seed, VALIDATION).permutation(n_samples)
-        return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+        held_out = np.zeros(len(sizes), dtype=bool)
+        order = random_numbers(self._seed, VALIDATION).permutation(len(sizes))
+        held_out[order[:n_held_out]] = True
+        held_out = np.repeat(held_out, sizes)
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
     def _n_steps(self, steps_per_epoch: float) -> int:
         """Length of a fit: max_iter epochs, but no more than max_steps."""
@@ -746,7 +768,7 @@ class MFRSparseAutoencoder(
             warnings.warn(sign, ConvergenceWarning, stacklevel=5)
 
     def _coded_blocks(
-        self, X: np.ndarray
+        self, X: np.ndarray | Source
     ) -> Iterator[tuple[np.ndarray, SparseCodes, Ensemble]]:
         """Blocks of X with their codes and the SAE that made them, in torch."""
         import torch
@@ -777,11 +799,16 @@ class MFRSparseAutoencoder(
             )
             yield block, codes, sae
 
-    def _check_X(self, X) -> np.ndarray:
-        check_is_fitted(self)
-        return validate_data(
-            self, as_array(X), dtype=[np.float64, np.float32], reset=False
-        )
+    def _checked(self, X, reset: bool) -> np.ndarray | Source:
+        """X as an array, or what reads it piece by piece."""
+        from ._sources import as_source
+
+        source = as_source(X)
+        if source is None:
+            X = as_array(X)
+            return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        # Values that are not finite are found when they are read.
+        return validate_data(self, source, reset=reset, skip_check_array=True)
 
     def transform(self, X):
         """Code samples with the reference SAE.
@@ -789,7 +816,7 @@ class MFRSparseAutoencoder(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data, in any form that `fit` takes.
 
         Returns
         -------
@@ -803,7 +830,8 @@ class MFRSparseAutoencoder(
         ValueError
             If X is not numeric, finite and as wide as the training data.
         """
-        X = self._check_X(X)
+        check_is_fitted(self)
+        X = self._checked(X, reset=False)
         n_components = len(self.components_)
         blocks = [as_csr(codes, n_components) for _, codes, _ in self._coded_blocks(X)]
         if not self.sparse_output:
@@ -855,7 +883,7 @@ class MFRSparseAutoencoder(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data, in any form that `fit` takes.
         trusted_only : bool, default=False
             Whether to leave out the atoms that are not `trusted_`.
 
@@ -869,8 +897,9 @@ class MFRSparseAutoencoder(
         ValueError
             If X is not numeric, finite and as wide as the training data.
         """
-        X = self._check_X(X)
-        reconstructed = np.empty_like(X, subok=False)
+        check_is_fitted(self)
+        X = self._checked(X, reset=False)
+        reconstructed = np.empty(X.shape, X.dtype)
         start = 0
         for block, X_hat in self._reconstructed_blocks(X, trusted_only):
             reconstructed[start : start + len(block)] = X_hat
@@ -878,7 +907,7 @@ class MFRSparseAutoencoder(
         return reconstructed
 
     def _reconstructed_blocks(
-        self, X: np.ndarray, trusted_only: bool = False
+        self, X: np.ndarray | Source, trusted_only: bool = False
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         import torch
 
@@ -896,7 +925,7 @@ class MFRSparseAutoencoder(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data.
+            Data, in any form that `fit` takes.
         y : Ignored
             Not used, present for API consistency.
 
@@ -911,7 +940,8 @@ class MFRSparseAutoencoder(
         ValueError
             If X is not numeric, finite and as wide as the training data.
         """
-        X = self._check_X(X)
+        check_is_fitted(self)
+        X = self._checked(X, reset=False)
         return 1.0 - _fvu_of_blocks(self._reconstructed_blocks(X))
 
     @property

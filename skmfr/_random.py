@@ -8,7 +8,7 @@ changes what one SAE is given.
 
 import numpy as np
 
-BATCHES, DONORS, INITIAL_ATOMS, RESAMPLING, VALIDATION = range(5)
+BATCHES, DONORS, INITIAL_ATOMS, RESAMPLING, VALIDATION, CHUNKS = range(6)
 
 
 def random_numbers(seed: int, purpose: int, *key: int) -> np.random.Generator:

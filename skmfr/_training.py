@@ -1,6 +1,7 @@
 """The training loop: one step of all SAEs on a batch, and many."""
 
 from collections.abc import Callable
+from contextlib import closing
 from math import ceil
 
 import numpy as np
@@ -13,6 +14,7 @@ from ._coding import pursuit_codes
 from ._ensemble import BLOCK_SIZE, encode, score_buffer
 from ._objective import mutual_attraction, project_to_sphere_, reconstruction
 from ._reinit import reinitialise_skewed, resample_dead, transplant_shared
+from ._sources import Source
 from ._state import Settings, TrainingState
 
 # One pair of SAEs is matched again every so many steps; with many atoms less often,
@@ -130,39 +132,46 @@ def train(
         torch.bfloat16 if settings.low_precision else settings.dtype,
     )
     check_every = max(ceil(batches.per_epoch), STEPS_PER_CHECK)
-    while state.step < state.schedule.n_steps:
-        step, schedule = state.step, state.schedule
-        k = schedule.k(step, settings.k, settings.n_components)
-        alpha = settings.alpha * schedule.alpha(step) if state.matches.pairs else 0.0
-        if alpha > 0:
-            renew_matches(state, settings)
-        for group in state.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * schedule.learning_rate(step)
-
-        X = standardiser(batches[step], settings.device, settings.dtype)
-        pursue = settings.for_pursuit and schedule.pursuing(step)
-        train_step(state, X, k, alpha, buffer, pursue)
-        state.step = step = step + 1
-
-        if due(step, settings.reinit_every) and step < schedule.n_steps / 2:
-            target = k / settings.n_components
-            reinitialise_skewed(state, batches, standardiser, settings, target)
-        every = settings.resample_every
-        if every and due(state.n_steps, every) and step < schedule.cool_down_from:
-            donors = batches.for_witnesses[batches.samples(step - 1)]
-            resample_dead(state, settings, X, donors, k, dead_after=every)
+    # The end may come closer, but never moves away.
+    turn = batches.in_turn(state.step, state.schedule.n_steps)
+    with closing(turn):
+        for batch in turn:
+            step, schedule = state.step, state.schedule
+            k = schedule.k(step, settings.k, settings.n_components)
+            alpha = (
+                settings.alpha * schedule.alpha(step) if state.matches.pairs else 0.0
+            )
             if alpha > 0:
-                transplant_shared(state, settings)
-        if due(step, check_every) and schedule.on_plateau(step):
-            if validation is None:
-                recent = state.losses[state.n_steps - check_every : state.n_steps]
-                fvu = float(recent[:, : settings.n_saes].mean())
-            else:
-                fvu = group_fvu(state, batches.X, validation, standardiser, settings)
-            if state.plateau.ends_with(fvu):
-                state.schedule = schedule.finishing_at(step)
-        if after_step(state):
-            break
+                renew_matches(state, settings)
+            for group in state.optimiser.param_groups:
+                group["lr"] = settings.learning_rate * schedule.learning_rate(step)
+
+            X = standardiser(batch, settings.device, settings.dtype)
+            pursue = settings.for_pursuit and schedule.pursuing(step)
+            train_step(state, X, k, alpha, buffer, pursue)
+            state.step = step = step + 1
+
+            if due(step, settings.reinit_every) and step < schedule.n_steps / 2:
+                target = k / settings.n_components
+                reinitialise_skewed(state, batches, standardiser, settings, target)
+            every = settings.resample_every
+            if every and due(state.n_steps, every) and step < schedule.cool_down_from:
+                donors = batches.for_witnesses(batches.samples(step - 1))
+                resample_dead(state, settings, X, donors, k, dead_after=every)
+                if alpha > 0:
+                    transplant_shared(state, settings)
+            if due(step, check_every) and schedule.on_plateau(step):
+                if validation is None:
+                    recent = state.losses[state.n_steps - check_every : state.n_steps]
+                    fvu = float(recent[:, : settings.n_saes].mean())
+                else:
+                    fvu = group_fvu(
+                        state, batches.X, validation, standardiser, settings
+                    )
+                if state.plateau.ends_with(fvu):
+                    state.schedule = schedule.finishing_at(step)
+            if after_step(state) or state.step == state.schedule.n_steps:
+                break
 
 
 def renew_matches(state: TrainingState, settings: Settings) -> None:
@@ -183,7 +192,7 @@ def due(step: int, every: int | None) -> bool:
 
 def group_fvu(
     state: TrainingState,
-    X: np.ndarray,
+    X: np.ndarray | Source,
     rows: np.ndarray,
     standardiser: Standardiser,
     settings: Settings,

@@ -1,12 +1,17 @@
 """Standardisation against scikit-learn, batches by counting."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
+import zarr
 from sklearn.preprocessing import StandardScaler
 
 import skmfr._batches
-from skmfr._batches import Batches, Standardiser, row_blocks
+from skmfr._batches import Batches, Standardiser, fingerprint, row_blocks
+from skmfr._sources import Chunked, Shards
 
 FLOATS = [np.float32, np.float64]
 
@@ -165,7 +170,7 @@ def test_donors_of_group_and_witnesses_are_two_halves_of_the_rows():
     witnesses = batches.donors(100, witness=True, draw=draw)[:, 0]
     both = np.sort(np.concatenate([group, witnesses]))
     np.testing.assert_array_equal(both, rows)
-    np.testing.assert_array_equal(rows[batches.for_witnesses[rows]], witnesses)
+    np.testing.assert_array_equal(rows[batches.for_witnesses(rows)], witnesses)
     assert len(group) > 10
     assert len(witnesses) > 10
 
@@ -174,3 +179,184 @@ def test_donors_are_different_samples():
     batches = batches_of(numbered(50))
     chosen = batches.donors(20, witness=False, draw=np.random.default_rng(0))[:, 0]
     assert len(np.unique(chosen)) == 20
+
+
+# Data in pieces
+
+
+def chunked(n_samples=100, n_rows=8, n_mixed=3):
+    """Numbered samples, of which chunks are read."""
+    source = Chunked(zarr.array(numbered(n_samples), chunks=(n_rows, 1)))
+    source.n_mixed = n_mixed
+    return source
+
+
+@pytest.mark.parametrize("n_samples", [96, 100])
+@pytest.mark.parametrize("batch_size", [1, 7, 30, 100])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_every_epoch_sees_each_row_of_all_chunks_once(n_samples, batch_size, shuffle):
+    batches = batches_of(
+        chunked(n_samples), rows=None, batch_size=batch_size, shuffle=shuffle
+    )
+    seen = np.zeros(n_samples, dtype=int)
+    for number in range(3 * n_samples):
+        np.add.at(seen, batches.samples(number), 1)
+        whole, part = divmod((number + 1) * batches.batch_size, n_samples)
+        assert np.sum(seen == whole + 1) == part
+        assert np.sum(seen == whole) == n_samples - part
+
+
+def test_a_batch_of_chunked_data_is_known_by_its_number():
+    one, other = (batches_of(chunked(), rows=None) for _ in range(2))
+    forward = [one[number] for number in range(60)]
+    backward = [other[number] for number in reversed(range(60))]
+    np.testing.assert_array_equal(forward, backward[::-1])
+
+
+def test_chunks_are_permuted_and_those_that_follow_are_mixed():
+    batches = batches_of(chunked(96), rows=None, batch_size=8)
+    lots = []
+    for epoch in range(2):
+        for lot in range(4):
+            samples = [batches.samples(12 * epoch + 3 * lot + i) for i in range(3)]
+            chunks = np.unique(np.concatenate(samples) // 8)
+            assert len(chunks) == 3
+            # Each batch has samples of several.
+            assert all(len(np.unique(each // 8)) > 1 for each in samples)
+            lots.append(chunks.tolist())
+    for epoch in (lots[:4], lots[4:]):
+        assert sorted(sum(epoch, [])) == list(range(12))
+        assert any(np.diff(chunks).max() > 1 for chunks in epoch)
+    assert lots[:4] != lots[4:]
+
+
+def test_one_chunk_and_shards_give_the_batches_of_the_array():
+    X = random_data()
+    whole = batches_of(X)
+    for source in (Chunked(zarr.array(X, chunks=X.shape)), Shards(np.split(X, 3))):
+        batches = batches_of(source, rows=None)
+        for number in range(30):
+            np.testing.assert_array_equal(batches[number], whole[number])
+        donors, expected = (
+            each.donors(10, True, np.random.default_rng(0)) for each in (batches, whole)
+        )
+        np.testing.assert_array_equal(donors, expected)
+
+
+def test_some_rows_of_chunks_are_drawn_from_only():
+    # Of the third chunk none.
+    rows = np.r_[2:10, 13, 24:60:3]
+    batches = batches_of(chunked(), rows=rows, batch_size=len(rows))
+    for number in range(3):
+        np.testing.assert_array_equal(batches.samples(number), rows)
+
+
+def test_donors_of_chunked_data_are_two_halves_of_a_few_chunks():
+    batches = batches_of(chunked(96), rows=None)
+    group, witnesses = (
+        batches.donors(1000, witness, np.random.default_rng(0))[:, 0].astype(int)
+        for witness in (False, True)
+    )
+    assert len(np.unique(np.concatenate([group, witnesses]))) == 3 * 8
+    assert len(group) == len(witnesses) == 3 * 4
+    assert not batches.for_witnesses(group).any()
+    assert batches.for_witnesses(witnesses).all()
+
+
+def test_batches_in_turn_are_those_of_their_numbers(tmp_path):
+    X = random_data()
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    for data in (X, mapped, Shards([X]), Chunked(zarr.array(X, chunks=(8, 5)))):
+        batches = batches_of(data, rows=None)
+        read = list(batches.in_turn(5, 40))
+        expected = [batches[number] for number in range(5, 40)]
+        np.testing.assert_array_equal(read, expected)
+        assert list(batches.in_turn(3, 3)) == []
+
+
+class Slow(Shards):
+    """A source that tells what is being read, and waits until it may go on."""
+
+    def __init__(self, X):
+        super().__init__([X])
+        self.may_read = threading.Semaphore(0)
+        self.threads = []
+
+    def __getitem__(self, rows):
+        assert self.may_read.acquire(timeout=30)
+        self.threads.append(threading.current_thread().name)
+        return super().__getitem__(rows)
+
+
+def test_a_thread_reads_ahead_and_ends_with_the_iterator(monkeypatch):
+    monkeypatch.setattr(skmfr._batches, "BLOCK_BYTES", 4 * 7 * 8)
+    source = Slow(numbered(70))
+    batches = batches_of(source, rows=None)
+    turn = batches.in_turn(0, 100)
+    source.may_read.release(5)
+    next(turn)
+    # Nobody asks for the next four, yet they are read.
+    deadline = time.monotonic() + 30
+    while len(source.threads) < 5 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert len(source.threads) == 5
+    assert all(name.startswith("skmfr reader") for name in source.threads)
+    source.may_read.release(100)
+    next(turn)
+    turn.close()
+    assert len(source.threads) <= 7
+    assert not [t for t in threading.enumerate() if t.name.startswith("skmfr reader")]
+
+
+def test_what_goes_wrong_in_the_thread_is_raised():
+    X = numbered(70)
+    X[33] = np.nan
+    batches = batches_of(Shards([X]), rows=None)
+    with pytest.raises(ValueError, match="row 33"):
+        list(batches.in_turn(0, 10))
+
+
+def test_fingerprint_is_of_the_data_wherever_they_are(tmp_path):
+    X = random_data(dtype=np.float32)
+    np.save(tmp_path / "X.npy", X)
+    expected = fingerprint(X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    for same in (mapped, np.asfortranarray(X), Shards(np.split(X, 3))):
+        assert fingerprint(same) == expected
+    other = X.copy()
+    other[17, 1] += 1e-4
+    for different in (X[:-1], X.astype(float), X.T.copy(), other):
+        assert fingerprint(different) != expected
+
+
+def test_fingerprint_tells_apart_chunks_on_which_batches_depend():
+    X = random_data()
+    few, many = (Chunked(zarr.array(X, chunks=(n_rows, 5))) for n_rows in (8, 30))
+    other = Chunked(zarr.array(X, chunks=(8, 5)))
+    assert fingerprint(other) == fingerprint(few)
+    other.n_mixed = 2
+    assert len({fingerprint(each) for each in (few, many, other)}) == 3
+
+
+def test_fingerprint_reads_a_part_of_large_data_on_disk(monkeypatch):
+    X = numbered(1000)
+    monkeypatch.setattr(skmfr._batches, "BLOCK_BYTES", 10 * X[0].nbytes)
+    read = []
+
+    class Spied(Shards):
+        def __getitem__(self, rows):
+            read.append(rows)
+            return super().__getitem__(rows)
+
+    before = fingerprint(Spied([X]))
+    assert len(read) == 8
+    assert read[0] == slice(0, 10)
+    assert read[-1] == slice(990, 1000)
+    changed = X.copy()
+    changed[15] += 1
+    assert fingerprint(Shards([changed])) == before
+    # In memory it costs no reading.
+    assert fingerprint(changed) != fingerprint(X)
+    changed[995] += 1
+    assert fingerprint(Shards([changed])) != before

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import warnings
 
+import dask.array
 import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import zarr
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -21,10 +23,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 from sklearn.svm import SVC, LinearSVC
 
+import skmfr._sources
 from skmfr import MFRSparseAutoencoder
+from skmfr._batches import Batches
 from skmfr._ensemble import Ensemble
 from skmfr._progress import DEAD_AFTER, Watch
 from skmfr._schedule import Plateau, Schedule
+from skmfr._sources import Chunked
 from skmfr._state import new_state
 
 
@@ -521,7 +526,9 @@ def test_a_fit_resumes_from_its_checkpoint_to_the_same_bytes(tmp_path):
 KILLED_FIT = """
 import os, signal, sys
 import numpy as np
+import skmfr._sources
 from skmfr import MFRSparseAutoencoder
+from skmfr._batches import Batches
 
 X, folder, place = np.load(sys.argv[1]), sys.argv[2], sys.argv[3]
 
@@ -719,17 +726,102 @@ def test_a_memory_mapped_array_is_read_in_place(tmp_path, monkeypatch):
     np.save(path, X.astype(np.float32))
     mapped = np.load(path, mmap_mode="r")
     read = []
-    take = np.take
+    in_turn = Batches.in_turn
     monkeypatch.setattr(
-        np,
-        "take",
-        lambda a, *args, **kwargs: read.append(a) or take(a, *args, **kwargs),
+        Batches,
+        "in_turn",
+        lambda batches, *steps: read.append(batches.X) or in_turn(batches, *steps),
     )
     sae = small(max_steps=5).fit(mapped)
     monkeypatch.undo()
-    assert read
-    assert all(np.shares_memory(array, mapped) for array in read)
+    assert np.shares_memory(read[0], mapped)
     assert same_state(sae, small(max_steps=5).fit(X.astype(np.float32)))
+
+
+def test_shards_give_what_the_array_gives(tmp_path):
+    paths = [tmp_path / f"{i}.npy" for i in range(3)]
+    for path, part in zip(paths, np.split(X, [100, 400]), strict=True):
+        np.save(path, part)
+    for early_stopping in (False, True):
+        expected = small(early_stopping=early_stopping, resample_every=20).fit(X)
+        sae = clone(expected).fit(paths)
+        assert same_state(sae, expected)
+    assert sae.n_features_in_ == X.shape[1]
+    for method in ("transform", "reconstruct", "score", "fit_transform"):
+        np.testing.assert_array_equal(
+            getattr(sae, method)(paths), getattr(sae, method)(X)
+        )
+    assert same_state(small().partial_fit(paths), small().partial_fit(X))
+
+
+@pytest.fixture
+def in_chunks(monkeypatch):
+    """Data in 12 chunks, of which three are mixed."""
+    monkeypatch.setattr(skmfr._sources, "MIXED_BYTES", 3 * X[:50].nbytes)
+    return zarr.array(X, chunks=(50, 6))
+
+
+def test_chunked_arrays_are_learned_as_well_as_the_array(in_chunks):
+    expected = small(max_steps=150).fit(X).score(X)
+    sae = small(max_steps=150).fit(in_chunks)
+    assert sae.score(in_chunks) == pytest.approx(sae.score(X), rel=1e-12)
+    # Another order of the samples, hence another result.
+    assert sae.score(X) == pytest.approx(expected, abs=0.02)
+    np.testing.assert_array_equal(sae.transform(in_chunks), sae.transform(X))
+    np.testing.assert_array_equal(sae.reconstruct(in_chunks), sae.reconstruct(X))
+    assert sae.n_features_in_ == X.shape[1]
+    # dask has the same chunks.
+    lazy = dask.array.from_array(X, chunks=(50, 6))
+    assert same_state(small(max_steps=150).fit(lazy), sae)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_fit_of_chunked_data_resumes_to_the_same_bytes(
+    tmp_path, in_chunks, early_stopping
+):
+    def kill(step, info):
+        if step == 47:
+            raise InterruptedError
+
+    parameters = {
+        "early_stopping": early_stopping,
+        "batch_size": 90,
+        "resample_every": 10,
+        "checkpoint_dir": tmp_path,
+        "checkpoint_every": 10,
+    }
+    with pytest.raises(InterruptedError):
+        small(callback=kill, **parameters).fit(in_chunks)
+    steps = []
+    resumed = small(callback=lambda step, info: steps.append(step), **parameters)
+    resumed.fit(in_chunks)
+    assert steps[0] == 41
+    expected = small(**parameters | {"checkpoint_dir": None, "checkpoint_every": None})
+    assert same_state(resumed, expected.fit(in_chunks))
+
+
+def test_early_stopping_holds_out_whole_chunks(in_chunks):
+    sae = small()
+    sae._seed = 0
+    rows, validation = sae._split(Chunked(in_chunks))
+    np.testing.assert_array_equal(np.sort(np.r_[rows, validation]), np.arange(600))
+    assert len(np.unique(validation // 50)) == 1
+    assert len(validation) == 50
+    one_chunk = zarr.array(X, chunks=X.shape)
+    assert same_state(
+        small(early_stopping=True).fit(one_chunk), small(early_stopping=True).fit(X)
+    )
+
+
+def test_streamed_data_that_do_not_fit_are_refused(fitted, in_chunks):
+    narrow = in_chunks[:, :5]
+    for data in ([narrow], zarr.array(narrow, chunks=(50, 5))):
+        with pytest.raises(ValueError, match="X has 5 features, but.*16 features"):
+            fitted.transform(data)
+    in_chunks[123, 4] = np.nan
+    for call in (small().fit, small().partial_fit, fitted.transform, fitted.score):
+        with pytest.raises(ValueError, match="nan in row 123, column 4"):
+            call(in_chunks)
 
 
 def test_tensors_are_taken_for_arrays(fitted):

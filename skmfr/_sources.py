@@ -1,0 +1,183 @@
+"""Data that are not one array: shards, and arrays in chunks (zarr, dask, HDF5).
+
+What reads data takes them for an array of which only ``shape``, ``dtype`` and rows, by
+a slice or by sorted numbers, are to be had.
+"""
+
+import os
+from threading import Lock
+
+import numpy as np
+
+# Chunks are mixed, so many together that they fill this.
+MIXED_BYTES = 1 << 28
+
+
+class Source:
+    """Pieces of data, one below the other, of which rows are read.
+
+    Parameters
+    ----------
+    X : object
+        What the user gave.
+    sizes : list of int
+        Rows of each piece.
+    n_features : int
+    dtype : dtype
+        Of the data; what is read is float32 or float64.
+    """
+
+    n_mixed: int | None = None
+    """chunks that are shuffled together; None where a row can be read without others"""
+
+    def __init__(self, X, sizes: list[int], n_features: int, dtype: np.dtype):
+        self.X = X
+        self.starts = np.cumsum([0, *sizes])
+        """(n_pieces + 1,), where the pieces begin"""
+        self.shape = int(self.starts[-1]), n_features
+        self.dtype = _precision(dtype)
+
+    def piece(self, i: int) -> np.ndarray:
+        """The rows of one piece."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """A copy of some rows.
+
+        Raises
+        ------
+        ValueError
+            If there are values that are not finite.
+        """
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        read = np.empty((len(rows), self.shape[1]), self.dtype)
+        piece_of = np.searchsorted(self.starts, rows, side="right") - 1
+        for i in np.unique(piece_of):
+            first, stop = np.searchsorted(piece_of, [i, i + 1])
+            read[first:stop] = self.piece(i)[rows[first:stop] - self.starts[i]]
+        finite = np.isfinite(read)
+        if not finite.all():
+            i, feature = np.argwhere(~finite)[0]
+            raise ValueError(
+                f"X contains {read[i, feature]} in row {rows[i]}, column {feature}: "
+                "all values must be finite."
+            )
+        return read
+
+
+class Shards(Source):
+    """Several arrays, or ``.npy`` files, which are mapped."""
+
+    def __init__(self, X):
+        self.shards = [_opened(shard, i) for i, shard in enumerate(X)]
+        first = self.shards[0]
+        for i, shard in enumerate(self.shards):
+            name = f"shard {i}" + (f" ({X[i]})" if _is_path(X[i]) else "")
+            if shard.ndim != 2 or 0 in shard.shape:
+                raise ValueError(
+                    f"X must be a list of shards of shape (n_samples, n_features), "
+                    f"none of them empty, but {name} has shape {shard.shape}."
+                )
+            for what, found, expected in [
+                ("features", shard.shape[1], first.shape[1]),
+                ("dtype", shard.dtype, first.dtype),
+            ]:
+                if found != expected:
+                    raise ValueError(
+                        f"The shards of X must be alike, but {name} has "
+                        f"{what}={found} and shard 0 has {what}={expected}."
+                    )
+        sizes = [len(shard) for shard in self.shards]
+        super().__init__(X, sizes, first.shape[1], first.dtype)
+
+    def piece(self, i: int) -> np.ndarray:
+        return self.shards[i]
+
+
+class Chunked(Source):
+    """An array of which only whole chunks can be read.
+
+    The last chunks that were read are kept: those that are mixed in one batch.
+    """
+
+    n_mixed: int
+
+    def __init__(self, X):
+        if len(X.shape) != 2 or not np.all(np.isfinite(X.shape)) or 0 in X.shape:
+            raise ValueError(
+                "X must have a known shape (n_samples, n_features), neither of them 0, "
+                f"got {X.shape}. A dask array learns its shape by "
+                "compute_chunk_sizes()."
+            )
+        n_samples, n_features = X.shape
+        # Sizes of all in dask, of each but the last elsewhere.
+        sizes = X.chunks[0]
+        if np.ndim(sizes) == 0:
+            sizes = np.diff([*range(0, n_samples, sizes), n_samples]).tolist()
+        super().__init__(X, sizes, n_features, X.dtype)
+        largest = max(sizes) * n_features * self.dtype.itemsize
+        self.n_mixed = max(1, MIXED_BYTES // largest)
+        self._chunks: dict[int, np.ndarray] = {}
+        # One thread reads ahead while another trains.
+        self._lock = Lock()
+
+    def piece(self, i: int) -> np.ndarray:
+        with self._lock:
+            chunk = self._chunks.pop(i, None)
+            if chunk is None:
+                rows = slice(*self.starts[i : i + 2].tolist())
+                chunk = np.asarray(self.X[rows]).astype(self.dtype, copy=False)
+            # A batch may reach from one lot of mixed chunks into the next.
+            while len(self._chunks) >= 2 * self.n_mixed:
+                del self._chunks[next(iter(self._chunks))]
+            self._chunks[i] = chunk
+            return chunk
+
+
+def as_source(X) -> Source | None:
+    """The source that reads X, or None if X is for scikit-learn to read."""
+    if isinstance(X, (list, tuple)):
+        shards = X and (_is_path(X[0]) or getattr(X[0], "ndim", 0) == 2)
+        return Shards(X) if shards else None
+    return Chunked(X) if getattr(X, "chunks", None) else None
+
+
+def chunk_starts(X: np.ndarray | Source) -> np.ndarray:
+    """Where the chunks of X begin, and its length; it is one chunk if it has none."""
+    if isinstance(X, Chunked):
+        return X.starts
+    return np.array([0, len(X)])
+
+
+def in_memory(X: np.ndarray | Source) -> bool:
+    """Whether X is an array, and not in a file that is mapped."""
+    array: object = X
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap):
+            return False
+        array = array.base
+    return isinstance(X, np.ndarray)
+
+
+def _is_path(x) -> bool:
+    return isinstance(x, (str, os.PathLike))
+
+
+def _opened(shard, i: int) -> np.ndarray:
+    if not _is_path(shard):
+        return np.asarray(shard)
+    try:
+        return np.lib.format.open_memmap(shard, mode="r")
+    except ValueError as error:
+        raise ValueError(f"Shard {i} of X, {shard}, is no .npy file.") from error
+
+
+def _precision(dtype: np.dtype) -> np.dtype:
+    """float32 for itself and for less, float64 for all other real numbers."""
+    if dtype.kind not in "fiub":
+        raise ValueError(f"X must have real numbers, got dtype={dtype}.")
+    return np.dtype(np.float32 if dtype.kind == "f" and dtype.itemsize <= 4 else float)
