@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ._random import BATCHES, CHUNKS, DONORS, random_numbers
 from ._sources import Source, chunk_starts, in_memory
+from ._workers import ALONE, Workers
 from .metrics import _variance
 
 BLOCK_BYTES = 1 << 26
@@ -108,6 +109,8 @@ class Batches:
     seed: int
     key: int = 0
     """tells passes over the data with one seed apart"""
+    workers: Workers = ALONE
+    """who share each batch"""
 
     def __post_init__(self):
         self.starts = chunk_starts(self.X)
@@ -119,6 +122,11 @@ class Batches:
         """(n_chunks,), samples to draw from each chunk"""
         self.n_rows = int(self.sizes.sum())
         self.batch_size = min(self.batch_size, self.n_rows)
+        if self.batch_size % self.workers.size:
+            raise ValueError(
+                f"batch_size={self.batch_size} (at most n_samples) must be a multiple "
+                f"of the number of processes, {self.workers.size}."
+            )
         self._chunk_orders: dict[int, np.ndarray] = {}
         self._orders: dict[tuple[int, int], np.ndarray] = {}
         self._halves: dict[int, np.ndarray] = {}
@@ -191,13 +199,17 @@ class Batches:
         """A copy of the samples in a batch, (batch_size, n_features)."""
         return self.X[self.samples(number)]
 
+    def part(self, number: int) -> np.ndarray:
+        """The samples in a batch that are for this process to train on."""
+        return self.X[self.workers.part(self.samples(number))]
+
     def in_turn(self, first: int, last: int) -> Generator[np.ndarray, None, None]:
-        """Batches from the first to before the last.
+        """This process's part of the batches from the first to before the last.
 
         Unless X is in memory, a thread reads them ahead; closing the iterator ends it.
         """
         if in_memory(self.X):
-            yield from (self[number] for number in range(first, last))
+            yield from (self.part(number) for number in range(first, last))
             return
         batch_bytes = self.batch_size * self.X.shape[1] * self.X.dtype.itemsize
         n_ahead = max(2, BLOCK_BYTES // batch_bytes)
@@ -205,7 +217,7 @@ class Batches:
             ahead: deque[Future] = deque()
             try:
                 for number in range(first, last):
-                    ahead.append(reader.submit(self.__getitem__, number))
+                    ahead.append(reader.submit(self.part, number))
                     if len(ahead) > n_ahead:
                         yield ahead.popleft().result()
                 while ahead:

@@ -493,7 +493,9 @@ class MFRSparseAutoencoder(
         from ._batches import Batches, Standardiser
         from ._schedule import Plateau, Schedule
         from ._state import new_state, untrained
+        from ._workers import present_workers
 
+        workers = present_workers.get()
         if not continued:
             self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         rows, validation = None, None
@@ -510,6 +512,7 @@ class MFRSparseAutoencoder(
             self.shuffle,
             self._seed,
             key=self.n_steps_ if continued else 0,
+            workers=workers,
         )
         if continued:
             state = self._restored_state(settings)
@@ -526,8 +529,17 @@ class MFRSparseAutoencoder(
 
         checkpoints = None
         if self.checkpoint_dir is not None and not one_pass:
-            checkpoints = self._checkpoints(settings, state, X)
+            checkpoints = self._checkpoints(settings, state, X, workers)
             state = checkpoints.load(settings) or state
+        workers.check_same(
+            self._decisive_params()
+            | {
+                "X.shape": X.shape,
+                "scale of X": self._standardiser.scale,
+                "seed": self._seed,
+                "step": state.step,
+            }
+        )
 
         self._train(state, batches, settings, validation, checkpoints, one_pass)
         for name, value in self._fitted(state, settings, X.dtype).items():
@@ -539,19 +551,22 @@ class MFRSparseAutoencoder(
             self.n_iter_ = ceil(state.step / batches.per_epoch)
             self._warn_of_failure(state, settings)
 
-    def _checkpoints(self, settings, state, X: np.ndarray | Source):
-        """The checkpoints of a fit that begins with this state."""
-        from ._batches import fingerprint
-        from ._checkpoint import Checkpoints
-
-        decisive = {
+    def _decisive_params(self) -> dict[str, object]:
+        """The parameters that decide what training does."""
+        return {
             name: value
             for name, value in self.get_params().items()
             if name not in INDIFFERENT_TO_TRAINING
         }
+
+    def _checkpoints(self, settings, state, X: np.ndarray | Source, workers):
+        """The checkpoints of a fit that begins with this state."""
+        from ._batches import fingerprint
+        from ._checkpoint import Checkpoints
+
         return Checkpoints(
             Path(self.checkpoint_dir),
-            decisive
+            self._decisive_params()
             | {
                 "for_pursuit": settings.for_pursuit,
                 "seed": self._seed,
@@ -559,6 +574,7 @@ class MFRSparseAutoencoder(
                 "dictionaries_": joblib.hash(state.ensemble.decoder.cpu().numpy()),
                 "X": fingerprint(X),
             },
+            circumstances={"world_size": workers.size},
         )
 
     def _train(self, state, batches, settings, validation, checkpoints, one_pass):
@@ -567,6 +583,7 @@ class MFRSparseAutoencoder(
         from ._training import due, train
 
         every = self.checkpoint_every or CHECKPOINT_EVERY
+        first = batches.workers.rank == 0
         epochs = None
         if hasattr(self, "_init_callback_context") and not one_pass:
             epochs = EpochCallbacks(
@@ -579,11 +596,11 @@ class MFRSparseAutoencoder(
 
         def after_step(state) -> bool:
             watch(state)
-            if checkpoints is not None and due(state.step, every):
+            if first and checkpoints is not None and due(state.step, every):
                 checkpoints.save(state)
             return epochs is not None and epochs(state)
 
-        with Watch(settings, self.verbose, self.callback) as watch:
+        with Watch(settings, self.verbose if first else 0, self.callback) as watch:
             try:
                 train(
                     state, batches, self._standardiser, settings, validation, after_step

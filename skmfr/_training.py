@@ -16,6 +16,7 @@ from ._objective import mutual_attraction, project_to_sphere_, reconstruction
 from ._reinit import reinitialise_skewed, resample_dead, transplant_shared
 from ._sources import Source
 from ._state import Settings, TrainingState
+from ._workers import ALONE, Workers
 
 # One pair of SAEs is matched again every so many steps; with many atoms less often,
 # for the cost of a matching outgrows that of a step.
@@ -34,6 +35,7 @@ def train_step(
     alpha: float,
     buffer: Tensor,
     pursue: bool = False,
+    workers: Workers = ALONE,
 ) -> None:
     """One step of all SAEs on one batch.
 
@@ -42,17 +44,21 @@ def train_step(
     state : TrainingState
         Changed in place.
     X : Tensor of shape (n_samples, n_features)
-        Standardised samples.
+        Standardised samples: this process's part of the batch.
     k : int
     alpha : float
     buffer : Tensor from :func:`._ensemble.score_buffer`
     pursue : bool
         Whether dictionaries follow codes of matching pursuit, whose FVU is then the
         loss, while encoders follow their own.  Tied weights follow both.
+    workers : Workers
+        Who have a part of the same size each.
     """
     ensemble = state.ensemble
     n_members, n_components, n_features = ensemble.decoder.shape
     n_coupled = state.matches.n_saes if alpha > 0 else 0
+    # Of the whole batch, so that what its parts give adds up.
+    total_variance = float(n_features * workers.size)
 
     losses = []
     # As many members together as the buffer holds: all if they are small.
@@ -62,15 +68,17 @@ def train_step(
         part = ensemble[members]
         X_centred = part.centred(X)
         codes = encode(X_centred, part, k, buffer)
-        fvu, gradients = reconstruction(X_centred, codes, part, float(n_features))
+        fvu, gradients = reconstruction(X_centred, codes, part, total_variance)
         if pursue:
             pursued = pursuit_codes(X, part, k)
-            fvu, by_pursuit = reconstruction(
-                X_centred, pursued, part, float(n_features)
-            )
+            fvu, by_pursuit = reconstruction(X_centred, pursued, part, total_variance)
             gradients = gradients._replace(
                 decoder=by_pursuit.decoder, decoder_bias=by_pursuit.decoder_bias
             )
+        active = (codes.values > 0).to(X.dtype)
+        rates = atom_totals(codes.indices, active, len(part) * n_components)
+        rates /= len(X) * workers.size
+        workers.add_up_(fvu, rates, *gradients)
         losses.append(fvu)
 
         coupled = slice(first, min(members.stop, n_coupled))
@@ -90,8 +98,6 @@ def train_step(
             for parameter, gradient in zip(state.parameters(i), stacked, strict=True):
                 parameter.grad = gradient[i - first]
 
-        active = (codes.values > 0).to(X.dtype)
-        rates = atom_totals(codes.indices, active, len(part) * n_components) / len(X)
         rates = rates.view(len(part), n_components)
         state.rates[members].lerp_(rates, 1 / RATE_MEMORY)
         state.idle[members] = torch.where(rates > 0, 0, state.idle[members] + 1)
@@ -126,8 +132,9 @@ def train(
     after_step : callable(state) -> bool
         Called after each step; True ends training.
     """
+    workers = batches.workers
     buffer = score_buffer(
-        batches.batch_size,
+        batches.batch_size // workers.size,
         state.ensemble,
         torch.bfloat16 if settings.low_precision else settings.dtype,
     )
@@ -148,7 +155,7 @@ def train(
 
             X = standardiser(batch, settings.device, settings.dtype)
             pursue = settings.for_pursuit and schedule.pursuing(step)
-            train_step(state, X, k, alpha, buffer, pursue)
+            train_step(state, X, k, alpha, buffer, pursue, workers)
             state.step = step = step + 1
 
             if due(step, settings.reinit_every) and step < schedule.n_steps / 2:
@@ -157,6 +164,9 @@ def train(
             every = settings.resample_every
             if every and due(state.n_steps, every) and step < schedule.cool_down_from:
                 donors = batches.for_witnesses(batches.samples(step - 1))
+                if workers.size > 1:
+                    # All choose the same samples, and of the whole batch.
+                    X = standardiser(batches[step - 1], settings.device, settings.dtype)
                 resample_dead(state, settings, X, donors, k, dead_after=every)
                 if alpha > 0:
                     transplant_shared(state, settings)
@@ -166,7 +176,7 @@ def train(
                     fvu = float(recent[:, : settings.n_saes].mean())
                 else:
                     fvu = group_fvu(
-                        state, batches.X, validation, standardiser, settings
+                        state, batches.X, validation, standardiser, settings, workers
                     )
                 if state.plateau.ends_with(fvu):
                     state.schedule = schedule.finishing_at(step)
@@ -196,11 +206,12 @@ def group_fvu(
     rows: np.ndarray,
     standardiser: Standardiser,
     settings: Settings,
+    workers: Workers = ALONE,
 ) -> float:
     """FVU of held-out rows, mean over the group."""
     group = state.ensemble[: settings.n_saes]
     squares = 0.0
-    for block in row_blocks(X, rows):
+    for block in row_blocks(X, workers.part(rows)):
         for part in standardiser(block, settings.device, settings.dtype).split(4096):
             X_centred = group.centred(part)
             codes = encode(X_centred, group, settings.k)
@@ -208,4 +219,4 @@ def group_fvu(
                 codes, group.decoder.flatten(0, 1)
             )
             squares += float(residual.square().sum())
-    return squares / (len(group) * len(rows) * X.shape[1])
+    return workers.total(squares) / (len(group) * len(rows) * X.shape[1])

@@ -1,5 +1,6 @@
 """The contract of the estimator: parameters, methods, fitted attributes."""
 
+import os
 import pickle
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import warnings
 
 import dask.array
+import distributed
 import joblib
 import numpy as np
 import pandas as pd
@@ -702,6 +704,42 @@ def test_grid_search_over_a_pipeline_in_two_processes():
     # More atoms reconstruct better.
     assert search.best_params_["mfrsparseautoencoder__k"] == 6
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_grid_search_over_the_workers_of_a_dask_cluster(tmp_path):
+    grid = {"k": [1, 6], "callback": [NoteOfProcess(tmp_path)]}
+    # In float64, since workers sum in other parts than this process.
+    sae = small(max_steps=30, precision="float64")
+    search = GridSearchCV(sae, grid, cv=2, error_score="raise")
+    expected = clone(search).fit(X).cv_results_["mean_test_score"]
+    # Of this process.
+    for note in tmp_path.iterdir():
+        note.unlink()
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+        joblib.parallel_config(backend="dask"),
+    ):
+        workers = set(client.run(os.getpid).values())
+        search.set_params(refit=False).fit(X)
+    # The fits ran there, and none here.
+    notes = {int(note.name) for note in tmp_path.iterdir()}
+    assert notes
+    assert notes <= workers
+    found = search.cv_results_["mean_test_score"]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+class NoteOfProcess:
+    """A callback that leaves a file with the number of the process."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, step, info):
+        (self.folder / str(os.getpid())).touch()
 
 
 def test_clone_pickle_and_joblib_keep_the_model(fitted, tmp_path):

@@ -1,0 +1,177 @@
+"""Fits in two processes of torchrun against fits in one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import skmfr
+from skmfr import MFRSparseAutoencoder
+from skmfr._batches import Batches
+from skmfr._workers import ALONE, Workers
+from skmfr.distributed import data_parallel
+
+# All that training does: a penalty, matching, dead atoms, restarts, pursuit, holding
+# out.  In float64, so that rounding, which differs where sums are in parts, does not
+# decide which atom is the k-th.
+PARAMETERS = {
+    "n_components": 48,
+    "k": 3,
+    "max_steps": 60,
+    "batch_size": 40,
+    "resample_every": 7,
+    "reinit_threshold": 0.03,
+    "reinit_every": 10,
+    "early_stopping": True,
+    "transform_algorithm": "omp",
+    "precision": "float64",
+    "random_state": 0,
+}
+FITTED = ("dictionaries_", "witness_dictionaries_", "encoder_weights_", "loss_curve_")
+
+SCRIPT = """
+import json, os, signal, sys, warnings
+from datetime import timedelta
+import numpy as np
+from skmfr import MFRSparseAutoencoder
+from skmfr.distributed import data_parallel
+
+warnings.simplefilter("ignore")
+folder, death, parameters = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+
+def die(step, info):
+    if rank == 1 and step == death:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with data_parallel(timeout=30) as rank:
+    sae = MFRSparseAutoencoder(
+        **parameters, checkpoint_dir=f"{folder}/fits", checkpoint_every=10, callback=die
+    )
+    sae.fit([f"{folder}/{i}.npy" for i in range(2)])
+    if rank == 0:
+        np.savez(f"{folder}/fitted.npz", **{
+            name: value for name, value in vars(sae).items() if name in FITTED
+        })
+    messages = {}
+    for name, values in {
+        "seed": {"random_state": rank}, "alpha": {"alpha": 0.5 + rank},
+        "batch": {"batch_size": 41}, "data": {},
+    }.items():
+        X = np.eye(64) * (1 + rank if name == "data" else 1)
+        try:
+            MFRSparseAutoencoder(**(parameters | values)).fit(X)
+        except ValueError as error:
+            messages[name] = str(error)
+    with open(f"{folder}/{rank}.json", "w") as file:
+        json.dump(messages, file)
+""".replace("in FITTED", f"in {FITTED}")
+
+
+def data():
+    rng = np.random.default_rng(0)
+    codes = rng.random((500, 24)) * (rng.random((500, 24)) < 3 / 24)
+    return codes @ rng.standard_normal((24, 10))
+
+
+def run(folder, death=0):
+    """Run the script under torchrun, in two processes; the second may die at a step."""
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    for i, part in enumerate(np.split(data(), [200])):
+        np.save(folder / f"{i}.npy", part)
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [folder, str(death), json.dumps(PARAMETERS)]
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, script, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        # The package that is tested, wherever the script is.
+        env=os.environ | {"PYTHONPATH": str(Path(skmfr.__file__).parents[1])},
+    )
+
+
+@pytest.fixture(scope="module")
+def lost_and_resumed(tmp_path_factory):
+    """Folder of a fit that lost a process, and of the same one resumed."""
+    folder = tmp_path_factory.mktemp("distributed")
+    lost = run(folder, death=37)
+    assert lost.returncode != 0
+    assert "SIGKILL" in lost.stderr
+    assert not (folder / "fitted.npz").exists()
+    assert len(list((folder / "fits").iterdir())) == 2
+    # A step before the last checkpoint, which it must not come by again.
+    resumed = run(folder, death=25)
+    assert resumed.returncode == 0, resumed.stderr
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_two_processes_of_which_one_was_lost_reach_the_result_of_one(lost_and_resumed):
+    steps = []
+    alone = MFRSparseAutoencoder(
+        **PARAMETERS, callback=lambda step, info: steps.append(info)
+    ).fit(data())
+    # SAEs were started anew, atoms died, and the penalty was on.
+    assert alone.n_reinits_.sum() > 0
+    assert max(info["dead"] for info in steps) > 0
+    assert max(info["alpha"] for info in steps) > 0.5
+    with np.load(lost_and_resumed / "fitted.npz") as fitted:
+        for name in FITTED:
+            expected = getattr(alone, name)
+            np.testing.assert_allclose(fitted[name], expected, rtol=0, atol=1e-6)
+
+
+def test_processes_that_fit_something_else_are_refused(lost_and_resumed):
+    messages = [
+        json.loads((lost_and_resumed / f"{rank}.json").read_text()) for rank in (0, 1)
+    ]
+    assert (
+        "process 0 has alpha=0.5 and process 1 has alpha=1.5" in (messages[0]["alpha"])
+    )
+    assert (
+        "process 1 has alpha=1.5 and process 0 has alpha=0.5" in (messages[1]["alpha"])
+    )
+    for rank in (0, 1):
+        assert "has seed=" in messages[rank]["seed"]
+        assert "has scale of X=" in messages[rank]["data"]
+        assert "batch_size=41 " in messages[rank]["batch"]
+        assert "number of processes, 2" in messages[rank]["batch"]
+
+
+def test_another_number_of_processes_does_not_resume(lost_and_resumed):
+    sae = MFRSparseAutoencoder(
+        **PARAMETERS, checkpoint_dir=lost_and_resumed / "fits", checkpoint_every=10
+    )
+    message = "with world_size=2, but this fit has world_size=1"
+    with pytest.raises(ValueError, match=message):
+        sae.fit(data())
+
+
+def test_parts_of_the_workers_are_the_rows():
+    rows = np.arange(100, 117)
+    parts = [Workers(rank, 3).part(rows) for rank in range(3)]
+    np.testing.assert_array_equal(np.concatenate(parts), rows)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    np.testing.assert_array_equal(ALONE.part(rows), rows)
+
+
+def test_each_worker_reads_its_part_of_a_batch():
+    X = np.arange(60.0)[:, None]
+    batches = [Batches(X, None, 10, True, 0, workers=Workers(i, 2)) for i in range(2)]
+    for number, parts in enumerate(
+        zip(*(b.in_turn(0, 9) for b in batches), strict=True)
+    ):
+        assert [len(part) for part in parts] == [5, 5]
+        np.testing.assert_array_equal(np.concatenate(parts), batches[0][number])
+
+
+def test_without_torchrun_it_says_how_to_start(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(RuntimeError, match="torchrun --nproc-per-node"):
+        data_parallel().__enter__()
