@@ -1,10 +1,10 @@
 """Cost of a training step, as a multiple of the encoder products alone.
 
-``python -m benchmarks.step_cost`` trains on random data at two sizes and, after each
-step, times the bare products X E^T of all SAEs, witness included, so that both are
-measured interleaved under the same load.  Ratios are what counts; times are of this
-machine, now.  ``mean`` includes the steps that match the dictionaries anew, which the
-median does not show.
+``python -m benchmarks.step_cost`` trains on random data at two sizes, or at that of
+``--size BATCH FEATURES ATOMS K SAES``.  After each step it times the bare products
+X E^T of all SAEs, witness included, so that both are measured interleaved under the
+same load.  Ratios are what counts; times are of this machine, now.  ``mean`` includes
+the steps that match the dictionaries anew, which the median does not show.
 """
 
 import argparse
@@ -83,13 +83,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=150, help="steps per size")
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--size", type=int, nargs=5, help="instead of the usual ones")
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(
         f"{'batch':>6} {'d':>5} {'m':>6} {'k':>4} {'SAEs':>5} {'alpha':>6}"
         f" {'products':>9} {'step':>9} {'median':>7} {'mean':>6}  rows/s"
     )
-    for size in SIZES:
+    for size in [arguments.size] if arguments.size else SIZES:
         for alpha in (0.0, 1.0):
             steps, products = step_cost(
                 *size,

@@ -256,7 +256,7 @@ class Batches:
             half[1::2] = True
             key = (chunk,) if len(self.sizes) > 1 else ()
             random_numbers(self.seed, DONORS, *key).shuffle(half)
-            self._halves[chunk] = half
+            _keep(self._halves, chunk, half, n_most=2 * self.n_mixed)
         return self._halves[chunk]
 
     def donors(self, n: int, witness: bool, draw: np.random.Generator) -> np.ndarray:
@@ -277,8 +277,8 @@ class Batches:
         return self.X[np.sort(chosen)]
 
 
-def _keep(cache: dict, key, value) -> None:
-    """Put a value in place of the oldest of two."""
-    if len(cache) > 1:
+def _keep(cache: dict, key, value, n_most: int = 2) -> None:
+    """Add a value; where there are as many as may be, in place of the oldest."""
+    if len(cache) >= n_most:
         del cache[next(iter(cache))]
     cache[key] = value

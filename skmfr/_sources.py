@@ -143,7 +143,8 @@ def as_source(X) -> Source | None:
     if isinstance(X, (list, tuple)):
         shards = X and (_is_path(X[0]) or getattr(X[0], "ndim", 0) == 2)
         return Shards(X) if shards else None
-    return Chunked(X) if getattr(X, "chunks", None) else None
+    # Not the column of a data frame that is called so.
+    return Chunked(X) if isinstance(getattr(X, "chunks", None), tuple) else None
 
 
 def chunk_starts(X: np.ndarray | Source) -> np.ndarray:

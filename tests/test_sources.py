@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import dask.array
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 
@@ -66,7 +67,16 @@ def test_rows_of_a_source_are_those_of_the_array(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(
-    "X", [[[1.0, 2.0]], [], [np.arange(3.0)], "X.npy", np.ones((2, 2)), None]
+    "X",
+    [
+        [[1.0, 2.0]],
+        [],
+        [np.arange(3.0)],
+        "X.npy",
+        np.ones((2, 2)),
+        None,
+        pd.DataFrame({"chunks": [1.0, 2.0]}),
+    ],
 )
 def test_all_else_is_left_to_scikit_learn(X):
     assert as_source(X) is None

@@ -1,0 +1,54 @@
+"""Training steps of one fit that several processes share.
+
+``python -m torch.distributed.run --standalone --nproc-per-node 2 --module
+benchmarks.processes`` trains on random data in two processes, and prints the median
+time of a step and the bytes that each process adds up in it.  Set ``OMP_NUM_THREADS``
+to the threads of each process, and compare with ``--nproc-per-node 1``.
+"""
+
+import argparse
+from time import perf_counter
+
+import numpy as np
+
+from skmfr import MFRSparseAutoencoder
+from skmfr.distributed import data_parallel
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch-size", type=int, default=2048)
+    parser.add_argument("--n-features", type=int, default=768)
+    parser.add_argument("--n-components", type=int, default=3072)
+    parser.add_argument("--n-saes", type=int, default=3, help="and one witness")
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=30)
+    arguments = parser.parse_args()
+    shape = 4 * arguments.batch_size, arguments.n_features
+    X = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    times = []
+    with data_parallel() as rank:
+        MFRSparseAutoencoder(
+            arguments.n_components,
+            n_saes=arguments.n_saes,
+            k=arguments.k,
+            # Matching costs the same however many processes there are.
+            alpha=0,
+            batch_size=arguments.batch_size,
+            max_steps=arguments.steps,
+            resample_every=None,
+            callback=lambda step, info: times.append(perf_counter()),
+            random_state=0,
+        ).fit(X)
+    n_numbers = (arguments.n_saes + 1) * 2 * arguments.n_components * shape[1]
+    if rank == 0:
+        # The first steps allocate.
+        step = np.median(np.diff(times)[5:])
+        print(
+            f"{step * 1e3:.0f} ms a step, {arguments.batch_size / step:.0f} rows/s, "
+            f"{n_numbers * 4 / 2**20:.0f} MiB added up in each"
+        )
+
+
+if __name__ == "__main__":
+    main()
