@@ -816,6 +816,10 @@ class MFRSparseAutoencoder(
             )
             yield block, codes, sae
 
+    def _check_X(self, X) -> np.ndarray | Source:
+        check_is_fitted(self)
+        return self._checked(X, reset=False)
+
     def _checked(self, X, reset: bool) -> np.ndarray | Source:
         """X as an array, or what reads it piece by piece."""
         from ._sources import as_source
@@ -847,8 +851,7 @@ class MFRSparseAutoencoder(
         ValueError
             If X is not numeric, finite and as wide as the training data.
         """
-        check_is_fitted(self)
-        X = self._checked(X, reset=False)
+        X = self._check_X(X)
         n_components = len(self.components_)
         blocks = [as_csr(codes, n_components) for _, codes, _ in self._coded_blocks(X)]
         if not self.sparse_output:
@@ -914,8 +917,7 @@ class MFRSparseAutoencoder(
         ValueError
             If X is not numeric, finite and as wide as the training data.
         """
-        check_is_fitted(self)
-        X = self._checked(X, reset=False)
+        X = self._check_X(X)
         reconstructed = np.empty(X.shape, X.dtype)
         start = 0
         for block, X_hat in self._reconstructed_blocks(X, trusted_only):
@@ -957,8 +959,7 @@ class MFRSparseAutoencoder(
         ValueError
             If X is not numeric, finite and as wide as the training data.
         """
-        check_is_fitted(self)
-        X = self._checked(X, reset=False)
+        X = self._check_X(X)
         return 1.0 - _fvu_of_blocks(self._reconstructed_blocks(X))
 
     @property

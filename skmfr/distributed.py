@@ -20,8 +20,8 @@ def data_parallel(backend=None, timeout=600.0) -> Iterator[int]:
     Every process runs the same script and ends with the same estimator. Of each batch,
     a process reads and codes its part; gradients are added up, so that the result is
     that of one process with the same `batch_size`, up to rounding. All processes need
-    the same data, parameters and integer `random_state`, and a `checkpoint_dir` that
-    all of them see, to which the first one writes.
+    the same data, parameters (``device="auto"``) and integer `random_state`, and a
+    `checkpoint_dir` that all of them see, to which the first one writes.
 
     Parameters
     ----------
@@ -46,6 +46,8 @@ def data_parallel(backend=None, timeout=600.0) -> Iterator[int]:
 
     Notes
     -----
+    Read more in the user guide: :doc:`one fit in many processes </user_guide/scaling>`.
+
     If a process is lost, ``torchrun`` ends the others, and the job fails; with a
     `checkpoint_dir` the same job started again goes on from the last checkpoint. It has
     to have as many processes as before.

@@ -3,7 +3,6 @@
 import io
 import json
 import pickle
-import resource
 
 import numpy as np
 import pytest
@@ -124,6 +123,7 @@ def test_interrupted_write_leaves_the_old_files_and_no_other(
 def test_a_disk_without_room_raises_and_keeps_the_last_checkpoint(
     checkpoints, settings
 ):
+    resource = pytest.importorskip("resource", reason="not on Windows")
     checkpoints.save(state_after(3, settings))
     state = state_after(6, settings)
     (path,) = checkpoints.paths()
