@@ -835,7 +835,9 @@ def test_long_sequences_may_be_cut(gpt2):
     expected = extractor.transform([[0, 1, 2, 3, 4], [1, 2]])
     assert np.array_equal(extractor.transform(long), expected)
     mapping = {"input_ids": [list(range(20))], "attention_mask": np.ones((1, 20))}
-    assert np.array_equal(extractor.transform(mapping), expected[:1])
+    # A batch of one rounds otherwise than a batch of two.
+    rows = extractor.transform(mapping)
+    np.testing.assert_allclose(rows, expected[:1], rtol=1e-5, atol=1e-7)
 
 
 def test_a_model_must_be_one(tokens):
