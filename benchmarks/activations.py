@@ -92,6 +92,11 @@ def reference(
         "lstsq": np.nan,
         "OMP": np.nan,
         "recovered, encoder": recovered(reconstruct),
+        "recovered, lstsq": np.nan,
+        "recovered, omp": np.nan,
+        "agreement": np.nan,
+        "dead": np.nan,
+        "seconds": np.nan,
     }
 
 
