@@ -151,7 +151,8 @@ def extraction(arguments: argparse.Namespace) -> None:
             bare.append(middle - began)
             extracting.append(perf_counter() - middle)
         cells = median(bare), median(extracting), median(np.divide(extracting, bare))
-        print(f"| {layer} |", " | ".join(f"{cell:.2f}" for cell in cells), "|")
+        row = " | ".join(f"{cell:.2f}" for cell in cells)
+        print(f"| {layer} | {row} |", flush=True)
 
 
 def main() -> None:
