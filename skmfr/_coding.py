@@ -2,7 +2,8 @@
 
 All three are functions of one sample: where rounding, which in a matrix product depends
 on the rest of the batch, could decide which atom enters, the scores are computed again
-sample by sample, and equal ones go to the atom that comes first.
+sample by sample, and equal ones go to the atom that comes first.  (But for matching
+pursuit with atoms that are nearly dependent, which make much of any rounding.)
 """
 
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from ._ensemble import Ensemble
 # support are linearly dependent.  It runs in float64, where this is no more than noise.
 RIDGE = 1e-12
 # Squared distance of an atom to the span of others below which it adds to it nothing
-# but rounding.
-DEPENDENT = 1e-5
+# but rounding, of products of atoms and what many atoms make of it.
+DEPENDENT = {torch.float32: 1e-5, torch.float64: 1e-12}
 # Dictionaries up to this size have products of all atoms made (256 MB in float32).
 MAX_GRAM = 8192
 # Numbers in the largest intermediate array, 64 MB in float32.
@@ -98,7 +99,7 @@ def omp_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
         cosine = cosines(atom, support)
         along = (basis[:, :step, :step] * cosine.unsqueeze(1)).sum(2)
         left = 1 - along.square().sum(1, keepdim=True)
-        useful = (best.values > nothing.unsqueeze(1)) & (left > DEPENDENT)
+        useful = (best.values > nothing.unsqueeze(1)) & (left > DEPENDENT[X.dtype])
         factor = torch.where(useful, left, torch.inf).rsqrt()
         row = basis[:, step]
         row[:, :step] = -(along.unsqueeze(2) * basis[:, :step, :step]).sum(1)

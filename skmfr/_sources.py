@@ -1,4 +1,4 @@
-"""Data that are not one array: shards, and arrays in chunks (zarr, dask, HDF5).
+"""Data that are not one array: shards, and arrays in chunks (zarr, dask, chunked HDF5).
 
 What reads data takes them for an array of which only ``shape``, ``dtype`` and rows, by
 a slice or by sorted numbers, are to be had.
@@ -140,6 +140,11 @@ class Chunked(Source):
 
 def as_source(X) -> Source | None:
     """The source that reads X, or None if X is for scikit-learn to read."""
+    if _is_path(X):
+        raise ValueError(
+            f"X is a path, {os.fspath(X)}, expected data. Give the file as a list of "
+            "one shard, or np.load(X, mmap_mode='r')."
+        )
     if isinstance(X, (list, tuple)):
         shards = X and (_is_path(X[0]) or getattr(X[0], "ndim", 0) == 2)
         return Shards(X) if shards else None

@@ -120,6 +120,19 @@ def test_dependent_atoms_give_finite_codes_that_reconstruct_as_well(algorithm):
         assert np.linalg.norm(residual[row]) <= np.linalg.norm(optimum) + 1e-6
 
 
+def test_omp_takes_atoms_that_are_nearly_parallel():
+    # Two atoms .002 apart, and samples that need their difference.
+    atoms = np.eye(20)
+    atoms[1] = atoms[0] + 2e-3 * atoms[1]
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    sae = Ensemble.starting_from(torch.from_numpy(atoms[None]), tied=True)
+    X = np.zeros((200, 20))
+    X[:, :2] = np.random.default_rng(0).standard_normal((200, 2))
+    codes = dense(omp_codes(torch.from_numpy(X), sae, 2), 20)
+    # The ridge of 1e-12 against the smaller eigenvalue, 2e-6.
+    np.testing.assert_allclose(codes @ atoms, X, atol=1e-5)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_coding_row_by_row_equals_coding_the_batch(algorithm, dtype):

@@ -1,5 +1,6 @@
 """Shards and chunked arrays against the array that they make up."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import dask.array
@@ -72,7 +73,6 @@ def test_rows_of_a_source_are_those_of_the_array(tmp_path, dtype):
         [[1.0, 2.0]],
         [],
         [np.arange(3.0)],
-        "X.npy",
         np.ones((2, 2)),
         None,
         pd.DataFrame({"chunks": [1.0, 2.0]}),
@@ -192,3 +192,9 @@ def test_h5py_like_datasets_are_chunked():
     X = random_data()
     data = SimpleNamespace(shape=X.shape, dtype=X.dtype, chunks=(8, 3))
     assert isinstance(as_source(data), Chunked)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_path_is_refused_with_the_way_out(kind):
+    with pytest.raises(ValueError, match="list of one shard"):
+        as_source(kind("X.npy"))

@@ -202,7 +202,9 @@ def report_data(
 
 def _loss_points(losses: np.ndarray) -> dict[str, Any]:
     """Means of spans of the curve, and the middle of each."""
-    spans = np.array_split(losses, min(N_POINTS, len(losses)))
+    # SAEs that were trained elsewhere have none.
+    n_spans = min(N_POINTS, len(losses))
+    spans = np.array_split(losses, n_spans) if n_spans else []
     ends = np.cumsum([len(span) for span in spans])
     return {
         "step": significant(ends - [(len(span) - 1) / 2 for span in spans]),

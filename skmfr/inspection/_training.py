@@ -149,10 +149,15 @@ class TrainingCurveDisplay:
         TypeError
             If the estimator is of another kind.
         ValueError
-            If it is not fitted.
+            If it is not fitted, or was trained elsewhere.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         _, sae = split_fitted(estimator)
+        if not sae.n_steps_:
+            raise ValueError(
+                "estimator was imported from another package: there is no training "
+                "to show."
+            )
         history = sae.callback
         if isinstance(history, TrainingHistory) and history:
             # It may have seen other fits before, and not the steps before a checkpoint.

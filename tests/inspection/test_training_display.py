@@ -6,7 +6,8 @@ import pytest
 from sklearn.base import clone
 
 from skmfr import MFRSparseAutoencoder
-from skmfr.inspection import TrainingCurveDisplay, TrainingHistory
+from skmfr.inspection import TrainingCurveDisplay, TrainingHistory, report
+from skmfr.io import from_sae_lens, to_sae_lens
 
 
 def drawn(display) -> dict[str, np.ndarray]:
@@ -126,3 +127,13 @@ def test_what_is_no_history_is_named():
         TrainingCurveDisplay.from_history(TrainingHistory())
     with pytest.raises(ValueError, match='records without "fvu"'):
         TrainingCurveDisplay.from_history([{"step": 1}])
+
+
+def test_an_sae_that_was_trained_elsewhere_has_no_curve(sae, X, tmp_path):
+    pytest.importorskip("safetensors")
+    to_sae_lens(sae, tmp_path)
+    imported = from_sae_lens(tmp_path)
+    with pytest.raises(ValueError, match="imported"):
+        TrainingCurveDisplay.from_estimator(imported)
+    # The page of atoms does without.
+    assert report(imported, X).html()
