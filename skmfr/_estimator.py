@@ -409,9 +409,10 @@ class MFRSparseAutoencoder(
         samples, as of an array in memory, and the result is the same. Of zarr and dask
         arrays and chunked HDF5 datasets, which can only be read chunk by chunk, each
         epoch is a new permutation of the chunks; the samples of a few chunks that
-        follow one another, 256 MB, are permuted together. So chunks should not be much larger than
-        a tenth of that, and if similar samples are stored together, a batch has less
-        variety than the data. See :doc:`data larger than memory </user_guide/scaling>`.
+        follow one another, 256 MB, are permuted together. So chunks should not be much
+        larger than a tenth of that, and if similar samples are stored together, a batch
+        has less variety than the data. See :doc:`data larger than memory
+        </user_guide/scaling>`.
 
         Parameters
         ----------
