@@ -27,7 +27,25 @@ FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 
 
 class Contexts(NamedTuple):
-    """Where each atom is most active."""
+    """Where each atom is most active; made by :func:`top_contexts`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmfr.activations import Contexts
+    >>> contexts = Contexts(
+    ...     codes=np.array([[2.5, 1.0]]),
+    ...     inputs=np.array([[7, 4]]),
+    ...     positions=np.array([[3, 0]]),
+    ...     tokens=None,
+    ...     before=0,
+    ...     density=np.array([0.1]),
+    ... )
+    >>> contexts.to_frame()
+       atom  rank  code  input  position
+    0     0     0   2.5      7         3
+    1     0     1   1.0      4         0
+    """
 
     codes: np.ndarray
     """(n_components, n_contexts), in descending order; 0 where there is none"""
@@ -88,7 +106,21 @@ class Contexts(NamedTuple):
 
 
 class LogitEffects(NamedTuple):
-    """Which tokens atoms make more, and less, likely."""
+    """Which tokens atoms make more, and less, likely; by :func:`logit_effects`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmfr.activations import LogitEffects
+    >>> effects = LogitEffects(
+    ...     promoted=np.array([[11, 5]]),
+    ...     promoted_logits=np.array([[0.9, 0.4]]),
+    ...     suppressed=np.array([[8, 2]]),
+    ...     suppressed_logits=np.array([[-0.7, -0.1]]),
+    ... )
+    >>> int(effects.promoted[0, 0])
+    11
+    """
 
     promoted: np.ndarray
     """(n_components, n_tokens), ids of the largest effects, in descending order"""

@@ -29,6 +29,17 @@ class Report:
     """A page that needs nothing but itself; notebooks show it.
 
     Made by :func:`report`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.inspection import report
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> sae = MFRSparseAutoencoder(32, max_steps=50, random_state=0).fit(X)
+    >>> page = report(sae, X, image_shape=(8, 8), title="Digits")
+    >>> "<title>Digits</title>" in page.html()
+    True
     """
 
     def __init__(self, page: str):
@@ -98,6 +109,22 @@ class BlindedReport(Report):
     key : list of dict
         For each item of the page, in its order: "study", "item" (from 1), "model",
         "atom", "agreement" (None for one SAE alone), "trusted".
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.inspection import blinded_report
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> one, other = (
+    ...     MFRSparseAutoencoder(32, alpha=alpha, max_steps=50, random_state=0).fit(X)
+    ...     for alpha in (0.0, 1.0)
+    ... )
+    >>> rating = blinded_report(
+    ...     {"one": one, "other": other}, X, n_atoms=5, random_state=0
+    ... )
+    >>> len(rating.key)
+    10
     """
 
     def __init__(self, page: str, key: list[dict]):
