@@ -322,6 +322,11 @@ def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.Dat
         atom was nowhere active) and, of token ids, "top context"; of effects "promoted"
         and "suppressed".
 
+    Raises
+    ------
+    ValueError
+        If `contexts` or `effects` are of another number of atoms.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
