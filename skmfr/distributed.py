@@ -6,6 +6,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
+
+# Whose functions keep, as their default, the group there is when they are imported: a
+# group must be made after that, or the end of Python finds its threads still running
+# and aborts.
+import torch.distributed.nn.functional  # noqa: F401
 from torch import distributed
 
 from ._workers import Workers, present_workers
