@@ -6,6 +6,7 @@ one primitive, a weighted sum of gathered rows (``embedding_bag``), on codes sor
 sample or by atom, or its transpose, a dot product per gathered row.
 """
 
+import warnings
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,9 +17,15 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Rows up to this long are partitioned by NumPy: there it is twice as fast as torch, and
-# half as fast above.
-PACKED_COLUMNS = 256
+# Number and column are packed into an integer twice as large, and rows of up to so many
+# of these are partitioned by NumPy: there its vector instructions make it ten times as
+# fast as torch, above it is no faster.
+PACKED_COLUMNS = {2: 512, 4: 256}
+
+# PyTorch warns, once in a process, that its CSR tensors may still change.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    torch.zeros(1, 1).to_sparse_csr()
 
 
 class SparseCodes(NamedTuple):
@@ -83,18 +90,13 @@ def largest(numbers: Tensor, k: int) -> Tensor:
     -------
     Tensor of shape (n_rows, k), int64
     """
-    n_columns = numbers.shape[1]
-    if (
-        n_columns <= PACKED_COLUMNS
-        and numbers.itemsize <= 4
-        and numbers.device.type == "cpu"
-    ):
-        # Number and column in one integer, which NumPy partitions with vector
-        # instructions if rows are short.
-        columns = torch.arange(n_columns)
-        packed = numbers.to(torch.int64).bitwise_left_shift_(32).bitwise_or_(columns)
+    n_columns, size = numbers.shape[1], numbers.itemsize
+    if n_columns <= PACKED_COLUMNS.get(size, 0) and numbers.device.type == "cpu":
+        wider = INTEGER_OF_SIZE[2 * size]
+        columns = torch.arange(n_columns, dtype=wider)
+        packed = numbers.to(wider).bitwise_left_shift_(8 * size).bitwise_or_(columns)
         packed.numpy().partition(n_columns - k, axis=1)
-        return packed[:, n_columns - k :] & 0xFFFFFFFF
+        return packed[:, n_columns - k :].long() & ((1 << 8 * size) - 1)
     # Maxima and candidates are as many when a group holds sqrt(n / k) columns; near
     # that, a size that leaves few columns over.
     ideal = (n_columns / k) ** 0.5
@@ -164,8 +166,19 @@ def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
     Tensor of shape (n_samples, k)
     """
     offsets, samples = entry_layout(*indices.shape, indices.device)
-    # The backward pass of `decode` for its values, the one gather-and-dot in torch
-    # that does not write out the gathered atoms (n_samples * k * n_features numbers).
+    # Two ways to do it without writing out the gathered atoms, which are n_samples * k
+    # * n_features numbers: as entries of a matrix product, and as the backward pass of
+    # `decode` for its values, which on the CPU takes nearly twice as long.
+    if X.device.type == "cpu":
+        wanted = torch.sparse_csr_tensor(
+            offsets,
+            indices.flatten(),
+            X.new_zeros(indices.numel()),
+            (len(X), len(atoms)),
+            check_invariants=False,
+        )
+        dots = torch.sparse.sampled_addmm(wanted, X, atoms.T, beta=0.0)
+        return dots.values().view_as(indices)
     dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         X, atoms, indices.flatten().contiguous(), offsets[:-1], samples, 0
     )

@@ -70,7 +70,7 @@ def reconstruction(
     torch.sub(X_centred, residual, out=residual)
     scale = n_samples * total_variance
     per_member = residual.view(n_members, -1)
-    fvu = row_dot(per_member, per_member)[:, 0] / scale
+    fvu = torch.linalg.vecdot(per_member, per_member) / scale
 
     # d fvu / d x_hat is -2 / scale * residual: the factor goes to the k codes of a
     # sample instead of its n_features residuals.
