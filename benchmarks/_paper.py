@@ -7,7 +7,8 @@ Gradients come from automatic differentiation of dense arrays, and atoms are mat
 the CPU at each step.  Their conditional reinitialisation is left out.
 """
 
-from itertools import combinations
+from collections.abc import Iterator
+from itertools import combinations, islice
 
 import numpy as np
 import torch
@@ -82,14 +83,13 @@ def train_paper(
     -------
     list of PaperSAE
     """
-    draw = np.random.default_rng(seed)
+    batches = islice(random_batches(X, batch_size, seed), n_steps)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         saes = [PaperSAE(X.shape[1], n_components, k) for _ in range(n_saes)]
         parameters = [parameter for sae in saes for parameter in sae.parameters()]
         optimiser = torch.optim.Adam(parameters, learning_rate)
-        for step in range(n_steps):
-            batch = torch.from_numpy(X[draw.integers(len(X), size=batch_size)])
+        for step, batch in enumerate(batches):
             loss = torch.stack(
                 [
                     (batch - sae.encode(batch) @ sae.atoms()).square().mean()
@@ -104,3 +104,10 @@ def train_paper(
             loss.backward()
             optimiser.step()
     return saes
+
+
+def random_batches(X: np.ndarray, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Batches of samples, drawn with replacement, without end."""
+    draw = np.random.default_rng(seed)
+    while True:
+        yield torch.from_numpy(X[draw.integers(len(X), size=batch_size)])

@@ -13,6 +13,7 @@ import io
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -27,7 +28,11 @@ LEARNING_RATES = {
     "sae-lens": (3e-3, 1e-2),
     "dictionary-learning": (1e-2, 2e-2),
     "sparsify": (1e-2, 2e-2),
+    "overcomplete": (3e-3, 1e-2),
 }
+# Who takes batches for their mean norm before training, and how many.
+SCALED = ("sae-lens", "dictionary-learning")
+N_NORM_BATCHES = 100
 
 
 class Peer(NamedTuple):
@@ -76,36 +81,46 @@ def sae_lens(
     the weights at its end; the learning rate falls to zero over the last fifth; an atom
     is dead after 1/30 of the steps without a sample.
     """
-    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
-    from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
     standardiser = Standardiser(X)
     torch.manual_seed(seed)
     began = perf_counter()
-    sae = TopKTrainingSAE(
-        TopKTrainingSAEConfig(
-            d_in=X.shape[1],
-            d_sae=n_components,
-            k=k,
-            normalize_activations="expected_average_only_in",
-        )
-    )
-    config = SAETrainerConfig(
-        total_training_samples=n_steps * batch_size,
-        train_batch_size_samples=batch_size,
-        lr=learning_rate,
-        lr_end=learning_rate / 10,  # must be set, "constant" ignores it
-        lr_decay_steps=n_steps // 5,
-        dead_feature_window=n_steps // 30,
-        n_batches_for_norm_estimate=100,
-    )
+    sae = sae_lens_sae(X.shape[1], n_components, k)
+    config = sae_lens_config(n_steps, batch_size, learning_rate)
     batches = shuffled_batches(standardiser.transform(X), batch_size, seed)
     with quiet():
         SAETrainer(config, sae, batches).fit()
     seconds = perf_counter() - began
     # Its activations are for a decoder of unit norm (rescale_acts_by_decoder_norm).
     return peer(sae.encode, sae.W_dec, sae.b_dec, standardiser, seconds, unit_norm=True)
+
+
+def sae_lens_sae(n_features: int, n_components: int, k: int):
+    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+
+    return TopKTrainingSAE(
+        TopKTrainingSAEConfig(
+            d_in=n_features,
+            d_sae=n_components,
+            k=k,
+            normalize_activations="expected_average_only_in",
+        )
+    )
+
+
+def sae_lens_config(n_steps: int, batch_size: int, learning_rate: float):
+    from sae_lens.config import SAETrainerConfig
+
+    return SAETrainerConfig(
+        total_training_samples=n_steps * batch_size,
+        train_batch_size_samples=batch_size,
+        lr=learning_rate,
+        lr_end=learning_rate / 10,  # must be set, "constant" ignores it
+        lr_decay_steps=n_steps // 5,
+        dead_feature_window=n_steps // 30,
+        n_batches_for_norm_estimate=N_NORM_BATCHES,
+    )
 
 
 def dictionary_learning(
@@ -209,10 +224,47 @@ def sparsify(
     return peer(encode, sae.W_dec, sae.b_dec, standardiser, seconds)
 
 
+def overcomplete(
+    X: np.ndarray,
+    n_components: int,
+    k: int,
+    n_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> Peer:
+    """``train_sae`` on a ``TopKSAE``, as in its documentation.
+
+    Adam at a constant learning rate on the mean squared error; the encoder normalises
+    over the batch; no bias is added to reconstructions.
+    """
+    from overcomplete.sae import TopKSAE, train_sae
+
+    def loss(batch, reconstructed, scores, codes, dictionary) -> torch.Tensor:
+        return (batch - reconstructed).square().mean()
+
+    standardiser = Standardiser(X)
+    torch.manual_seed(seed)
+    began = perf_counter()
+    sae = TopKSAE(X.shape[1], n_components, top_k=k)
+    adam = torch.optim.Adam(sae.parameters(), lr=learning_rate)
+    batches = shuffled_batches(standardiser.transform(X), batch_size, seed)
+    train_sae(sae, islice(batches, n_steps), loss, adam, nb_epochs=1, monitoring=0)
+    seconds = perf_counter() - began
+    sae.eval()
+    no_bias = torch.zeros(X.shape[1])
+
+    def encode(batch: torch.Tensor) -> torch.Tensor:
+        return sae.encode(batch)[1]
+
+    return peer(encode, sae.get_dictionary(), no_bias, standardiser, seconds)
+
+
 PEERS = {
     "sae-lens": sae_lens,
     "dictionary-learning": dictionary_learning,
     "sparsify": sparsify,
+    "overcomplete": overcomplete,
 }
 
 

@@ -90,19 +90,26 @@ def largest(numbers: Tensor, k: int) -> Tensor:
     -------
     Tensor of shape (n_rows, k), int64
     """
-    n_columns, size = numbers.shape[1], numbers.itemsize
-    if n_columns <= PACKED_COLUMNS.get(size, 0) and numbers.device.type == "cpu":
-        wider = INTEGER_OF_SIZE[2 * size]
+    n_columns, bits = numbers.shape[1], 8 * numbers.itemsize
+    on_cpu = numbers.device.type == "cpu"
+    n_packed = PACKED_COLUMNS.get(numbers.itemsize, 0) if on_cpu else 0
+    if n_columns <= n_packed:
+        wider = INTEGER_OF_SIZE[2 * numbers.itemsize]
         columns = torch.arange(n_columns, dtype=wider)
-        packed = numbers.to(wider).bitwise_left_shift_(8 * size).bitwise_or_(columns)
+        packed = numbers.to(wider).bitwise_left_shift_(bits).bitwise_or_(columns)
         packed.numpy().partition(n_columns - k, axis=1)
-        return packed[:, n_columns - k :].long() & ((1 << 8 * size) - 1)
+        return packed[:, n_columns - k :].long() & ((1 << bits) - 1)
     # Maxima and candidates are as many when a group holds sqrt(n / k) columns; near
-    # that, a size that leaves few columns over.
+    # that, a size that leaves candidates few enough to be packed, and few columns over.
     ideal = (n_columns / k) ** 0.5
-    sizes = range(max(1, round(0.8 * ideal)), round(1.25 * ideal) + 1)
-    size = min(sizes, key=lambda size: n_columns % size)
-    if size < 3:
+    size = min(
+        range(max(1, round(0.7 * ideal)), round(1.25 * ideal) + 1),
+        key=lambda size: (
+            size * k + n_columns % size > n_packed,
+            n_columns % size,
+        ),
+    )
+    if size < 2 or (size == 2 and n_columns > 2 * n_packed):
         return torch.topk(numbers, k, dim=1, sorted=False).indices
     n_groups = n_columns // size
     dealt = n_groups * size

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ._codes import SparseCodes, decode, gather_dot, top_k
-from ._ensemble import Ensemble
+from ._ensemble import BLOCK_ROWS, Ensemble
 
 # Ridge, relative to atoms of norm 1, that keeps least squares finite where atoms of a
 # support are linearly dependent.  It runs in float64, where this is no more than noise.
@@ -26,9 +26,14 @@ MAX_GRAM = 8192
 BLOCK_SIZE = 1 << 24
 
 
-def n_rows_per_block(n_features: int, n_components: int, k: int) -> int:
+def n_rows_per_block(algorithm: str, n_features: int, n_components: int, k: int) -> int:
     """Samples to code at once, for intermediate arrays of bounded size."""
-    return max(16, BLOCK_SIZE // max(n_components, k * n_features))
+    n_rows = BLOCK_SIZE // n_components
+    if algorithm == "encoder":
+        # Scores that stay in the cache until they are searched, if that leaves as many
+        # rows as a matrix product takes to be fast.
+        return max(16, min(n_rows, max(BLOCK_ROWS, n_rows // 4)))
+    return max(16, min(n_rows, BLOCK_SIZE // (k * n_features)))
 
 
 def encoder_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
@@ -154,7 +159,7 @@ def pursuit_codes(X: Tensor, ensemble: Ensemble, k: int) -> SparseCodes:
     -------
     SparseCodes of shape (n_members * n_samples, k)
     """
-    n_rows = n_rows_per_block(X.shape[1], ensemble.n_components, k)
+    n_rows = n_rows_per_block("omp", X.shape[1], ensemble.n_components, k)
     blocks = [
         (i, omp_codes(block, ensemble[i : i + 1], k))
         for i in range(len(ensemble))
@@ -212,15 +217,20 @@ def select(
     close = smallest - codes.values[:, k] <= margin
     rows = (close & (smallest > 0)).nonzero()[:, 0]
     if len(rows):
-        bar = (smallest - margin)[rows].unsqueeze(1)
-        n_candidates = int((scores[rows] >= bar).sum(1).max())
-        candidates = top_k(scores[rows], max(n_candidates, k)).indices.sort(1).values
+        scores, values, indices = scores[rows], values.clone(), indices.clone()
+        smallest, margin = smallest[rows].unsqueeze(1), margin[rows].unsqueeze(1)
+        n_candidates = int((scores >= smallest - margin).sum(1).max())
+        # Those far enough above the smallest are in, wherever the others end.
+        n_in = k - int((values[rows] <= smallest + margin).sum(1).max())
+        ordered = in_order(top_k(scores, max(n_candidates, k))).indices
+        candidates = ordered[:, n_in:].sort(1).values
         settled = in_order(
             SparseCodes(rescore(rows, candidates).clamp_(min=0), candidates)
         )
-        values, indices = values.clone(), indices.clone()
-        values[rows] = settled.values[:, :k]
-        indices[rows] = settled.indices[:, :k]
+        values[rows, n_in:] = settled.values[:, : k - n_in]
+        indices[rows] = torch.cat(
+            [ordered[:, :n_in], settled.indices[:, : k - n_in]], dim=1
+        )
     return SparseCodes(values, indices)
 
 

@@ -809,12 +809,11 @@ class MFRSparseAutoencoder(
         )
         n_components, n_features = self.components_.shape
         k = min(self.k, n_components)
-        n_rows = n_rows_per_block(n_features, n_components, k)
+        algorithm = self.transform_algorithm
+        n_rows = n_rows_per_block(algorithm, n_features, n_components, k)
         for start in range(0, len(X), n_rows):
             block = np.array(X[start : start + n_rows])
-            codes = ALGORITHMS[self.transform_algorithm](
-                torch.from_numpy(block).to(device), sae, k
-            )
+            codes = ALGORITHMS[algorithm](torch.from_numpy(block).to(device), sae, k)
             yield block, codes, sae
 
     def _check_X(self, X) -> np.ndarray | Source:

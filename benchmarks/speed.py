@@ -1,0 +1,408 @@
+"""How fast training and coding are, beside other packages and beside the floor.
+
+``python -m benchmarks.speed compare`` takes training steps of ours, of the paper's loop
+and, where they are installed, of other packages, on the same random data, in turns,
+several times over.  After each step it times the bare product of the samples and one
+encoder, so that both are measured under the same load.  The *ratio*, of a step to these
+products for all SAEs that it trains, is what counts; seconds are of this machine, now.
+Where a package trains one SAE, several take as many steps.  Memory is the peak of a
+process of its own less what it held before (RssAnon, Linux).
+
+``growth`` shows how a step of ours grows with each size.  ``transform`` times coding.
+"""
+
+import argparse
+import multiprocessing
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from time import perf_counter
+from typing import NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from sklearn.decomposition import MiniBatchDictionaryLearning
+
+from benchmarks import _paper, _peers
+from benchmarks.memory import PeakMemory, private_bytes
+from skmfr import MFRSparseAutoencoder
+from skmfr._batches import Batches
+from skmfr._batches import Standardiser as OurStandardiser
+from skmfr._schedule import Plateau, Schedule
+from skmfr._state import Settings, new_state, untrained
+from skmfr._training import train
+
+# Turns that each takes; steps of a turn, of which the first ones, which fill caches and
+# allocate, do not count; seconds after which a turn ends before.
+N_TURNS = 3
+N_STEPS = 15
+N_WARM = 4
+SECONDS = 20.0
+# What is planned as such is a long run: warm-up and what counts as dead depend on it.
+PLANNED = 10**6
+
+
+class Size(NamedTuple):
+    batch_size: int
+    n_features: int
+    n_components: int
+    k: int
+
+    def data(self, n_batches: int = 8) -> np.ndarray:
+        shape = n_batches * self.batch_size, self.n_features
+        return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+SIZES = (
+    Size(1024, 256, 1024, 16),
+    Size(2048, 768, 3072, 32),
+    Size(4096, 768, 12288, 32),
+)
+
+
+class TurnIsOver(Exception):
+    pass
+
+
+class Clock:
+    """Seconds of the steps, and of a product with one encoder after each."""
+
+    def __init__(self, size: Size):
+        self.steps: list[float] = []
+        self.products: list[float] = []
+        self.samples = torch.from_numpy(size.data(n_batches=1))
+        self.encoder = torch.randn(size.n_components, size.n_features)
+        self.scores = torch.empty(size.batch_size, size.n_components)
+
+    def start(self) -> None:
+        """The first step of a turn begins."""
+        self.n_taken = 0
+        self.turn_began = self.began = perf_counter()
+
+    def tick(self) -> None:
+        """A step ends, and the next begins.
+
+        Raises
+        ------
+        TurnIsOver
+            If it does not.
+        """
+        now = perf_counter()
+        self.n_taken += 1
+        late = now - self.turn_began > SECONDS
+        if self.n_taken > N_WARM or late:
+            self.steps.append(now - self.began)
+            torch.mm(self.samples, self.encoder.T, out=self.scores)
+            self.products.append(perf_counter() - now)
+        if late or self.n_taken == N_STEPS:
+            raise TurnIsOver
+        self.began = perf_counter()
+
+    def batches(self, batches: Iterator) -> Iterator:
+        """The same; a step is from when a batch is wanted to when the next one is."""
+        self.start()
+        while True:
+            yield next(batches)
+            self.tick()
+
+
+class Contender(NamedTuple):
+    take_a_turn: Callable[[Size, Clock], None]
+    n_saes: int
+    """that a step trains, without witnesses"""
+    n_products: int
+    """encoders that it multiplies by, with witnesses"""
+
+
+def ours(
+    size: Size,
+    clock: Clock,
+    n_saes: int,
+    alpha: float,
+    n_witnesses: int,
+    precision: str = "float32",
+) -> None:
+    """The loop of `fit` where it is dearest: the penalty on, every atom pulled."""
+    batch_size, _, n_components, k = size
+    X = size.data()
+    settings = Settings(
+        n_components=n_components,
+        n_saes=n_saes,
+        n_witnesses=n_witnesses,
+        k=k,
+        alpha=alpha,
+        matching="hungarian",
+        tied=False,
+        learning_rate=1e-3,
+        reinit_threshold=None,
+        reinit_every=None,
+        resample_every=100,
+        seed=0,
+        device="cpu",
+        dtype=torch.float32,
+        low_precision=precision == "bfloat16",
+        for_pursuit=False,
+    )
+    standardiser = OurStandardiser.of(X)
+    batches = Batches(X, None, batch_size, shuffle=True, seed=0)
+    state = new_state(untrained(batches, standardiser, settings), settings)
+    state.begin(Schedule.constant(N_STEPS), Plateau())
+    state.matches.least_cosine = -2.0
+    clock.start()
+    train(state, batches, standardiser, settings, after_step=lambda _: clock.tick())
+
+
+def paper(size: Size, clock: Clock, n_saes: int, alpha: float) -> None:
+    random_batches = _paper.random_batches
+
+    def timed(*arguments) -> Iterator:
+        return clock.batches(random_batches(*arguments))
+
+    with patch.object(_paper, "random_batches", timed):
+        _paper.train_paper(
+            size.data(),
+            size.n_components,
+            size.k,
+            n_saes=n_saes,
+            alpha=alpha,
+            n_steps=PLANNED,
+            batch_size=size.batch_size,
+            seed=0,
+        )
+
+
+def peer(size: Size, clock: Clock, name: str) -> None:
+    shuffled_batches = _peers.shuffled_batches
+    n_before = _peers.N_NORM_BATCHES if name in _peers.SCALED else 0
+
+    def timed(*arguments) -> Iterator:
+        batches = shuffled_batches(*arguments)
+        for _ in range(n_before):
+            yield next(batches)
+        yield from clock.batches(batches)
+
+    with patch.object(_peers, "shuffled_batches", timed):
+        _peers.PEERS[name](
+            size.data(),
+            size.n_components,
+            size.k,
+            n_steps=PLANNED,
+            batch_size=size.batch_size,
+            learning_rate=1e-3,
+            seed=0,
+        )
+
+
+def sae_lens_together(size: Size, clock: Clock, n_saes: int) -> None:
+    """Its ``MultiSAETrainer``, all SAEs on one place in a model."""
+    from sae_lens.training.multi_sae_trainer import MultiSAETrainer
+
+    saes = {
+        f"sae {i}": _peers.sae_lens_sae(size.n_features, size.n_components, size.k)
+        for i in range(n_saes)
+    }
+
+    def timed() -> Iterator:
+        batches = (
+            {"site": batch}
+            for batch in _peers.shuffled_batches(
+                torch.from_numpy(size.data()), size.batch_size, seed=0
+            )
+        )
+        for _ in range(_peers.N_NORM_BATCHES):
+            yield next(batches)
+        yield from clock.batches(batches)
+
+    config = _peers.sae_lens_config(PLANNED, size.batch_size, 1e-3)
+    with _peers.quiet():
+        MultiSAETrainer(config, saes, dict.fromkeys(saes, "site"), timed()).fit()
+
+
+def dictionary_learning(size: Size, clock: Clock) -> None:
+    """scikit-learn's, an update of its dictionary for each batch."""
+    model = MiniBatchDictionaryLearning(
+        size.n_components, batch_size=size.batch_size, random_state=0
+    )
+    clock.start()
+    while True:
+        for batch in np.split(size.data(), 8):
+            model.partial_fit(batch)
+            clock.tick()
+
+
+def contenders() -> dict[str, Contender]:
+    """All that can be compared here, by name."""
+    found = {}
+    for n_saes in (1, 3, 10):
+        for alpha in (0.0, 1.0) if n_saes > 1 else (0.0,):
+            step = partial(ours, n_saes=n_saes, alpha=alpha, n_witnesses=0)
+            found[f"ours, {n_saes} SAE, alpha={alpha:g}"] = Contender(
+                step, n_saes, n_saes
+            )
+    with_witness = partial(ours, n_saes=3, alpha=1.0, n_witnesses=1)
+    found["ours, 3 SAE and a witness, alpha=1"] = Contender(with_witness, 3, 4)
+    in_bfloat16 = partial(with_witness, precision="bfloat16")
+    found["the same, bfloat16"] = Contender(in_bfloat16, 3, 4)
+    for name in _peers.installed():
+        found[name] = Contender(partial(peer, name=name), 1, 1)
+    if "sae-lens" in found:
+        for n_saes in (3, 10):
+            found[f"sae-lens, MultiSAETrainer, {n_saes} SAE"] = Contender(
+                partial(sae_lens_together, n_saes=n_saes), n_saes, n_saes
+            )
+    for n_saes in (3, 10):
+        found[f"paper, {n_saes} SAE"] = Contender(
+            partial(paper, n_saes=n_saes, alpha=0.1), n_saes, n_saes
+        )
+    found["MiniBatchDictionaryLearning"] = Contender(dictionary_learning, 1, 1)
+    return found
+
+
+def take_a_turn(contender: Contender, size: Size, clock: Clock) -> None:
+    try:
+        contender.take_a_turn(size, clock)
+    except TurnIsOver:
+        return
+    raise AssertionError("training ended before the turn did")
+
+
+def added_memory(name: str, size: Size) -> int:
+    """Peak of what this process holds in a turn, less what it held before, in bytes."""
+    clock, memory = Clock(size), PeakMemory()
+    before = private_bytes()
+    memory.start()
+    take_a_turn(contenders()[name], size, clock)
+    memory.running = False
+    memory.join()
+    return memory.peak - before
+
+
+def compare(sizes: list[Size], only: str) -> None:
+    chosen = {
+        name: contender
+        for name, contender in contenders().items()
+        if re.search(only, name)
+    }
+    for size in sizes:
+        clocks = {name: Clock(size) for name in chosen}
+        for _ in range(N_TURNS):
+            for name, contender in chosen.items():
+                take_a_turn(contender, size, clocks[name])
+        print("\nbatch {}, {} features, {} atoms, k={}\n".format(*size))
+        print("| | step, ms | ratio | rows/s | rows/s x SAEs | memory, MB |")
+        print("|---" * 6 + "|")
+        for name, contender in chosen.items():
+            steps, products = map(np.array, (clocks[name].steps, clocks[name].products))
+            rate = size.batch_size / np.median(steps)
+            low, middle, high = np.quantile(
+                steps / (contender.n_products * np.median(products)), [0.25, 0.5, 0.75]
+            )
+            with ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn")
+            ) as process:
+                memory = process.submit(added_memory, name, size).result()
+            print(
+                f"| {name} | {1e3 * np.median(steps):.1f} | {middle:.2f} "
+                f"({low:.2f}-{high:.2f}) | {rate:.0f} | {contender.n_saes * rate:.0f} |"
+                f" {memory / 1e6:.0f} |",
+                flush=True,
+            )
+
+
+# From the size in the middle, of two SAEs and a witness.
+GROWTH = {
+    "n_saes": (2, 4, 8),
+    "n_components": (768, 3072, 12288),
+    "k": (8, 32, 128),
+    "n_features": (192, 768, 3072),
+    "batch_size": (512, 2048, 8192),
+}
+
+
+def growth() -> None:
+    """A step of ours, each size changed alone."""
+    print("| | | step, ms | ratio |")
+    print("|---" * 4 + "|")
+    for parameter, values in GROWTH.items():
+        for value in values:
+            size, n_saes = SIZES[1], 2
+            if parameter == "n_saes":
+                n_saes = value
+            else:
+                size = size._replace(**{parameter: value})
+            clock = Clock(size)
+            step = partial(ours, n_saes=n_saes, alpha=1.0, n_witnesses=1)
+            for _ in range(N_TURNS):
+                take_a_turn(Contender(step, n_saes, n_saes + 1), size, clock)
+            products = (n_saes + 1) * np.median(clock.products)
+            print(
+                f"| {parameter} | {value} | {1e3 * np.median(clock.steps):.1f} |"
+                f" {np.median(clock.steps) / products:.2f} |",
+                flush=True,
+            )
+
+
+def transform(sizes: list[Size]) -> None:
+    """Rows a second of `transform`, and their share of the rate of bare products."""
+    print("| batch | features | atoms | k | algorithm | rows/s | share |")
+    print("|---" * 7 + "|")
+    for size in sizes:
+        batch_size, n_features, n_components, k = size
+        X = size.data()
+        sae = MFRSparseAutoencoder(
+            n_components,
+            n_saes=1,
+            n_witnesses=0,
+            k=k,
+            max_steps=5,
+            batch_size=batch_size,
+            sparse_output=True,
+            random_state=0,
+        ).fit(X)
+        samples, encoder = map(torch.from_numpy, (X, sae.encoder_weights_))
+        scores = torch.empty(len(X), n_components)
+        for algorithm in ("encoder", "lstsq", "omp"):
+            sae.set_params(transform_algorithm=algorithm)
+            coding, products = [], []
+            for _ in range(N_TURNS + 1):
+                began = perf_counter()
+                sae.transform(X)
+                middle = perf_counter()
+                torch.mm(samples, encoder.T, out=scores)
+                coding.append(middle - began)
+                products.append(perf_counter() - middle)
+            # The first time fills caches and allocates.
+            seconds = np.median(coding[1:])
+            print(
+                f"| {batch_size} | {n_features} | {n_components} | {k} | {algorithm} |"
+                f" {len(X) / seconds:.0f} | {np.median(products[1:]) / seconds:.2f} |",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["compare", "growth", "transform"])
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=4,
+        metavar=("BATCH", "FEATURES", "ATOMS", "K"),
+        help="instead of the usual three",
+    )
+    parser.add_argument("--only", default="", help="regex of names to compare")
+    arguments = parser.parse_args()
+    sizes = [Size(*arguments.size)] if arguments.size else list(SIZES)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    if arguments.what == "compare":
+        compare(sizes, arguments.only)
+    elif arguments.what == "growth":
+        growth()
+    else:
+        transform(sizes)
+
+
+if __name__ == "__main__":
+    main()
