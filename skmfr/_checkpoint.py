@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from zipfile import ZIP_STORED, ZipFile
 
 import joblib
 import numpy as np
 import torch
 
 from ._ensemble import Ensemble
-from ._files import replacing
+from ._files import remove_abandoned, replacing
 from ._schedule import Plateau, Schedule
 from ._state import Settings, TrainingState, new_state
 
@@ -128,6 +129,7 @@ class Checkpoints:
             np.savez(file, names=list(arrays), **arrays)  # type: ignore[arg-type]
         for old in self.paths()[N_KEPT:]:
             old.unlink(missing_ok=True)
+        remove_abandoned(self.folder, f"{self._stem}-*.npz")
 
     def load(self, settings: Settings) -> TrainingState | None:
         """The state in the newest file that can be read, or None if there is no file.
@@ -153,6 +155,7 @@ class Checkpoints:
 
     def _read(self, path: Path, settings: Settings) -> TrainingState:
         with _damage_named(path):
+            _check_archive(path)
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
             # The checksums of a zip file do not cover the names of its members.
@@ -175,6 +178,19 @@ class Checkpoints:
                 )
         with _damage_named(path):
             return from_arrays(arrays, settings)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that is damaged, or takes more memory than it has bytes."""
+    with ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(each.compress_type != ZIP_STORED for each in members):
+            raise ValueError("it is compressed")
+        if sum(each.file_size for each in members) > path.stat().st_size:
+            raise ValueError("it holds more than it has bytes")
+        # Before NumPy believes what an array says about its size.
+        if (name := archive.testzip()) is not None:
+            raise ValueError(f"{name} is not as it was written")
 
 
 @contextmanager

@@ -2,9 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from secrets import token_hex
+from time import time
+
+# Seconds after its last change that an unfinished file is of a process that was killed.
+ABANDONED = 3600
 
 
 @contextmanager
@@ -12,8 +17,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """An empty file beside ``path`` to write, which takes its place in the end.
 
     Whatever stops the writing, the file that was there stays as it was, and no other is
-    left behind.
+    left behind; but by a process that is killed, and then until the next writes.
     """
+    remove_abandoned(path.parent, escape(path.name))
     fresh = path.with_name(f"{path.name}.{token_hex(8)}.tmp")
     try:
         fresh.touch(exist_ok=False)
@@ -26,3 +32,19 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path, names: str) -> None:
+    """Remove unfinished files of processes that were killed.
+
+    Parameters
+    ----------
+    folder : Path
+    names : str
+        Glob pattern of the names that the files would have got.
+    """
+    for fresh in folder.glob(f"{names}.{'[0-9a-f]' * 16}.tmp"):
+        # It may be gone by now, or somebody else's.
+        with suppress(OSError):
+            if time() - fresh.stat().st_mtime > ABANDONED:
+                fresh.unlink()

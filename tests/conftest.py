@@ -1,3 +1,8 @@
+import os
+import tracemalloc
+from struct import pack
+
+import numpy as np
 import pytest
 import torch
 
@@ -30,3 +35,82 @@ def make_settings():
         return Settings(**(usual | changes))
 
     return make
+
+
+# Of each kind of file; more than the usual take minutes.
+N_DAMAGED = int(os.environ.get("SKMFR_N_DAMAGED", 700))
+
+
+@pytest.fixture
+def count_refused():
+    """How many of so many damaged files are refused, with an error that names them."""
+    return _count_refused
+
+
+def _count_refused(path, load, assert_same, fragile):
+    """The others must load as the whole file does; none may take twice its size.
+
+    Parameters
+    ----------
+    path : Path
+        A whole file.
+    load : callable() -> object
+    assert_same : callable(loaded, expected)
+    fragile : slice
+        The bytes where there is more to break.
+
+    Returns
+    -------
+    float
+        Share of the files that were refused.
+    """
+    content, expected = path.read_bytes(), load()
+    draw = np.random.default_rng(0)
+    n_refused = 0
+    tracemalloc.start()
+    for _ in range(N_DAMAGED):
+        path.write_bytes(damaged(content, draw, fragile))
+        size, (before, _) = path.stat().st_size, tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        try:
+            loaded = load()
+        except ValueError as error:
+            assert path.name in str(error)  # noqa: PT017
+            n_refused += 1
+        else:
+            assert_same(loaded, expected)
+        _, peak = tracemalloc.get_traced_memory()
+        # The zipfile module has room for a megabyte, whatever there is to read.
+        assert peak - before < 2 * size + 2**20 + 100_000
+    tracemalloc.stop()
+    return n_refused / N_DAMAGED
+
+
+def damaged(content, draw, fragile):
+    """A file with one of the damages that files take."""
+    content, place = bytearray(content), int(draw.integers(len(content)))
+    inside = int(draw.integers(fragile.start, fragile.stop))
+    kind = draw.integers(8)
+    if kind == 0:
+        content[place] ^= 1 << int(draw.integers(8))
+    elif kind == 1:
+        content[inside] ^= 1 << int(draw.integers(8))
+    elif kind == 2:
+        del content[place:]
+    elif kind == 3:  # a number
+        at = draw.choice([fragile.start, inside])
+        content[at : at + 8] = draw.bytes(8) if draw.integers(2) else pack("<Q", place)
+    elif kind == 4:
+        content[place:place] = draw.bytes(int(draw.integers(1, 20)))
+    elif kind == 5:
+        other = int(draw.integers(len(content)))
+        length = int(draw.integers(1, 200))
+        content[place : place + length] = content[other : other + length]
+    elif kind == 6:
+        content[inside : inside + 8] = b""
+    else:  # one digit for another
+        part = content if draw.integers(2) else content[fragile]
+        digits = [i for i, each in enumerate(part) if chr(each).isdecimal()]
+        start = 0 if part is content else fragile.start
+        content[start + draw.choice(digits)] = ord(str(draw.integers(10)))
+    return bytes(content)

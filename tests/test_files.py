@@ -1,8 +1,11 @@
 """Files that are there as a whole, or not at all."""
 
+import os
+from time import time
+
 import pytest
 
-from skmfr._files import replacing
+from skmfr._files import ABANDONED, replacing
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
@@ -40,3 +43,21 @@ def test_file_is_as_open_to_others_as_any(tmp_path):
         fresh.unlink()
         fresh.touch(mode=0o600)
     assert path.stat().st_mode == other.stat().st_mode
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    names = [
+        "file[1].0123456789abcdef.tmp",
+        "file[1].mine.tmp",
+        "file1.0123456789abcdef.tmp",
+        "another.0123456789abcdef.tmp",
+        "file[1].fedcba9876543210.tmp",
+    ]
+    for name in names:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, time() - ABANDONED - 60))
+    (tmp_path / names[-1]).touch()  # somebody writes it
+    with replacing(tmp_path / "file[1]") as fresh:
+        fresh.write_text("new")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"file[1]", *names[1:]}

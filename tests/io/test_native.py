@@ -266,52 +266,11 @@ def refused(path, content, match=None):
     assert str(path) in str(raised.value)
 
 
-def mutated(content, draw):
-    """A file with one of the damages that files take."""
-    content, place = bytearray(content), int(draw.integers(len(content)))
-    header = 8 + struct.unpack("<Q", content[:8])[0]
-    kind = draw.integers(7)
-    if kind == 0:
-        content[place] ^= 1 << int(draw.integers(8))
-    elif kind == 1:  # where there is more to break
-        content[place % header] ^= 1 << int(draw.integers(8))
-    elif kind == 2:
-        del content[place:]
-    elif kind == 3:
-        content[:8] = draw.bytes(8) if draw.integers(2) else struct.pack("<Q", place)
-    elif kind == 4:
-        content[place:place] = draw.bytes(int(draw.integers(1, 20)))
-    elif kind == 5:
-        other = int(draw.integers(len(content)))
-        length = int(draw.integers(1, 200))
-        content[place : place + length] = content[other : other + length]
-    else:  # one digit of the header for another
-        digits = [i for i in range(8, header) if chr(content[i]).isdigit()]
-        content[draw.choice(digits)] = ord(str(draw.integers(10)))
-    return bytes(content)
-
-
-def count_refused(path, content, n, seed):
-    """How many of n damaged files are refused; the others must load as they were."""
+def test_damaged_file_is_refused_or_as_it_was(path, content, count_refused):
     path.write_bytes(content)
-    expected = load(path)
-    draw = np.random.default_rng(seed)
-    n_refused = 0
-    for _ in range(n):
-        path.write_bytes(mutated(content, draw))
-        try:
-            loaded = load(path)
-        except ValueError as error:
-            assert str(path) in str(error)  # noqa: PT017
-            n_refused += 1
-        else:
-            assert_equal(loaded, expected)
-    return n_refused
-
-
-def test_damaged_file_is_refused_or_as_it_was(path, content):
-    # Digits and bytes that are replaced by themselves, spaces of the header.
-    assert count_refused(path, content, 700, seed=0) > 600
+    header = slice(0, 8 + struct.unpack("<Q", content[:8])[0])
+    # Not digits and bytes that are replaced by themselves, and spaces of the header.
+    assert count_refused(path, lambda: load(path), assert_equal, header) > 0.85
 
 
 def test_truncated_file_is_refused(path, content):
