@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import joblib
 import numpy as np
 from scipy import sparse
+from sklearn import get_config
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -25,6 +26,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._documentation import DocumentationLinkMixin
+from ._sources import as_array, as_source, check_finite
 from .agreement import (
     TRUSTED,
     _agreement_level,
@@ -822,14 +824,20 @@ class MFRSparseAutoencoder(
 
     def _checked(self, X, reset: bool) -> np.ndarray | Source:
         """X as an array, or what reads it piece by piece."""
-        from ._sources import as_source
-
         source = as_source(X)
-        if source is None:
-            X = as_array(X)
-            return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
-        # Values that are not finite are found when they are read.
-        return validate_data(self, source, reset=reset, skip_check_array=True)
+        if source is not None:
+            # Values that are not finite are found when they are read.
+            return validate_data(self, source, reset=reset, skip_check_array=True)
+        X = validate_data(
+            self,
+            as_array(X),
+            dtype=[np.float64, np.float32],
+            ensure_all_finite=False,
+            reset=reset,
+        )
+        if not get_config()["assume_finite"]:
+            check_finite(X)
+        return X
 
     def transform(self, X):
         """Code samples with the reference SAE.
@@ -966,6 +974,10 @@ class MFRSparseAutoencoder(
     def _n_features_out(self) -> int:
         return len(self.components_)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        # A fit that fails has left n_features_in_.
+        return hasattr(self, "components_")
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
@@ -997,16 +1009,3 @@ def as_csr(codes: SparseCodes, n_components: int) -> sparse.csr_array:
         ),
         shape=(len(values), n_components),
     )
-
-
-def as_array(X):
-    """Torch tensors as NumPy arrays, all else as it is.
-
-    scikit-learn's validation takes a tensor for an array API array of a library that it
-    was not asked to support.
-    """
-    if not hasattr(X, "detach"):
-        return X
-    X = X.detach().cpu()
-    # NumPy has no bfloat16.
-    return (X.float() if X.dtype.is_floating_point and X.itemsize < 4 else X).numpy()

@@ -5,12 +5,15 @@ a slice or by sorted numbers, are to be had.
 """
 
 import os
+from collections.abc import Sequence
 from threading import Lock
 
 import numpy as np
 
 # Chunks are mixed, so many together that they fill this.
 MIXED_BYTES = 1 << 28
+# Values that are looked at together.
+CHECKED_VALUES = 1 << 24
 
 
 class Source:
@@ -59,13 +62,7 @@ class Source:
         for i in np.unique(piece_of):
             first, stop = np.searchsorted(piece_of, [i, i + 1])
             read[first:stop] = self.piece(i)[rows[first:stop] - self.starts[i]]
-        finite = np.isfinite(read)
-        if not finite.all():
-            i, feature = np.argwhere(~finite)[0]
-            raise ValueError(
-                f"X contains {read[i, feature]} in row {rows[i]}, column {feature}: "
-                "all values must be finite."
-            )
+        _check_finite(read, rows)
         return read
 
 
@@ -152,6 +149,33 @@ def as_source(X) -> Source | None:
     return Chunked(X) if isinstance(getattr(X, "chunks", None), tuple) else None
 
 
+def as_array(X):
+    """Torch tensors as NumPy arrays, all else as it is.
+
+    scikit-learn's validation takes a tensor for an array API array of a library that it
+    was not asked to support.
+    """
+    if not hasattr(X, "detach"):
+        return X
+    X = X.detach().cpu()
+    # NumPy has no bfloat16.
+    return (X.float() if X.dtype.is_floating_point and X.itemsize < 4 else X).numpy()
+
+
+def check_finite(X: np.ndarray) -> None:
+    """Look for values that are not finite, in blocks of rows.
+
+    Raises
+    ------
+    ValueError
+        If there is one; the message says where.
+    """
+    n_rows = max(1, CHECKED_VALUES // X.shape[1])
+    for start in range(0, len(X), n_rows):
+        block = X[start : start + n_rows]
+        _check_finite(block, range(start, start + len(block)))
+
+
 def chunk_starts(X: np.ndarray | Source) -> np.ndarray:
     """Where the chunks of X begin, and its length; it is one chunk if it has none."""
     if isinstance(X, Chunked):
@@ -169,13 +193,27 @@ def in_memory(X: np.ndarray | Source) -> bool:
     return isinstance(X, np.ndarray)
 
 
+def _check_finite(X: np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
+    """Look for values that are not finite in rows of these numbers."""
+    finite = np.isfinite(X)
+    if finite.all():
+        return
+    i, feature = np.argwhere(~finite)[0]
+    # As scikit-learn spells it.
+    value = "NaN" if np.isnan(X[i, feature]) else X[i, feature]
+    raise ValueError(
+        f"X contains {value} in row {rows[i]}, column {feature}: all values must be "
+        "finite."
+    )
+
+
 def _is_path(x) -> bool:
     return isinstance(x, (str, os.PathLike))
 
 
 def _opened(shard, i: int) -> np.ndarray:
     if not _is_path(shard):
-        return np.asarray(shard)
+        return np.asarray(as_array(shard))
     try:
         return np.lib.format.open_memmap(shard, mode="r")
     except ValueError as error:

@@ -16,9 +16,10 @@ import pytest
 import torch
 import zarr
 from scipy import sparse
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_digits
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -858,7 +859,7 @@ def test_streamed_data_that_do_not_fit_are_refused(fitted, in_chunks):
             fitted.transform(data)
     in_chunks[123, 4] = np.nan
     for call in (small().fit, small().partial_fit, fitted.transform, fitted.score):
-        with pytest.raises(ValueError, match="nan in row 123, column 4"):
+        with pytest.raises(ValueError, match="NaN in row 123, column 4"):
             call(in_chunks)
 
 
@@ -867,9 +868,10 @@ def test_tensors_are_taken_for_arrays(fitted):
         fitted.transform(torch.from_numpy(X)), fitted.transform(X)
     )
     half = torch.from_numpy(X).bfloat16()
-    np.testing.assert_array_equal(
-        fitted.transform(half), fitted.transform(half.float().numpy())
-    )
+    expected = fitted.transform(half.float().numpy())
+    np.testing.assert_array_equal(fitted.transform(half), expected)
+    for shards in (half.split(200), half.float().requires_grad_().split(200)):
+        np.testing.assert_array_equal(fitted.transform(list(shards)), expected)
 
 
 @pytest.mark.parametrize("precision", ["float64", "bfloat16"])
@@ -904,13 +906,25 @@ def test_bad_parameters_are_named(parameters, name):
         small(**parameters).fit(X)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_values_that_are_not_finite_are_refused(fitted, bad):
+@pytest.mark.parametrize(("bad", "name"), [(np.nan, "NaN"), (np.inf, "inf")])
+def test_values_that_are_not_finite_are_refused_by_row(tmp_path, fitted, bad, name):
     data = X.copy()
-    data[3, 2] = bad
+    data[123, 2] = bad
+    np.save(tmp_path / "X.npy", data)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    forms = data, mapped, pd.DataFrame(data), torch.from_numpy(data)
     for call in (small().fit, small().partial_fit, fitted.transform, fitted.score):
-        with pytest.raises(ValueError, match="NaN|infinity"):
-            call(data)
+        for form in forms:
+            with pytest.raises(ValueError, match=f"X contains {name} in row 123, col"):
+                call(form)
+
+
+def test_values_that_are_assumed_to_be_finite_are_not_looked_at(fitted, monkeypatch):
+    monkeypatch.setattr("skmfr._estimator.check_finite", None)
+    with config_context(assume_finite=True):
+        fitted.transform(X)
+    with pytest.raises(TypeError, match="not callable"):
+        fitted.transform(X)
 
 
 def test_data_of_another_width_are_refused(fitted):
@@ -992,8 +1006,10 @@ def test_a_model_of_missing_hardware_transforms_on_the_cpu(fitted):
 
 
 def test_methods_before_fit_say_so():
-    from sklearn.exceptions import NotFittedError
-
+    failed = small(device="no such device")
+    with pytest.raises(ValueError, match="device"):
+        failed.fit(X)
     for method in ("transform", "inverse_transform", "reconstruct", "score"):
-        with pytest.raises(NotFittedError):
-            getattr(small(), method)(X)
+        for sae in (small(), failed):
+            with pytest.raises(NotFittedError):
+                getattr(sae, method)(X)

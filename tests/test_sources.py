@@ -10,7 +10,14 @@ import pytest
 import zarr
 
 import skmfr._sources
-from skmfr._sources import Chunked, Shards, as_source, chunk_starts, in_memory
+from skmfr._sources import (
+    Chunked,
+    Shards,
+    as_source,
+    check_finite,
+    chunk_starts,
+    in_memory,
+)
 
 ROWS = np.array([0, 2, 3, 9, 10, 24, 25, 39])
 
@@ -129,16 +136,24 @@ def test_only_arrays_that_are_not_mapped_are_in_memory(tmp_path):
         assert not in_memory(data)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_not_finite_is_reported_with_its_row(tmp_path, value):
+@pytest.mark.parametrize(
+    ("value", "name"), [(np.nan, "NaN"), (np.inf, "inf"), (-np.inf, "-inf")]
+)
+def test_a_value_that_is_not_finite_is_reported_with_its_row(
+    tmp_path, monkeypatch, value, name
+):
+    monkeypatch.setattr(skmfr._sources, "CHECKED_VALUES", 30)
     X = random_data()
     X[26, 1] = value
     for data in forms(X, tmp_path).values():
         source = as_source(data)
         np.testing.assert_array_equal(source[:26], X[:26])
         for rows in (slice(None), np.array([2, 26, 39])):
-            with pytest.raises(ValueError, match=f"{value} in row 26, column 1:"):
+            with pytest.raises(ValueError, match=f"{name} in row 26, column 1:"):
                 source[rows]
+    check_finite(X[:26])
+    with pytest.raises(ValueError, match=f"{name} in row 26, column 1:"):
+        check_finite(X)
 
 
 @pytest.mark.parametrize(

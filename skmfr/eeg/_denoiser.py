@@ -646,6 +646,10 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         ]
         return 1.0 - fvu(*as_samples)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        # A fit that fails has left what it found out before.
+        return hasattr(self, "atoms_") or hasattr(self, "filters_")
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False

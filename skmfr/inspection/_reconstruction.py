@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._estimator import as_array
+from .._sources import as_array
 from ..agreement import _as_matrix
 from ..metrics import fvu
 from ._drawing import (

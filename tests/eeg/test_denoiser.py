@@ -5,6 +5,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
@@ -452,6 +453,14 @@ def test_flat_channels_are_named():
         EEGDenoiser(sae=small_sae()).fit(a_raw(data))
     with pytest.raises(ValueError, match=r"flat: \[1\]"):
         EEGDenoiser(sfreq=SFREQ, sae=small_sae()).fit(data)
+
+
+def test_a_fit_that_failed_is_none():
+    denoiser = EEGDenoiser(sfreq=SFREQ, sae=small_sae())
+    with pytest.raises(ValueError, match="flat"):
+        denoiser.fit(np.zeros((3, 4, 200)))
+    with pytest.raises(NotFittedError):
+        denoiser.transform(signals(3)[0])
 
 
 def test_values_that_are_not_finite_are_located(unsupervised):
