@@ -101,4 +101,14 @@ def data_parallel(backend=None, timeout=600.0) -> Iterator[int]:
     finally:
         present_workers.reset(token)
         if ours:
+            gloo = backend == "gloo" and _gloo()
             distributed.destroy_process_group()
+            # Before torch 2.8, the end of a group waits for Gloo's threads and keeps
+            # the GIL, for which they may wait; the end of Gloo lets go of it.
+            del gloo
+
+
+def _gloo():
+    """What the group of this job computes with, which has threads of its own."""
+    assert distributed.group.WORLD is not None
+    return distributed.group.WORLD._get_backend(torch.device("cpu"))
