@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.utils._param_validation import Interval, validate_params
 from torch import Tensor, nn
 
+from .._extras import needed_by
 from .._top import Best
 from ..agreement import _nearest_elsewhere
 from ._extractor import ActivationExtractor
@@ -74,7 +75,8 @@ class Contexts(NamedTuple):
         DataFrame
             Columns "atom", "rank", "code", "input", "position", and "text".
         """
-        import pandas as pd
+        with needed_by("Contexts.to_frame", "activations"):
+            import pandas as pd
 
         atom, rank = np.nonzero(self.inputs >= 0)
         frame: dict[str, Any] = {
@@ -337,7 +339,8 @@ def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.Dat
     >>> feature_table(sae).columns[:2].tolist()
     ['agreement', 'trusted']
     """
-    import pandas as pd
+    with needed_by("feature_table", "activations"):
+        import pandas as pd
 
     columns: dict[str, Any] = {
         "agreement": sae.feature_agreement_,

@@ -20,6 +20,8 @@ import joblib
 import torch
 from torch import Tensor, nn
 
+from .._extras import needed_by
+
 # Names that an error offers for one that is not there.
 N_SUGGESTIONS = 5
 # What pickling raises for things that it cannot take.
@@ -60,13 +62,8 @@ def load_tokenizer(name: str):
 
 
 def _transformers(parameter: str, name: str):
-    try:
+    with needed_by(f"{parameter}={name!r}", "activations"):
         import transformers
-    except ImportError as error:
-        raise ImportError(
-            f"{parameter}={name!r} is loaded with the package transformers: "
-            'pip install "skmfr[activations]".'
-        ) from error
     return transformers
 
 

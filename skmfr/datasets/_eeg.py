@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
 from functools import partial
 from numbers import Integral
 from os import PathLike
@@ -14,6 +13,7 @@ from sklearn.datasets import get_data_home
 from sklearn.utils import Bunch, check_array
 from sklearn.utils._param_validation import Interval, validate_params
 
+from .._extras import needed_by
 from ._synthetic import _generator
 
 # Of the others, PhysioNet's own list is asked.
@@ -263,7 +263,7 @@ def fetch_eegbci(
     if not download_if_missing:
         _check_present([path.name for path in paths], folder)
     if not all(path.exists() for path in paths):
-        with _eeg_extra():
+        with needed_by("fetch_eegbci", "eeg"):
             import pooch  # noqa: F401 (MNE asks for it only while it downloads)
             from mne.datasets.eegbci import load_data
         load_data(subject, runs, path=data_home, update_path=False, base_url=base_url)
@@ -506,17 +506,6 @@ def make_noisy_eeg(
     return noisy, clean, snr_db, clean_index, noise_index
 
 
-@contextmanager
-def _eeg_extra():
-    """Say what to install if an import fails."""
-    try:
-        yield
-    except ImportError as error:
-        raise ImportError(
-            f'{error}.  To fetch EEG data: pip install "skmfr[eeg]"'
-        ) from error
-
-
 def _checked_numbers(name: str, values, choices: range) -> list[int]:
     """Numbers of subjects or the like, as a list."""
     if wrong := [value for value in values if value not in choices]:
@@ -580,7 +569,7 @@ def _fetch(
     read: Callable[[Path], Any] = Path,
 ) -> Any:
     """What read makes of a file, downloaded first unless intact."""
-    with _eeg_extra():
+    with needed_by("Fetching EEG", "eeg"):
         import pooch
 
     def checked(path):

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
+from .._extras import needed_by
 from ._recordings import Reader, check_recording, chunks, is_raw
 from ._windows import count_windows, cut_windows, overlap_add
 
@@ -150,7 +151,8 @@ def score_atoms(
     >>> bool(clean.get_data("Fp1").std() < 0.7 * raw.get_data("Fp1").std())
     True
     """
-    import pandas as pd
+    with needed_by("score_atoms", "eeg"):
+        import pandas as pd
 
     codes = code_windows(denoiser, X)
     if channels is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from .._extras import needed_by
 from ._artifacts import atom_waveforms, code_windows, leading_vectors, score_atoms
 from ._recordings import channels_to_fit, is_raw
 from ._windows import overlap_add
@@ -76,7 +77,8 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
 def _draw_atom(
     denoiser, atom: int, X, codes: sparse.csr_array, n_windows: int = 3
 ) -> Figure:
-    import matplotlib.pyplot as plt
+    with needed_by("plot_atom", "eeg"):
+        import matplotlib.pyplot as plt
 
     denoiser._checked_exclude([atom])
     waveform = atom_waveforms(denoiser)[atom]
@@ -253,7 +255,8 @@ def plot_overlay(
     >>> after = before.copy().filter(None, 20, verbose="error")
     >>> figure = plot_overlay(before, after, duration=5)
     """
-    import matplotlib.pyplot as plt
+    with needed_by("plot_overlay", "eeg"):
+        import matplotlib.pyplot as plt
 
     if not (is_raw(before) and is_raw(after)):
         raise ValueError(
@@ -365,7 +368,8 @@ def add_to_report(
     >>> len(report)
     3
     """
-    import matplotlib.pyplot as plt
+    with needed_by("add_to_report", "eeg"):
+        import matplotlib.pyplot as plt
 
     if artifacts is None:
         excluded = denoiser._checked_exclude(denoiser.exclude)

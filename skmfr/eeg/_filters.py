@@ -150,7 +150,7 @@ def solve_filters(
         total, target = gram.sum(0), moment.sum(0)
         scale = np.trace(total) / size + np.finfo(float).tiny
         ridges = scale * penalties * np.eye(size)
-        solutions[:, f] = np.linalg.solve(total + ridges, target[:, None])[..., 0]
+        solutions[:, f] = np.linalg.solve(total + ridges, target[None, :, None])[..., 0]
         if len(parts) > 1:
             share = 1 - np.trace(gram, axis1=1, axis2=2) / (scale * size)
             without = (total - gram)[:, None] + share[:, None, None, None] * ridges

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._extras import needed_by
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
@@ -26,23 +28,15 @@ SHOWN_SHARE = 0.99
 
 def import_pyplot(caller: str):
     """matplotlib.pyplot, or an error that says how to get it."""
-    try:
+    with needed_by(caller, "plot"):
         import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            f'{caller} needs matplotlib: pip install "skmfr[plot]".'
-        ) from error
     return plt
 
 
 def import_mne(caller: str):
     """MNE, or an error that says how to get it."""
-    try:
+    with needed_by(f"{caller} with info", "eeg"):
         import mne
-    except ImportError as error:
-        raise ImportError(
-            f'{caller} needs MNE for maps: pip install "skmfr[eeg]".'
-        ) from error
     return mne
 
 

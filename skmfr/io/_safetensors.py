@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .._extras import needed_by
 from .._files import replacing
 
 # Names that safetensors has for numbers of a kind.
@@ -30,7 +31,10 @@ def write_arrays(
     # It writes memory as it lies.
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with replacing(path) as fresh:
-        safetensors.numpy.save_file(arrays, fresh, metadata)
+        try:
+            safetensors.numpy.save_file(arrays, fresh, metadata)
+        except safetensors.SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 @contextmanager
@@ -116,11 +120,6 @@ def _fits(shape: list[int], axes: list[str], sizes: dict[str, int]) -> bool:
 
 
 def _safetensors():
-    try:
+    with needed_by("skmfr.io", "io"):
         import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            "skmfr.io reads and writes files with the package safetensors: "
-            'pip install "skmfr[io]".'
-        ) from error
     return safetensors

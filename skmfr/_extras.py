@@ -1,0 +1,22 @@
+"""Packages that only parts of skmfr need."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def needed_by(user: str, extra: str) -> Iterator[None]:
+    """Have an import that fails say which extra of skmfr to install.
+
+    Raises
+    ------
+    ImportError
+        If one does.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(
+            f'{user} needs more packages ({error}): pip install "skmfr[{extra}]".',
+            name=error.name,
+        ) from error

@@ -1,0 +1,343 @@
+"""What goes wrong around the package: kills, full and read-only disks, interrupts."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+
+from skmfr import MFRSparseAutoencoder
+from skmfr.activations import ActivationExtractor
+from skmfr.inspection import report
+from skmfr.io import load, save
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+
+
+def samples(n=200, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, 8))
+
+
+def fitted(**parameters):
+    usual = {"n_components": 32, "k": 3, "max_steps": 20, "random_state": 0}
+    return MFRSparseAutoencoder(**(usual | parameters)).fit(samples())
+
+
+# Ways to write a file, each with what it takes to write another one to the same place.
+
+
+def write_model(folder, again=False):
+    save(fitted(warm_start=again), folder / "sae.safetensors")
+
+
+def write_page(folder, again=False):
+    page = report(fitted(), samples(300 if again else 200))
+    page.write_html(folder / "atoms.html")
+
+
+def write_checkpoint(folder, again=False):
+    fitted(
+        max_steps=20 if again else 10,
+        checkpoint_dir=folder,
+        checkpoint_every=10,
+        warm_start=again,
+    )
+
+
+def write_activations(folder, again=False):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU())
+    X = samples(500, seed=int(again)).astype(np.float32)
+    out = folder / f"acts{again:d}.npy"
+    ActivationExtractor(model, "0", batch_size=50, out=out).transform(X)
+
+
+WRITERS = {
+    "model": write_model,
+    "page": write_page,
+    "checkpoint": write_checkpoint,
+    "activations": write_activations,
+}
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# Kills
+
+KILLED = """
+import os, resource, signal, sys
+from pathlib import Path
+from test_faults import WRITERS
+import skmfr.activations._storage
+
+writer, folder, place = WRITERS[sys.argv[1]], Path(sys.argv[2]), sys.argv[3]
+skmfr.activations._storage.SECONDS_BETWEEN_NOTES = 0
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if place == "replacing":
+    os.replace = die
+else:
+    # The system ends the process in the middle of a file.
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    largest = max(path.stat().st_size for path in folder.iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
+writer(folder, again=True)
+"""
+
+
+@linux
+@pytest.mark.parametrize("place", ["writing", "replacing"])
+@pytest.mark.parametrize("kind", ["model", "page", "activations"])
+def test_a_killed_writer_leaves_what_was_whole_and_can_be_repeated(
+    tmp_path, kind, place
+):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    for folder in (killed, whole):
+        folder.mkdir()
+        WRITERS[kind](folder)
+    before = contents(killed)
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, kind, killed, place],
+        check=False,
+        cwd=Path(__file__).parent,
+        env=environment(),
+    )
+    assert ended.returncode in (-signal.SIGKILL, -signal.SIGXFSZ)
+    left = contents(killed)
+    assert left.items() > before.items()  # and what was being written
+
+    for folder in (killed, whole):
+        WRITERS[kind](folder, again=True)
+    for path in whole.iterdir():
+        found = killed / path.name
+        if kind == "model":  # safetensors writes its header in any order
+            codes = [load(each).transform(samples()) for each in (path, found)]
+            np.testing.assert_array_equal(*codes)
+        else:
+            assert found.read_bytes() == path.read_bytes()
+    # Nothing else but what was being written, which is removed when it is old, and what
+    # safetensors writes first.
+    more = {path.name for path in killed.iterdir()} - {p.name for p in whole.iterdir()}
+    assert all(name.endswith(".tmp") or name.startswith(".tmp") for name in more)
+
+
+def environment():
+    """Processes find the package that is tested, wherever they run."""
+    root = str(Path(__file__).parents[1])
+    return os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+
+
+# Disks
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of one megabyte."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root mounts disks, on Linux")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "skmfr", folder]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("not allowed to mount a disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def fill(disk, room):
+    """Leave only so many bytes on a disk."""
+    free = os.statvfs(disk)
+    (disk / "other").write_bytes(bytes(free.f_bavail * free.f_frsize - room))
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_is_an_error_that_leaves_what_was_whole(disk, kind):
+    WRITERS[kind](disk)
+    before = contents(disk)
+    # Half of what the largest file takes.
+    fill(disk, room=max(map(len, before.values())) // 2 // 4096 * 4096)
+    with pytest.raises(OSError, match="[Nn]o space left on device"):
+        WRITERS[kind](disk, again=True)
+    (disk / "other").unlink()
+    left = contents(disk)
+    if kind == "activations":  # which keep the rows that there are
+        assert left.items() > before.items()
+    else:
+        assert left == before
+    WRITERS[kind](disk, again=True)
+    assert not [name for name in contents(disk) if name.endswith((".tmp", ".part"))]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_folder_that_is_read_only_is_an_error_and_stays_as_it_is(disk, kind):
+    WRITERS[kind](disk)
+    before = contents(disk)
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(OSError, match=str(disk)) as raised:
+        WRITERS[kind](disk, again=True)
+    assert raised.value.errno == errno.EROFS
+    assert contents(disk) == before
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path, kind):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="file"):
+        WRITERS[kind](tmp_path / "file")
+    assert contents(tmp_path) == {"file": b"mine"}
+
+
+# Interrupts
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="not on Windows")
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_an_interrupt_at_any_moment_leaves_the_steps_that_were_done(method):
+    X = samples(2000)
+    sae = MFRSparseAutoencoder(
+        32, k=3, max_steps=150, batch_size=20, resample_every=5, random_state=0
+    )
+    getattr(sae, method)(X)  # all imports are done
+    n_whole, n_interrupted = sae.n_steps_, 0
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    for delay in np.geomspace(0.002, 0.2, 25):
+        sae = MFRSparseAutoencoder(**sae.get_params())
+        try:
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            getattr(sae, method)(X)
+        except KeyboardInterrupt:
+            pass  # before the first step, or after the last
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            codes = sae.transform(X)
+        except NotFittedError:
+            continue
+        n_interrupted += sae.n_steps_ < n_whole
+        assert len(sae.loss_curve_) == sae.n_steps_ >= 1
+        assert np.isfinite(codes).all()
+        assert ((codes != 0).sum(axis=1) <= 3).all()
+        np.testing.assert_allclose(np.linalg.norm(sae.components_, axis=1), 1)
+        assert sae.partial_fit(X[:40]).n_steps_ == len(sae.loss_curve_)
+        assert np.isfinite(sae.loss_curve_).all()
+    signal.signal(signal.SIGALRM, previous)
+    assert n_interrupted > 5
+
+
+# Memory
+
+RESIDENT = """
+import sys
+from pathlib import Path
+import numpy as np
+
+def resident(name):
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(name + ":")[1].split()[0]) * 1024
+
+def growth(function, *arguments):
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+    before = resident("VmRSS")
+    function(*arguments)
+    return resident("VmHWM") - before
+"""
+
+
+def measured(script, *arguments):
+    """What a script prints, with functions that measure memory."""
+    run = subprocess.run(
+        [sys.executable, "-c", RESIDENT + script, *map(str, arguments)],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        env=environment(),
+    )
+    return [int(line) for line in run.stdout.split()]
+
+
+@linux
+def test_scores_of_all_samples_are_never_in_memory_at_once(tmp_path):
+    X = np.random.default_rng(0).standard_normal((30_000, 16)).astype(np.float32)
+    np.save(tmp_path / "X.npy", X)
+    script = """
+from skmfr import MFRSparseAutoencoder
+
+X = np.load(sys.argv[1], mmap_mode="r")
+sae = MFRSparseAutoencoder(
+    4096, k=2, n_saes=1, n_witnesses=0, max_steps=1, sparse_output=True
+).fit(X[:1000])
+for algorithm in ("encoder", "lstsq"):
+    sae.set_params(transform_algorithm=algorithm).transform(X[:2000])
+    print(growth(sae.transform, X))
+print(growth(sae.score, X))
+"""
+    peaks = measured(script, tmp_path / "X.npy")
+    assert len(peaks) == 3
+    assert max(peaks) < 4 * len(X) * 4096 / 4, peaks
+
+
+@linux
+def test_loading_takes_at_most_twice_the_size_of_a_file(tmp_path):
+    script = """
+from zipfile import ZipFile
+from skmfr import MFRSparseAutoencoder
+from skmfr._checkpoint import Checkpoints
+from skmfr.io import load, save
+
+def refused(load, *arguments):
+    try:
+        load(*arguments)
+    except ValueError:
+        return
+    raise AssertionError("was not refused")
+
+def size(path):
+    return path.stat().st_size
+
+folder = Path(sys.argv[1])
+X = np.random.default_rng(0).standard_normal((100, 256))
+sae = MFRSparseAutoencoder(4096, k=2, n_saes=1, max_steps=1).partial_fit(X)
+settings = sae._settings(256)
+
+model = folder / "model"
+save(sae, model)
+load(model)
+print(growth(load, model), size(model))
+content = model.read_bytes()
+model.write_bytes(content[:-1])
+print(growth(refused, load, model), size(model))
+model.write_bytes((2**62).to_bytes(8, "little") + content[8:])
+print(growth(refused, load, model), size(model))
+
+checkpoints = Checkpoints(folder, {})
+checkpoints.save(sae._restored_state(settings))
+(path,) = checkpoints.paths()
+print(growth(checkpoints.load, settings), size(path))
+with ZipFile(path) as archive:
+    members = {name: archive.read(name) for name in archive.namelist()}
+with ZipFile(path, "w") as archive:
+    for name, member in members.items():
+        if name == "decoder.npy":
+            assert b"4096, 256)" in member
+            member = member.replace(b"4096, 256)", b"409600256)")
+        archive.writestr(name, member)
+print(growth(refused, checkpoints.load, settings), size(path))
+"""
+    numbers = measured(script, tmp_path)
+    assert len(numbers) == 10
+    for growth, size in zip(numbers[::2], numbers[1::2], strict=True):
+        assert size > 2**24
+        # Allocators round up.
+        assert growth < 2.1 * size, numbers
