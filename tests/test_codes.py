@@ -162,7 +162,7 @@ def test_by_atom_equals_stable_sort(repeated):
     if repeated:
         indices[:, 1] = indices[:, 0]
     flat = indices.ravel()
-    order = np.argsort(flat, stable=True)
+    order = np.argsort(flat, kind="stable")
 
     entries = by_atom(torch.from_numpy(indices), 30)
     np.testing.assert_array_equal(entries.order, order)

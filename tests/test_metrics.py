@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.metrics import r2_score
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -334,12 +334,12 @@ def test_both_scorers_serve_a_multimetric_grid_search():
             "own": make_fixed_l0_scorer(8, transform_algorithm="encoder"),
         },
         refit="agreement",
-        cv=2,
+        cv=KFold(2),
         n_jobs=2,
         error_score="raise",
     ).fit(X)
     results = search.cv_results_
-    train, test = next(iter(search._checked_cv_orig.split(X)))
+    train, test = next(search.cv.split(X))
     pipeline = search.best_estimator_.set_params(**results["params"][0])
     pipeline.fit(X[train])
     assert results["split0_test_agreement"][0] == agreement_scorer(pipeline, X[test])

@@ -326,6 +326,8 @@ def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.Dat
 
     Raises
     ------
+    ImportError
+        If pandas is not installed.
     ValueError
         If `contexts` or `effects` are of another number of atoms.
 

@@ -111,6 +111,8 @@ def score_atoms(
 
     Raises
     ------
+    ImportError
+        If pandas is not installed.
     ValueError
         If the denoiser was fitted with clean signals, X is no recording or lacks
         channels, or a topography does not fit the channels.

@@ -78,6 +78,8 @@ def save(sae: MFRSparseAutoencoder, path) -> None:
         If `sae` is not fitted.
     TypeError
         If `sae` is anything else, such as a pipeline or an instance of a subclass.
+    OSError
+        If the file cannot be written.
     ImportError
         If the package safetensors is not installed.
 

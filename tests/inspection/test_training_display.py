@@ -64,8 +64,9 @@ def test_background_marks_the_penalty(sae):
     on = [record["step"] for record in sae.callback if record["alpha"] > 0]
     for axis in display.axes_:
         (span,) = axis.patches
-        assert span.get_x() == on[0]
-        assert span.get_x() + span.get_width() == on[-1]
+        # A rectangle or, in Matplotlib before 3.9, a polygon.
+        path = span.get_patch_transform().transform_path(span.get_path())
+        assert path.get_extents().intervalx.tolist() == [on[0], on[-1]]
     (entry,) = display.axes_[0].get_legend().get_texts()
     assert entry.get_text() == "penalty on"
     display.alpha = np.zeros(60)

@@ -1,0 +1,97 @@
+"""Packages that only parts of skmfr need: imported when used, and named if missing."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from skmfr import MFRSparseAutoencoder, activations, eeg, io
+from skmfr.activations import ActivationExtractor
+from skmfr.eeg._figures import _draw_atom
+from skmfr.inspection import (
+    DictionaryDisplay,
+    FeatureAgreementDisplay,
+    ReconstructionDisplay,
+    SimilarityDisplay,
+    TrainingCurveDisplay,
+)
+
+IMPORTED = """
+import importlib, sys
+
+def audit(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        raise RuntimeError(f"{event} during an import")
+
+names, heavy = (argument.split() for argument in sys.argv[1:])
+importlib.import_module("sklearn.decomposition")
+sys.addaudithook(audit)
+for name in names:
+    importlib.import_module(name)
+print(*(name for name in heavy if name in sys.modules))
+"""
+HEAVY = "dask matplotlib mne pandas polars pooch safetensors torch transformers zarr"
+
+
+def imported_with(names):
+    """Which heavy packages some modules import, in a process of their own."""
+    arguments = [sys.executable, "-c", IMPORTED, names, HEAVY]
+    run = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    return set(run.stdout.split())
+
+
+def test_imports_are_light_and_need_no_network():
+    light = ("agreement", "datasets", "eeg", "inspection", "io", "metrics")
+    names = " ".join(["skmfr", *(f"skmfr.{name}" for name in light)])
+    # scikit-learn may import some itself.
+    assert imported_with(names) == imported_with("")
+
+
+def test_what_is_about_torch_imports_it_and_nothing_else():
+    names = "skmfr.activations skmfr.distributed"
+    # With torch comes what it imports itself.
+    expected = imported_with("torch.distributed.nn.functional")
+    assert "torch" in expected
+    assert imported_with(names) == expected
+
+
+# A package, the extra that brings it, and what asks for it before it looks at anything.
+USES = [
+    ("matplotlib", "eeg", lambda: eeg.add_to_report(None, None, None)),
+    ("matplotlib", "eeg", lambda: _draw_atom(None, 0, None, None)),
+    ("matplotlib", "eeg", lambda: eeg.plot_overlay(None, None)),
+    ("matplotlib", "plot", lambda: DictionaryDisplay.from_estimator(None)),
+    ("matplotlib", "plot", lambda: FeatureAgreementDisplay.from_estimator(None, None)),
+    ("matplotlib", "plot", lambda: ReconstructionDisplay.from_estimator(None, None)),
+    ("matplotlib", "plot", lambda: SimilarityDisplay.from_estimator(None)),
+    ("matplotlib", "plot", lambda: TrainingCurveDisplay.from_estimator(None)),
+    ("pandas", "activations", lambda: activations.feature_table(None)),
+    ("pandas", "activations", lambda: activations.Contexts.to_frame(None)),
+    ("pandas", "eeg", lambda: eeg.score_atoms(None, None)),
+    ("safetensors", "io", lambda: io.load("nothing")),
+    ("transformers", "activations", lambda: ActivationExtractor("a", "b").fit([[1]])),
+]
+
+
+@pytest.mark.parametrize(("package", "extra", "use"), USES)
+def test_what_to_install_is_said(monkeypatch, package, extra, use):
+    for name in (package, f"{package}.pyplot"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError) as raised:
+        use()
+    assert str(raised.value).endswith(f'pip install "skmfr[{extra}]".')
+    assert package in str(raised.value)
+    assert raised.value.name.startswith(package)
+
+
+def test_maps_of_the_head_say_what_to_install(monkeypatch):
+    mne = pytest.importorskip("mne")
+    pytest.importorskip("matplotlib").use("agg")
+    info = mne.create_info(["Fz", "Cz", "Pz", "Oz"], 100.0, "eeg", verbose="error")
+    info.set_montage("standard_1020", verbose="error")
+    X = np.random.default_rng(0).standard_normal((50, 4))
+    sae = MFRSparseAutoencoder(8, k=2, alpha=0, max_steps=5).fit(X)
+    monkeypatch.setitem(sys.modules, "mne", None)
+    with pytest.raises(ImportError, match=r'with info .*pip install "skmfr\[eeg\]"'):
+        DictionaryDisplay.from_estimator(sae, info=info)
