@@ -26,7 +26,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._documentation import DocumentationLinkMixin
-from ._sources import as_array, as_source, check_finite
+from ._sources import Source, as_array, as_source, check_finite, chunk_starts
 from .agreement import (
     TRUSTED,
     _agreement_level,
@@ -38,7 +38,6 @@ from .metrics import _fvu_of_blocks
 if TYPE_CHECKING:
     from ._codes import SparseCodes
     from ._ensemble import Ensemble
-    from ._sources import Source
 
 try:
     from sklearn.callback import CallbackSupportMixin
@@ -404,7 +403,7 @@ class MFRSparseAutoencoder(
         """Learn the dictionaries.
 
         An interrupted fit (KeyboardInterrupt) warns and leaves an estimator with the
-        steps done so far.
+        steps done so far; before the first step it is raised.
 
         Data on disk are read batch by batch, by a thread that keeps ahead of training.
         Of a memory-mapped array and of shards, each epoch is a new permutation of all
@@ -433,8 +432,10 @@ class MFRSparseAutoencoder(
         Raises
         ------
         ValueError
-            If X or a parameter is not as described. A value in shards or chunks that is
-            not finite is reported with its row when it is read.
+            If X or a parameter is not as described. A value that is not finite is
+            reported with its row; in shards or chunks, when it is read.
+        OSError
+            If a checkpoint cannot be written. The last one stays to go on from.
 
         Warns
         -----
@@ -453,7 +454,7 @@ class MFRSparseAutoencoder(
 
         The first call also decides how the data are centred and scaled, so its data
         should be typical. Neither k nor alpha change over the steps: the penalty is on
-        from the first.
+        from the first. Interrupted, it does as `fit` does.
 
         Parameters
         ----------
@@ -624,7 +625,6 @@ class MFRSparseAutoencoder(
     def _split(self, X: np.ndarray | Source) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on, and rows to hold out for early stopping."""
         from ._random import VALIDATION, random_numbers
-        from ._sources import chunk_starts
 
         # Of data in chunks whole ones: for a few rows of each, all would be read.
         sizes = np.diff(chunk_starts(X))
