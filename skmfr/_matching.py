@@ -145,8 +145,9 @@ def _nearest_pairs(
         tensor.flatten().cpu().numpy()
         for tensor in (
             2 + cosine.double(),
-            rows.repeat_interleave(n_nearest),
-            columns[place],
+            # SciPy 1.12 matches with indices of 32 bits only.
+            rows.repeat_interleave(n_nearest).int(),
+            columns[place].int(),
         )
     )
     return place[:, 0], sparse.csr_array((weights, (i, j)), (len(atoms), len(others)))
