@@ -25,9 +25,9 @@ HASHED_BLOCKS = 8
 def row_blocks(
     X: np.ndarray | Source, rows: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
-    """The given rows of X, or all, in blocks of at most 64 MB."""
+    """The given rows of X, or all, in C order, in blocks of at most 64 MB."""
     for block in _row_slices(X, len(X) if rows is None else len(rows)):
-        yield np.asarray(X[block if rows is None else rows[block]])
+        yield np.ascontiguousarray(X[block if rows is None else rows[block]])
 
 
 def _row_slices(X: np.ndarray | Source, n_rows: int) -> list[slice]:
@@ -69,10 +69,18 @@ class Standardiser:
     def of(
         cls, X: np.ndarray | Source, rows: np.ndarray | None = None
     ) -> "Standardiser":
-        """Statistics of some rows of X; constant data are centred only."""
+        """Statistics of some rows of X; constant data are centred only.
+
+        Raises
+        ------
+        ValueError
+            If values are so large that their squares overflow.
+        """
         moments = StandardScaler()
         for block in row_blocks(X, rows):
-            moments.partial_fit(block)
+            # What overflows is told below.
+            with np.errstate(over="ignore", invalid="ignore"):
+                moments.partial_fit(block)
         variance = _variance(moments)
         scale = float(np.sqrt(np.mean(variance))) or 1.0
         deviation = np.sqrt(variance) / scale
@@ -81,9 +89,10 @@ class Standardiser:
     def __call__(self, X: np.ndarray, device: str, dtype: torch.dtype) -> Tensor:
         """A standardised copy of X, which is an array of its own.
 
-        Computed in the precision of X; X itself is overwritten.
+        Computed in the precision of X; X itself may be overwritten.
         """
-        batch = torch.from_numpy(X).to(device)
+        # The order of sums, and so rounding, does not depend on that of the data.
+        batch = torch.from_numpy(np.ascontiguousarray(X)).to(device)
         batch -= torch.from_numpy(self.mean).to(device)
         batch /= self.scale
         return batch.to(dtype)

@@ -105,7 +105,9 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """The files that there are, the newest first."""
-        return sorted(self.folder.glob(f"{self._stem}-*.npz"), reverse=True)
+        paths = self.folder.glob(f"{self._stem}-*.npz")
+        # Numbers of steps may outgrow their nine digits.
+        return sorted(paths, key=lambda path: (len(path.name), path.name), reverse=True)
 
     @property
     def _stem(self) -> str:

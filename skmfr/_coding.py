@@ -2,8 +2,9 @@
 
 All three are functions of one sample: where rounding, which in a matrix product depends
 on the rest of the batch, could decide which atom enters, the scores are computed again
-sample by sample, and equal ones go to the atom that comes first.  (But for matching
-pursuit with atoms that are nearly dependent, which make much of any rounding.)
+sample by sample, and equal ones go to the atom that comes first.  What matching pursuit
+makes of the chosen atoms it computes in float64, since atoms that are nearly dependent
+make much of any rounding.
 """
 
 from collections.abc import Callable
@@ -48,22 +49,29 @@ def encoder_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
     encoder, bias = sae.encoder[0], sae.encoder_bias[0]
     X_centred = X - sae.decoder_bias
     scores = torch.addmm(bias, X_centred, encoder.T)
-    size = torch.linalg.vector_norm(encoder, dim=1).max()
+    size = lengths(encoder).max()
 
     def rescore(rows: Tensor, atoms: Tensor) -> Tensor:
         return same_dot(X_centred[rows], encoder, atoms) + bias[atoms]
 
-    margin = rounding(X_centred, size)
+    margin = rounding(X) * lengths(X_centred) * size
     margin += 8 * torch.finfo(X.dtype).eps * bias.abs().max()
     return select(scores, k, margin, rescore)
 
 
 def lstsq_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
-    """Least squares on the support of the encoder's codes; signs are free."""
-    codes = encoder_codes(X, sae, k)
-    atoms = sae.decoder[0][codes.indices]
-    values = least_squares(X - sae.decoder_bias, atoms, codes.values > 0)
-    return SparseCodes(values, codes.indices)
+    """Least squares on the support of the encoder's codes; signs are free.
+
+    Atoms that depend on others of the support get 0, and these their share.
+    """
+    values, indices = encoder_codes(X, sae, k)
+    # Which atom depends on others should not hang on the order of nearly equal codes.
+    indices, place = indices.sort(1)
+    atoms = sae.decoder[0].double()[indices]
+    gram = atoms @ atoms.mT
+    active = independent(gram, values.gather(1, place) > 0)
+    values = least_squares(X - sae.decoder_bias, atoms, gram, active)
+    return SparseCodes(values, indices)
 
 
 def omp_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
@@ -79,14 +87,15 @@ def omp_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
     dictionary = sae.decoder[0]
     X_centred = X - sae.decoder_bias
     n_samples = len(X)
+    products = _products(X_centred, dictionary, k)
+    exact, X_exact = dictionary.double(), X_centred.double()
     indices = torch.zeros(n_samples, k, dtype=torch.int64, device=X.device)
     active = torch.zeros(n_samples, k, dtype=torch.bool, device=X.device)
-    values = X.new_zeros(n_samples, k)
-    basis = X.new_zeros(n_samples, k, k)
-    error = rounding(X_centred, dictionary.new_ones(()))
+    values = X_exact.new_zeros(n_samples, k)
+    basis = X_exact.new_zeros(n_samples, k, k)
+    size = lengths(X_exact)
     # What the ridge leaves behind of a sample is not worth an atom either.
-    nothing = error + 100 * RIDGE * X_centred.norm(dim=1)
-    products, cosines = _products(X_centred, dictionary, k)
+    nothing = (rounding(X) + 100 * RIDGE) * size
     for step in range(k):
         support = indices[:, :step]
         codes = SparseCodes(values[:, :step], support)
@@ -95,13 +104,14 @@ def omp_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
 
         def rescore(rows: Tensor, candidates: Tensor, codes=codes) -> Tensor:
             own = SparseCodes(*(part[rows] for part in codes))
-            residual = X_centred[rows] - decode(own, dictionary)
-            return same_dot(residual, dictionary, candidates).abs()
+            residual = X_exact[rows] - decode(own, exact)
+            return same_dot(residual, exact, candidates).abs()
 
-        best = select(scores, 1, error, rescore)
+        margin = rounding(X) * (size + codes.values.abs().sum(1))
+        best = select(scores, 1, margin, rescore)
         atom = best.indices
         # The new atom, less its projection on the span, of unit norm.
-        cosine = cosines(atom, support)
+        cosine = gather_dot(exact[atom[:, 0]], exact, support)
         along = (basis[:, :step, :step] * cosine.unsqueeze(1)).sum(2)
         left = 1 - along.square().sum(1, keepdim=True)
         useful = (best.values > nothing.unsqueeze(1)) & (left > DEPENDENT[X.dtype])
@@ -113,43 +123,34 @@ def omp_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
 
         indices[:, step : step + 1] = atom
         active[:, step : step + 1] = useful
-        product = gather_dot(X_centred, dictionary, atom)
+        product = gather_dot(X_exact, exact, atom)
         product -= (codes.values * cosine).sum(1, keepdim=True)
         values += product * factor * row
-    values = least_squares(X_centred, dictionary[indices], active)
+    atoms = exact[indices]
+    values = least_squares(X_centred, atoms, atoms @ atoms.mT, active)
     return SparseCodes(values, indices)
 
 
 def _products(
     X_centred: Tensor, dictionary: Tensor, k: int
-) -> tuple[Callable[[SparseCodes], Tensor], Callable[[Tensor, Tensor], Tensor]]:
-    """What matching pursuit asks of samples and dictionary again and again.
+) -> Callable[[SparseCodes], Tensor]:
+    """Products of the residuals of some codes with all atoms, for matching pursuit.
 
     Returns
     -------
-    products : callable(codes) -> Tensor of shape (n_samples, n_components)
-        Of the residual of some codes with all atoms.
-    cosines : callable(atom, support) -> Tensor of shape (n_samples, n)
-        Of an atom of each sample, (n_samples, 1), with others of it, (n_samples, n).
+    callable(codes) -> Tensor of shape (n_samples, n_components)
     """
-    n_components = len(dictionary)
+
+    def rounded(codes: SparseCodes) -> SparseCodes:
+        return codes._replace(values=codes.values.to(dictionary.dtype))
+
     # Products of all atoms with each other are worth their cost if there are samples
     # enough: a step then adds up rows of theirs instead of a product with all atoms.
-    if n_components <= min(MAX_GRAM, k * len(X_centred)):
+    if len(dictionary) <= min(MAX_GRAM, k * len(X_centred)):
         of_samples = X_centred @ dictionary.T
         gram = dictionary @ dictionary.T
-        return (
-            lambda codes: decode(codes, gram).neg_().add_(of_samples),
-            lambda atom, support: gram[atom, support],
-        )
-
-    def products(codes: SparseCodes) -> Tensor:
-        return (X_centred - decode(codes, dictionary)) @ dictionary.T
-
-    def cosines(atom: Tensor, support: Tensor) -> Tensor:
-        return gather_dot(dictionary[atom[:, 0]], dictionary, support)
-
-    return products, cosines
+        return lambda codes: decode(rounded(codes), gram).neg_().add_(of_samples)
+    return lambda codes: (X_centred - decode(rounded(codes), dictionary)) @ dictionary.T
 
 
 def pursuit_codes(X: Tensor, ensemble: Ensemble, k: int) -> SparseCodes:
@@ -178,11 +179,14 @@ ALGORITHMS: dict[str, Callable[[Tensor, Ensemble, int], SparseCodes]] = {
 }
 
 
-def rounding(X_centred: Tensor, atom_size: Tensor) -> Tensor:
-    """A bound, with room, on what rounding does to products with atoms, per sample."""
-    n_features = X_centred.shape[1]
-    eps = torch.finfo(X_centred.dtype).eps
-    return 8 * eps * n_features**0.5 * X_centred.norm(dim=1) * atom_size
+def rounding(X: Tensor) -> float:
+    """A bound, with room, on what rounding does to products of vectors of norm 1."""
+    return 8 * torch.finfo(X.dtype).eps * X.shape[1] ** 0.5
+
+
+def lengths(X: Tensor) -> Tensor:
+    """Norm of each row, in float64, where squares of float32 cannot overflow."""
+    return torch.linalg.vector_norm(X, dim=1, dtype=torch.float64)
 
 
 def select(
@@ -227,7 +231,7 @@ def select(
         settled = in_order(
             SparseCodes(rescore(rows, candidates).clamp_(min=0), candidates)
         )
-        values[rows, n_in:] = settled.values[:, : k - n_in]
+        values[rows, n_in:] = settled.values[:, : k - n_in].to(values.dtype)
         indices[rows] = torch.cat(
             [ordered[:, :n_in], settled.indices[:, : k - n_in]], dim=1
         )
@@ -258,14 +262,41 @@ def in_order(codes: SparseCodes) -> SparseCodes:
     return SparseCodes(values, codes.indices.gather(1, place))
 
 
-def least_squares(X_centred: Tensor, atoms: Tensor, active: Tensor) -> Tensor:
+def independent(gram: Tensor, active: Tensor) -> Tensor:
+    """Active atoms that add something to the span of those before them.
+
+    Parameters
+    ----------
+    gram : Tensor of shape (n_samples, k, k), float64
+        Products of the atoms of each sample.
+    active : Tensor of shape (n_samples, k), bool
+
+    Returns
+    -------
+    Tensor of shape (n_samples, k), bool
+    """
+    gram, active = gram.clone(), active.clone()
+    for step in range(active.shape[1]):
+        left = gram[:, step, step]
+        active[:, step] &= left > DEPENDENT[gram.dtype]
+        factor = torch.where(active[:, step], left, torch.inf).rsqrt()
+        along = gram[:, step] * factor.unsqueeze(1)
+        gram -= along.unsqueeze(1) * along.unsqueeze(2)
+    return active
+
+
+def least_squares(
+    X_centred: Tensor, atoms: Tensor, gram: Tensor, active: Tensor
+) -> Tensor:
     """Coefficients of the best approximation of each sample by its own atoms.
 
     Parameters
     ----------
     X_centred : Tensor of shape (n_samples, n_features)
-    atoms : Tensor of shape (n_samples, k, n_features)
+    atoms : Tensor of shape (n_samples, k, n_features), float64
         Rows of unit norm.
+    gram : Tensor of shape (n_samples, k, k)
+        Their products.
     active : Tensor of shape (n_samples, k), bool
         Atoms to use; the others get 0.
 
@@ -274,10 +305,9 @@ def least_squares(X_centred: Tensor, atoms: Tensor, active: Tensor) -> Tensor:
     Tensor of shape (n_samples, k)
     """
     used = active.unsqueeze(2)
-    atoms = torch.where(used, atoms, 0.0).double()
-    gram = atoms @ atoms.mT
+    gram = torch.where(used & used.mT, gram, 0.0)
     gram.diagonal(dim1=1, dim2=2).add_(torch.where(active, RIDGE, 1.0))
-    products = atoms @ X_centred.double().unsqueeze(2)
+    products = torch.where(used, atoms @ X_centred.double().unsqueeze(2), 0.0)
     factor = torch.linalg.cholesky(gram)
     return torch.cholesky_solve(products, factor).squeeze(2).to(X_centred.dtype)
 

@@ -209,7 +209,8 @@ class MFRSparseAutoencoder(
 
     random_state : int, RandomState instance or None, default=None
         Determines initial atoms, batches and resampling. Pass an int for results that
-        are the same, to the byte, in every call on one machine (CPU).
+        are the same, to the byte, in every call on one machine (CPU) with as many
+        threads; with another number of threads sums are rounded differently.
 
     Attributes
     ----------
@@ -497,8 +498,10 @@ class MFRSparseAutoencoder(
         from ._batches import Batches, Standardiser
         from ._schedule import Plateau, Schedule
         from ._state import new_state, untrained
+        from ._threads import let_forks_compute
         from ._workers import present_workers
 
+        let_forks_compute()
         workers = present_workers.get()
         if not continued:
             self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -667,6 +670,15 @@ class MFRSparseAutoencoder(
         learning_rate = self.learning_rate
         if learning_rate == "auto":
             learning_rate = AUTO_LEARNING_RATE / n_features**0.5
+        dtype = torch.float64 if self.precision == "float64" else torch.float32
+        # What Adam squares must not overflow.
+        largest = torch.finfo(dtype).max ** 0.5
+        for name, value in [("alpha", self.alpha), ("learning_rate", learning_rate)]:
+            if float(value) > largest:
+                raise ValueError(
+                    f"{name}={value:g} is too large for precision={self.precision!r}: "
+                    f"it must be at most {largest:g}."
+                )
         return Settings(
             n_components=n_components,
             n_saes=self.n_saes,
@@ -681,7 +693,7 @@ class MFRSparseAutoencoder(
             resample_every=self.resample_every,
             seed=self._seed,
             device=resolve_device(self.device),
-            dtype=torch.float64 if self.precision == "float64" else torch.float32,
+            dtype=dtype,
             low_precision=self.precision == "bfloat16",
             for_pursuit=self.transform_algorithm == "omp",
         )
@@ -720,13 +732,11 @@ class MFRSparseAutoencoder(
 
     def _fitted(self, state, settings, dtype) -> dict:
         """Fitted attributes: NumPy, in units of the data and in their precision."""
+        from ._training import check_convergence
+
         n_saes = settings.n_saes
         losses = state.losses[: state.n_steps, :n_saes].cpu().numpy().copy()
-        if not np.isfinite(losses[-1]).all():
-            raise ValueError(
-                f"Training diverged with learning_rate={settings.learning_rate:g}; "
-                "lower it."
-            )
+        check_convergence(state, settings)
         reference = int(np.argmin(losses[-RECENT_STEPS:].mean(0)))
 
         decoder = state.ensemble.decoder.cpu().numpy().astype(dtype)
@@ -796,7 +806,9 @@ class MFRSparseAutoencoder(
         from ._coding import ALGORITHMS, n_rows_per_block
         from ._ensemble import Ensemble
         from ._state import resolve_device
+        from ._threads import let_forks_compute
 
+        let_forks_compute()
         device = resolve_device(self.device, fall_back=True)
         sae = Ensemble(
             *(
@@ -814,7 +826,7 @@ class MFRSparseAutoencoder(
         algorithm = self.transform_algorithm
         n_rows = n_rows_per_block(algorithm, n_features, n_components, k)
         for start in range(0, len(X), n_rows):
-            block = np.array(X[start : start + n_rows])
+            block = np.array(X[start : start + n_rows], order="C")
             codes = ALGORITHMS[algorithm](torch.from_numpy(block).to(device), sae, k)
             yield block, codes, sae
 

@@ -53,7 +53,7 @@ def reinitialise_skewed(
     """Start each SAE anew whose atoms are used too unequally, a few times at most."""
     if settings.reinit_threshold is None:
         return
-    skewness = activity_skewness(state.rates, target).cpu().numpy()
+    skewness = activity_skewness(state.rates, target).double().cpu().numpy()
     skewed = (skewness > settings.reinit_threshold) & (state.n_reinits < MAX_REINITS)
     for i in skewed.nonzero()[0].tolist():
         attempt = int(state.n_reinits[i]) + 1

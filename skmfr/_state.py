@@ -235,7 +235,8 @@ def resolve_device(device: str, fall_back: bool = False) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        # Back again: "meta" takes tensors and forgets what they hold.
+        torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         if fall_back:
             warnings.warn(

@@ -163,6 +163,7 @@ def train(
                 reinitialise_skewed(state, batches, standardiser, settings, target)
             every = settings.resample_every
             if every and due(state.n_steps, every) and step < schedule.cool_down_from:
+                check_convergence(state, settings)
                 donors = batches.for_witnesses(batches.samples(step - 1))
                 if workers.size > 1:
                     # All choose the same samples, and of the whole batch.
@@ -193,7 +194,26 @@ def renew_matches(state: TrainingState, settings: Settings) -> None:
         turn = state.n_steps // interval % len(pairs)
     for number, pair in enumerate(pairs):
         if number == turn or pair not in state.matches.edges:
+            check_convergence(state, settings)
             state.matches.renew(state.ensemble.decoder, pair)
+
+
+def check_convergence(state: TrainingState, settings: Settings) -> None:
+    """Look at loss and atoms before something is made of them.
+
+    Raises
+    ------
+    ValueError
+        If they are not what they should be: finite, and of unit norm.
+    """
+    last = state.losses[max(0, state.n_steps - 1) : state.n_steps]
+    norms = torch.linalg.vector_norm(state.ensemble.decoder, dim=-1)
+    if not (last.isfinite().all() and ((norms - 1).abs() < 0.1).all()):
+        raise ValueError(
+            f"Training diverged with learning_rate={settings.learning_rate:g} and "
+            f"alpha={settings.alpha:g}: lower them. If it went on from earlier data, "
+            "X must be of their scale."
+        )
 
 
 def due(step: int, every: int | None) -> bool:

@@ -46,8 +46,8 @@ def fvu(X, X_hat) -> float:
     Raises
     ------
     ValueError
-        If an array is not a matrix with rows and columns, the shapes differ or a value
-        is not finite.
+        If an array is not a matrix with rows and columns, the shapes differ, a value
+        is not finite, or squares of X overflow.
 
     See Also
     --------
@@ -75,8 +75,10 @@ def _fvu_of_blocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
     residual = 0.0
     moments = StandardScaler()
     for X, X_hat in blocks:
-        residual += float(np.sum(np.square(X - X_hat, dtype=np.float64)))
-        moments.partial_fit(X)
+        # What overflows is told below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            residual += float(np.sum(np.square(X - X_hat, dtype=np.float64)))
+            moments.partial_fit(X)
     n_samples = moments.n_samples_seen_
     total = float(np.sum(_variance(moments))) * n_samples
     if total == 0:
@@ -87,7 +89,18 @@ def _fvu_of_blocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
 
 
 def _variance(moments: StandardScaler) -> np.ndarray:
-    """Variance of each feature, 0 where what there is comes from rounding."""
+    """Variance of each feature, 0 where what there is comes from rounding.
+
+    Raises
+    ------
+    ValueError
+        If it overflows.
+    """
+    if not np.isfinite(moments.var_).all():
+        raise ValueError(
+            "X has values so large that their squares overflow float64: divide it by a "
+            "number."
+        )
     # The scaler knows: it leaves such features as they are.
     return np.where(moments.scale_ == np.sqrt(moments.var_), moments.var_, 0.0)
 

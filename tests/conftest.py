@@ -5,8 +5,19 @@ from struct import pack
 import numpy as np
 import pytest
 import torch
+from hypothesis import Phase, settings
 
 from skmfr._state import Settings
+
+# Cases of tests/test_properties.py: the same in each run, or many others.
+PHASES = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]
+settings.register_profile(
+    "ci", max_examples=200, derandomize=True, deadline=None, phases=PHASES
+)
+settings.register_profile(
+    "nightly", max_examples=2500, deadline=None, phases=PHASES, print_blob=True
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture

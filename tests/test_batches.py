@@ -10,6 +10,7 @@ import zarr
 from sklearn.preprocessing import StandardScaler
 
 import skmfr._batches
+from skmfr import MFRSparseAutoencoder
 from skmfr._batches import Batches, Standardiser, fingerprint, row_blocks
 from skmfr._sources import Chunked, Shards
 
@@ -45,6 +46,27 @@ def test_row_blocks_strung_together_are_the_rows(monkeypatch, chosen):
     assert max(len(block) for block in blocks) <= 4
     expected = X if chosen is None else X[chosen]
     np.testing.assert_array_equal(np.concatenate(blocks), expected)
+
+
+def test_how_data_lie_in_memory_changes_no_statistic_and_no_sample():
+    X = random_data()
+    expected = Standardiser.of(X)
+    samples = expected(X.copy(), "cpu", torch.float64)
+    for other in (np.asfortranarray(X), np.repeat(X, 2, axis=0)[::2]):
+        found = Standardiser.of(other)
+        assert found.scale == expected.scale
+        np.testing.assert_array_equal(found.mean, expected.mean)
+        standardised = found(other.copy(order="K"), "cpu", torch.float64)
+        assert standardised.stride() == samples.stride()
+        assert torch.equal(standardised, samples)
+
+
+@pytest.mark.parametrize("method", ["fit", "score"])
+def test_values_whose_squares_overflow_are_refused(method):
+    X = random_data()
+    sae = MFRSparseAutoencoder(4, max_steps=1, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="X has values so large"):
+        getattr(sae, method)(1e160 * X)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

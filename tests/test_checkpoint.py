@@ -118,6 +118,17 @@ def test_what_a_killed_fit_left_is_removed_by_the_next(checkpoints, settings):
     assert set(checkpoints.folder.iterdir()) == {checkpoints.path(3), unfinished[1]}
 
 
+def test_steps_of_more_than_nine_digits_are_newer(checkpoints, settings):
+    state = state_after(3, settings)
+    for step in (999_999_998, 999_999_999, 1_000_000_000, 1_000_000_001):
+        state.step = step
+        checkpoints.save(state)
+    assert checkpoints.load(settings).step == 1_000_000_001
+    assert checkpoints.paths() == [
+        checkpoints.path(step) for step in (1_000_000_001, 1_000_000_000)
+    ]
+
+
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_interrupted_write_leaves_the_old_files_and_no_other(
     checkpoints, settings, monkeypatch, error

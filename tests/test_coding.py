@@ -120,6 +120,24 @@ def test_dependent_atoms_give_finite_codes_that_reconstruct_as_well(algorithm):
         assert np.linalg.norm(residual[row]) <= np.linalg.norm(optimum) + 1e-6
 
 
+def test_of_dependent_atoms_least_squares_takes_the_first():
+    sae, k = random_sae(12, 20), 6
+    # Copies up to rounding, which the encoder takes together.
+    for tensor in (sae.encoder, sae.encoder_bias, sae.decoder):
+        tensor[:, 10:] = tensor[:, :10]
+    sae.decoder[:, 10:] *= 1 + 1e-15 * torch.randn(10, 12, dtype=torch.float64)
+    X = samples(40, 12)
+    codes = dense(lstsq_codes(X, sae, k), 20)
+    assert not codes[:, 10:].any()
+    # As without copies.
+    first = Ensemble(
+        sae.encoder[:, :10], sae.encoder_bias[:, :10], sae.decoder[:, :10],
+        sae.decoder_bias,
+    )  # fmt: skip
+    expected = dense(lstsq_codes(X, first, k // 2), 10)
+    np.testing.assert_allclose(codes[:, :10], expected, rtol=1e-9, atol=1e-12)
+
+
 def test_omp_takes_atoms_that_are_nearly_parallel():
     # Two atoms .002 apart, and samples that need their difference.
     atoms = np.eye(20)
@@ -146,6 +164,38 @@ def test_coding_row_by_row_equals_coding_the_batch(algorithm, dtype):
     np.testing.assert_array_equal(together != 0, apart != 0)
     tolerance = 1e-4 if dtype == torch.float32 else 1e-12
     np.testing.assert_allclose(together, apart, rtol=tolerance, atol=tolerance)
+
+
+def test_matching_pursuit_with_atoms_that_are_much_alike_is_the_same_in_any_batch():
+    rng = np.random.default_rng(3)
+    n_components, k = 1500, 8
+    # On a sphere in four dimensions, and a little beside it.
+    atoms = rng.standard_normal((n_components, 4)) @ rng.standard_normal((4, 100))
+    atoms += 1e-2 * rng.standard_normal(atoms.shape)
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    sae = Ensemble.starting_from(torch.from_numpy(atoms[None]).float(), tied=True)
+    one, other = rng.integers(n_components, size=(2, 400))
+    noise = 0.1 * rng.standard_normal((400, 100))
+    X = torch.from_numpy(atoms[one] + 0.5 * atoms[other] + noise).float()
+    # Of so many samples products of all atoms are made, of one they are not.
+    together = dense(omp_codes(X, sae, k), n_components)
+    apart = [dense(omp_codes(row[None], sae, k), n_components) for row in X]
+    np.testing.assert_allclose(together, np.concatenate(apart), rtol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("unit", [2.0**-100, 2.0**100])
+def test_units_in_which_squares_leave_float32_change_no_code(algorithm, unit):
+    sae = random_sae(64, 300, dtype=torch.float32)
+    X, k = samples(50, 64, dtype=torch.float32), 7
+    expected = ALGORITHMS[algorithm](X, sae, k)
+    scaled = Ensemble(
+        sae.encoder, sae.encoder_bias * unit, sae.decoder, sae.decoder_bias * unit
+    )
+    codes = ALGORITHMS[algorithm](X * unit, scaled, k)
+    # A power of two: the same bits but for the exponent.
+    torch.testing.assert_close(codes.indices, expected.indices)
+    torch.testing.assert_close(codes.values / unit, expected.values, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

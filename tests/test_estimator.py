@@ -319,6 +319,16 @@ def test_no_seed_draws_from_numpys_global_generator():
     assert same_state(one, small(max_steps=3, random_state=None).fit(X))
 
 
+def test_how_data_lie_in_memory_changes_no_byte(fitted):
+    for data in (
+        np.asfortranarray(X),
+        np.repeat(X, 2, axis=0)[::2],
+        X[:, ::-1].copy()[:, ::-1],
+    ):
+        assert same_state(small(max_steps=5).fit(data), small(max_steps=5).fit(X))
+        np.testing.assert_array_equal(fitted.transform(data), fitted.transform(X))
+
+
 def test_data_are_not_modified():
     data = np.asfortranarray(X)
     data.setflags(write=False)
@@ -348,6 +358,16 @@ def test_partial_fit_after_fit_starts_from_the_fitted_dictionaries():
     before = sae.dictionaries_.copy()
     sae.partial_fit(X)
     np.testing.assert_allclose(sae.dictionaries_, before, atol=1e-6)
+
+
+def test_going_on_with_data_of_another_scale_says_so():
+    # Their ratio, squared, is beyond float32.
+    sae = small().partial_fit(X * 1e-12)
+    with pytest.raises(ValueError, match="X must be of their scale"):
+        sae.partial_fit(X * 1e12)
+    # It is still the estimator that it was.
+    assert sae.n_steps_ == 1
+    assert sae.score(X * 1e-12) == small().partial_fit(X * 1e-12).score(X * 1e-12)
 
 
 def test_partial_fit_in_pieces_is_the_same_after_pickling():
@@ -895,6 +915,10 @@ def test_precisions_of_training_agree(precision):
         ({"matching": "nearest"}, "matching"),
         ({"device": "cuda:99"}, "device"),
         ({"device": "abacus"}, "device"),
+        ({"device": "meta"}, "device"),
+        ({"alpha": 1e39}, "alpha"),
+        ({"learning_rate": 1e39}, "learning_rate"),
+        ({"learning_rate": 1e18}, "Training diverged with learning_rate"),
         ({"precision": "float16"}, "precision"),
         ({"transform_algorithm": "lars"}, "transform_algorithm"),
         ({"validation_fraction": 1.0}, "validation_fraction"),

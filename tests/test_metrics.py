@@ -67,6 +67,12 @@ def test_fvu_has_no_unit(unit):
     assert fvu(X * unit, X_hat * unit) == pytest.approx(fvu(X, X_hat), rel=1e-9)
 
 
+def test_fvu_refuses_values_whose_squares_overflow():
+    X = 1e160 * np.arange(6.0).reshape(3, 2)
+    with pytest.raises(ValueError, match="X has values so large"):
+        fvu(X, X)
+
+
 def test_fvu_of_the_mean_is_one_and_of_the_data_zero():
     X, _ = random_data()
     assert fvu(X, np.tile(X.mean(0), (len(X), 1))) == pytest.approx(1, rel=1e-12)

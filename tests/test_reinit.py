@@ -99,8 +99,11 @@ def test_sae_starts_anew_a_few_times_at_most_and_differently(make_settings):
     assert len(distinct) == MAX_REINITS + 1
 
 
-def test_without_threshold_no_sae_starts_anew(make_settings):
-    settings = make_settings(reinit_threshold=None)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("threshold", [None, 1e300])
+def test_without_a_threshold_in_reach_no_sae_starts_anew(make_settings, threshold):
+    # The larger one is beyond float32.
+    settings = make_settings(reinit_threshold=threshold, dtype=torch.float32)
     state, batches, standardiser = fresh(settings)
     state.rates[:] = 1.0
     before = state.ensemble.decoder.clone()

@@ -1,0 +1,166 @@
+"""Very many fits, and very many steps of one.
+
+``python -m benchmarks.load`` prints what each of three loads leaves behind; Linux only.
+
+fits
+    10,000 small estimators are fitted, used, pickled and dropped in one process.
+    Printed are private memory (RssAnon) and what Python has allocated (tracemalloc)
+    every so many fits: neither may grow.
+search
+    A grid search over 1,000 candidates in two processes: memory of this process and of
+    its workers, before and after.
+steps
+    A day of training in minutes: very many steps on tiny data in one fit; a life in
+    calls of ``partial_fit``; and steps from a state whose counters stand where integers
+    of 32 bits and floats of 24 or 53 bits end.
+
+``python -m benchmarks.load fits --fits 1000`` runs one of them, with other numbers.
+"""
+
+import argparse
+import gc
+import pickle
+import tracemalloc
+import warnings
+from collections.abc import Iterator
+from time import perf_counter
+
+import joblib
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+
+from skmfr import MFRSparseAutoencoder
+
+from .memory import private_bytes
+
+X = np.random.default_rng(0).standard_normal((64, 6))
+# Where counters of 32 bits, and counters in float32 and float64, end.
+COUNTERS = [2**24, 2**31, 2**53]
+
+
+def small(**changes) -> MFRSparseAutoencoder:
+    usual = {"n_components": 12, "k": 2, "max_steps": 2, "random_state": 0}
+    return MFRSparseAutoencoder(**usual | changes)
+
+
+def use_one(number: int) -> None:
+    """Fit an estimator that differs from the last ones in shape and in what it does."""
+    sae = small(
+        n_components=8 + number % 5,
+        n_saes=2 + number % 2,
+        matching=("hungarian", "max")[number % 2],
+        transform_algorithm=("encoder", "lstsq", "omp")[number % 3],
+        tied=number % 4 == 0,
+        random_state=number,
+        resample_every=1,
+    )
+    sae.fit(X).transform(X)
+    if number % 10 == 0:
+        pickle.loads(pickle.dumps(sae)).partial_fit(X).score(X)
+
+
+def memory_of_fits(n_fits: int, every: int) -> Iterator[tuple[int, int, int]]:
+    """Fits done, RssAnon and bytes that tracemalloc knows of, after every so many."""
+    # Modules are loaded, and caches filled, by the first ones.
+    for number in range(60):
+        use_one(number)
+    tracemalloc.start()
+    for number in range(n_fits + 1):
+        if number % every == 0:
+            gc.collect()
+            yield number, private_bytes(), tracemalloc.get_traced_memory()[0]
+        use_one(number)
+    tracemalloc.stop()
+
+
+def report_fits(arguments: argparse.Namespace) -> None:
+    began = perf_counter()
+    every = max(1, arguments.fits // 10)
+    for number, private, traced in memory_of_fits(arguments.fits, every):
+        print(
+            f"{number} fits: RssAnon {private / 2**20:.1f} MiB, tracemalloc "
+            f"{traced / 2**10:.0f} KiB; {perf_counter() - began:.0f} s",
+            flush=True,
+        )
+
+
+def report_search(arguments: argparse.Namespace) -> None:
+    grid = {"alpha": np.linspace(0, 1, arguments.candidates)}
+    search = GridSearchCV(small(), grid, cv=2, n_jobs=2, error_score="raise")
+    # Twice: the first starts the workers.
+    for _ in range(2):
+        began = perf_counter()
+        search.fit(X)
+        workers = joblib.Parallel(2)(joblib.delayed(private_bytes)() for _ in range(8))
+        print(
+            f"{len(search.cv_results_['params'])} candidates: RssAnon "
+            f"{private_bytes() / 2**20:.1f} MiB, {max(workers) / 2**20:.1f} MiB in the "
+            f"larger worker; scores finite: "
+            f"{np.isfinite(search.cv_results_['mean_test_score']).all()}; "
+            f"{perf_counter() - began:.0f} s",
+            flush=True,
+        )
+
+
+def health(sae: MFRSparseAutoencoder) -> str:
+    """How far atoms are from unit norm, and whether the rest is finite."""
+    drift = np.abs(np.linalg.norm(sae.dictionaries_, axis=2) - 1).max()
+    finite = all(
+        np.isfinite(array).all()
+        for array in (sae.loss_curve_, sae.transform(X), sae.encoder_weights_)
+    )
+    return (
+        f"{sae.n_steps_} steps: norms of atoms within {drift:.0e} of 1, finite: "
+        f"{finite}, FVU {sae.loss_curve_[:100].mean():.3f} at first and "
+        f"{sae.loss_curve_[-100:].mean():.3f} at last"
+    )
+
+
+def at_counters(n: int) -> MFRSparseAutoencoder:
+    """An estimator that goes on from a state with n steps in the counters of Adam."""
+    sae = small(max_steps=200).partial_fit(X)
+    for name, array in sae._trained.items():
+        if name.startswith("adam") and name.endswith(" step"):
+            sae._trained[name] = np.full_like(array, n)
+        elif name == "idle":
+            sae._trained[name] = np.full_like(array, min(n, 2**53))
+    for _ in range(200):
+        sae.partial_fit(X)
+    return sae
+
+
+def report_steps(arguments: argparse.Namespace) -> None:
+    began = perf_counter()
+    sae = small(max_steps=arguments.steps, max_iter=arguments.steps).fit(X)
+    print(f"one fit, {health(sae)}; {perf_counter() - began:.0f} s", flush=True)
+    began, memory = perf_counter(), private_bytes()
+    sae = small()
+    for _ in range(arguments.steps // 20):
+        sae.partial_fit(X)
+    grown = (private_bytes() - memory) / 2**20
+    print(
+        f"partial_fit, {health(sae)}; RssAnon grew by {grown:.1f} MiB; "
+        f"{perf_counter() - began:.0f} s",
+        flush=True,
+    )
+    for n in COUNTERS:
+        print(f"from step {n} of Adam, {health(at_counters(n))}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    loads = {"fits": report_fits, "search": report_search, "steps": report_steps}
+    parser.add_argument("loads", nargs="*", choices=[[], *loads], default=[])
+    parser.add_argument("--fits", type=int, default=10_000)
+    parser.add_argument("--candidates", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=100_000)
+    arguments = parser.parse_args()
+    # Fits of a few steps fail in every way that fits warn of.
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    for name in arguments.loads or loads:
+        loads[name](arguments)
+
+
+if __name__ == "__main__":
+    main()
