@@ -39,7 +39,7 @@ from skmfr._training import train
 N_TURNS = 3
 N_STEPS = 15
 N_WARM = 4
-SECONDS = 20.0
+SECONDS = 10.0
 # What is planned as such is a long run: warm-up and what counts as dead depend on it.
 PLANNED = 10**6
 
