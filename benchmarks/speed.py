@@ -32,7 +32,7 @@ from skmfr._batches import Batches
 from skmfr._batches import Standardiser as OurStandardiser
 from skmfr._schedule import Plateau, Schedule
 from skmfr._state import Settings, new_state, untrained
-from skmfr._training import train
+from skmfr._training import renew_matches, train
 
 # Turns that each takes; steps of a turn, of which the first ones, which fill caches and
 # allocate, do not count; seconds after which a turn ends before.
@@ -150,6 +150,9 @@ def ours(
     state = new_state(untrained(batches, standardiser, settings), settings)
     state.begin(Schedule.constant(N_STEPS), Plateau())
     state.matches.least_cosine = -2.0
+    if alpha > 0:
+        # All pairs, once in a fit; after that they take turns.
+        renew_matches(state, settings)
     clock.start()
     train(state, batches, standardiser, settings, after_step=lambda _: clock.tick())
 
