@@ -194,7 +194,7 @@ def sparsify(
     request 139 makes that the default, and the sign descent that release 1.3.3 defaults
     to is worse here (activations: FVU .171, not .155).
     """
-    # Where Triton is installed it would be used on the CPU too, which it does not run on.
+    # Where Triton is installed, it would be taken for the CPU too.
     os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
     with quiet():
         from sparsify import SparseCoder, SparseCoderConfig
