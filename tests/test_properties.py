@@ -179,14 +179,18 @@ class Untouched:
             torch.get_rng_state().tolist(),
             random.getstate(),
             torch.get_num_threads(),
-            [(pool["filepath"], pool["num_threads"]) for pool in threadpool_info()],
         )
 
+    def threads(self):
+        return {pool["filepath"]: pool["num_threads"] for pool in threadpool_info()}
+
     def __enter__(self):
-        self.before = self.state()
+        self.before, self.threads_before = self.state(), self.threads()
 
     def __exit__(self, *error):
         assert self.state() == self.before
+        # A library that is loaded in the block was not there to be modified.
+        assert self.threads_before.items() <= self.threads().items()
 
 
 def assert_sound(sae):
