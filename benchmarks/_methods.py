@@ -20,7 +20,7 @@ from benchmarks._paper import LEARNING_RATE, train_paper
 from benchmarks._peers import PEERS, Peer, Standardiser
 from skmfr import MFRSparseAutoencoder
 from skmfr._codes import SparseCodes
-from skmfr._coding import least_squares, omp_codes, reconstruct
+from skmfr._coding import omp_codes, reconstruct, refitted
 from skmfr._ensemble import Ensemble
 from skmfr.agreement import feature_agreement, matched_cosine, mmcs
 from skmfr.metrics import fvu
@@ -197,16 +197,11 @@ def codings(sae: Peer, k: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         rows = np.repeat(np.arange(len(X)), n_active)
         place = np.arange(codes.nnz) - codes.indptr[rows]
         support = np.zeros((len(X), int(n_active.max())), dtype=int)
+        values = np.zeros(support.shape, dtype=codes.dtype)
         support[rows, place] = codes.indices
-        active = np.zeros(support.shape, dtype=bool)
-        active[rows, place] = codes.data != 0
-        indices = torch.from_numpy(support)
-        values = least_squares(
-            samples - ensemble.decoder_bias,
-            ensemble.decoder[0][indices],
-            torch.from_numpy(active),
-        )
-        return reconstruct(SparseCodes(values, indices), ensemble).numpy()
+        values[rows, place] = codes.data
+        own = SparseCodes(torch.from_numpy(values), torch.from_numpy(support))
+        return reconstruct(refitted(own, samples, ensemble), ensemble).numpy()
 
     def omp(X: np.ndarray) -> np.ndarray:
         codes = omp_codes(torch.from_numpy(X), ensemble, k)

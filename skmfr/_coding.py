@@ -60,16 +60,20 @@ def encoder_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
 
 
 def lstsq_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
-    """Least squares on the support of the encoder's codes; signs are free.
+    """Least squares on the support of the encoder's codes; signs are free."""
+    return refitted(encoder_codes(X, sae, k), X, sae)
+
+
+def refitted(codes: SparseCodes, X: Tensor, sae: Ensemble) -> SparseCodes:
+    """Least squares on the support of some codes of X.
 
     Atoms that depend on others of the support get 0, and these their share.
     """
-    values, indices = encoder_codes(X, sae, k)
     # Which atom depends on others should not hang on the order of nearly equal codes.
-    indices, place = indices.sort(1)
+    indices, place = codes.indices.sort(1)
     atoms = sae.decoder[0].double()[indices]
     gram = atoms @ atoms.mT
-    active = independent(gram, values.gather(1, place) > 0)
+    active = independent(gram, codes.values.gather(1, place) != 0)
     values = least_squares(X - sae.decoder_bias, atoms, gram, active)
     return SparseCodes(values, indices)
 
