@@ -192,10 +192,15 @@ def renew_matches(state: TrainingState, settings: Settings) -> None:
     turn = None
     if due(state.n_steps, interval):
         turn = state.n_steps // interval % len(pairs)
-    for number, pair in enumerate(pairs):
-        if number == turn or pair not in state.matches.edges:
-            check_convergence(state, settings)
-            state.matches.renew(state.ensemble.decoder, pair)
+    renewed = [
+        pair
+        for number, pair in enumerate(pairs)
+        if number == turn or pair not in state.matches.edges
+    ]
+    if renewed:
+        check_convergence(state, settings)
+    for pair in renewed:
+        state.matches.renew(state.ensemble.decoder, pair)
 
 
 def check_convergence(state: TrainingState, settings: Settings) -> None:
