@@ -12,6 +12,7 @@ of an SAE for GPT-2 Small.  Linux only.
 import argparse
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,17 +35,31 @@ def private_bytes() -> int:
 
 
 class PeakMemory(threading.Thread):
-    """Samples private memory every 10 ms."""
+    """Samples private memory every 10 ms, in a block."""
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.peak = 0
+        self.before = self.peak = private_bytes()
         self.running = True
+
+    def __enter__(self) -> "PeakMemory":
+        self.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.running = False
+        self.join()
 
     def run(self) -> None:
         while self.running:
             self.peak = max(self.peak, private_bytes())
             sleep(0.01)
+
+
+def in_own_process(function: Callable, *arguments):
+    """What a function returns in a process that has done nothing else."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
 
 
 def written(folder: Path, storage: str, n_samples: int, n_features: int):
@@ -80,24 +95,20 @@ def measure(gigabytes: float, arguments: argparse.Namespace) -> str:
     n_samples = int(gigabytes * 2**30 / 4 / arguments.n_features)
     with tempfile.TemporaryDirectory() as folder:
         X = written(Path(folder), arguments.storage, n_samples, arguments.n_features)
-        before = private_bytes()
-        memory = PeakMemory()
-        memory.start()
-        began = perf_counter()
-        MFRSparseAutoencoder(
-            arguments.n_components,
-            n_saes=arguments.n_saes,
-            k=arguments.k,
-            max_steps=arguments.max_steps,
-            random_state=0,
-        ).fit(X)
-        seconds = perf_counter() - began
-        memory.running = False
-        memory.join()
+        with PeakMemory() as memory:
+            began = perf_counter()
+            MFRSparseAutoencoder(
+                arguments.n_components,
+                n_saes=arguments.n_saes,
+                k=arguments.k,
+                max_steps=arguments.max_steps,
+                random_state=0,
+            ).fit(X)
+            seconds = perf_counter() - began
     return (
         f"{gigabytes:.1f} GiB of data, {arguments.storage}: RssAnon "
-        f"{before / 2**30:.2f} GiB before, {memory.peak / 2**30:.3f} GiB at most; "
-        f"{seconds:.0f} s"
+        f"{memory.before / 2**30:.2f} GiB before, {memory.peak / 2**30:.3f} GiB at "
+        f"most; {seconds:.0f} s"
     )
 
 
@@ -114,8 +125,7 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, default=200)
     arguments = parser.parse_args()
     for gigabytes in arguments.gigabytes:
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            print(process.submit(measure, gigabytes, arguments).result(), flush=True)
+        print(in_own_process(measure, gigabytes, arguments), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ process of its own less what it held before (RssAnon, Linux).
 """
 
 import argparse
-import multiprocessing
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import islice
 from time import perf_counter
 from typing import NamedTuple
 from unittest.mock import patch
@@ -26,7 +25,7 @@ import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from benchmarks import _paper, _peers
-from benchmarks.memory import PeakMemory, private_bytes
+from benchmarks.memory import PeakMemory, in_own_process
 from skmfr import MFRSparseAutoencoder
 from skmfr._batches import Batches
 from skmfr._batches import Standardiser as OurStandardiser
@@ -100,8 +99,12 @@ class Clock:
             raise TurnIsOver
         self.began = perf_counter()
 
-    def batches(self, batches: Iterator) -> Iterator:
-        """The same; a step is from when a batch is wanted to when the next one is."""
+    def batches(self, batches: Iterator, n_before: int = 0) -> Iterator:
+        """The same; a step is from when a batch is wanted to when the next one is.
+
+        The first n_before batches are taken before training.
+        """
+        yield from islice(batches, n_before)
         self.start()
         while True:
             yield next(batches)
@@ -181,10 +184,7 @@ def peer(size: Size, clock: Clock, name: str) -> None:
     n_before = _peers.N_NORM_BATCHES if name in _peers.SCALED else 0
 
     def timed(*arguments) -> Iterator:
-        batches = shuffled_batches(*arguments)
-        for _ in range(n_before):
-            yield next(batches)
-        yield from clock.batches(batches)
+        return clock.batches(shuffled_batches(*arguments), n_before)
 
     with patch.object(_peers, "shuffled_batches", timed):
         _peers.PEERS[name](
@@ -207,20 +207,14 @@ def sae_lens_together(size: Size, clock: Clock, n_saes: int) -> None:
         for i in range(n_saes)
     }
 
-    def timed() -> Iterator:
-        batches = (
-            {"site": batch}
-            for batch in _peers.shuffled_batches(
-                torch.from_numpy(size.data()), size.batch_size, seed=0
-            )
-        )
-        for _ in range(_peers.N_NORM_BATCHES):
-            yield next(batches)
-        yield from clock.batches(batches)
-
+    X = torch.from_numpy(size.data())
+    shuffled = _peers.shuffled_batches(X, size.batch_size, seed=0)
+    batches = clock.batches(
+        ({"site": batch} for batch in shuffled), _peers.N_NORM_BATCHES
+    )
     config = _peers.sae_lens_config(PLANNED, size.batch_size, 1e-3)
     with _peers.quiet():
-        MultiSAETrainer(config, saes, dict.fromkeys(saes, "site"), timed()).fit()
+        MultiSAETrainer(config, saes, dict.fromkeys(saes, "site"), batches).fit()
 
 
 def dictionary_learning(size: Size, clock: Clock) -> None:
@@ -273,13 +267,10 @@ def take_a_turn(contender: Contender, size: Size, clock: Clock) -> None:
 
 def added_memory(name: str, size: Size) -> int:
     """Peak of what this process holds in a turn, less what it held before, in bytes."""
-    clock, memory = Clock(size), PeakMemory()
-    before = private_bytes()
-    memory.start()
-    take_a_turn(contenders()[name], size, clock)
-    memory.running = False
-    memory.join()
-    return memory.peak - before
+    clock = Clock(size)
+    with PeakMemory() as memory:
+        take_a_turn(contenders()[name], size, clock)
+    return memory.peak - memory.before
 
 
 def compare(sizes: list[Size], only: str) -> None:
@@ -302,10 +293,7 @@ def compare(sizes: list[Size], only: str) -> None:
             low, middle, high = np.quantile(
                 steps / (contender.n_products * np.median(products)), [0.25, 0.5, 0.75]
             )
-            with ProcessPoolExecutor(
-                1, multiprocessing.get_context("spawn")
-            ) as process:
-                memory = process.submit(added_memory, name, size).result()
+            memory = in_own_process(added_memory, name, size)
             print(
                 f"| {name} | {1e3 * np.median(steps):.1f} | {middle:.2f} "
                 f"({low:.2f}-{high:.2f}) | {rate:.0f} | {contender.n_saes * rate:.0f} |"
