@@ -18,10 +18,8 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -39,7 +37,7 @@ from benchmarks import _data, _methods
 from benchmarks import _eeg_baselines as baselines
 from benchmarks._methods import Problem, after_pca, ours, print_row
 from benchmarks._peers import Peer
-from benchmarks.memory import PeakMemory, private_bytes
+from benchmarks.memory import PeakMemory, in_own_process
 from benchmarks.recovery import N_COMPONENTS
 from skmfr import MFRSparseAutoencoder
 from skmfr.datasets import make_noisy_eeg
@@ -575,15 +573,11 @@ def memory_of(work: Callable, path: Path) -> tuple[float, float]:
     import mne
 
     raw = mne.io.read_raw_fif(path, verbose="error")
-    before = private_bytes()
-    memory = PeakMemory()
-    memory.start()
-    began = perf_counter()
-    work(raw)
-    seconds = perf_counter() - began
-    memory.running = False
-    memory.join()
-    return (memory.peak - before) / 2**30, seconds
+    with PeakMemory() as memory:
+        began = perf_counter()
+        work(raw)
+        seconds = perf_counter() - began
+    return (memory.peak - memory.before) / 2**30, seconds
 
 
 def speed(arguments: argparse.Namespace) -> None:
@@ -621,9 +615,7 @@ def speed(arguments: argparse.Namespace) -> None:
         path = Path(temporary) / "long_raw.fif"
         tiled(raw, 3600 * arguments.hours).save(path, fmt="single", verbose="error")
         for name, work in works.items():
-            # A process of its own, in which nothing has been used before.
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                gigabytes, seconds = pool.submit(memory_of, work, path).result()
+            gigabytes, seconds = in_own_process(memory_of, work, path)
             print(f"| {name} | {gigabytes:.2f} | {seconds:.0f} |", flush=True)
 
 

@@ -1,0 +1,180 @@
+"""Each table of benchmarks/ in small: made to its end, with numbers that are right."""
+
+import sys
+
+import numpy as np
+import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from benchmarks import _data, _methods, activations, eeg, memory, recovery, speed
+from skmfr import MFRSparseAutoencoder
+from skmfr.datasets import make_superposition
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+# Whatever else is installed, only what needs no other package.
+OWN = "^(ours|paper|PCA|Mini)"
+
+
+@pytest.fixture
+def table(monkeypatch, capsys):
+    """Runs a benchmark's command; the rows that it prints, by their first cell."""
+
+    def run(module, *arguments) -> dict[str, list[str]]:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        capsys.readouterr()
+        module.main()
+        lines = capsys.readouterr().out.splitlines()
+        rows = [line[1:-1].split("|") for line in lines if line[:2] == "| "]
+        assert len({len(row) for row in rows}) == 1
+        return {row[0].strip(): row[1:] for row in rows}
+
+    return run
+
+
+def number(cell: str) -> float:
+    """The mean that a cell shows."""
+    return float(cell.split()[0])
+
+
+def problem(seed=0):
+    X, _, truth = make_superposition(600, 8, 12, n_active=2, random_state=seed)
+    X = X.astype(np.float32)
+    return _methods.Problem(X[200:], X[:200], truth, 12, 2, 20, 64)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setitem(recovery.SYNTHETIC, "superposition", problem)
+    monkeypatch.setattr(_methods, "DICTIONARY_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("small")
+def test_recovery_compares_by_held_out_samples(table):
+    rows = table(recovery, "compare", "--seeds", 1, "--only", OWN)
+    columns = [name.strip() for name in rows.pop("method")]
+    assert len(rows) >= 7
+    for name, row in rows.items():
+        cells = dict(zip(columns, row, strict=True))
+        # Least squares on a support cannot be worse than other values there.
+        assert number(cells["lstsq"]) <= number(cells["FVU"]) < 1.5, name
+        assert 0 <= number(cells["recall"]) <= 1, name
+        assert number(cells["MMCS"]) > 0.5, name
+    X, X_test, *_ = problem()
+    own = MFRSparseAutoencoder(
+        12, k=2, max_iter=10**6, max_steps=20, batch_size=64, random_state=0
+    ).fit(X)
+    assert number(rows["ours, default"][0]) == pytest.approx(
+        1 - own.score(X_test), abs=1e-4
+    )
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("name", recovery.TABLES)
+def test_other_tables_of_recovery(table, name):
+    rows = table(recovery, name, "--seeds", 1)
+    n_rows = {
+        "trust": 1 + 4,  # two rows begin alike
+        "ablation": 1 + 17,
+        "basin": 1 + 4,
+        "design": 1 + len(recovery.DESIGN),
+        "grid": 1 + 12,
+        "select": 1 + 4,
+    }
+    assert len(rows) == n_rows[name]
+
+
+def test_real_data_show_reproducibility(table, monkeypatch):
+    X, X_test, _, *budget = problem()
+    monkeypatch.setattr(
+        recovery, "digits", lambda: _methods.Problem(X, X_test, None, *budget)
+    )
+    only = "^ours, default"
+    rows = table(recovery, "compare", "--data", "digits", "--seeds", 2, "--only", only)
+    assert "reproducibility | one to one" in "|".join(rows["method"])
+    one_way, one_to_one = map(number, rows["ours, default"][-2:])
+    assert 0 < one_to_one <= one_way <= 1
+
+
+@pytest.fixture
+def language_model(tmp_path, monkeypatch):
+    """Options that name a random one, and random stories."""
+    monkeypatch.setattr(_data, "WINDOW", 8)
+    for name, value in {"N_STEPS": 20, "BATCH_SIZE": 64, "N_HELD_OUT": 4}.items():
+        monkeypatch.setattr(activations, name, value)
+    monkeypatch.setattr(activations, "N_REFERENCE", 5)
+    config = GPT2Config(
+        vocab_size=20, n_positions=8, n_embd=12, n_layer=1, n_head=2, bos_token_id=1
+    )
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    tokens = np.random.default_rng(0).integers(2, 20, 800)
+    tokens[::40] = _data.STORY_BEGINS
+    np.save(tmp_path / "tokens.npy", tokens)
+    layer = "transformer.h.0.mlp"
+    return [
+        *("--model", tmp_path, "--tokens", tmp_path / "tokens.npy"),
+        *("--layers", layer),
+    ]
+
+
+def test_activations_compare(table, language_model):
+    small = ["--n-components", 16, "--k", 3, "--seeds", 1, "--only", OWN]
+    rows = table(activations, "compare", *language_model, *small)
+    columns = [name.strip() for name in rows.pop("method")]
+    assert {"ours, default", "paper, lr=0.01", "PCA, 5 components"} <= set(rows)
+    for name in filter(lambda name: not name.startswith("PCA"), rows):
+        cells = dict(zip(columns, rows[name], strict=True))
+        assert number(cells["lstsq"]) <= number(cells["FVU"]) < 1.5, name
+    assert number(rows["PCA, 5 components"][0]) < number(rows["PCA, 3 components"][0])
+
+
+def test_extraction_is_timed(table, language_model, monkeypatch):
+    monkeypatch.setattr(activations, "N_TIMED", 64)
+    monkeypatch.setattr(activations, "N_REPEATS", 1)
+    rows = table(activations, "extraction", *language_model)
+    *_, ratio = rows["transformer.h.0.mlp"]
+    assert number(ratio) > 0
+
+
+def test_speed(table, monkeypatch):
+    monkeypatch.setattr(speed, "N_TURNS", 1)
+    monkeypatch.setattr(speed, "in_own_process", lambda work, *given: work(*given))
+    size = ["--size", 32, 12, 24, 3]
+    rows = table(speed, "compare", *size, "--only", "3 SAE, alpha|paper, 3|Mini")
+    assert len(rows) == 1 + 4
+    # Of one SAE and of three, samples a second.
+    _, _, rate, of_all, _ = rows["ours, 3 SAE, alpha=0"]
+    assert number(of_all) == pytest.approx(3 * number(rate), abs=2)
+    assert len(table(speed, "transform", *size)) == 1 + 1
+    monkeypatch.setattr(speed, "SIZES", (None, speed.Size(32, 12, 24, 3)))
+    monkeypatch.setattr(speed, "GROWTH", {"n_saes": (2, 3), "k": (1, 2)})
+    assert len(table(speed, "growth")) == 1 + 2
+
+
+def test_memory(capsys, monkeypatch):
+    arguments = ["--gigabytes", "0.001", "--max-steps", "3", "--storage", "shards"]
+    monkeypatch.setattr(sys, "argv", ["memory", *arguments])
+    memory.main()
+    assert "0.0 GiB of data, shards: RssAnon" in capsys.readouterr().out
+
+
+def test_eeg(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(eeg, "SFREQ", 64.0)
+    sae = MFRSparseAutoencoder(8, k=2, max_steps=5)
+    monkeypatch.setitem(eeg.SINGLE, "ours", eeg.supervised(sae=sae))
+    draw = np.random.default_rng(0)
+    (tmp_path / "semisim").mkdir()
+    for name in ("clean_eeg", "eog", "emg"):
+        groups = np.repeat(np.arange(5), 4)
+        np.savez(
+            tmp_path / "semisim" / f"{name}_epochs.npz",
+            X=draw.standard_normal((20, 64)).astype(np.float32),
+            subject=groups,
+            run=groups,
+        )
+    only = "^(nothing|zeros|ridge|ours)$"
+    for artefact in ("EOG", "EMG"):
+        given = ["--data", tmp_path, "--artefacts", artefact, "--seeds", 1]
+        rows = table(eeg, "single", *given, "--only", only)
+        assert set(rows) == {"method", "nothing", "zeros", "ridge", "ours"}
+        # The error of zeros is all of the signal.
+        assert number(rows["zeros"][0]) == 1
