@@ -1,7 +1,8 @@
 """Other packages' TopK SAEs, each trained by that package's own code.
 
 Every function of ``PEERS`` takes the same data and budget and returns a ``Peer``; its
-package is imported when it is called (``requirements-peers.txt``).  CPU only.
+package is imported when it is called (``requirements-peers.txt``).  CPU only, but for
+sparsify.
 
 What a package counts in steps or samples (warm-up, how long an atom must be silent to
 get an auxiliary loss) stands for long runs by default: in short ones an atom would
@@ -22,6 +23,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy import sparse
+
+from skmfr._batches import on_device
 
 # Of 1e-3, 3e-3, 1e-2 and 2e-2, what does best on activations and on synthetic data.
 # Benchmarks report the better one.
@@ -186,6 +189,7 @@ def sparsify(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    device: str = "cpu",
 ) -> Peer:
     """``SparseCoder`` in the loop of its ``Trainer``, which takes language models only.
 
@@ -194,8 +198,9 @@ def sparsify(
     request 139 makes that the default, and the sign descent that release 1.3.3 defaults
     to is worse here (activations: FVU .171, not .155).
     """
-    # Where Triton is installed, it would be taken for the CPU too.
-    os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
+    if device == "cpu":
+        # Where Triton is installed, it would be taken for the CPU too.
+        os.environ["SPARSIFY_DISABLE_TRITON"] = "1"
     with quiet():
         from sparsify import SparseCoder, SparseCoderConfig
         from transformers import get_linear_schedule_with_warmup
@@ -203,12 +208,13 @@ def sparsify(
     standardiser = Standardiser(X)
     torch.manual_seed(seed)
     began = perf_counter()
-    sae = SparseCoder(X.shape[1], SparseCoderConfig(num_latents=n_components, k=k))
+    config = SparseCoderConfig(num_latents=n_components, k=k)
+    sae = SparseCoder(X.shape[1], config, device)
     adam = torch.optim.Adam(sae.parameters(), lr=learning_rate)
     schedule = get_linear_schedule_with_warmup(adam, n_steps // 20, n_steps)
     batches = shuffled_batches(standardiser.transform(X), batch_size, seed)
     for step in range(n_steps):
-        batch = next(batches)
+        batch = on_device(next(batches).numpy(), device)
         if step == 0:
             sae.b_dec.data = batch.mean(0)
         sae.set_decoder_norm_to_unit_norm()
@@ -217,6 +223,7 @@ def sparsify(
         adam.step()
         adam.zero_grad()
         schedule.step()
+    sae.cpu()
     seconds = perf_counter() - began
 
     def encode(batch: torch.Tensor) -> torch.Tensor:

@@ -68,6 +68,9 @@ class TurnIsOver(Exception):
 class Clock:
     """Seconds of the steps, and of a product with one encoder after each."""
 
+    n_steps = N_STEPS
+    """of a turn"""
+
     def __init__(self, size: Size):
         self.steps: list[float] = []
         self.products: list[float] = []
@@ -95,7 +98,7 @@ class Clock:
             self.steps.append(now - self.began)
             torch.mm(self.samples, self.encoder.T, out=self.scores)
             self.products.append(perf_counter() - now)
-        if late or self.n_taken == N_STEPS:
+        if late or self.n_taken == self.n_steps:
             raise TurnIsOver
         self.began = perf_counter()
 
@@ -126,6 +129,7 @@ def ours(
     alpha: float,
     n_witnesses: int,
     precision: str = "float32",
+    device: str = "cpu",
 ) -> None:
     """The loop of `fit` where it is dearest: the penalty on, every atom pulled."""
     batch_size, _, n_components, k = size
@@ -143,7 +147,7 @@ def ours(
         reinit_every=None,
         resample_every=100,
         seed=0,
-        device="cpu",
+        device=device,
         dtype=torch.float32,
         low_precision=precision == "bfloat16",
         for_pursuit=False,
@@ -151,7 +155,7 @@ def ours(
     standardiser = OurStandardiser.of(X)
     batches = Batches(X, None, batch_size, shuffle=True, seed=0)
     state = new_state(untrained(batches, standardiser, settings), settings)
-    state.begin(Schedule.constant(N_STEPS), Plateau())
+    state.begin(Schedule.constant(clock.n_steps), Plateau())
     state.matches.least_cosine = -2.0
     if alpha > 0:
         # All pairs, once in a fit; after that they take turns.
@@ -179,7 +183,7 @@ def paper(size: Size, clock: Clock, n_saes: int, alpha: float) -> None:
         )
 
 
-def peer(size: Size, clock: Clock, name: str) -> None:
+def peer(size: Size, clock: Clock, name: str, **options) -> None:
     shuffled_batches = _peers.shuffled_batches
     n_before = _peers.N_NORM_BATCHES if name in _peers.SCALED else 0
 
@@ -195,6 +199,7 @@ def peer(size: Size, clock: Clock, name: str) -> None:
             batch_size=size.batch_size,
             learning_rate=1e-3,
             seed=0,
+            **options,
         )
 
 

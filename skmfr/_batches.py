@@ -51,6 +51,16 @@ def fingerprint(X: np.ndarray | Source) -> str:
     return joblib.hash((X.shape, hashes, chunks))
 
 
+def on_device(array: np.ndarray, device: str) -> Tensor:
+    """The array itself on the CPU, elsewhere a copy."""
+    tensor = torch.from_numpy(array)
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    # From memory that is not pinned, the copy would wait for all that the GPU still has
+    # to do, and all that follows for the copy.
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Standardiser:
     """Centres each feature and divides all by one number, the root mean variance.
@@ -92,8 +102,8 @@ class Standardiser:
         Computed in the precision of X; X itself may be overwritten.
         """
         # The order of sums, and so rounding, does not depend on that of the data.
-        batch = torch.from_numpy(np.ascontiguousarray(X)).to(device)
-        batch -= torch.from_numpy(self.mean).to(device)
+        batch = on_device(np.ascontiguousarray(X), device)
+        batch -= on_device(self.mean, device)
         batch /= self.scale
         return batch.to(dtype)
 

@@ -2,12 +2,13 @@
 
 Only k of the n_components atoms are active in a sample, so past the encoder's matrix
 product every operation of a training step touches k atoms per sample.  All of them are
-one primitive, a weighted sum of gathered rows (``embedding_bag``), on codes sorted by
+one primitive, a weighted sum of gathered rows (:func:`bag_sums`), on codes sorted by
 sample or by atom, or its transpose, a dot product per gathered row.
 """
 
 import warnings
-from functools import lru_cache
+from functools import cache, lru_cache
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +50,33 @@ class AtomMajor(NamedTuple):
     """(n_entries,), the sample of each entry."""
     offsets: Tensor
     """(n_components + 1,), where the entries of each atom begin and end."""
+
+
+@cache
+def kernels_on(device: torch.device) -> ModuleType | None:
+    """`_kernels`, if it is for a device and runs there: a GPU, and Triton installed.
+
+    Here alone it is chosen between kernels and PyTorch's operators.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        from . import _kernels
+
+        one = torch.ones(1, 1, device=device)
+        _kernels.gather_dot(one, one, torch.zeros_like(one, dtype=torch.int64))
+    except ImportError:
+        return None
+    # Triton compiles when a kernel is called, which takes a C compiler and a GPU that
+    # is not too old, and what is missing is told in errors of many kinds.
+    except Exception as error:
+        warnings.warn(
+            f"Kernels do not run on {device}, so that training is slower there: "
+            f"{type(error).__name__}: {error}",
+            stacklevel=2,
+        )
+        return None
+    return _kernels
 
 
 def top_k(scores: Tensor, k: int) -> SparseCodes:
@@ -135,6 +163,34 @@ def entry_layout(n_samples: int, k: int, device: torch.device) -> tuple[Tensor, 
     return offsets, torch.arange(n_samples, device=device).repeat_interleave(k)
 
 
+def bag_sums(X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of rows.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n_rows, n_features)
+    rows : Tensor of shape (n_entries,), int
+        Bag after bag.
+    offsets : Tensor of shape (n_bags + 1,), int
+        Where the entries of each bag begin and end.
+    weights : Tensor of shape (n_entries,)
+
+    Returns
+    -------
+    Tensor of shape (n_bags, n_features)
+    """
+    if kernels := kernels_on(X.device):
+        return kernels.bag_sums(X, rows, offsets, weights)
+    return embedding_bag(
+        rows,
+        X,
+        offsets,
+        mode="sum",
+        per_sample_weights=weights,
+        include_last_offset=True,
+    )
+
+
 def decode(codes: SparseCodes, dictionary: Tensor) -> Tensor:
     """Product of codes and dictionary.
 
@@ -148,15 +204,9 @@ def decode(codes: SparseCodes, dictionary: Tensor) -> Tensor:
     Tensor of shape (n_samples, n_features)
     """
     offsets, _ = entry_layout(*codes.indices.shape, codes.indices.device)
-    return embedding_bag(
-        # Of codes of one atom, flattening makes a strided view.
-        codes.indices.flatten().contiguous(),
-        dictionary,
-        offsets,
-        mode="sum",
-        per_sample_weights=codes.values.flatten(),
-        include_last_offset=True,
-    )
+    # Of codes of one atom, flattening makes a strided view.
+    values, indices = (part.flatten().contiguous() for part in codes)
+    return bag_sums(dictionary, indices, offsets, values)
 
 
 def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
@@ -172,6 +222,8 @@ def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
     -------
     Tensor of shape (n_samples, k)
     """
+    if kernels := kernels_on(X.device):
+        return kernels.gather_dot(X, atoms, indices)
     offsets, samples = entry_layout(*indices.shape, indices.device)
     # Two ways to do it without writing out the gathered atoms, which are n_samples * k
     # * n_features numbers: as entries of a matrix product, and as the backward pass of
@@ -190,6 +242,29 @@ def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
         X, atoms, indices.flatten().contiguous(), offsets[:-1], samples, 0
     )
     return dots.view_as(indices)
+
+
+def residual_products(
+    X: Tensor, codes: SparseCodes, dictionary: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What codes leave of samples, and its dot product with the atom of each code.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n_samples, n_features)
+    codes : SparseCodes of shape (n_samples, k)
+    dictionary : Tensor of shape (n_components, n_features)
+
+    Returns
+    -------
+    residual : Tensor of shape (n_samples, n_features)
+    products : Tensor of shape (n_samples, k)
+    """
+    if kernels := kernels_on(X.device):
+        return kernels.residual_products(X, codes, dictionary)
+    residual = decode(codes, dictionary)
+    torch.sub(X, residual, out=residual)
+    return residual, gather_dot(residual, dictionary, codes.indices)
 
 
 def by_atom(indices: Tensor, n_components: int) -> AtomMajor:
@@ -240,14 +315,8 @@ def weighted_sums(entries: AtomMajor, weights: Tensor, X: Tensor) -> Tensor:
     -------
     Tensor of shape (n_components, n_features)
     """
-    return embedding_bag(
-        entries.rows,
-        X,
-        entries.offsets,
-        mode="sum",
-        per_sample_weights=weights.flatten().index_select(0, entries.order),
-        include_last_offset=True,
-    )
+    weights = weights.flatten().index_select(0, entries.order)
+    return bag_sums(X, entries.rows, entries.offsets, weights)
 
 
 def row_dot(X: Tensor, Y: Tensor) -> Tensor:

@@ -124,16 +124,20 @@ def encode(
             first = max(start, i * n_samples)
             last = min(start + len(scores), (i + 1) * n_samples)
             part = scores[first - start : last - start]
-            # Not addmm, which would write the bias to all of the buffer first.
-            torch.mm(X[first:last], encoder[i].T, out=part).add_(bias[i])
+            if X.is_cuda:
+                # cuBLAS adds the bias before it writes the product.
+                torch.addmm(bias[i], X[first:last], encoder[i].T, out=part)
+            else:
+                # Not addmm, which would write the bias to all of the buffer first.
+                torch.mm(X[first:last], encoder[i].T, out=part).add_(bias[i])
         blocks.append(top_k(scores, width))
     values, indices = blocks[0]
     if len(blocks) > 1:
         values, indices = (torch.cat(part) for part in zip(*blocks, strict=True))
     if n_members > 1:
-        member = torch.arange(0, n_members * n_components, n_components)
-        member = member.to(indices.device).view(-1, 1, 1)
-        indices = (indices.view(n_members, n_samples, width) + member).flatten(0, 1)
+        member = torch.arange(n_members, device=indices.device) * n_components
+        indices = indices.view(n_members, n_samples, width) + member.view(-1, 1, 1)
+        indices = indices.flatten(0, 1)
     if screening:
         scores = gather_dot(
             X_centred.flatten(0, 1), ensemble.encoder.flatten(0, 1), indices

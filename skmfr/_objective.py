@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from ._codes import (
     SparseCodes,
     atom_totals,
+    bag_sums,
     by_atom,
-    decode,
-    gather_dot,
+    residual_products,
     row_dot,
     weighted_sums,
 )
@@ -66,8 +65,7 @@ def reconstruction(
     X_centred = X_centred.flatten(0, 1)
     dictionary = ensemble.decoder.flatten(0, 1)
 
-    residual = decode(codes, dictionary)
-    torch.sub(X_centred, residual, out=residual)
+    residual, products = residual_products(X_centred, codes, dictionary)
     scale = n_samples * total_variance
     per_member = residual.view(n_members, -1)
     fvu = torch.linalg.vecdot(per_member, per_member) / scale
@@ -75,7 +73,7 @@ def reconstruction(
     # d fvu / d x_hat is -2 / scale * residual: the factor goes to the k codes of a
     # sample instead of its n_features residuals.
     factor = -2.0 / scale
-    d_values = gather_dot(residual, dictionary, indices) * factor
+    d_values = products.mul_(factor)
     d_values *= values > 0
     entries = by_atom(indices, n_atoms)
     d_bias = atom_totals(indices, d_values, n_atoms).view(shape[:2])
@@ -114,13 +112,11 @@ def mutual_attraction(
     first, last, _ = members.indices(n_saes)
     edges = slice(pull.bounds[first], pull.bounds[last])
     atoms = slice(first * n_components, last * n_components + 1)
-    return embedding_bag(
-        pull.partners[edges],
+    return bag_sums(
         dictionaries.flatten(0, 1),
+        pull.partners[edges],
         pull.offsets[atoms] - edges.start,
-        mode="sum",
-        per_sample_weights=pull.weights[edges],
-        include_last_offset=True,
+        pull.weights[edges],
     ).view(-1, n_components, n_features)
 
 

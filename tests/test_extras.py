@@ -31,7 +31,9 @@ for name in names:
     importlib.import_module(name)
 print(*(name for name in heavy if name in sys.modules))
 """
-HEAVY = "dask matplotlib mne pandas polars pooch safetensors torch transformers zarr"
+HEAVY = (
+    "dask matplotlib mne pandas polars pooch safetensors torch transformers triton zarr"
+)
 
 
 def imported_with(names):

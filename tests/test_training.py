@@ -492,3 +492,45 @@ def test_resumed_training_ends_with_the_same_bytes(make_settings, changes):
     for name, array in whole.items():
         assert resumed[name].dtype == array.dtype
         assert resumed[name].tobytes() == array.tobytes(), name
+
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@on_a_gpu
+@pytest.mark.parametrize("tied", [False, True])
+def test_training_on_a_gpu_is_that_on_the_cpu(make_settings, tied):
+    states = [
+        trained(make_settings(alpha=0.1, tied=tied, device=device), 20)
+        for device in ("cpu", "cuda")
+    ]
+    settings = make_settings(tied=tied)
+    here, there = (from_arrays(to_arrays(state), settings) for state in states)
+    assert_same_saes(here.ensemble, there.ensemble, rtol=1e-9)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("low_precision", [False, True])
+def test_steps_on_a_gpu_do_not_wait_for_it(make_settings, low_precision):
+    settings = make_settings(
+        alpha=0.1,
+        n_witnesses=1,
+        device="cuda",
+        dtype=torch.float32,
+        low_precision=low_precision,
+    )
+    batches, standardiser = source(settings, sparse_data(dtype=np.float32))
+    state = new_state(untrained(batches, standardiser, settings), settings)
+    # Less than from one matching to the next, which is made on the CPU.
+    state.begin(Schedule.constant(12), Plateau())
+
+    def forbid_waiting(state):
+        # In the first steps kernels are compiled and the moments of Adam made.
+        torch.cuda.set_sync_debug_mode("error" if state.step > 2 else "default")
+        return False
+
+    try:
+        train(state, batches, standardiser, settings, after_step=forbid_waiting)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert state.step == 12

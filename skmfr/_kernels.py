@@ -1,0 +1,178 @@
+"""The products of `_codes` as Triton kernels, for GPUs.
+
+What counts there are bytes.  Codes of n samples ask for n * k rows of a matrix; what a
+kernel touches beside them, samples, residuals and 12 bytes per code, is less by a
+factor of about k.  PyTorch's operators
+
+- ask for the rows of a dictionary twice, to decode and for the gradient of the codes,
+  and write and read residuals in between.  :func:`residual_products` makes both of rows
+  that it holds in registers.  For dot products alone PyTorch asks for 2 n * k rows as
+  well, since it reads the sample again with each atom;
+- ask for whole rows.  Atoms come in any order, so what is larger than the L2 cache (40
+  MB on an A100, 50 MB on an H100; 24576 atoms of 768 features are 75 MB) is read from
+  memory again and again.  Here programs that run at the same time want the same
+  columns of all rows (128 where k is 32: 13 MB).  These stay in the cache, and a matrix
+  is read from memory once.
+
+Sums are made in the dtype of the samples, float32 or float64, and in the same order
+each time: nothing is added atomically.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._codes import SparseCodes
+
+# Of the rows that a program holds: 32 registers for each of its 128 threads.
+TILE_BYTES = 1 << 14
+# With fewer columns, parts of the 128 bytes that the cache reads by would be wasted.
+# So from k = 129 on programs hold more; up to 512 they have registers enough.
+MIN_COLUMN_BYTES = 128
+# Rows that are added up at once.  An atom has some ten entries in a batch.
+BAG_ROWS = 16
+# Some atoms have thousands: rows are asked for while those before are on their way.
+BAG_STAGES = tl.constexpr(3)
+
+
+def residual_products(
+    X: Tensor, codes: SparseCodes, dictionary: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As :func:`._codes.residual_products`."""
+    residual, values = X.new_empty(X.shape), codes.values.contiguous()
+    return residual, _products(X, dictionary, codes.indices, values, residual)
+
+
+def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
+    """As :func:`._codes.gather_dot`."""
+    if indices.numel() == 0:
+        # Matching pursuit begins without atoms.
+        return X.new_empty(indices.shape)
+    return _products(X, atoms, indices)
+
+
+def _products(
+    X: Tensor,
+    atoms: Tensor,
+    indices: Tensor,
+    values: Tensor | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Dot products of X with atoms; of what the values leave of X, if there are any."""
+    n_samples, n_features = X.shape
+    k = indices.shape[1]
+    entries = triton.next_power_of_2(k)
+    columns = _n_columns(entries, X)
+    n_strips = triton.cdiv(n_features, columns)
+    # Of each strip, to be added up: less than 1 % of the bytes of the rows.
+    products = X.new_empty(n_strips, n_samples, k)
+    with torch.cuda.device_of(X):
+        _strip_products[n_samples, n_strips](
+            X.contiguous(),
+            atoms.contiguous(),
+            indices.contiguous(),
+            values,
+            residual,
+            products,
+            n_features,
+            k,
+            ENTRIES=entries,
+            COLUMNS=columns,
+        )
+    return products.sum(0)
+
+
+def bag_sums(X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """As :func:`._codes.bag_sums`."""
+    n_bags, n_features = len(offsets) - 1, X.shape[1]
+    columns = _n_columns(BAG_ROWS, X)
+    sums = X.new_empty(n_bags, n_features)
+    with torch.cuda.device_of(X):
+        _strip_sums[n_bags, triton.cdiv(n_features, columns)](
+            X.contiguous(),
+            rows,
+            offsets,
+            weights,
+            sums,
+            n_features,
+            ROWS=BAG_ROWS,
+            COLUMNS=columns,
+        )
+    return sums
+
+
+def _n_columns(n_rows: int, X: Tensor) -> int:
+    """Width of a strip."""
+    n_bytes = max(TILE_BYTES // n_rows, MIN_COLUMN_BYTES)
+    return min(n_bytes // X.itemsize, triton.next_power_of_2(X.shape[1]))
+
+
+# Programs run in about the order of their numbers, the first coordinate first: all
+# samples or bags of one strip before those of the next.
+
+
+@triton.jit
+def _strip_products(
+    X,
+    atoms,
+    indices,
+    values,
+    residual,
+    products,
+    n_features,
+    k,
+    ENTRIES: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    sample = tl.program_id(0).to(tl.int64)
+    strip = tl.program_id(1).to(tl.int64)
+    entry = tl.arange(0, ENTRIES)
+    is_entry = entry < k
+    column = strip * COLUMNS + tl.arange(0, COLUMNS)
+    is_column = column < n_features
+    atom = tl.load(indices + sample * k + entry, mask=is_entry, other=0)
+    rows = tl.load(
+        atoms + atom[:, None] * n_features + column[None, :],
+        mask=is_entry[:, None] & is_column[None, :],
+        other=0.0,
+    )
+    x = tl.load(X + sample * n_features + column, mask=is_column, other=0.0)
+    if values is not None:
+        value = tl.load(values + sample * k + entry, mask=is_entry, other=0.0)
+        x -= tl.sum(value[:, None] * rows, axis=0)
+        tl.store(residual + sample * n_features + column, x, mask=is_column)
+    first = (strip * tl.num_programs(0) + sample) * k
+    product = tl.sum(rows * x[None, :], axis=1)
+    tl.store(products + first + entry, product, mask=is_entry)
+
+
+@triton.jit
+def _strip_sums(
+    X,
+    rows,
+    offsets,
+    weights,
+    sums,
+    n_features,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    bag = tl.program_id(0).to(tl.int64)
+    strip = tl.program_id(1).to(tl.int64)
+    column = strip * COLUMNS + tl.arange(0, COLUMNS)
+    is_column = column < n_features
+    first = tl.load(offsets + bag)
+    last = tl.load(offsets + bag + 1)
+    total = tl.zeros((ROWS, COLUMNS), sums.dtype.element_ty)
+    for start in tl.range(first, last, ROWS, num_stages=BAG_STAGES):
+        entry = start + tl.arange(0, ROWS)
+        is_entry = entry < last
+        weight = tl.load(weights + entry, mask=is_entry, other=0.0)
+        row = tl.load(rows + entry, mask=is_entry, other=0).to(tl.int64)
+        total += weight[:, None] * tl.load(
+            X + row[:, None] * n_features + column[None, :],
+            mask=is_entry[:, None] & is_column[None, :],
+            other=0.0,
+        )
+    tl.store(sums + bag * n_features + column, tl.sum(total, axis=0), mask=is_column)
