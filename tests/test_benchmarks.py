@@ -4,9 +4,19 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks import _data, _methods, activations, eeg, memory, recovery, speed
+from benchmarks import (
+    _data,
+    _methods,
+    activations,
+    eeg,
+    memory,
+    recovery,
+    speed,
+    speed_gpu,
+)
 from skmfr import MFRSparseAutoencoder
 from skmfr.datasets import make_superposition
 
@@ -148,6 +158,19 @@ def test_speed(table, monkeypatch):
     monkeypatch.setattr(speed, "SIZES", (None, speed.Size(32, 12, 24, 3)))
     monkeypatch.setattr(speed, "GROWTH", {"n_saes": (2, 3), "k": (1, 2)})
     assert len(table(speed, "growth")) == 1 + 2
+
+
+def test_speed_on_a_gpu_is_tried_without_one(table, monkeypatch):
+    monkeypatch.setattr(speed_gpu.Timeline, "n_steps", 6)
+    monkeypatch.setattr(speed_gpu, "N_WARM", 2)
+    monkeypatch.setattr(speed_gpu, "COPIED_BYTES", 1 << 20)
+    precision = torch.get_float32_matmul_precision()
+    size = ["--size", 32, 12, 24, 3]
+    rows = table(speed_gpu, "--device", "cpu", *size, "--only", "ours")
+    assert torch.get_float32_matmul_precision() == precision
+    assert len(rows) == 1 + 4
+    _, rate, of_all, *_ = rows["ours, 3 SAE, alpha=1, bfloat16"]
+    assert number(of_all) == pytest.approx(3 * number(rate), abs=2)
 
 
 def test_memory(capsys, monkeypatch):
