@@ -378,9 +378,8 @@ def transform(sizes: list[Size]) -> None:
             )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["compare", "growth", "transform"])
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """Options that say what is compared."""
     parser.add_argument(
         "--size",
         type=int,
@@ -389,6 +388,12 @@ def main() -> None:
         help="instead of the usual three",
     )
     parser.add_argument("--only", default="", help="regex of names to compare")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["compare", "growth", "transform"])
+    add_choices(parser)
     arguments = parser.parse_args()
     sizes = [Size(*arguments.size)] if arguments.size else list(SIZES)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")

@@ -27,7 +27,14 @@ import numpy as np
 import torch
 
 from benchmarks import _peers, speed
-from benchmarks.speed import Clock, Contender, Size, TurnIsOver, take_a_turn
+from benchmarks.speed import (
+    Clock,
+    Contender,
+    Size,
+    TurnIsOver,
+    add_choices,
+    take_a_turn,
+)
 from skmfr._codes import kernels_on
 
 N_SAES = 3
@@ -184,14 +191,7 @@ def compare(size: Size, only: str, device: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=4,
-        metavar=("BATCH", "FEATURES", "ATOMS", "K"),
-        help="instead of the usual three",
-    )
-    parser.add_argument("--only", default="", help="regex of names to compare")
+    add_choices(parser)
     arguments = parser.parse_args()
     device = arguments.device
     name = "CPU" if device == "cpu" else torch.cuda.get_device_name(device)
