@@ -9,6 +9,11 @@ from hypothesis import Phase, settings
 
 from skmfr._state import Settings
 
+# Without a GPU, Triton interprets kernels with NumPy.  It looks when it is imported,
+# which transformers does for other tests.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # Cases of tests/test_properties.py: the same in each run, or many others.
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]
 settings.register_profile(

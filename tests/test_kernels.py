@@ -21,10 +21,6 @@ from skmfr._ensemble import Ensemble, encode
 from skmfr._objective import reconstruction
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    # Then Triton interprets kernels with NumPy.  It looks when it is imported, which
-    # the other tests do later if at all.
-    os.environ["TRITON_INTERPRET"] = "1"
 kernels = pytest.importorskip("skmfr._kernels")
 
 # An atom that is in all samples has more entries than are added up at once.
