@@ -35,7 +35,7 @@ from benchmarks.speed import (
     add_choices,
     take_a_turn,
 )
-from skmfr._codes import kernels_on
+from skmfr._kernels import kernels_on
 
 N_SAES = 3
 # Steps that do not count: in them kernels are compiled and moments allocated.

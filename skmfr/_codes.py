@@ -7,8 +7,7 @@ sample or by atom, or its transpose, a dot product per gathered row.
 """
 
 import warnings
-from functools import cache, lru_cache
-from types import ModuleType
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 from torch.nn.functional import embedding_bag
+
+from ._kernels import kernels_on
 
 INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Number and column are packed into an integer twice as large, and rows of up to so many
@@ -50,33 +51,6 @@ class AtomMajor(NamedTuple):
     """(n_entries,), the sample of each entry."""
     offsets: Tensor
     """(n_components + 1,), where the entries of each atom begin and end."""
-
-
-@cache
-def kernels_on(device: torch.device) -> ModuleType | None:
-    """`_kernels`, if it is for a device and runs there: a GPU, and Triton installed.
-
-    Here alone it is chosen between kernels and PyTorch's operators.
-    """
-    if device.type != "cuda":
-        return None
-    try:
-        from . import _kernels
-
-        one = torch.ones(1, 1, device=device)
-        _kernels.gather_dot(one, one, torch.zeros_like(one, dtype=torch.int64))
-    except ImportError:
-        return None
-    # Triton compiles when a kernel is called, which takes a C compiler and a GPU that
-    # is not too old, and what is missing is told in errors of many kinds.
-    except Exception as error:
-        warnings.warn(
-            f"Kernels do not run on {device}, so that training is slower there: "
-            f"{type(error).__name__}: {error}",
-            stacklevel=2,
-        )
-        return None
-    return _kernels
 
 
 def top_k(scores: Tensor, k: int) -> SparseCodes:
@@ -120,6 +94,8 @@ def largest(numbers: Tensor, k: int) -> Tensor:
     """
     n_columns, bits = numbers.shape[1], 8 * numbers.itemsize
     on_cpu = numbers.device.type == "cpu"
+    if on_cpu and (kernels := kernels_on(numbers.device)):
+        return kernels.largest(numbers, k)
     n_packed = PACKED_COLUMNS.get(numbers.itemsize, 0) if on_cpu else 0
     if n_columns <= n_packed:
         wider = INTEGER_OF_SIZE[2 * numbers.itemsize]
@@ -163,7 +139,14 @@ def entry_layout(n_samples: int, k: int, device: torch.device) -> tuple[Tensor, 
     return offsets, torch.arange(n_samples, device=device).repeat_interleave(k)
 
 
-def bag_sums(X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+def bag_sums(
+    X: Tensor,
+    rows: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    out: Tensor | None = None,
+    add: bool = False,
+) -> Tensor:
     """Weighted sums of rows.
 
     Parameters
@@ -174,14 +157,21 @@ def bag_sums(X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tenso
     offsets : Tensor of shape (n_bags + 1,), int
         Where the entries of each bag begin and end.
     weights : Tensor of shape (n_entries,)
+    out : Tensor of shape (n_bags, n_features), optional
+        Where to write them, contiguous.
+    add : bool
+        Whether to add them to what stands there.
 
     Returns
     -------
     Tensor of shape (n_bags, n_features)
     """
     if kernels := kernels_on(X.device):
-        return kernels.bag_sums(X, rows, offsets, weights)
-    return embedding_bag(
+        if out is None:
+            out = X.new_empty(len(offsets) - 1, X.shape[1])
+        kernels.bag_sums(X, rows, offsets, weights, out, add)
+        return out
+    sums = embedding_bag(
         rows,
         X,
         offsets,
@@ -189,6 +179,9 @@ def bag_sums(X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tenso
         per_sample_weights=weights,
         include_last_offset=True,
     )
+    if out is None:
+        return sums
+    return out.add_(sums) if add else out.copy_(sums)
 
 
 def decode(codes: SparseCodes, dictionary: Tensor) -> Tensor:
@@ -301,7 +294,9 @@ def by_atom(indices: Tensor, n_components: int) -> AtomMajor:
     return AtomMajor(order, order // k, torch.searchsorted(atoms, bounds))
 
 
-def weighted_sums(entries: AtomMajor, weights: Tensor, X: Tensor) -> Tensor:
+def weighted_sums(
+    entries: AtomMajor, weights: Tensor, X: Tensor, out: Tensor | None = None
+) -> Tensor:
     """Product of transposed codes and samples.
 
     Parameters
@@ -310,13 +305,15 @@ def weighted_sums(entries: AtomMajor, weights: Tensor, X: Tensor) -> Tensor:
     weights : Tensor of shape (n_samples, k)
         One weight per entry, in the order of the codes.
     X : Tensor of shape (n_samples, n_features)
+    out : Tensor of shape (n_components, n_features), optional
+        Where to write it, contiguous.
 
     Returns
     -------
     Tensor of shape (n_components, n_features)
     """
     weights = weights.flatten().index_select(0, entries.order)
-    return bag_sums(X, entries.rows, entries.offsets, weights)
+    return bag_sums(X, entries.rows, entries.offsets, weights, out)
 
 
 def row_dot(X: Tensor, Y: Tensor) -> Tensor:

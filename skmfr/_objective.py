@@ -34,9 +34,22 @@ class Gradients(NamedTuple):
     decoder: Tensor
     decoder_bias: Tensor
 
+    @classmethod
+    def like(cls, ensemble: Ensemble) -> "Gradients":
+        """Room for those of an ensemble."""
+        return cls(*(torch.empty_like(getattr(ensemble, name)) for name in cls._fields))
+
+    def of(self, members: slice) -> "Gradients":
+        """Views, of some members."""
+        return Gradients(*(part[members] for part in self))
+
 
 def reconstruction(
-    X_centred: Tensor, codes: SparseCodes, ensemble: Ensemble, total_variance: float
+    X_centred: Tensor,
+    codes: SparseCodes,
+    ensemble: Ensemble,
+    total_variance: float,
+    out: Gradients | None = None,
 ) -> tuple[Tensor, Gradients]:
     """Fraction of variance unexplained on a batch, and its gradients.
 
@@ -49,6 +62,8 @@ def reconstruction(
     ensemble : Ensemble
     total_variance : float
         Variance of the data, summed over features.
+    out : Gradients, optional
+        Where to write them.
 
     Returns
     -------
@@ -58,6 +73,8 @@ def reconstruction(
         Of the sum of these.  Not yet tangent to the sphere; with tied weights the
         encoder's and the decoder's are to be added.
     """
+    if out is None:
+        out = Gradients.like(ensemble)
     values, indices = codes
     n_members, n_samples, _ = X_centred.shape
     shape = ensemble.decoder.shape
@@ -77,47 +94,53 @@ def reconstruction(
     d_values *= values > 0
     entries = by_atom(indices, n_atoms)
     d_bias = atom_totals(indices, d_values, n_atoms).view(shape[:2])
+    out.encoder_bias.copy_(d_bias)
+    weighted_sums(entries, d_values, X_centred, out.encoder.flatten(0, 1))
+    weighted_sums(entries, values * factor, residual, out.decoder.flatten(0, 1))
     # x_hat holds b itself, and the encoder sees x - b.
     through_encoder = torch.bmm(d_bias.unsqueeze(1), ensemble.encoder).squeeze(1)
-    return fvu, Gradients(
-        encoder=weighted_sums(entries, d_values, X_centred).view(shape),
-        encoder_bias=d_bias,
-        decoder=weighted_sums(entries, values * factor, residual).view(shape),
-        decoder_bias=residual.view(n_members, n_samples, -1).sum(1) * factor
-        - through_encoder,
+    torch.sub(
+        residual.view(n_members, n_samples, -1).sum(1).mul_(factor),
+        through_encoder,
+        out=out.decoder_bias,
     )
+    return fvu, out
 
 
-def mutual_attraction(
-    dictionaries: Tensor, pull: PullGraph, members: slice = slice(None)
+def add_mutual_penalty_(
+    gradient: Tensor,
+    dictionaries: Tensor,
+    pull: PullGraph,
+    alpha: float,
+    members: slice = slice(None),
 ) -> Tensor:
-    """Gradient of the mean MMCS over pairs, for fixed matches.
-
-    The penalty is 1 - mean MMCS, so its gradient is the negative of this.
+    """Add the gradient of alpha * (1 - mean MMCS over pairs), for fixed matches.
 
     Parameters
     ----------
+    gradient : Tensor of shape (n_chosen, n_components, n_features)
+        Of the dictionaries of the chosen SAEs, changed in place.
     dictionaries : Tensor of shape (n_saes, n_components, n_features)
     pull : PullGraph
-        Symmetric weights W between all atoms: mean MMCS = 1/2 sum W_ab <D_a, D_b>.
+        Symmetric weights W between all atoms: mean MMCS = 1/2 sum W_ab <D_a, D_b>, so
+        that its gradient is W D.
+    alpha : float
     members : slice
-        SAEs to compute it for.
-
-    Returns
-    -------
-    Tensor of shape (n_chosen, n_components, n_features)
-        W D, or the rows of it that belong to the chosen SAEs.
+        The chosen SAEs.
     """
     n_saes, n_components, n_features = dictionaries.shape
     first, last, _ = members.indices(n_saes)
     edges = slice(pull.bounds[first], pull.bounds[last])
     atoms = slice(first * n_components, last * n_components + 1)
-    return bag_sums(
+    bag_sums(
         dictionaries.flatten(0, 1),
         pull.partners[edges],
         pull.offsets[atoms] - edges.start,
-        pull.weights[edges],
-    ).view(-1, n_components, n_features)
+        pull.weights[edges] * -alpha,
+        out=gradient.view(-1, n_features),
+        add=True,
+    )
+    return gradient
 
 
 def project_to_sphere_(gradient: Tensor, atoms: Tensor) -> Tensor:

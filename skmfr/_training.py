@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import closing
 from math import ceil
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,12 @@ from ._batches import Batches, Standardiser, row_blocks
 from ._codes import atom_totals, decode
 from ._coding import pursuit_codes
 from ._ensemble import BLOCK_SIZE, encode, score_buffer
-from ._objective import mutual_attraction, project_to_sphere_, reconstruction
+from ._objective import (
+    Gradients,
+    add_mutual_penalty_,
+    project_to_sphere_,
+    reconstruction,
+)
 from ._reinit import reinitialise_skewed, resample_dead, transplant_shared
 from ._sources import Source
 from ._state import Settings, TrainingState
@@ -28,12 +34,36 @@ RATE_MEMORY = 50
 STEPS_PER_CHECK = 50
 
 
+class Room(NamedTuple):
+    """Memory that each step fills anew.
+
+    Fresh pages cost as much as what is computed into them.
+    """
+
+    scores: Tensor
+    """pre-activations of a block of samples"""
+    gradients: Gradients
+    """of all members, where the optimiser finds them"""
+
+    @classmethod
+    def of(
+        cls, state: TrainingState, n_samples: int, dtype: torch.dtype | None = None
+    ) -> "Room":
+        """For batches of so many samples, and pre-activations of a dtype."""
+        gradients = Gradients.like(state.ensemble)
+        stacked = gradients[1:] if state.ensemble.tied else gradients
+        for i in range(len(state.ensemble)):
+            for parameter, gradient in zip(state.parameters(i), stacked, strict=True):
+                parameter.grad = gradient[i]
+        return cls(score_buffer(n_samples, state.ensemble, dtype), gradients)
+
+
 def train_step(
     state: TrainingState,
     X: Tensor,
     k: int,
     alpha: float,
-    buffer: Tensor,
+    room: Room,
     pursue: bool = False,
     workers: Workers = ALONE,
 ) -> None:
@@ -47,7 +77,8 @@ def train_step(
         Standardised samples: this process's part of the batch.
     k : int
     alpha : float
-    buffer : Tensor from :func:`._ensemble.score_buffer`
+    room : Room
+        For the batch and this state.
     pursue : bool
         Whether dictionaries follow codes of matching pursuit, whose FVU is then the
         loss, while encoders follow their own.  Tied weights follow both.
@@ -67,14 +98,14 @@ def train_step(
         members = slice(first, min(first + n_together, n_members))
         part = ensemble[members]
         X_centred = part.centred(X)
-        codes = encode(X_centred, part, k, buffer)
-        fvu, gradients = reconstruction(X_centred, codes, part, total_variance)
+        gradients = room.gradients.of(members)
+        codes = encode(X_centred, part, k, room.scores)
+        fvu, _ = reconstruction(X_centred, codes, part, total_variance, gradients)
         if pursue:
             pursued = pursuit_codes(X, part, k)
             fvu, by_pursuit = reconstruction(X_centred, pursued, part, total_variance)
-            gradients = gradients._replace(
-                decoder=by_pursuit.decoder, decoder_bias=by_pursuit.decoder_bias
-            )
+            gradients.decoder.copy_(by_pursuit.decoder)
+            gradients.decoder_bias.copy_(by_pursuit.decoder_bias)
         active = (codes.values > 0).to(X.dtype)
         rates = atom_totals(codes.indices, active, len(part) * n_components)
         rates /= len(X) * workers.size
@@ -85,18 +116,11 @@ def train_step(
         if coupled.start < coupled.stop:
             pull = state.matches.graph(like=ensemble.decoder)
             group = ensemble.decoder[:n_coupled]
-            gradients.decoder[: coupled.stop - first].sub_(
-                mutual_attraction(group, pull, coupled), alpha=alpha
-            )
+            coupled_gradient = gradients.decoder[: coupled.stop - first]
+            add_mutual_penalty_(coupled_gradient, group, pull, alpha, coupled)
         if ensemble.tied:
-            gradients = gradients._replace(
-                decoder=gradients.decoder.add_(gradients.encoder)
-            )
+            gradients.decoder.add_(gradients.encoder)
         project_to_sphere_(gradients.decoder, part.decoder)
-        stacked = gradients[1:] if ensemble.tied else gradients
-        for i in range(members.start, members.stop):
-            for parameter, gradient in zip(state.parameters(i), stacked, strict=True):
-                parameter.grad = gradient[i - first]
 
         rates = rates.view(len(part), n_components)
         state.rates[members].lerp_(rates, 1 / RATE_MEMORY)
@@ -133,9 +157,9 @@ def train(
         Called after each step; True ends training.
     """
     workers = batches.workers
-    buffer = score_buffer(
+    room = Room.of(
+        state,
         batches.batch_size // workers.size,
-        state.ensemble,
         torch.bfloat16 if settings.low_precision else settings.dtype,
     )
     check_every = max(ceil(batches.per_epoch), STEPS_PER_CHECK)
@@ -155,7 +179,7 @@ def train(
 
             X = standardiser(batch, settings.device, settings.dtype)
             pursue = settings.for_pursuit and schedule.pursuing(step)
-            train_step(state, X, k, alpha, buffer, pursue, workers)
+            train_step(state, X, k, alpha, room, pursue, workers)
             state.step = step = step + 1
 
             if due(step, settings.reinit_every) and step < schedule.n_steps / 2:

@@ -1,27 +1,24 @@
-"""Triton kernels against the operators of PyTorch that they replace."""
+"""Kernels, of Numba and Triton, against definitions and PyTorch's operators."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 import skmfr._codes
-from skmfr._codes import (
-    SparseCodes,
-    bag_sums,
-    by_atom,
-    decode,
-    gather_dot,
-    kernels_on,
-    residual_products,
-)
+import skmfr._kernels
+from skmfr._codes import SparseCodes, by_atom, top_k
 from skmfr._ensemble import Ensemble, encode
+from skmfr._kernels import kernels_on
 from skmfr._objective import reconstruction
+from skmfr._threads import let_forks_compute
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-kernels = pytest.importorskip("skmfr._kernels")
+# Without a GPU, Triton interprets its kernels.
+DEVICES = {"cpu": "cpu", "gpu": "cuda" if torch.cuda.is_available() else "cpu"}
 
 # An atom that is in all samples has more entries than are added up at once.
 N_SAMPLES, N_COMPONENTS = 37, 9
@@ -48,8 +45,22 @@ def random_codes(k, dtype, n_atoms=N_COMPONENTS, n_samples=N_SAMPLES):
     return SparseCodes(values, indices)
 
 
-def on(device, *tensors):
-    return [tensor.to(device) for tensor in tensors]
+@pytest.fixture(params=DEVICES)
+def kernels(request):
+    return pytest.importorskip(f"skmfr._kernels.{request.param}")
+
+
+@pytest.fixture
+def there(kernels):
+    """Copies of tensors where the kernels run."""
+    device = DEVICES[kernels.__name__.rsplit(".", 1)[1]]
+    return lambda *tensors: [tensor.to(device) for tensor in tensors]
+
+
+@pytest.fixture(params=[1, 2])
+def n_threads(request):
+    with threadpool_limits(request.param):
+        yield
 
 
 def assert_close(found, expected):
@@ -57,77 +68,95 @@ def assert_close(found, expected):
     torch.testing.assert_close(found.cpu(), expected, rtol=tolerance, atol=tolerance)
 
 
+def residual_and_products(X, codes, atoms):
+    chosen = atoms[codes.indices]
+    residual = X - (codes.values.unsqueeze(2) * chosen).sum(1)
+    return residual, (residual.unsqueeze(1) * chosen).sum(2)
+
+
+@pytest.mark.usefixtures("n_threads")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("n_features", "k"), SHAPES)
-def test_residual_and_its_products_equal_those_of_torch(n_features, k, dtype):
+def test_residual_and_its_products(kernels, there, n_features, k, dtype):
     X = random_numbers(N_SAMPLES, n_features, dtype=dtype)
     atoms = random_numbers(N_COMPONENTS, n_features, dtype=dtype, seed=3)
     # Of unit norm as in an SAE, so that products are no larger than samples.
     atoms = torch.nn.functional.normalize(atoms)
     codes = random_codes(k, dtype)
-    codes_there = SparseCodes(*on(DEVICE, *codes))
-    found = kernels.residual_products(*on(DEVICE, X), codes_there, *on(DEVICE, atoms))
-    for part, expected in zip(found, residual_products(X, codes, atoms), strict=True):
-        assert_close(part, expected)
+    codes_there = SparseCodes(*there(*codes))
+    found = kernels.residual_products(*there(X), codes_there, *there(atoms))
+    expected = residual_and_products(X, codes, atoms)
+    for part, other in zip(found, expected, strict=True):
+        assert_close(part, other)
 
 
+@pytest.mark.usefixtures("n_threads")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("n_features", "k"), SHAPES)
-def test_dot_products_equal_those_of_torch(n_features, k, dtype):
+def test_dot_products(kernels, there, n_features, k, dtype):
     X = random_numbers(N_SAMPLES, n_features, dtype=dtype)
     atoms = random_numbers(N_COMPONENTS, n_features, dtype=dtype, seed=3)
     indices = random_codes(k, dtype).indices
-    found = kernels.gather_dot(*on(DEVICE, X, atoms, indices))
-    assert_close(found, gather_dot(X, atoms, indices))
+    found = kernels.gather_dot(*there(X, atoms, indices))
+    assert_close(found, (X.unsqueeze(1) * atoms[indices]).sum(2))
 
 
+@pytest.mark.usefixtures("n_threads")
+@pytest.mark.parametrize("add", [False, True])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("n_features", "k"), SHAPES)
-def test_sums_of_bags_equal_those_of_torch(n_features, k, dtype):
+def test_sums_of_bags(kernels, there, n_features, k, dtype, add):
     X = random_numbers(N_SAMPLES, n_features, dtype=dtype)
     codes = random_codes(k, dtype)
     order, rows, offsets = by_atom(codes.indices, N_COMPONENTS)
     sizes = offsets.diff()
     assert sizes[0] == N_SAMPLES
     assert sizes[-1] == 0 or k == N_COMPONENTS
+    dense = torch.zeros(N_SAMPLES, N_COMPONENTS, dtype=dtype)
+    dense.scatter_(1, codes.indices, codes.values)
+    before = random_numbers(N_COMPONENTS, n_features, dtype=dtype, seed=4)
+    (found,) = there(before.clone())
     entries = rows, offsets, codes.values.flatten()[order]
-    found = kernels.bag_sums(*on(DEVICE, X, *entries))
-    assert_close(found, bag_sums(X, *entries))
+    kernels.bag_sums(*there(X, *entries), found, add)
+    assert_close(found, dense.T @ X + (before if add else 0))
 
 
-def test_kernels_take_what_is_not_contiguous():
+def test_kernels_take_what_is_not_contiguous(kernels, there):
     X = random_numbers(300, N_SAMPLES).T
     atoms = random_numbers(N_COMPONENTS, 300, seed=3)
     codes = random_codes(5, torch.float64)
     few, few_there = (
         SparseCodes(*(part[:, :3] for part in parts))
-        for parts in (codes, on(DEVICE, *codes))
+        for parts in (codes, there(*codes))
     )
-    residual, _ = kernels.residual_products(
-        *on(DEVICE, X), few_there, *on(DEVICE, atoms)
-    )
-    assert_close(residual, X - decode(few, atoms))
+    residual, _ = kernels.residual_products(*there(X), few_there, *there(atoms))
+    assert_close(residual, residual_and_products(X, few, atoms)[0])
 
 
-def test_kernels_take_codes_without_entries():
+def test_kernels_take_codes_without_entries(kernels, there):
     X, atoms = random_numbers(4, 7), random_numbers(N_COMPONENTS, 7)
     none = torch.empty(4, 0, dtype=torch.int64)
-    assert kernels.gather_dot(*on(DEVICE, X, atoms, none)).shape == (4, 0)
+    assert kernels.gather_dot(*there(X, atoms, none)).shape == (4, 0)
     entries = none.flatten(), torch.zeros(5, dtype=torch.int64), X.new_empty(0)
-    assert_close(kernels.bag_sums(*on(DEVICE, atoms, *entries)), torch.zeros_like(X))
+    (found,) = there(torch.ones_like(X))
+    kernels.bag_sums(*there(atoms, *entries), found, add=False)
+    assert_close(found, torch.zeros_like(X))
 
 
 # What a step computes, of several SAEs in one, with kernels in place of PyTorch.
 @pytest.mark.parametrize("tied", [False, True])
-def test_gradients_of_several_members_equal_those_of_torch(monkeypatch, tied):
+def test_gradients_of_several_members_equal_those_of_torch(
+    monkeypatch, kernels, there, tied
+):
     n_members, n_samples, n_features, k = 3, 20, 70, 4
     atoms = random_numbers(n_members, N_COMPONENTS, n_features)
-    atoms = torch.nn.functional.normalize(atoms, dim=2).to(DEVICE)
+    (atoms,) = there(torch.nn.functional.normalize(atoms, dim=2))
     ensemble = Ensemble.starting_from(atoms, tied)
-    X_centred = ensemble.centred(random_numbers(n_samples, n_features).to(DEVICE))
+    X_centred = ensemble.centred(*there(random_numbers(n_samples, n_features)))
+    # The search for the largest is of the kernels for the CPU alone.
+    codes = encode(X_centred, ensemble, k)
 
     def step():
-        codes = encode(X_centred, ensemble, k)
         fvu, gradients = reconstruction(X_centred, codes, ensemble, 3.0)
         return [fvu, *gradients]
 
@@ -143,20 +172,46 @@ def test_gradients_of_several_members_equal_those_of_torch(monkeypatch, tied):
         torch.testing.assert_close(part, other, rtol=1e-12, atol=1e-14)
 
 
-def test_kernels_are_for_gpus_alone():
+def test_kernels_of_numba_are_used_on_the_cpu():
+    cpu = pytest.importorskip("skmfr._kernels.cpu")
+    with threadpool_limits(1):
+        assert kernels_on(torch.device("cpu")) is cpu
+    if cpu.has_threads():
+        assert kernels_on(torch.device("cpu")) is cpu
+
+
+def test_without_threads_that_may_be_shared_torch_serves(monkeypatch):
+    cpu = pytest.importorskip("skmfr._kernels.cpu")
+    monkeypatch.setattr(cpu, "has_threads", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert kernels_on(torch.device("cpu")) is None
 
 
-@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
-def test_kernels_are_used_on_a_gpu():
-    assert kernels_on(torch.device("cuda", 0)) is kernels
+@pytest.mark.skipif(DEVICES["gpu"] == "cpu", reason="needs a GPU")
+def test_kernels_of_triton_are_used_on_a_gpu():
+    gpu = pytest.importorskip("skmfr._kernels.gpu")
+    assert kernels_on(torch.device("cuda", 0)) is gpu
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="needs a machine without a GPU")
+@pytest.mark.skipif(DEVICES["gpu"] == "cuda", reason="needs a machine without a GPU")
 def test_torch_serves_where_kernels_fail():
-    kernels_on.cache_clear()
+    pytest.importorskip("triton")
+    skmfr._kernels._for_gpu.cache_clear()
     with pytest.warns(UserWarning, match="Kernels do not run on cuda:0"):
         assert kernels_on(torch.device("cuda", 0)) is None
+
+
+# What OpenMP knows of its threads does not survive a fork; what Numba does then is to
+# end the process.
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_kernels_run_in_forked_processes():
+    let_forks_compute()
+    scores = random_numbers(50, 200)
+    expected = top_k(scores, 3)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        found = pool.apply_async(top_k, (scores, 3)).get(timeout=60)
+    for part, other in zip(found, expected, strict=True):
+        assert torch.equal(part, other)
 
 
 # In a process of its own, which does not interpret them.
@@ -165,14 +220,13 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from skmfr import _kernels
+from skmfr._kernels import gpu
 
 INTEGERS = {"n_features": "i32", "k": "i32"}
 INTEGERS |= dict.fromkeys(["indices", "rows", "offsets"], "*i64")
 
-def compiled(kernel, n_rows, itemsize, without):
-    width = max(_kernels.TILE_BYTES // n_rows, _kernels.MIN_COLUMN_BYTES) // itemsize
-    fixed = dict.fromkeys(without)
+def compiled(kernel, n_rows, itemsize, fixed):
+    width = max(gpu.TILE_BYTES // n_rows, gpu.MIN_COLUMN_BYTES) // itemsize
     fixed |= zip(kernel.arg_names[-2:], (n_rows, width))
     signature = {
         name: "constexpr" if name in fixed else INTEGERS.get(name, f"*fp{8 * itemsize}")
@@ -182,18 +236,19 @@ def compiled(kernel, n_rows, itemsize, without):
     return triton.compile(ASTSource(kernel, signature, fixed), target=target)
 
 for itemsize in (4, 8):
-    for kernel, n_rows, without in [
-        (_kernels._strip_products, 32, ()),
-        (_kernels._strip_products, 64, ("values", "residual")),
-        (_kernels._strip_sums, _kernels.BAG_ROWS, ()),
+    for kernel, n_rows, fixed in [
+        (gpu._strip_products, 32, {}),
+        (gpu._strip_products, 64, {"values": None, "residual": None}),
+        (gpu._strip_sums, gpu.BAG_ROWS, {"ADD": True}),
     ]:
-        done = compiled(kernel, n_rows, itemsize, without)
+        done = compiled(kernel, n_rows, itemsize, fixed)
         print(done.metadata.shared, len(done.asm["cubin"]))
 """
 
 
 @pytest.mark.parametrize("architecture", [80, 90])
 def test_kernels_compile_for_gpus_that_are_not_there(architecture, tmp_path):
+    pytest.importorskip("triton")
     run = subprocess.run(
         [sys.executable, "-c", COMPILATION, str(architecture)],
         capture_output=True,

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from skmfr._ensemble import Ensemble, encode
 from skmfr._matching import Matches
-from skmfr._objective import mutual_attraction, project_to_sphere_, reconstruction
+from skmfr._objective import add_mutual_penalty_, project_to_sphere_, reconstruction
 
 # Three SAEs of a group and a witness.
 N_SAES, N_MEMBERS = 3, 4
@@ -49,8 +49,10 @@ def gradients_by_hand(X, ensemble, fvu_weight, alpha, matching):
     for gradient in gradients:
         gradient *= fvu_weight
     pull = matches_of(ensemble.decoder, matching).graph(like=ensemble.decoder)
-    attraction = mutual_attraction(ensemble.decoder[:N_SAES], pull)
-    gradients.decoder[:N_SAES] -= alpha * attraction
+    group = slice(N_SAES)
+    add_mutual_penalty_(
+        gradients.decoder[group], ensemble.decoder[group], pull, alpha, group
+    )
     if ensemble.tied:
         gradients.decoder.add_(gradients.encoder)
     project_to_sphere_(gradients.decoder, ensemble.decoder)
@@ -177,7 +179,8 @@ def test_mean_mmcs_is_half_the_quadratic_form_of_the_pull(matching):
     dictionaries = random_ensemble(tied=True).decoder[:N_SAES]
     pull = matches_of(dictionaries, matching).graph(like=dictionaries)
     # sum_ab W_ab <D_a, D_b> = <D, W D>
-    form = (dictionaries * mutual_attraction(dictionaries, pull)).sum()
+    gradient = torch.zeros_like(dictionaries)
+    form = -(dictionaries * add_mutual_penalty_(gradient, dictionaries, pull, 1)).sum()
     expected = mean_mmcs(dictionaries, matching)
     torch.testing.assert_close(form / 2, expected, rtol=1e-12, atol=0)
 

@@ -12,7 +12,7 @@ import skmfr._training
 from skmfr._batches import Batches, Standardiser
 from skmfr._checkpoint import from_arrays, to_arrays
 from skmfr._coding import omp_codes
-from skmfr._ensemble import Ensemble, encode, score_buffer
+from skmfr._ensemble import Ensemble, encode
 from skmfr._matching import Matches
 from skmfr._schedule import Plateau, Schedule
 from skmfr._state import (
@@ -23,7 +23,7 @@ from skmfr._state import (
     restart_member,
     untrained,
 )
-from skmfr._training import RATE_MEMORY, group_fvu, train, train_step
+from skmfr._training import RATE_MEMORY, Room, group_fvu, train, train_step
 from skmfr.agreement import mmcs
 
 NAMES = ("encoder", "encoder_bias", "decoder", "decoder_bias")
@@ -67,8 +67,7 @@ def standardised(settings, n_samples=64):
 def one_step(state, settings, X, k=None, alpha=0.0):
     if state.n_steps == len(state.losses):
         state.begin(Schedule.constant(100), Plateau())
-    buffer = score_buffer(len(X), state.ensemble)
-    train_step(state, X, k or settings.k, alpha, buffer)
+    train_step(state, X, k or settings.k, alpha, Room.of(state, len(X)))
 
 
 def moments(state, i):
@@ -303,8 +302,7 @@ def test_pursuing_dictionaries_follow_the_codes_of_matching_pursuit(make_setting
         losses.append((X - X_hat).square().sum() / X.numel())
     sum(losses).backward()
     state.begin(Schedule.constant(1), Plateau())
-    buffer = score_buffer(len(X), state.ensemble)
-    train_step(state, X, settings.k, 0.0, buffer, pursue=True)
+    train_step(state, X, settings.k, 0.0, Room.of(state, len(X)), pursue=True)
     # The gradients are still there after the step.
     found = torch.stack([state.parameters(i)[2].grad for i in range(3)])
     torch.testing.assert_close(found, expected.grad, rtol=1e-6, atol=1e-9)

@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._codes import SparseCodes
+from .._codes import SparseCodes
 
 # Of the rows that a program holds: 32 registers for each of its 128 threads.
 TILE_BYTES = 1 << 14
@@ -39,13 +39,13 @@ BAG_STAGES = tl.constexpr(3)
 def residual_products(
     X: Tensor, codes: SparseCodes, dictionary: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`._codes.residual_products`."""
+    """As :func:`.._codes.residual_products`."""
     residual, values = X.new_empty(X.shape), codes.values.contiguous()
     return residual, _products(X, dictionary, codes.indices, values, residual)
 
 
 def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
-    """As :func:`._codes.gather_dot`."""
+    """As :func:`.._codes.gather_dot`."""
     if indices.numel() == 0:
         # Matching pursuit begins without atoms.
         return X.new_empty(indices.shape)
@@ -83,23 +83,24 @@ def _products(
     return products.sum(0)
 
 
-def bag_sums(X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """As :func:`._codes.bag_sums`."""
-    n_bags, n_features = len(offsets) - 1, X.shape[1]
+def bag_sums(
+    X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor, out: Tensor, add: bool
+) -> None:
+    """As :func:`.._codes.bag_sums`."""
+    n_bags, n_features = out.shape
     columns = _n_columns(BAG_ROWS, X)
-    sums = X.new_empty(n_bags, n_features)
     with torch.cuda.device_of(X):
         _strip_sums[n_bags, triton.cdiv(n_features, columns)](
             X.contiguous(),
             rows,
             offsets,
             weights,
-            sums,
+            out,
             n_features,
+            ADD=add,
             ROWS=BAG_ROWS,
             COLUMNS=columns,
         )
-    return sums
 
 
 def _n_columns(n_rows: int, X: Tensor) -> int:
@@ -155,6 +156,7 @@ def _strip_sums(
     weights,
     sums,
     n_features,
+    ADD: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -175,4 +177,8 @@ def _strip_sums(
             mask=is_entry[:, None] & is_column[None, :],
             other=0.0,
         )
-    tl.store(sums + bag * n_features + column, tl.sum(total, axis=0), mask=is_column)
+    place = sums + bag * n_features + column
+    sum_ = tl.sum(total, axis=0)
+    if ADD:
+        sum_ += tl.load(place, mask=is_column, other=0.0)
+    tl.store(place, sum_, mask=is_column)

@@ -1,0 +1,60 @@
+"""Kernels that take the place of PyTorch's operators in `_codes`.
+
+A step of training reads, past the encoder's product, the atoms of each sample and the
+samples of each atom several times over.  The kernels read them fewer times, in Numba on
+CPUs and in Triton on GPUs.  Where these are not installed, PyTorch's operators serve.
+"""
+
+import warnings
+from functools import cache
+from types import ModuleType
+
+import torch
+
+
+def kernels_on(device: torch.device) -> ModuleType | None:
+    """The kernels for a device, if they run there.
+
+    Here alone it is chosen between kernels and PyTorch's operators.
+    """
+    if device.type == "cuda":
+        return _for_gpu(device)
+    return _for_cpu() if device.type == "cpu" else None
+
+
+def _for_cpu() -> ModuleType | None:
+    cpu = _cpu()
+    # PyTorch's operators use all of its threads, in any case.
+    if cpu and torch.get_num_threads() > 1 and not cpu.has_threads():
+        return None
+    return cpu
+
+
+@cache
+def _cpu() -> ModuleType | None:
+    try:
+        from . import cpu
+    except ImportError:
+        return None
+    return cpu
+
+
+@cache
+def _for_gpu(device: torch.device) -> ModuleType | None:
+    try:
+        from . import gpu
+
+        one = torch.ones(1, 1, device=device)
+        gpu.gather_dot(one, one, torch.zeros_like(one, dtype=torch.int64))
+    except ImportError:
+        return None
+    # Triton compiles when a kernel is called, which takes a C compiler and a GPU that
+    # is not too old, and what is missing is told in errors of many kinds.
+    except Exception as error:
+        warnings.warn(
+            f"Kernels do not run on {device}, so that training is slower there: "
+            f"{type(error).__name__}: {error}",
+            stacklevel=2,
+        )
+        return None
+    return gpu
