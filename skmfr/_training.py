@@ -133,6 +133,9 @@ def train_step(
     state.n_steps += 1
 
 
+# Gradients are written by hand.  And should an interrupt come while PyTorch's optimiser
+# has its own switched off, they are on again for the user.
+@torch.no_grad()
 def train(
     state: TrainingState,
     batches: Batches,

@@ -224,6 +224,7 @@ def test_an_interrupt_at_any_moment_leaves_the_steps_that_were_done(method):
             pass  # before the first step, or after the last
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+        assert torch.is_grad_enabled()
         try:
             codes = sae.transform(X)
         except NotFittedError:
@@ -237,6 +238,26 @@ def test_an_interrupt_at_any_moment_leaves_the_steps_that_were_done(method):
         assert np.isfinite(sae.loss_curve_).all()
     signal.signal(signal.SIGALRM, previous)
     assert n_interrupted > 5  # of 25, wherever the others fell
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_an_interrupt_does_not_leave_gradients_switched_off(monkeypatch):
+    take_step = torch.optim.Adam.step
+
+    def interrupted(optimiser):
+        take_step(optimiser)
+        # It comes while PyTorch has them switched off.
+        torch.set_grad_enabled(False)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
+    sae = MFRSparseAutoencoder(32, k=3, max_steps=9, random_state=0)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sae.fit(samples(100))
+        assert torch.is_grad_enabled()
+    finally:
+        torch.set_grad_enabled(True)
 
 
 # Memory
