@@ -112,6 +112,12 @@ def largest(numbers: Tensor, k: int) -> Tensor:
     return indices
 
 
+@compiled()
+def _bounds(part, n_parts, n_rows):
+    """Where one of several equal parts of the rows begins and ends."""
+    return part * n_rows // n_parts, (part + 1) * n_rows // n_parts
+
+
 @compiled(fastmath=IN_VECTORS)
 def _add_rows(x, X, rows, weights, sign):
     """Add to x, or subtract from it, a weighted sum of rows of X."""
@@ -163,9 +169,8 @@ def _residual_products(begin, end, X, values, indices, dictionary, residual, pro
 def _residual_products_in_parts(
     n_parts, X, values, indices, dictionary, residual, products
 ):
-    n = len(X)
     for part in prange(n_parts):
-        begin, end = part * n // n_parts, (part + 1) * n // n_parts
+        begin, end = _bounds(part, n_parts, len(X))
         _residual_products(
             begin, end, X, values, indices, dictionary, residual, products
         )
@@ -179,9 +184,8 @@ def _gather_dot(begin, end, X, indices, atoms, products):
 
 @compiled(parallel=True)
 def _gather_dot_in_parts(n_parts, X, indices, atoms, products):
-    n = len(X)
     for part in prange(n_parts):
-        begin, end = part * n // n_parts, (part + 1) * n // n_parts
+        begin, end = _bounds(part, n_parts, len(X))
         _gather_dot(begin, end, X, indices, atoms, products)
 
 
@@ -275,7 +279,6 @@ def _largest(begin, end, numbers, size, indices):
 
 @compiled(parallel=True)
 def _largest_in_parts(n_parts, numbers, size, indices):
-    n = len(numbers)
     for part in prange(n_parts):
-        begin, end = part * n // n_parts, (part + 1) * n // n_parts
+        begin, end = _bounds(part, n_parts, len(numbers))
         _largest(begin, end, numbers, size, indices)
