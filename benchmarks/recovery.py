@@ -49,7 +49,7 @@ from benchmarks._methods import (
     reproducibility,
 )
 from benchmarks._peers import LEARNING_RATES, installed
-from skmfr import _estimator, _reinit, _schedule, _state
+from skmfr import _estimator, _optimiser, _reinit, _schedule, _state
 from skmfr.agreement import feature_agreement, mmcs
 from skmfr.datasets import make_mfr_synthetic, make_superposition
 from skmfr.metrics import (
@@ -257,7 +257,7 @@ DESIGN = {
     "learning rate halved": patch.object(_estimator, "AUTO_LEARNING_RATE", 0.06),
     "learning rate doubled": patch.object(_estimator, "AUTO_LEARNING_RATE", 0.24),
     "learning rate falls over 10 %": patch.object(_schedule, "COOL_DOWN", 0.1),
-    "Adam with beta2 0.999": patch.object(_state, "ADAM_BETAS", (0.9, 0.999)),
+    "Adam with beta2 0.999": patch.object(_optimiser, "BETAS", (0.9, 0.999)),
 }
 
 

@@ -33,8 +33,7 @@ def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
         if not (name == "encoder" and state.ensemble.tied)
     }
     arrays |= {name: getattr(state, name).cpu().numpy() for name in TRACKED}
-    parameters = state.optimiser.param_groups[0]["params"]
-    for index, parameter in enumerate(parameters):
+    for index, parameter in enumerate(all_parameters(state)):
         for name, moment in state.optimiser.state.get(parameter, {}).items():
             arrays[f"adam {index} {name}"] = moment.cpu().numpy()
     for (i, j), edges in state.matches.edges.items():
@@ -45,6 +44,11 @@ def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
     arrays["plateau"] = np.array(astuple(state.plateau))
     arrays["step"] = np.array(state.step)
     return arrays
+
+
+def all_parameters(state: TrainingState) -> list[torch.Tensor]:
+    """Parameters of all members, member by member."""
+    return [each for i in range(len(state.ensemble)) for each in state.parameters(i)]
 
 
 def from_arrays(arrays: dict[str, np.ndarray], settings: Settings) -> TrainingState:
@@ -68,7 +72,7 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: Settings) -> TrainingSt
         Schedule(*arrays["schedule"].tolist()),
         Plateau(tol, int(patience), best, int(n_without_gain)),
     )
-    for index, parameter in enumerate(state.optimiser.param_groups[0]["params"]):
+    for index, parameter in enumerate(all_parameters(state)):
         names = [name for name in arrays if name.startswith(f"adam {index} ")]
         if names:
             state.optimiser.state[parameter] = {

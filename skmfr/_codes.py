@@ -71,8 +71,13 @@ def top_k(scores: Tensor, k: int) -> SparseCodes:
     """
     # Floats that are not negative are ordered as their bit patterns, below them come
     # the negative ones, and integers compare faster.
-    indices = largest(scores.view(INTEGER_OF_SIZE[scores.itemsize]), k)
-    return SparseCodes(scores.gather(1, indices).clamp_(min=0), indices)
+    numbers = scores.view(INTEGER_OF_SIZE[scores.itemsize])
+    if numbers.device.type == "cpu" and (kernels := kernels_on(numbers.device)):
+        values, indices = kernels.largest(numbers, k)
+    else:
+        indices = largest(numbers, k)
+        values = numbers.gather(1, indices)
+    return SparseCodes(values.view(scores.dtype).clamp_(min=0), indices)
 
 
 def largest(numbers: Tensor, k: int) -> Tensor:
@@ -94,8 +99,6 @@ def largest(numbers: Tensor, k: int) -> Tensor:
     """
     n_columns, bits = numbers.shape[1], 8 * numbers.itemsize
     on_cpu = numbers.device.type == "cpu"
-    if on_cpu and (kernels := kernels_on(numbers.device)):
-        return kernels.largest(numbers, k)
     n_packed = PACKED_COLUMNS.get(numbers.itemsize, 0) if on_cpu else 0
     if n_columns <= n_packed:
         wider = INTEGER_OF_SIZE[2 * numbers.itemsize]

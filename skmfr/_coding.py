@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ._codes import SparseCodes, decode, gather_dot, top_k
-from ._ensemble import BLOCK_ROWS, Ensemble
+from ._dense import linear
+from ._ensemble import Ensemble, rows_per_block
 
 # Ridge, relative to atoms of norm 1, that keeps least squares finite where atoms of a
 # support are linearly dependent.  It runs in float64, where this is no more than noise.
@@ -27,14 +28,12 @@ MAX_GRAM = 8192
 BLOCK_SIZE = 1 << 24
 
 
-def n_rows_per_block(algorithm: str, n_features: int, n_components: int, k: int) -> int:
+def n_rows_per_block(algorithm: str, sae: Ensemble, k: int) -> int:
     """Samples to code at once, for intermediate arrays of bounded size."""
-    n_rows = BLOCK_SIZE // n_components
+    n_components, n_features = sae.decoder.shape[1:]
     if algorithm == "encoder":
-        # Scores that stay in the cache until they are searched, if that leaves as many
-        # rows as a matrix product takes to be fast.
-        return max(16, min(n_rows, max(BLOCK_ROWS, n_rows // 4)))
-    return max(16, min(n_rows, BLOCK_SIZE // (k * n_features)))
+        return rows_per_block(n_components, sae.decoder.device)
+    return max(16, BLOCK_SIZE // max(n_components, k * n_features))
 
 
 def encoder_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
@@ -48,7 +47,7 @@ def encoder_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
     """
     encoder, bias = sae.encoder[0], sae.encoder_bias[0]
     X_centred = X - sae.decoder_bias
-    scores = torch.addmm(bias, X_centred, encoder.T)
+    scores = linear(X_centred, encoder, bias)
     size = lengths(encoder).max()
 
     def rescore(rows: Tensor, atoms: Tensor) -> Tensor:
@@ -151,10 +150,12 @@ def _products(
     # Products of all atoms with each other are worth their cost if there are samples
     # enough: a step then adds up rows of theirs instead of a product with all atoms.
     if len(dictionary) <= min(MAX_GRAM, k * len(X_centred)):
-        of_samples = X_centred @ dictionary.T
-        gram = dictionary @ dictionary.T
+        of_samples = linear(X_centred, dictionary)
+        gram = linear(dictionary, dictionary)
         return lambda codes: decode(rounded(codes), gram).neg_().add_(of_samples)
-    return lambda codes: (X_centred - decode(rounded(codes), dictionary)) @ dictionary.T
+    return lambda codes: linear(
+        X_centred - decode(rounded(codes), dictionary), dictionary
+    )
 
 
 def pursuit_codes(X: Tensor, ensemble: Ensemble, k: int) -> SparseCodes:
@@ -164,7 +165,7 @@ def pursuit_codes(X: Tensor, ensemble: Ensemble, k: int) -> SparseCodes:
     -------
     SparseCodes of shape (n_members * n_samples, k)
     """
-    n_rows = n_rows_per_block("omp", X.shape[1], ensemble.n_components, k)
+    n_rows = n_rows_per_block("omp", ensemble, k)
     blocks = [
         (i, omp_codes(block, ensemble[i : i + 1], k))
         for i in range(len(ensemble))

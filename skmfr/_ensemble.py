@@ -18,11 +18,8 @@ import torch
 from torch import Tensor
 
 from ._codes import SparseCodes, gather_dot, top_k
+from ._dense import linear
 
-# Pre-activations are made and searched in blocks of about this many numbers (32 MB in
-# float32), and of no fewer rows than a matrix product takes to be fast.
-BLOCK_SIZE = 1 << 23
-BLOCK_ROWS = 1024
 # Candidates beside k, or a quarter of k.  Scores of bfloat16 are off by 1/256 at most:
 # of random data, digits and superposed features no sample got other atoms with so many
 # than with k more, and one in 300 with a quarter of k = 8 alone.
@@ -77,21 +74,18 @@ class Ensemble:
         return X - self.decoder_bias.unsqueeze(1)
 
 
-def score_buffer(
-    n_samples: int, ensemble: Ensemble, dtype: torch.dtype | None = None
-) -> Tensor:
-    """Room for the pre-activations of one block of samples, (n_rows, n_components).
-
-    Fresh pages cost as much as the product that fills them: keep one for all steps.
-    """
-    n_rows = max(BLOCK_ROWS, BLOCK_SIZE // ensemble.n_components)
-    return ensemble.decoder.new_empty(
-        min(n_rows, n_samples * len(ensemble)), ensemble.n_components, dtype=dtype
-    )
+def rows_per_block(n_components: int, device: torch.device) -> int:
+    """Samples whose pre-activations are made, and searched, at once."""
+    if device.type == "cpu":
+        # They stay in the last cache, and in memory that is had again without fresh
+        # pages, which cost as much as the product.  Of fewer rows a product is slower,
+        # and of a number that is no power of two.
+        return max(256, 1 << ((1 << 21) // n_components).bit_length() >> 1)
+    return max(1024, (1 << 23) // n_components)
 
 
 def encode(
-    X_centred: Tensor, ensemble: Ensemble, k: int, buffer: Tensor | None = None
+    X_centred: Tensor, ensemble: Ensemble, k: int, low_precision: bool = False
 ) -> SparseCodes:
     """TopK(ReLU(X_centred E^T + c), k).
 
@@ -101,49 +95,41 @@ def encode(
         Samples less the decoder bias.
     ensemble : Ensemble
     k : int
-    buffer : Tensor from :func:`score_buffer`, optional
-        In bfloat16, it screens for some more candidates, whose pre-activations are then
-        computed again in full precision.
+    low_precision : bool
+        Whether bfloat16 screens for some more candidates, whose pre-activations are
+        then computed again in full precision.
 
     Returns
     -------
     SparseCodes of shape (n_members * n_samples, k)
         Atoms numbered through the ensemble.
     """
-    n_members, n_samples, n_features = X_centred.shape
+    n_members, n_samples, _ = X_centred.shape
     n_components = ensemble.n_components
-    if buffer is None:
-        buffer = score_buffer(n_samples, ensemble)
-    screening = buffer.dtype != X_centred.dtype
-    n_more = max(MORE_CANDIDATES, k // 4) if screening else 0
+    dtype = torch.bfloat16 if low_precision else X_centred.dtype
+    n_more = max(MORE_CANDIDATES, k // 4) if low_precision else 0
     width = min(k + n_more, n_components)
-    X = X_centred.to(buffer.dtype).view(-1, n_features)
-    encoder = ensemble.encoder.to(buffer.dtype)
-    bias = ensemble.encoder_bias.to(buffer.dtype)
-
-    blocks = []
-    for start in range(0, len(X), len(buffer)):
-        scores = buffer[: len(X) - start]
-        # A block may hold several members, a member several blocks.
-        for i in range(start // n_samples, (start + len(scores) - 1) // n_samples + 1):
-            first = max(start, i * n_samples)
-            last = min(start + len(scores), (i + 1) * n_samples)
-            part = scores[first - start : last - start]
-            if X.is_cuda:
-                # cuBLAS adds the bias before it writes the product.
-                torch.addmm(bias[i], X[first:last], encoder[i].T, out=part)
-            else:
-                # Not addmm, which would write the bias to all of the buffer first.
-                torch.mm(X[first:last], encoder[i].T, out=part).add_(bias[i])
-        blocks.append(top_k(scores, width))
-    values, indices = blocks[0]
-    if len(blocks) > 1:
-        values, indices = (torch.cat(part) for part in zip(*blocks, strict=True))
+    X, encoder, bias = (
+        part.to(dtype) for part in (X_centred, ensemble.encoder, ensemble.encoder_bias)
+    )
+    n_rows = rows_per_block(n_components, X.device)
+    blocks = [
+        (block, encoder[i], bias[i])
+        for i in range(n_members)
+        for block in X[i].split(n_rows)
+    ]
+    # Small members are searched together.
+    n_together = max(1, n_rows // n_samples)
+    found = []
+    for first in range(0, len(blocks), n_together):
+        parts = [linear(*block) for block in blocks[first : first + n_together]]
+        found.append(top_k(torch.cat(parts) if len(parts) > 1 else parts[0], width))
+    values, indices = (torch.cat(part) for part in zip(*found, strict=True))
     if n_members > 1:
         member = torch.arange(n_members, device=indices.device) * n_components
         indices = indices.view(n_members, n_samples, width) + member.view(-1, 1, 1)
         indices = indices.flatten(0, 1)
-    if screening:
+    if low_precision:
         scores = gather_dot(
             X_centred.flatten(0, 1), ensemble.encoder.flatten(0, 1), indices
         )

@@ -821,10 +821,9 @@ class MFRSparseAutoencoder(
                 )
             )
         )
-        n_components, n_features = self.components_.shape
-        k = min(self.k, n_components)
+        k = min(self.k, sae.n_components)
         algorithm = self.transform_algorithm
-        n_rows = n_rows_per_block(algorithm, n_features, n_components, k)
+        n_rows = n_rows_per_block(algorithm, sae, k)
         for start in range(0, len(X), n_rows):
             block = np.array(X[start : start + n_rows], order="C")
             codes = ALGORITHMS[algorithm](torch.from_numpy(block).to(device), sae, k)

@@ -10,6 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
+from ._dense import linear
+
 # One-to-one matching is exact up to this many atoms (0.5 s); what it costs grows with
 # their cube.
 EXACT_LIMIT = 2048
@@ -31,9 +33,9 @@ class PullGraph(NamedTuple):
     """
 
     partners: Tensor
-    """(n_edges,) int64, the atoms that each atom is pulled to."""
+    """(n_edges,) int32, the atoms that each atom is pulled to."""
     offsets: Tensor
-    """(n_saes * n_components + 1,) int64, where the partners of each atom begin."""
+    """(n_saes * n_components + 1,) int32, where the partners of each atom begin."""
     weights: Tensor
     """(n_edges,), so that half their sum is 1 once all pairs are matched."""
     bounds: list[int]
@@ -55,7 +57,7 @@ def nearest_atoms(atoms: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     index : Tensor of shape (n_atoms,)
     """
     n_rows = max(1, BLOCK_SIZE // len(others))
-    blocks = [(block @ others.T).max(1) for block in atoms.split(n_rows)]
+    blocks = [linear(block, others).max(1) for block in atoms.split(n_rows)]
     cosine, index = zip(*blocks, strict=True)
     return torch.cat(cosine), torch.cat(index)
 
@@ -81,7 +83,7 @@ def assign_atoms(
         The partner in ``others`` of each atom, a permutation.
     """
     if len(atoms) <= exact_limit:
-        similarity = (atoms @ others.T).cpu().numpy()
+        similarity = linear(atoms, others).cpu().numpy()
         partner = linear_sum_assignment(similarity, maximize=True)[1]
     else:
         pairs = candidate_pairs(atoms, others)
@@ -136,9 +138,11 @@ def _nearest_pairs(
     others meet.
     """
     n_nearest = min(n_nearest, len(columns))
-    targets = others[columns].T
+    targets = others[columns]
     n_rows = max(1, BLOCK_SIZE // len(columns))
-    blocks = [(atoms[block] @ targets).topk(n_nearest) for block in rows.split(n_rows)]
+    blocks = [
+        linear(atoms[block], targets).topk(n_nearest) for block in rows.split(n_rows)
+    ]
     cosine = torch.cat([values for values, _ in blocks])
     place = torch.cat([places for _, places in blocks])
     weights, i, j = (
@@ -256,8 +260,8 @@ class Matches:
             )
             pull = (one_way + one_way.T).tocsr()
             self._graph = PullGraph(
-                torch.from_numpy(pull.indices.astype(np.int64)).to(like.device),
-                torch.from_numpy(pull.indptr.astype(np.int64)).to(like.device),
+                torch.from_numpy(pull.indices.astype(np.int32)).to(like.device),
+                torch.from_numpy(pull.indptr.astype(np.int32)).to(like.device),
                 torch.from_numpy(pull.data).to(like),
                 pull.indptr[:: self.n_components].tolist(),
             )

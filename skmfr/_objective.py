@@ -4,8 +4,8 @@ The objective of a fit is::
 
     sum_i FVU_i + alpha * mean over pairs i < j of (1 - MMCS(D_i, D_j))
 
-The gradients with respect to a dictionary are those of the loss as a function of
-*normalised* atoms: they are tangent to the unit sphere (:func:`project_to_sphere_`).
+as a function of *normalised* atoms: of the gradients here, the part along an atom does
+not count (:class:`.._optimiser.SphericalAdam`).
 """
 
 from typing import NamedTuple
@@ -19,7 +19,6 @@ from ._codes import (
     bag_sums,
     by_atom,
     residual_products,
-    row_dot,
     weighted_sums,
 )
 from ._ensemble import Ensemble
@@ -141,17 +140,3 @@ def add_mutual_penalty_(
         add=True,
     )
     return gradient
-
-
-def project_to_sphere_(gradient: Tensor, atoms: Tensor) -> Tensor:
-    """Remove from each row of the gradient its part along the atom, in place.
-
-    Parameters
-    ----------
-    gradient, atoms : Tensor of shape (..., n_features)
-        Atoms of unit norm.
-    """
-    along = row_dot(
-        gradient.view(-1, gradient.shape[-1]), atoms.view(-1, atoms.shape[-1])
-    )
-    return gradient.addcmul_(along.view(*gradient.shape[:-1], 1), atoms, value=-1.0)

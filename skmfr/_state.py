@@ -11,13 +11,11 @@ from torch.nn.functional import normalize
 from ._batches import Batches, Standardiser
 from ._ensemble import Ensemble
 from ._matching import Matches
+from ._optimiser import SphericalAdam
 from ._random import INITIAL_ATOMS, random_numbers
 from ._schedule import Plateau, Schedule
 from .agreement import ALIKE, _agreement_level, random_agreement
 
-# Gradients of an atom are sparse in time: the usual 0.999 remembers too much of the
-# first steps.
-ADAM_BETAS = (0.9, 0.99)
 # Length of the noise that is added to the samples that atoms start from.
 INITIAL_NOISE = 0.1
 
@@ -58,7 +56,7 @@ class TrainingState:
     """Everything that training changes."""
 
     ensemble: Ensemble
-    optimiser: torch.optim.Adam
+    optimiser: SphericalAdam
     matches: Matches
     rates: Tensor
     """(n_members, n_components), running share of samples in which an atom is active"""
@@ -84,8 +82,7 @@ class TrainingState:
 
     def parameters(self, i: int) -> list[Tensor]:
         """Parameters of one member as the optimiser knows them."""
-        n_each = 3 if self.ensemble.tied else 4
-        return self.optimiser.param_groups[0]["params"][i * n_each : (i + 1) * n_each]
+        return self.optimiser.param_groups[i]["params"]
 
 
 def initial_atoms(
@@ -143,7 +140,7 @@ def new_state(ensemble: Ensemble, settings: Settings) -> TrainingState:
     null = random_agreement(decoder.shape[2], settings.n_components)
     return TrainingState(
         ensemble=ensemble,
-        optimiser=new_optimiser(ensemble, settings),
+        optimiser=SphericalAdam(ensemble, settings.learning_rate),
         matches=Matches(
             settings.matching,
             settings.n_saes,
@@ -154,17 +151,6 @@ def new_state(ensemble: Ensemble, settings: Settings) -> TrainingState:
         idle=decoder.new_zeros(decoder.shape[:2], dtype=torch.int64),
         n_reinits=np.zeros(len(ensemble), dtype=int),
         losses=decoder.new_empty(0, len(ensemble)),
-    )
-
-
-def new_optimiser(ensemble: Ensemble, settings: Settings) -> torch.optim.Adam:
-    """Adam over the parameters of each member, so that one can start anew."""
-    stacked = [ensemble.encoder_bias, ensemble.decoder, ensemble.decoder_bias]
-    if not ensemble.tied:
-        stacked.insert(0, ensemble.encoder)
-    parameters = [tensor[i] for i in range(len(ensemble)) for tensor in stacked]
-    return torch.optim.Adam(
-        parameters, lr=settings.learning_rate, betas=ADAM_BETAS, fused=True
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import closing
 from math import ceil
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,13 +11,8 @@ from torch import Tensor
 from ._batches import Batches, Standardiser, row_blocks
 from ._codes import atom_totals, decode
 from ._coding import pursuit_codes
-from ._ensemble import BLOCK_SIZE, encode, score_buffer
-from ._objective import (
-    Gradients,
-    add_mutual_penalty_,
-    project_to_sphere_,
-    reconstruction,
-)
+from ._ensemble import encode
+from ._objective import Gradients, add_mutual_penalty_, reconstruction
 from ._reinit import reinitialise_skewed, resample_dead, transplant_shared
 from ._sources import Source
 from ._state import Settings, TrainingState
@@ -32,30 +26,21 @@ ATOMS_PER_MATCHING_STEP = 32
 RATE_MEMORY = 50
 # Stopping is considered after every epoch, but no more often than this.
 STEPS_PER_CHECK = 50
+# Members that have fewer pre-activations in a batch, together, take a step as one.
+SMALL = 1 << 23
 
 
-class Room(NamedTuple):
-    """Memory that each step fills anew.
+def room_for_gradients(state: TrainingState) -> Gradients:
+    """Gradients of all members that each step writes anew, where the optimiser looks.
 
     Fresh pages cost as much as what is computed into them.
     """
-
-    scores: Tensor
-    """pre-activations of a block of samples"""
-    gradients: Gradients
-    """of all members, where the optimiser finds them"""
-
-    @classmethod
-    def of(
-        cls, state: TrainingState, n_samples: int, dtype: torch.dtype | None = None
-    ) -> "Room":
-        """For batches of so many samples, and pre-activations of a dtype."""
-        gradients = Gradients.like(state.ensemble)
-        stacked = gradients[1:] if state.ensemble.tied else gradients
-        for i in range(len(state.ensemble)):
-            for parameter, gradient in zip(state.parameters(i), stacked, strict=True):
-                parameter.grad = gradient[i]
-        return cls(score_buffer(n_samples, state.ensemble, dtype), gradients)
+    gradients = Gradients.like(state.ensemble)
+    stacked = gradients[1:] if state.ensemble.tied else gradients
+    for i in range(len(state.ensemble)):
+        for parameter, gradient in zip(state.parameters(i), stacked, strict=True):
+            parameter.grad = gradient[i]
+    return gradients
 
 
 def train_step(
@@ -63,7 +48,8 @@ def train_step(
     X: Tensor,
     k: int,
     alpha: float,
-    room: Room,
+    room: Gradients,
+    low_precision: bool = False,
     pursue: bool = False,
     workers: Workers = ALONE,
 ) -> None:
@@ -77,8 +63,10 @@ def train_step(
         Standardised samples: this process's part of the batch.
     k : int
     alpha : float
-    room : Room
-        For the batch and this state.
+    room : Gradients
+        For those of this state, from :func:`room_for_gradients`.
+    low_precision : bool
+        Whether codes are found in bfloat16.
     pursue : bool
         Whether dictionaries follow codes of matching pursuit, whose FVU is then the
         loss, while encoders follow their own.  Tied weights follow both.
@@ -92,14 +80,14 @@ def train_step(
     total_variance = float(n_features * workers.size)
 
     losses = []
-    # As many members together as the buffer holds: all if they are small.
-    n_together = max(1, BLOCK_SIZE // (len(X) * n_components))
+    # Small members together, for the sake of what an operation costs by itself.
+    n_together = max(1, SMALL // (len(X) * n_components))
     for first in range(0, n_members, n_together):
         members = slice(first, min(first + n_together, n_members))
         part = ensemble[members]
         X_centred = part.centred(X)
-        gradients = room.gradients.of(members)
-        codes = encode(X_centred, part, k, room.scores)
+        gradients = room.of(members)
+        codes = encode(X_centred, part, k, low_precision)
         fvu, _ = reconstruction(X_centred, codes, part, total_variance, gradients)
         if pursue:
             pursued = pursuit_codes(X, part, k)
@@ -120,15 +108,12 @@ def train_step(
             add_mutual_penalty_(coupled_gradient, group, pull, alpha, coupled)
         if ensemble.tied:
             gradients.decoder.add_(gradients.encoder)
-        project_to_sphere_(gradients.decoder, part.decoder)
 
         rates = rates.view(len(part), n_components)
         state.rates[members].lerp_(rates, 1 / RATE_MEMORY)
         state.idle[members] = torch.where(rates > 0, 0, state.idle[members] + 1)
 
-    state.optimiser.step()
-    norms = torch.linalg.vector_norm(ensemble.decoder, dim=-1, keepdim=True)
-    ensemble.decoder.div_(norms)
+    state.optimiser.descend()
     torch.cat(losses, out=state.losses[state.n_steps])
     state.n_steps += 1
 
@@ -160,11 +145,7 @@ def train(
         Called after each step; True ends training.
     """
     workers = batches.workers
-    room = Room.of(
-        state,
-        batches.batch_size // workers.size,
-        torch.bfloat16 if settings.low_precision else settings.dtype,
-    )
+    room = room_for_gradients(state)
     check_every = max(ceil(batches.per_epoch), STEPS_PER_CHECK)
     # The end may come closer, but never moves away.
     turn = batches.in_turn(state.step, state.schedule.n_steps)
@@ -182,7 +163,9 @@ def train(
 
             X = standardiser(batch, settings.device, settings.dtype)
             pursue = settings.for_pursuit and schedule.pursuing(step)
-            train_step(state, X, k, alpha, room, pursue, workers)
+            train_step(
+                state, X, k, alpha, room, settings.low_precision, pursue, workers
+            )
             state.step = step = step + 1
 
             if due(step, settings.reinit_every) and step < schedule.n_steps / 2:

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 import skmfr._ensemble
-from skmfr._ensemble import Ensemble, encode, score_buffer
+from skmfr._ensemble import Ensemble, encode, rows_per_block
 
 N_MEMBERS, N_SAMPLES, N_COMPONENTS, N_FEATURES, K = 3, 10, 29, 6, 4
 
@@ -81,52 +81,39 @@ def test_encode_equals_dense_reference():
     torch.testing.assert_close(as_dense(codes, N_SAMPLES, N_COMPONENTS), expected)
 
 
-# Rows of the buffer: several blocks per member, cut inside members and at their ends,
-# several members per block, all at once, more room than rows.
+# Rows of a block: several blocks per member, cut inside members and at their ends,
+# several members per block, all at once, room for more.
 @pytest.mark.parametrize("n_rows", [1, 3, 7, 10, 13, 20, 25, 30, 64])
-def test_encode_does_not_depend_on_the_blocks(n_rows):
+def test_encode_does_not_depend_on_the_blocks(monkeypatch, n_rows):
+    monkeypatch.setattr(skmfr._ensemble, "rows_per_block", lambda *_: n_rows)
     X, ensemble = random_numbers(N_SAMPLES, N_FEATURES), random_ensemble()
-    buffer = X.new_empty(n_rows, N_COMPONENTS)
-    codes = encode(ensemble.centred(X), ensemble, K, buffer)
+    codes = encode(ensemble.centred(X), ensemble, K)
     torch.testing.assert_close(
         as_dense(codes, N_SAMPLES, N_COMPONENTS), dense_codes(X, ensemble, K)
     )
 
 
-@pytest.mark.parametrize("n_rows", [7, 25, 100])
-def test_encode_with_a_buffer_used_before(n_rows):
-    X, ensemble = random_numbers(N_SAMPLES, N_FEATURES), random_ensemble()
-    buffer = X.new_full((n_rows, N_COMPONENTS), torch.nan)
-    encode(ensemble.centred(X + 5.0), ensemble, K, buffer)
-    codes = encode(ensemble.centred(X), ensemble, K, buffer)
-    torch.testing.assert_close(
-        as_dense(codes, N_SAMPLES, N_COMPONENTS), dense_codes(X, ensemble, K)
-    )
-
-
-def test_score_buffer_holds_a_block_and_no_more_than_all_rows(monkeypatch):
-    monkeypatch.setattr(skmfr._ensemble, "BLOCK_ROWS", 2)
-    monkeypatch.setattr(skmfr._ensemble, "BLOCK_SIZE", 5 * N_COMPONENTS)
-    ensemble = random_ensemble()
-    assert score_buffer(N_SAMPLES, ensemble).shape == (5, N_COMPONENTS)
-    assert score_buffer(1, ensemble).shape == (N_MEMBERS, N_COMPONENTS)
-    monkeypatch.setattr(skmfr._ensemble, "BLOCK_SIZE", 1)
-    assert score_buffer(N_SAMPLES, ensemble).shape == (2, N_COMPONENTS)
-    buffer = score_buffer(N_SAMPLES, ensemble, torch.bfloat16)
-    assert buffer.dtype == torch.bfloat16
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_blocks_have_fewer_rows_the_more_atoms_there_are_but_never_few(device):
+    n_atoms = [1, 64, 1000, 4096, 65536, 10**7]
+    n_rows = [rows_per_block(n, torch.device(device)) for n in n_atoms]
+    assert n_rows == sorted(n_rows, reverse=True)
+    # A product of fewer rows is slow.
+    assert n_rows[-2] == n_rows[-1] >= 256
+    assert all(n * m <= 1 << 23 for n, m in zip(n_rows, n_atoms[:4], strict=False))
 
 
 @pytest.mark.parametrize("n_rows", [17, 200, 1000])
-def test_bfloat16_screening_gives_the_codes_of_float32(n_rows):
+def test_bfloat16_screening_gives_the_codes_of_float32(monkeypatch, n_rows):
     # bfloat16 errs by about 1 % of a score; among 512 normal scores the 8th is 15 %
     # above the 16th, the last candidate, so that no atom is lost.
+    monkeypatch.setattr(skmfr._ensemble, "rows_per_block", lambda *_: n_rows)
     n_samples, n_components, n_features, k = 200, 512, 32, 8
     X = random_numbers(n_samples, n_features).float()
     ensemble = random_ensemble(n_components, n_features)
     for name in ("encoder", "encoder_bias", "decoder", "decoder_bias"):
         setattr(ensemble, name, getattr(ensemble, name).float())
-    buffer = X.new_empty(n_rows, n_components, dtype=torch.bfloat16)
-    codes = encode(ensemble.centred(X), ensemble, k, buffer)
+    codes = encode(ensemble.centred(X), ensemble, k, low_precision=True)
     assert codes.values.dtype == torch.float32
     expected = dense_codes(X, ensemble, k)
     torch.testing.assert_close(as_dense(codes, n_samples, n_components), expected)
@@ -134,9 +121,8 @@ def test_bfloat16_screening_gives_the_codes_of_float32(n_rows):
 
 def test_bfloat16_screening_where_all_atoms_are_candidates():
     X, ensemble = random_numbers(N_SAMPLES, N_FEATURES), random_ensemble()
-    buffer = X.new_empty(7, N_COMPONENTS, dtype=torch.bfloat16)
     k = N_COMPONENTS - 1
-    codes = encode(ensemble.centred(X), ensemble, k, buffer)
+    codes = encode(ensemble.centred(X), ensemble, k, low_precision=True)
     torch.testing.assert_close(
         as_dense(codes, N_SAMPLES, N_COMPONENTS), dense_codes(X, ensemble, k)
     )

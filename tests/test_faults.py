@@ -15,6 +15,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from skmfr import MFRSparseAutoencoder
+from skmfr._optimiser import SphericalAdam
 from skmfr.activations import ActivationExtractor
 from skmfr.inspection import report
 from skmfr.io import load, save
@@ -242,7 +243,7 @@ def test_an_interrupt_at_any_moment_leaves_the_steps_that_were_done(method):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_an_interrupt_does_not_leave_gradients_switched_off(monkeypatch):
-    take_step = torch.optim.Adam.step
+    take_step = SphericalAdam.descend
 
     def interrupted(optimiser):
         take_step(optimiser)
@@ -250,7 +251,7 @@ def test_an_interrupt_does_not_leave_gradients_switched_off(monkeypatch):
         torch.set_grad_enabled(False)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
+    monkeypatch.setattr(SphericalAdam, "descend", interrupted)
     sae = MFRSparseAutoencoder(32, k=3, max_steps=9, random_state=0)
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -167,7 +167,7 @@ def test_pull_graph_has_the_dtype_of_the_dictionaries():
     dictionaries = random_atoms(2, 5, 3).float()
     pull = all_matched("max", dictionaries).graph(like=dictionaries)
     assert pull.weights.dtype == torch.float32
-    assert pull.partners.dtype == pull.offsets.dtype == torch.int64
+    assert pull.partners.dtype == pull.offsets.dtype == torch.int32
 
 
 @pytest.mark.parametrize("matching", ["hungarian", "max"])

@@ -14,16 +14,22 @@ from skmfr._checkpoint import from_arrays, to_arrays
 from skmfr._coding import omp_codes
 from skmfr._ensemble import Ensemble, encode
 from skmfr._matching import Matches
+from skmfr._optimiser import BETAS
 from skmfr._schedule import Plateau, Schedule
 from skmfr._state import (
-    ADAM_BETAS,
     initial_atoms,
     new_state,
     restart_atoms,
     restart_member,
     untrained,
 )
-from skmfr._training import RATE_MEMORY, Room, group_fvu, train, train_step
+from skmfr._training import (
+    RATE_MEMORY,
+    group_fvu,
+    room_for_gradients,
+    train,
+    train_step,
+)
 from skmfr.agreement import mmcs
 
 NAMES = ("encoder", "encoder_bias", "decoder", "decoder_bias")
@@ -67,7 +73,7 @@ def standardised(settings, n_samples=64):
 def one_step(state, settings, X, k=None, alpha=0.0):
     if state.n_steps == len(state.losses):
         state.begin(Schedule.constant(100), Plateau())
-    train_step(state, X, k or settings.k, alpha, Room.of(state, len(X)))
+    train_step(state, X, k or settings.k, alpha, room_for_gradients(state))
 
 
 def moments(state, i):
@@ -193,7 +199,7 @@ def test_steps_equal_those_of_adam_on_autograd_gradients(make_settings, tied, ma
     if tied:
         del leaves["encoder"]
     leaves = {name: leaf.requires_grad_() for name, leaf in leaves.items()}
-    adam = torch.optim.Adam(leaves.values(), settings.learning_rate, ADAM_BETAS)
+    adam = torch.optim.Adam(leaves.values(), settings.learning_rate, BETAS)
     for _ in range(8):
         one_step(state, settings, X, alpha=alpha)
         adam.zero_grad()
@@ -216,7 +222,7 @@ def test_step_does_not_depend_on_how_many_members_are_computed_together(
     together = trained(settings, 30)
     for n_together in (1, 2, 4):
         size = n_together * 64 * settings.n_components
-        monkeypatch.setattr(skmfr._training, "BLOCK_SIZE", size)
+        monkeypatch.setattr(skmfr._training, "SMALL", size)
         apart = trained(settings, 30)
         assert_same_saes(apart.ensemble, together.ensemble, rtol=1e-9)
         torch.testing.assert_close(apart.rates, together.rates)
@@ -302,7 +308,7 @@ def test_pursuing_dictionaries_follow_the_codes_of_matching_pursuit(make_setting
         losses.append((X - X_hat).square().sum() / X.numel())
     sum(losses).backward()
     state.begin(Schedule.constant(1), Plateau())
-    train_step(state, X, settings.k, 0.0, Room.of(state, len(X)), pursue=True)
+    train_step(state, X, settings.k, 0.0, room_for_gradients(state), pursue=True)
     # The gradients are still there after the step.
     found = torch.stack([state.parameters(i)[2].grad for i in range(3)])
     torch.testing.assert_close(found, expected.grad, rtol=1e-6, atol=1e-9)

@@ -13,7 +13,7 @@ samples, and for the search instructions per score.
 All kernels treat rows one by one, the same way in any number of threads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numba
@@ -101,15 +101,57 @@ def bag_sums(
     _run(_bag_sums, _bag_sums_in_parts, len(out), X, rows, offsets, weights, out, add)
 
 
-def largest(numbers: Tensor, k: int) -> Tensor:
-    """As :func:`.._codes.largest`."""
+def largest(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As :func:`.._codes.largest`, with the numbers themselves before the indices."""
     n_rows, n_columns = numbers.shape
     # Twice as many columns in a group as would make maxima and candidates as many: a
     # maximum costs less than a candidate.
     size = max(1, min(int(2 * (n_columns / k) ** 0.5), n_columns // k))
+    found = numbers.new_empty(n_rows, k)
     indices = torch.empty(n_rows, k, dtype=torch.int64)
-    _run(_largest, _largest_in_parts, n_rows, numbers, size, indices)
-    return indices
+    _run(_largest, _largest_in_parts, n_rows, numbers, size, found, indices)
+    return found, indices
+
+
+def adam_step(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    means: Sequence[Tensor],
+    squares: Sequence[Tensor],
+    n_steps: int,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    on_sphere: int,
+) -> None:
+    """One step of Adam (Kingma & Ba 2015, algorithm 1), in one pass over its arrays.
+
+    Parameters
+    ----------
+    parameters, gradients, means, squares : list of Tensor
+        Of one shape (n_rows, n_features) or (n_features,) for each parameter.
+        Parameters and the running means of gradients and their squares are changed.
+    n_steps : int
+        With this one.
+    learning_rate : float
+    betas : tuple of two float
+    eps : float
+    on_sphere : int
+        Which of the parameters has rows that stay on the unit sphere.
+    """
+    arrays = [
+        tuple(tensor.view(-1, tensor.shape[-1]).numpy() for tensor in tensors)
+        for tensors in (parameters, gradients, means, squares)
+    ]
+    # Means that begin at 0 are divided by 1 - beta^t, which is left to two factors.
+    beta, gamma = betas
+    rate = learning_rate / (1 - beta**n_steps)
+    scale = (1 - gamma**n_steps) ** -0.5
+    numbers = np.array(
+        [1 - beta, gamma, 1 - gamma, rate, scale, eps], arrays[0][0].dtype
+    )
+    n_rows = max(len(array) for array in arrays[0])
+    _run(_adam_step, _adam_step_in_parts, n_rows, *arrays, numbers, on_sphere)
 
 
 @compiled()
@@ -159,8 +201,10 @@ def _dot_rows(x, X, rows, products):
 
 @compiled()
 def _residual_products(begin, end, X, values, indices, dictionary, residual, products):
+    n_features = X.shape[1]
     for i in range(begin, end):
-        residual[i] = X[i]
+        for f in range(n_features):
+            residual[i, f] = X[i, f]
         _add_rows(residual[i], dictionary, indices[i], values[i], X.dtype.type(-1))
         _dot_rows(residual[i], dictionary, indices[i], products[i])
 
@@ -198,15 +242,28 @@ def _bag_sums(begin, end, X, rows, offsets, weights, sums, add):
         _add_rows(sums[bag], X, rows[entries], weights[entries], X.dtype.type(1))
 
 
+@compiled()
+def _first_bag(offsets, part, n_parts):
+    """The bag that a part begins with, if all parts have as many entries."""
+    first, last = 0, len(offsets) - 1
+    if part == n_parts:
+        return last
+    entry = part * offsets[last] // n_parts
+    while first < last:
+        middle = (first + last) // 2
+        if offsets[middle] < entry:
+            first = middle + 1
+        else:
+            last = middle
+    return first
+
+
 @compiled(parallel=True)
 def _bag_sums_in_parts(n_parts, X, rows, offsets, weights, sums, add):
-    # As many entries to each part, for some bags are large.
-    shares = np.arange(1, n_parts) * offsets[-1] // n_parts
-    bounds = np.zeros(n_parts + 1, np.int64)
-    bounds[1:-1] = np.searchsorted(offsets, shares)
-    bounds[-1] = len(sums)
     for part in prange(n_parts):
-        _bag_sums(bounds[part], bounds[part + 1], X, rows, offsets, weights, sums, add)
+        begin = _first_bag(offsets, part, n_parts)
+        end = _first_bag(offsets, part + 1, n_parts)
+        _bag_sums(begin, end, X, rows, offsets, weights, sums, add)
 
 
 @compiled()
@@ -229,7 +286,7 @@ def _threshold(numbers, k):
 
 
 @compiled()
-def _largest(begin, end, numbers, size, indices):
+def _largest(begin, end, numbers, size, found, indices):
     # Unsigned, so that indices are not looked at for being negative, which costs more
     # than the rest.  What is not wanted is overwritten, without a branch.
     one, none = np.uint64(1), np.uint64(0)
@@ -242,7 +299,8 @@ def _largest(begin, end, numbers, size, indices):
     for i in range(begin, end):
         row = numbers[i]
         # Strided groups, so that maxima are of contiguous vectors.
-        maxima[:] = row[:n_groups]
+        for g in range(n_groups):
+            maxima[g] = row[g]
         for start in range(n_groups, n_groups * size, n_groups):
             part = row[start : start + n_groups]
             for g in range(n_groups):
@@ -266,19 +324,78 @@ def _largest(begin, end, numbers, size, indices):
             n_candidates += one if row[column] >= least else none
 
         least = _threshold(candidates[:n_candidates], k)
-        found = 0
+        n_found = 0
         for c in range(n_candidates):
             if candidates[c] > least:
-                indices[i, found] = columns[c]
-                found += 1
+                found[i, n_found] = candidates[c]
+                indices[i, n_found] = columns[c]
+                n_found += 1
         for c in range(n_candidates):
-            if candidates[c] == least and found < k:
-                indices[i, found] = columns[c]
-                found += 1
+            if candidates[c] == least and n_found < k:
+                found[i, n_found] = least
+                indices[i, n_found] = columns[c]
+                n_found += 1
 
 
 @compiled(parallel=True)
-def _largest_in_parts(n_parts, numbers, size, indices):
+def _largest_in_parts(n_parts, numbers, size, found, indices):
     for part in prange(n_parts):
         begin, end = _bounds(part, n_parts, len(numbers))
-        _largest(begin, end, numbers, size, indices)
+        _largest(begin, end, numbers, size, found, indices)
+
+
+@compiled(fastmath=IN_VECTORS, error_model="numpy")
+def _adam_rows(begin, end, parameter, gradient, mean, square, numbers, on_sphere):
+    one, zero = parameter.dtype.type(1), parameter.dtype.type(0)
+    # Not one made of the other: a square may be infinite, and a difference of two NaN.
+    new_mean, old_square, new_square, rate, scale, eps = numbers
+    n_features = parameter.shape[1]
+    for i in range(begin, end):
+        p, g, m, v = parameter[i], gradient[i], mean[i], square[i]
+        along, size = zero, zero
+        if on_sphere:
+            for f in range(n_features):
+                along += p[f] * g[f]
+        for f in range(n_features):
+            tangent = g[f] - along * p[f]
+            m[f] += new_mean * (tangent - m[f])
+            v[f] = old_square * v[f] + new_square * (tangent * tangent)
+            p[f] -= rate * m[f] / (np.sqrt(v[f]) * scale + eps)
+            size += p[f] * p[f]
+        if on_sphere:
+            factor = one / np.sqrt(size)
+            for f in range(n_features):
+                p[f] *= factor
+
+
+@compiled()
+def _adam_part(
+    part, n_parts, parameters, gradients, means, squares, numbers, on_sphere
+):
+    for a in range(len(parameters)):
+        begin, end = _bounds(part, n_parts, len(parameters[a]))
+        _adam_rows(
+            begin,
+            end,
+            parameters[a],
+            gradients[a],
+            means[a],
+            squares[a],
+            numbers,
+            a == on_sphere,
+        )
+
+
+@compiled()
+def _adam_step(begin, end, parameters, gradients, means, squares, numbers, on_sphere):
+    _adam_part(0, 1, parameters, gradients, means, squares, numbers, on_sphere)
+
+
+@compiled(parallel=True)
+def _adam_step_in_parts(
+    n_parts, parameters, gradients, means, squares, numbers, on_sphere
+):
+    for part in prange(n_parts):
+        _adam_part(
+            part, n_parts, parameters, gradients, means, squares, numbers, on_sphere
+        )
