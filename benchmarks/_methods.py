@@ -20,7 +20,7 @@ from benchmarks._paper import LEARNING_RATE, train_paper
 from benchmarks._peers import PEERS, Peer, Standardiser
 from skmfr import MFRSparseAutoencoder
 from skmfr._codes import SparseCodes
-from skmfr._coding import omp_codes, reconstruct, refitted
+from skmfr._coding import omp_coder, reconstruct, refitted
 from skmfr._ensemble import Ensemble
 from skmfr.agreement import feature_agreement, matched_cosine, mmcs
 from skmfr.metrics import fvu
@@ -204,7 +204,7 @@ def codings(sae: Peer, k: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         return reconstruct(refitted(own, samples, ensemble), ensemble).numpy()
 
     def omp(X: np.ndarray) -> np.ndarray:
-        codes = omp_codes(torch.from_numpy(X), ensemble, k)
+        codes = omp_coder(ensemble, k)(torch.from_numpy(X))
         return reconstruct(codes, ensemble).numpy()
 
     return {"encoder": encoder, "lstsq": lstsq, "omp": omp}

@@ -8,6 +8,7 @@ make much of any rounding.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ MAX_GRAM = 8192
 # Numbers in the largest intermediate array, 64 MB in float32.
 BLOCK_SIZE = 1 << 24
 
+# Codes of samples (n_samples, n_features), by what was prepared for all of them.
+Coder = Callable[[Tensor], SparseCodes]
+
 
 def n_rows_per_block(algorithm: str, sae: Ensemble, k: int) -> int:
     """Samples to code at once, for intermediate arrays of bounded size."""
@@ -36,31 +40,34 @@ def n_rows_per_block(algorithm: str, sae: Ensemble, k: int) -> int:
     return max(16, BLOCK_SIZE // max(n_components, k * n_features))
 
 
-def encoder_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
+def encoder_coder(sae: Ensemble, k: int) -> Coder:
     """TopK(ReLU((x - b) E^T + c), k).
 
     Parameters
     ----------
-    X : Tensor of shape (n_samples, n_features)
     sae : Ensemble of one member
     k : int
     """
     encoder, bias = sae.encoder[0], sae.encoder_bias[0]
-    X_centred = X - sae.decoder_bias
-    scores = linear(X_centred, encoder, bias)
     size = lengths(encoder).max()
+    offset = 8 * torch.finfo(bias.dtype).eps * bias.abs().max()
 
-    def rescore(rows: Tensor, atoms: Tensor) -> Tensor:
-        return same_dot(X_centred[rows], encoder, atoms) + bias[atoms]
+    def coder(X: Tensor) -> SparseCodes:
+        X_centred = X - sae.decoder_bias
 
-    margin = rounding(X) * lengths(X_centred) * size
-    margin += 8 * torch.finfo(X.dtype).eps * bias.abs().max()
-    return select(scores, k, margin, rescore)
+        def rescore(rows: Tensor, atoms: Tensor) -> Tensor:
+            return same_dot(X_centred[rows], encoder, atoms) + bias[atoms]
+
+        margin = rounding(X) * lengths(X_centred) * size + offset
+        return select(linear(X_centred, encoder, bias), k, margin, rescore)
+
+    return coder
 
 
-def lstsq_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
+def lstsq_coder(sae: Ensemble, k: int) -> Coder:
     """Least squares on the support of the encoder's codes; signs are free."""
-    return refitted(encoder_codes(X, sae, k), X, sae)
+    by_encoder = encoder_coder(sae, k)
+    return lambda X: refitted(by_encoder(X), X, sae)
 
 
 def refitted(codes: SparseCodes, X: Tensor, sae: Ensemble) -> SparseCodes:
@@ -77,7 +84,7 @@ def refitted(codes: SparseCodes, X: Tensor, sae: Ensemble) -> SparseCodes:
     return SparseCodes(values, indices)
 
 
-def omp_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
+def omp_coder(sae: Ensemble, k: int) -> Coder:
     """Orthogonal matching pursuit: k atoms, one at a time; signs are free.
 
     Each step adds the atom with the largest absolute product with the residual, and
@@ -88,74 +95,84 @@ def omp_codes(X: Tensor, sae: Ensemble, k: int) -> SparseCodes:
     step costs beside the products does not depend on n_features.
     """
     dictionary = sae.decoder[0]
-    X_centred = X - sae.decoder_bias
-    n_samples = len(X)
-    products = _products(X_centred, dictionary, k)
-    exact, X_exact = dictionary.double(), X_centred.double()
-    indices = torch.zeros(n_samples, k, dtype=torch.int64, device=X.device)
-    active = torch.zeros(n_samples, k, dtype=torch.bool, device=X.device)
-    values = X_exact.new_zeros(n_samples, k)
-    basis = X_exact.new_zeros(n_samples, k, k)
-    size = lengths(X_exact)
-    # What the ridge leaves behind of a sample is not worth an atom either.
-    nothing = (rounding(X) + 100 * RIDGE) * size
-    for step in range(k):
-        support = indices[:, :step]
-        codes = SparseCodes(values[:, :step], support)
-        # What is in the support stays out of the race, at no more than rounding.
-        scores = products(codes).abs_().scatter_(1, support, 0.0)
+    exact = dictionary.double()
+    products_of = _products(dictionary, k)
 
-        def rescore(rows: Tensor, candidates: Tensor, codes=codes) -> Tensor:
-            own = SparseCodes(*(part[rows] for part in codes))
-            residual = X_exact[rows] - decode(own, exact)
-            return same_dot(residual, exact, candidates).abs()
+    def coder(X: Tensor) -> SparseCodes:
+        X_centred = X - sae.decoder_bias
+        n_samples = len(X)
+        products = products_of(X_centred)
+        X_exact = X_centred.double()
+        indices = torch.zeros(n_samples, k, dtype=torch.int64, device=X.device)
+        active = torch.zeros(n_samples, k, dtype=torch.bool, device=X.device)
+        values = X_exact.new_zeros(n_samples, k)
+        basis = X_exact.new_zeros(n_samples, k, k)
+        size = lengths(X_exact)
+        # What the ridge leaves behind of a sample is not worth an atom either.
+        nothing = (rounding(X) + 100 * RIDGE) * size
+        for step in range(k):
+            support = indices[:, :step]
+            codes = SparseCodes(values[:, :step], support)
+            # What is in the support stays out of the race, at no more than rounding.
+            scores = products(codes).abs_().scatter_(1, support, 0.0)
 
-        margin = rounding(X) * (size + codes.values.abs().sum(1))
-        best = select(scores, 1, margin, rescore)
-        atom = best.indices
-        # The new atom, less its projection on the span, of unit norm.
-        cosine = gather_dot(exact[atom[:, 0]], exact, support)
-        along = (basis[:, :step, :step] * cosine.unsqueeze(1)).sum(2)
-        left = 1 - along.square().sum(1, keepdim=True)
-        useful = (best.values > nothing.unsqueeze(1)) & (left > DEPENDENT[X.dtype])
-        factor = torch.where(useful, left, torch.inf).rsqrt()
-        row = basis[:, step]
-        row[:, :step] = -(along.unsqueeze(2) * basis[:, :step, :step]).sum(1)
-        row[:, step] = 1.0
-        row *= factor
+            def rescore(rows: Tensor, candidates: Tensor, codes=codes) -> Tensor:
+                own = SparseCodes(*(part[rows] for part in codes))
+                residual = X_exact[rows] - decode(own, exact)
+                return same_dot(residual, exact, candidates).abs()
 
-        indices[:, step : step + 1] = atom
-        active[:, step : step + 1] = useful
-        product = gather_dot(X_exact, exact, atom)
-        product -= (codes.values * cosine).sum(1, keepdim=True)
-        values += product * factor * row
-    atoms = exact[indices]
-    values = least_squares(X_centred, atoms, atoms @ atoms.mT, active)
-    return SparseCodes(values, indices)
+            margin = rounding(X) * (size + codes.values.abs().sum(1))
+            best = select(scores, 1, margin, rescore)
+            atom = best.indices
+            # The new atom, less its projection on the span, of unit norm.
+            cosine = gather_dot(exact[atom[:, 0]], exact, support)
+            along = (basis[:, :step, :step] * cosine.unsqueeze(1)).sum(2)
+            left = 1 - along.square().sum(1, keepdim=True)
+            useful = (best.values > nothing.unsqueeze(1)) & (left > DEPENDENT[X.dtype])
+            factor = torch.where(useful, left, torch.inf).rsqrt()
+            row = basis[:, step]
+            row[:, :step] = -(along.unsqueeze(2) * basis[:, :step, :step]).sum(1)
+            row[:, step] = 1.0
+            row *= factor
+
+            indices[:, step : step + 1] = atom
+            active[:, step : step + 1] = useful
+            product = gather_dot(X_exact, exact, atom)
+            product -= (codes.values * cosine).sum(1, keepdim=True)
+            values += product * factor * row
+        atoms = exact[indices]
+        values = least_squares(X_centred, atoms, atoms @ atoms.mT, active)
+        return SparseCodes(values, indices)
+
+    return coder
 
 
 def _products(
-    X_centred: Tensor, dictionary: Tensor, k: int
-) -> Callable[[SparseCodes], Tensor]:
+    dictionary: Tensor, k: int
+) -> Callable[[Tensor], Callable[[SparseCodes], Tensor]]:
     """Products of the residuals of some codes with all atoms, for matching pursuit.
 
     Returns
     -------
-    callable(codes) -> Tensor of shape (n_samples, n_components)
+    callable(X_centred) -> callable(codes) -> Tensor of shape (n_samples, n_components)
     """
+    gram = cache(lambda: linear(dictionary, dictionary))
 
     def rounded(codes: SparseCodes) -> SparseCodes:
         return codes._replace(values=codes.values.to(dictionary.dtype))
 
-    # Products of all atoms with each other are worth their cost if there are samples
-    # enough: a step then adds up rows of theirs instead of a product with all atoms.
-    if len(dictionary) <= min(MAX_GRAM, k * len(X_centred)):
-        of_samples = linear(X_centred, dictionary)
-        gram = linear(dictionary, dictionary)
-        return lambda codes: decode(rounded(codes), gram).neg_().add_(of_samples)
-    return lambda codes: linear(
-        X_centred - decode(rounded(codes), dictionary), dictionary
-    )
+    def of(X_centred: Tensor) -> Callable[[SparseCodes], Tensor]:
+        # Products of all atoms with each other are worth their cost if there are
+        # samples enough: a step then adds up rows of theirs instead of a product with
+        # all atoms.
+        if len(dictionary) <= min(MAX_GRAM, k * len(X_centred)):
+            of_samples = linear(X_centred, dictionary)
+            return lambda codes: decode(rounded(codes), gram()).neg_().add_(of_samples)
+        return lambda codes: linear(
+            X_centred - decode(rounded(codes), dictionary), dictionary
+        )
+
+    return of
 
 
 def pursuit_codes(X: Tensor, ensemble: Ensemble, k: int) -> SparseCodes:
@@ -166,21 +183,20 @@ def pursuit_codes(X: Tensor, ensemble: Ensemble, k: int) -> SparseCodes:
     SparseCodes of shape (n_members * n_samples, k)
     """
     n_rows = n_rows_per_block("omp", ensemble, k)
-    blocks = [
-        (i, omp_codes(block, ensemble[i : i + 1], k))
-        for i in range(len(ensemble))
-        for block in X.split(n_rows)
-    ]
-    return SparseCodes(
-        torch.cat([codes.values for _, codes in blocks]),
-        torch.cat([codes.indices + i * ensemble.n_components for i, codes in blocks]),
-    )
+    blocks = []
+    for i in range(len(ensemble)):
+        coder = omp_coder(ensemble[i : i + 1], k)
+        for block in X.split(n_rows):
+            codes = coder(block)
+            indices = codes.indices + i * ensemble.n_components
+            blocks.append(codes._replace(indices=indices))
+    return SparseCodes(*(torch.cat(part) for part in zip(*blocks, strict=True)))
 
 
-ALGORITHMS: dict[str, Callable[[Tensor, Ensemble, int], SparseCodes]] = {
-    "encoder": encoder_codes,
-    "lstsq": lstsq_codes,
-    "omp": omp_codes,
+ALGORITHMS: dict[str, Callable[[Ensemble, int], Coder]] = {
+    "encoder": encoder_coder,
+    "lstsq": lstsq_coder,
+    "omp": omp_coder,
 }
 
 

@@ -823,11 +823,11 @@ class MFRSparseAutoencoder(
         )
         k = min(self.k, sae.n_components)
         algorithm = self.transform_algorithm
+        coder = ALGORITHMS[algorithm](sae, k)
         n_rows = n_rows_per_block(algorithm, sae, k)
         for start in range(0, len(X), n_rows):
             block = np.array(X[start : start + n_rows], order="C")
-            codes = ALGORITHMS[algorithm](torch.from_numpy(block).to(device), sae, k)
-            yield block, codes, sae
+            yield block, coder(torch.from_numpy(block).to(device)), sae
 
     def _check_X(self, X) -> np.ndarray | Source:
         check_is_fitted(self)

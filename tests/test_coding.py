@@ -8,9 +8,9 @@ from sklearn.linear_model import orthogonal_mp
 import skmfr._coding
 from skmfr._coding import (
     ALGORITHMS,
-    encoder_codes,
-    lstsq_codes,
-    omp_codes,
+    encoder_coder,
+    lstsq_coder,
+    omp_coder,
     same_dot,
 )
 from skmfr._ensemble import Ensemble
@@ -52,7 +52,7 @@ def test_encoder_codes_are_the_largest_k_positive_pre_activations():
     smallest = np.sort(expected, axis=1)[:, -k][:, None]
     expected[expected < smallest] = 0
 
-    np.testing.assert_allclose(dense(encoder_codes(X, sae, k), 40), expected)
+    np.testing.assert_allclose(dense(encoder_coder(sae, k)(X), 40), expected)
 
 
 @pytest.mark.parametrize("largest_gram", [0, 60])
@@ -66,7 +66,7 @@ def test_omp_codes_equal_scikit_learns(k, largest_gram, monkeypatch):
         n_nonzero_coefs=k,
     ).T
     # The same support, so both are least squares on well-conditioned atoms.
-    np.testing.assert_allclose(dense(omp_codes(X, sae, k), 60), expected, rtol=1e-8)
+    np.testing.assert_allclose(dense(omp_coder(sae, k)(X), 60), expected, rtol=1e-8)
 
 
 def test_omp_stops_when_nothing_is_left():
@@ -75,7 +75,7 @@ def test_omp_stops_when_nothing_is_left():
     true[np.arange(20), np.arange(20)] = 2.0
     X = torch.from_numpy(true) @ sae.decoder[0] + sae.decoder_bias
 
-    codes = dense(omp_codes(X, sae, k=8), 50)
+    codes = dense(omp_coder(sae, k=8)(X), 50)
 
     # Up to the ridge of 1e-12.
     np.testing.assert_allclose(codes, true, atol=1e-11)
@@ -84,13 +84,13 @@ def test_omp_stops_when_nothing_is_left():
 
 def test_omp_of_a_sample_at_the_bias_is_zero():
     sae = random_sae(10, 20)
-    assert torch.all(omp_codes(sae.decoder_bias.clone(), sae, 4).values == 0)
+    assert torch.all(omp_coder(sae, 4)(sae.decoder_bias.clone()).values == 0)
 
 
 def test_lstsq_codes_are_least_squares_on_the_encoders_support():
     sae, X, k = random_sae(16, 40), samples(30, 16), 5
-    codes = dense(lstsq_codes(X, sae, k), 40)
-    support = dense(encoder_codes(X, sae, k), 40) != 0
+    codes = dense(lstsq_coder(sae, k)(X), 40)
+    support = dense(encoder_coder(sae, k)(X), 40) != 0
     atoms, X_centred = sae.decoder[0].numpy(), (X - sae.decoder_bias).numpy()
 
     for row in range(30):
@@ -106,7 +106,7 @@ def test_dependent_atoms_give_finite_codes_that_reconstruct_as_well(algorithm):
     for tensor in (sae.encoder, sae.encoder_bias, sae.decoder):
         tensor[:, 10:] = tensor[:, :10]
     X, k = samples(40, 12), 6
-    codes = ALGORITHMS[algorithm](X, sae, k)
+    codes = ALGORITHMS[algorithm](sae, k)(X)
     assert torch.isfinite(codes.values).all()
 
     # Against the optimum on the same support.
@@ -127,14 +127,14 @@ def test_of_dependent_atoms_least_squares_takes_the_first():
         tensor[:, 10:] = tensor[:, :10]
     sae.decoder[:, 10:] *= 1 + 1e-15 * torch.randn(10, 12, dtype=torch.float64)
     X = samples(40, 12)
-    codes = dense(lstsq_codes(X, sae, k), 20)
+    codes = dense(lstsq_coder(sae, k)(X), 20)
     assert not codes[:, 10:].any()
     # As without copies.
     first = Ensemble(
         sae.encoder[:, :10], sae.encoder_bias[:, :10], sae.decoder[:, :10],
         sae.decoder_bias,
     )  # fmt: skip
-    expected = dense(lstsq_codes(X, first, k // 2), 10)
+    expected = dense(lstsq_coder(first, k // 2)(X), 10)
     np.testing.assert_allclose(codes[:, :10], expected, rtol=1e-9, atol=1e-12)
 
 
@@ -146,7 +146,7 @@ def test_omp_takes_atoms_that_are_nearly_parallel():
     sae = Ensemble.starting_from(torch.from_numpy(atoms[None]), tied=True)
     X = np.zeros((200, 20))
     X[:, :2] = np.random.default_rng(0).standard_normal((200, 2))
-    codes = dense(omp_codes(torch.from_numpy(X), sae, 2), 20)
+    codes = dense(omp_coder(sae, 2)(torch.from_numpy(X)), 20)
     # The ridge of 1e-12 against the smaller eigenvalue, 2e-6.
     np.testing.assert_allclose(codes @ atoms, X, atol=1e-5)
 
@@ -156,8 +156,8 @@ def test_omp_takes_atoms_that_are_nearly_parallel():
 def test_coding_row_by_row_equals_coding_the_batch(algorithm, dtype):
     sae, X = random_sae(512, 2048, dtype=dtype), samples(64, 512, dtype=dtype)
     k = 16
-    together = ALGORITHMS[algorithm](X, sae, k)
-    apart = [ALGORITHMS[algorithm](row[None], sae, k) for row in X]
+    together = ALGORITHMS[algorithm](sae, k)(X)
+    apart = [ALGORITHMS[algorithm](sae, k)(row[None]) for row in X]
 
     together = dense(together, 2048)
     apart = np.concatenate([dense(codes, 2048) for codes in apart])
@@ -178,8 +178,8 @@ def test_matching_pursuit_with_atoms_that_are_much_alike_is_the_same_in_any_batc
     noise = 0.1 * rng.standard_normal((400, 100))
     X = torch.from_numpy(atoms[one] + 0.5 * atoms[other] + noise).float()
     # Of so many samples products of all atoms are made, of one they are not.
-    together = dense(omp_codes(X, sae, k), n_components)
-    apart = [dense(omp_codes(row[None], sae, k), n_components) for row in X]
+    together = dense(omp_coder(sae, k)(X), n_components)
+    apart = [dense(omp_coder(sae, k)(row[None]), n_components) for row in X]
     np.testing.assert_allclose(together, np.concatenate(apart), rtol=1e-5)
 
 
@@ -188,11 +188,11 @@ def test_matching_pursuit_with_atoms_that_are_much_alike_is_the_same_in_any_batc
 def test_units_in_which_squares_leave_float32_change_no_code(algorithm, unit):
     sae = random_sae(64, 300, dtype=torch.float32)
     X, k = samples(50, 64, dtype=torch.float32), 7
-    expected = ALGORITHMS[algorithm](X, sae, k)
+    expected = ALGORITHMS[algorithm](sae, k)(X)
     scaled = Ensemble(
         sae.encoder, sae.encoder_bias * unit, sae.decoder, sae.decoder_bias * unit
     )
-    codes = ALGORITHMS[algorithm](X * unit, scaled, k)
+    codes = ALGORITHMS[algorithm](scaled, k)(X * unit)
     # A power of two: the same bits but for the exponent.
     torch.testing.assert_close(codes.indices, expected.indices)
     torch.testing.assert_close(codes.values / unit, expected.values, rtol=1e-6, atol=0)
@@ -207,7 +207,7 @@ def test_of_equal_atoms_the_first_is_taken_whatever_the_batch(algorithm):
     X, k = samples(50, 64, dtype=torch.float32), 7
 
     def support(X):
-        return dense(ALGORITHMS[algorithm](X, sae, k), 300) != 0
+        return dense(ALGORITHMS[algorithm](sae, k)(X), 300) != 0
 
     together = support(X)
     np.testing.assert_array_equal(
@@ -230,7 +230,7 @@ def test_hardly_a_sample_is_scored_again(algorithm, monkeypatch):
 
     monkeypatch.setattr(skmfr._coding, "same_dot", counting)
     k = 7
-    ALGORITHMS[algorithm](X.float(), sae, k)
+    ALGORITHMS[algorithm](sae, k)(X.float())
     # Scores of size 1 that are k-th and next lie .05 apart; what rounding can do to
     # them is 1e-4. Matching pursuit chooses k times.
     assert sum(rescored) < 0.02 * k * len(X)
@@ -240,7 +240,7 @@ def test_k_of_all_atoms_keeps_all_positive_ones():
     sae, X = random_sae(5, 7), samples(9, 5)
     scores = (X - sae.decoder_bias) @ sae.encoder[0].T + sae.encoder_bias
     np.testing.assert_allclose(
-        dense(encoder_codes(X, sae, 7), 7), np.maximum(scores.numpy(), 0), rtol=1e-12
+        dense(encoder_coder(sae, 7)(X), 7), np.maximum(scores.numpy(), 0), rtol=1e-12
     )
 
 

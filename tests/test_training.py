@@ -11,7 +11,7 @@ import skmfr._batches
 import skmfr._training
 from skmfr._batches import Batches, Standardiser
 from skmfr._checkpoint import from_arrays, to_arrays
-from skmfr._coding import omp_codes
+from skmfr._coding import omp_coder
 from skmfr._ensemble import Ensemble, encode
 from skmfr._matching import Matches
 from skmfr._optimiser import BETAS
@@ -301,7 +301,7 @@ def test_pursuing_dictionaries_follow_the_codes_of_matching_pursuit(make_setting
     one_step(encoder, settings, X)
     losses = []
     for i in range(3):
-        codes = omp_codes(X, state.ensemble[i : i + 1], settings.k)
+        codes = omp_coder(state.ensemble[i : i + 1], settings.k)(X)
         dense = torch.zeros(len(X), settings.n_components, dtype=X.dtype)
         dense.scatter_(1, codes.indices, codes.values)
         X_hat = dense @ normalize(expected[i], dim=1) + state.ensemble.decoder_bias[i]
