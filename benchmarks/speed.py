@@ -237,16 +237,28 @@ def dictionary_learning(size: Size, clock: Clock) -> None:
 def contenders() -> dict[str, Contender]:
     """All that can be compared here, by name."""
     found = {}
-    for n_saes in (1, 3, 10):
-        for alpha in (0.0, 1.0) if n_saes > 1 else (0.0,):
-            step = partial(ours, n_saes=n_saes, alpha=alpha, n_witnesses=0)
-            found[f"ours, {n_saes} SAE, alpha={alpha:g}"] = Contender(
-                step, n_saes, n_saes
-            )
-    with_witness = partial(ours, n_saes=3, alpha=1.0, n_witnesses=1)
-    found["ours, 3 SAE and a witness, alpha=1"] = Contender(with_witness, 3, 4)
-    in_bfloat16 = partial(with_witness, precision="bfloat16")
-    found["the same, bfloat16"] = Contender(in_bfloat16, 3, 4)
+    for n_saes, n_witnesses, alpha, precision in (
+        (1, 0, 0.0, "float32"),
+        (3, 0, 0.0, "float32"),
+        (3, 0, 1.0, "float32"),
+        (10, 0, 0.0, "float32"),
+        (10, 0, 1.0, "float32"),
+        (3, 1, 1.0, "float32"),
+        (3, 0, 1.0, "bfloat16"),
+        (3, 1, 1.0, "bfloat16"),
+    ):
+        name = f"ours, {n_saes} SAE"
+        name += " and a witness" if n_witnesses else ""
+        name += f", alpha={alpha:g}"
+        name += f", {precision}" if precision != "float32" else ""
+        step = partial(
+            ours,
+            n_saes=n_saes,
+            alpha=alpha,
+            n_witnesses=n_witnesses,
+            precision=precision,
+        )
+        found[name] = Contender(step, n_saes, n_saes + n_witnesses)
     for name in _peers.installed():
         found[name] = Contender(partial(peer, name=name), 1, 1)
     if "sae-lens" in found:

@@ -36,7 +36,7 @@ def n_rows_per_block(algorithm: str, sae: Ensemble, k: int) -> int:
     """Samples to code at once, for intermediate arrays of bounded size."""
     n_components, n_features = sae.decoder.shape[1:]
     if algorithm == "encoder":
-        return rows_per_block(n_components, sae.decoder.device)
+        return rows_per_block(n_components, sae.decoder.device, sae.decoder.dtype)
     return max(16, BLOCK_SIZE // max(n_components, k * n_features))
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 def linear(X: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As ``torch.nn.functional.linear``: X weight^T + bias.
 
-    PyTorch leaves products of float32 to MKL, which on processors of AMD takes 10 %
-    longer than oneDNN; the latter also adds the bias while it writes the product.
+    PyTorch leaves products of float32 to MKL, which takes 10 % longer than oneDNN on
+    the processor of AMD that ours are measured on (docs/speed.md); and oneDNN adds the
+    bias while it writes the product.
 
     Parameters
     ----------

@@ -74,13 +74,14 @@ class Ensemble:
         return X - self.decoder_bias.unsqueeze(1)
 
 
-def rows_per_block(n_components: int, device: torch.device) -> int:
+def rows_per_block(n_components: int, device: torch.device, dtype: torch.dtype) -> int:
     """Samples whose pre-activations are made, and searched, at once."""
     if device.type == "cpu":
         # They stay in the last cache, and in memory that is had again without fresh
         # pages, which cost as much as the product.  Of fewer rows a product is slower,
         # and of a number that is no power of two.
-        return max(256, 1 << ((1 << 21) // n_components).bit_length() >> 1)
+        n_rows = (1 << 23) // (n_components * dtype.itemsize)
+        return max(256, 1 << n_rows.bit_length() >> 1)
     return max(1024, (1 << 23) // n_components)
 
 
@@ -112,7 +113,7 @@ def encode(
     X, encoder, bias = (
         part.to(dtype) for part in (X_centred, ensemble.encoder, ensemble.encoder_bias)
     )
-    n_rows = rows_per_block(n_components, X.device)
+    n_rows = rows_per_block(n_components, X.device, dtype)
     blocks = [
         (block, encoder[i], bias[i])
         for i in range(n_members)

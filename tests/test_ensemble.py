@@ -96,7 +96,7 @@ def test_encode_does_not_depend_on_the_blocks(monkeypatch, n_rows):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_blocks_have_fewer_rows_the_more_atoms_there_are_but_never_few(device):
     n_atoms = [1, 64, 1000, 4096, 65536, 10**7]
-    n_rows = [rows_per_block(n, torch.device(device)) for n in n_atoms]
+    n_rows = [rows_per_block(n, torch.device(device), torch.float32) for n in n_atoms]
     assert n_rows == sorted(n_rows, reverse=True)
     # A product of fewer rows is slow.
     assert n_rows[-2] == n_rows[-1] >= 256

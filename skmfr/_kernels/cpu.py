@@ -1,4 +1,4 @@
-"""The products of `_codes`, and the search for the largest scores, as Numba kernels.
+"""What a step does past the encoder's product, as Numba kernels.
 
 What counts on a CPU are rows read from its last cache, n * k of them for the codes of n
 samples, and for the search instructions per score.
@@ -9,6 +9,8 @@ samples, and for the search instructions per score.
   added to is read and written a fourth as often.
 - :func:`largest` compares whole vectors of scores with a threshold and counts, where
   PyTorch's selection moves them and branches on each.
+- :func:`adam_step` is bound by memory, and goes through atoms once, where projection,
+  optimiser and normalising do so one after the other.
 
 All kernels treat rows one by one, the same way in any number of threads.
 """
