@@ -26,7 +26,7 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from benchmarks import _paper, _peers
 from benchmarks.memory import PeakMemory, in_own_process
-from skmfr import MFRSparseAutoencoder
+from skmfr import MFRSparseAutoencoder, _dense, _kernels
 from skmfr._batches import Batches
 from skmfr._batches import Standardiser as OurStandardiser
 from skmfr._schedule import Plateau, Schedule
@@ -234,25 +234,40 @@ def dictionary_learning(size: Size, clock: Clock) -> None:
             clock.tick()
 
 
+WITHOUT = {
+    "oneDNN": patch.object(_dense, "_dtypes_of_onednn", frozenset),
+    "Numba": patch.object(_kernels, "_cpu", lambda: None),
+}
+
+
+def ours_without(library: str, size: Size, clock: Clock, **options) -> None:
+    with WITHOUT[library]:
+        ours(size, clock, **options)
+
+
 def contenders() -> dict[str, Contender]:
     """All that can be compared here, by name."""
     found = {}
-    for n_saes, n_witnesses, alpha, precision in (
-        (1, 0, 0.0, "float32"),
-        (3, 0, 0.0, "float32"),
-        (3, 0, 1.0, "float32"),
-        (10, 0, 0.0, "float32"),
-        (10, 0, 1.0, "float32"),
-        (3, 1, 1.0, "float32"),
-        (3, 0, 1.0, "bfloat16"),
-        (3, 1, 1.0, "bfloat16"),
+    for n_saes, n_witnesses, alpha, precision, missing in (
+        (1, 0, 0.0, "float32", None),
+        (3, 0, 0.0, "float32", None),
+        (3, 0, 1.0, "float32", None),
+        (10, 0, 0.0, "float32", None),
+        (10, 0, 1.0, "float32", None),
+        (3, 1, 1.0, "float32", None),
+        (3, 1, 1.0, "float32", "oneDNN"),
+        (3, 1, 1.0, "float32", "Numba"),
+        (3, 0, 1.0, "bfloat16", None),
+        (3, 1, 1.0, "bfloat16", None),
+        (3, 1, 1.0, "bfloat16", "Numba"),
     ):
         name = f"ours, {n_saes} SAE"
         name += " and a witness" if n_witnesses else ""
         name += f", alpha={alpha:g}"
         name += f", {precision}" if precision != "float32" else ""
+        name += f", without {missing}" if missing else ""
         step = partial(
-            ours,
+            partial(ours_without, missing) if missing else ours,
             n_saes=n_saes,
             alpha=alpha,
             n_witnesses=n_witnesses,

@@ -159,8 +159,10 @@ def test_speed(table, monkeypatch):
     monkeypatch.setattr(speed, "N_TURNS", 1)
     monkeypatch.setattr(speed, "in_own_process", lambda work, *given: work(*given))
     size = ["--size", 32, 12, 24, 3]
-    rows = table(speed, "compare", *size, "--only", "3 SAE, alpha|paper, 3|Mini")
-    assert len(rows) == 1 + 5
+    rows = table(
+        speed, "compare", *size, "--only", "3 SAE, alpha|out Numba|paper, 3|Mini"
+    )
+    assert len(rows) == 1 + 7
     # Of one SAE and of three, samples a second.
     _, _, rate, of_all, _ = rows["ours, 3 SAE, alpha=0"]
     assert number(of_all) == pytest.approx(3 * number(rate), abs=2)
