@@ -96,12 +96,12 @@ def omp_coder(sae: Ensemble, k: int) -> Coder:
     """
     dictionary = sae.decoder[0]
     exact = dictionary.double()
-    products_of = _products(dictionary, k)
+    gram = cache(lambda: linear(dictionary, dictionary))
 
     def coder(X: Tensor) -> SparseCodes:
         X_centred = X - sae.decoder_bias
         n_samples = len(X)
-        products = products_of(X_centred)
+        products = _products(X_centred, dictionary, gram, k)
         X_exact = X_centred.double()
         indices = torch.zeros(n_samples, k, dtype=torch.int64, device=X.device)
         active = torch.zeros(n_samples, k, dtype=torch.bool, device=X.device)
@@ -148,31 +148,26 @@ def omp_coder(sae: Ensemble, k: int) -> Coder:
 
 
 def _products(
-    dictionary: Tensor, k: int
-) -> Callable[[Tensor], Callable[[SparseCodes], Tensor]]:
+    X_centred: Tensor, dictionary: Tensor, gram: Callable[[], Tensor], k: int
+) -> Callable[[SparseCodes], Tensor]:
     """Products of the residuals of some codes with all atoms, for matching pursuit.
 
     Returns
     -------
-    callable(X_centred) -> callable(codes) -> Tensor of shape (n_samples, n_components)
+    callable(codes) -> Tensor of shape (n_samples, n_components)
     """
-    gram = cache(lambda: linear(dictionary, dictionary))
 
     def rounded(codes: SparseCodes) -> SparseCodes:
         return codes._replace(values=codes.values.to(dictionary.dtype))
 
-    def of(X_centred: Tensor) -> Callable[[SparseCodes], Tensor]:
-        # Products of all atoms with each other are worth their cost if there are
-        # samples enough: a step then adds up rows of theirs instead of a product with
-        # all atoms.
-        if len(dictionary) <= min(MAX_GRAM, k * len(X_centred)):
-            of_samples = linear(X_centred, dictionary)
-            return lambda codes: decode(rounded(codes), gram()).neg_().add_(of_samples)
-        return lambda codes: linear(
-            X_centred - decode(rounded(codes), dictionary), dictionary
-        )
-
-    return of
+    # Products of all atoms with each other are worth their cost if there are samples
+    # enough: a step then adds up rows of theirs instead of a product with all atoms.
+    if len(dictionary) <= min(MAX_GRAM, k * len(X_centred)):
+        of_samples = linear(X_centred, dictionary)
+        return lambda codes: decode(rounded(codes), gram()).neg_().add_(of_samples)
+    return lambda codes: linear(
+        X_centred - decode(rounded(codes), dictionary), dictionary
+    )
 
 
 def pursuit_codes(X: Tensor, ensemble: Ensemble, k: int) -> SparseCodes:
