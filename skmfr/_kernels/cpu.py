@@ -27,8 +27,8 @@ from torch import Tensor
 
 from .._codes import SparseCodes
 
-# What a sum of floats must allow to be made in vectors; NaN and infinity stay what
-# they are.
+# What a sum of floats must allow to be made in vectors.  NaN and infinity stay what
+# they are, as long as no other order of the sum takes infinity from infinity.
 IN_VECTORS = {"contract", "nsz", "reassoc"}
 
 
@@ -57,7 +57,7 @@ def _squares_in_parts(x, n_parts):
         x[part] = part * part
 
 
-def _run(in_one: Callable, in_parts: Callable, n_rows: int, *arguments) -> None:
+def _run(kernel: Callable, in_parts: Callable, n_rows: int, *arguments) -> None:
     """Call a kernel for all rows, in the threads of PyTorch."""
     arrays = [
         each.contiguous().numpy() if isinstance(each, Tensor) else each
@@ -67,7 +67,7 @@ def _run(in_one: Callable, in_parts: Callable, n_rows: int, *arguments) -> None:
     if n_parts > 1:
         in_parts(n_parts, *arrays)
     else:
-        in_one(0, n_rows, *arrays)
+        kernel(0, 1, *arrays)
 
 
 def residual_products(
@@ -203,9 +203,11 @@ def _dot_rows(x, X, rows, products):
 
 
 @compiled()
-def _residual_products(begin, end, X, values, indices, dictionary, residual, products):
+def _residual_products(
+    part, n_parts, X, values, indices, dictionary, residual, products
+):
     n_features = X.shape[1]
-    for i in range(begin, end):
+    for i in range(*_bounds(part, n_parts, len(X))):
         for f in range(n_features):
             residual[i, f] = X[i, f]
         _add_rows(residual[i], dictionary, indices[i], values[i], X.dtype.type(-1))
@@ -217,27 +219,27 @@ def _residual_products_in_parts(
     n_parts, X, values, indices, dictionary, residual, products
 ):
     for part in prange(n_parts):
-        begin, end = _bounds(part, n_parts, len(X))
         _residual_products(
-            begin, end, X, values, indices, dictionary, residual, products
+            part, n_parts, X, values, indices, dictionary, residual, products
         )
 
 
 @compiled()
-def _gather_dot(begin, end, X, indices, atoms, products):
-    for i in range(begin, end):
+def _gather_dot(part, n_parts, X, indices, atoms, products):
+    for i in range(*_bounds(part, n_parts, len(X))):
         _dot_rows(X[i], atoms, indices[i], products[i])
 
 
 @compiled(parallel=True)
 def _gather_dot_in_parts(n_parts, X, indices, atoms, products):
     for part in prange(n_parts):
-        begin, end = _bounds(part, n_parts, len(X))
-        _gather_dot(begin, end, X, indices, atoms, products)
+        _gather_dot(part, n_parts, X, indices, atoms, products)
 
 
 @compiled()
-def _bag_sums(begin, end, X, rows, offsets, weights, sums, add):
+def _bag_sums(part, n_parts, X, rows, offsets, weights, sums, add):
+    begin = _first_bag(offsets, part, n_parts)
+    end = _first_bag(offsets, part + 1, n_parts)
     for bag in range(begin, end):
         entries = slice(offsets[bag], offsets[bag + 1])
         if not add:
@@ -264,9 +266,7 @@ def _first_bag(offsets, part, n_parts):
 @compiled(parallel=True)
 def _bag_sums_in_parts(n_parts, X, rows, offsets, weights, sums, add):
     for part in prange(n_parts):
-        begin = _first_bag(offsets, part, n_parts)
-        end = _first_bag(offsets, part + 1, n_parts)
-        _bag_sums(begin, end, X, rows, offsets, weights, sums, add)
+        _bag_sums(part, n_parts, X, rows, offsets, weights, sums, add)
 
 
 @compiled()
@@ -289,7 +289,7 @@ def _threshold(numbers, k):
 
 
 @compiled()
-def _largest(begin, end, numbers, size, found, indices):
+def _largest(part, n_parts, numbers, size, found, indices):
     # Unsigned, so that indices are not looked at for being negative, which costs more
     # than the rest.  What is not wanted is overwritten, without a branch.
     one, none = np.uint64(1), np.uint64(0)
@@ -299,7 +299,7 @@ def _largest(begin, end, numbers, size, found, indices):
     groups = np.empty(n_groups + 1, np.uint32)
     candidates = np.empty(n_columns + 1, numbers.dtype)
     columns = np.empty(n_columns + 1, np.uint32)
-    for i in range(begin, end):
+    for i in range(*_bounds(part, n_parts, len(numbers))):
         row = numbers[i]
         # Strided groups, so that maxima are of contiguous vectors.
         for g in range(n_groups):
@@ -343,8 +343,7 @@ def _largest(begin, end, numbers, size, found, indices):
 @compiled(parallel=True)
 def _largest_in_parts(n_parts, numbers, size, found, indices):
     for part in prange(n_parts):
-        begin, end = _bounds(part, n_parts, len(numbers))
-        _largest(begin, end, numbers, size, found, indices)
+        _largest(part, n_parts, numbers, size, found, indices)
 
 
 @compiled(fastmath=IN_VECTORS, error_model="numpy")
@@ -372,7 +371,7 @@ def _adam_rows(begin, end, parameter, gradient, mean, square, numbers, on_sphere
 
 
 @compiled()
-def _adam_part(
+def _adam_step(
     part, n_parts, parameters, gradients, means, squares, numbers, on_sphere
 ):
     for a in range(len(parameters)):
@@ -389,16 +388,11 @@ def _adam_part(
         )
 
 
-@compiled()
-def _adam_step(begin, end, parameters, gradients, means, squares, numbers, on_sphere):
-    _adam_part(0, 1, parameters, gradients, means, squares, numbers, on_sphere)
-
-
 @compiled(parallel=True)
 def _adam_step_in_parts(
     n_parts, parameters, gradients, means, squares, numbers, on_sphere
 ):
     for part in prange(n_parts):
-        _adam_part(
+        _adam_step(
             part, n_parts, parameters, gradients, means, squares, numbers, on_sphere
         )
