@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy import sparse
 
-import skmfr._codes
 from skmfr._codes import (
     SparseCodes,
     atom_totals,
@@ -16,7 +15,8 @@ from skmfr._codes import (
     top_k,
     weighted_sums,
 )
-from skmfr._kernels import kernels_on
+
+pytestmark = pytest.mark.usefixtures("operators")
 
 N_SAMPLES, N_COMPONENTS, N_FEATURES, K = 37, 23, 11, 5
 # With primes no group size divides the columns; k = 1 has the largest groups, k = m
@@ -59,15 +59,6 @@ def sorted_rows(values):
 
 def assert_equal(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
-
-
-@pytest.fixture(params=["kernels", "torch"], autouse=True)
-def operators(request, monkeypatch):
-    """Kernels, where they are installed, and PyTorch's operators."""
-    if request.param == "torch":
-        monkeypatch.setattr(skmfr._codes, "kernels_on", lambda device: None)
-    elif kernels_on(torch.device("cpu")) is None:
-        pytest.skip("needs numba")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

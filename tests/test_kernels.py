@@ -57,12 +57,6 @@ def there(kernels):
     return lambda *tensors: [tensor.to(device) for tensor in tensors]
 
 
-@pytest.fixture(params=[1, 2])
-def n_threads(request):
-    with threadpool_limits(request.param):
-        yield
-
-
 def assert_close(found, expected):
     tolerance = TOLERANCE[expected.dtype]
     torch.testing.assert_close(found.cpu(), expected, rtol=tolerance, atol=tolerance)

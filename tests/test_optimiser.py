@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 from torch.nn.functional import normalize
 
-import skmfr._optimiser
+import skmfr._kernels
 from skmfr._ensemble import Ensemble
 from skmfr._kernels import kernels_on
 from skmfr._optimiser import BETAS, SphericalAdam, project_to_sphere_
@@ -14,21 +13,6 @@ from skmfr._optimiser import BETAS, SphericalAdam, project_to_sphere_
 N_MEMBERS, N_COMPONENTS, N_FEATURES = 2, 5, 19
 # Single numbers go through some ten roundings a step, of 6e-8 or 1e-16.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}
-
-
-@pytest.fixture(params=["kernels", "torch"])
-def operators(request, monkeypatch):
-    """Kernels, where they are installed, and PyTorch's operators."""
-    if request.param == "torch":
-        monkeypatch.setattr(skmfr._optimiser, "kernels_on", lambda device: None)
-    elif kernels_on(torch.device("cpu")) is None:
-        pytest.skip("needs numba")
-
-
-@pytest.fixture(params=[1, 2])
-def n_threads(request):
-    with threadpool_limits(request.param):
-        yield
 
 
 def random_numbers(*shape, seed=0):
@@ -115,7 +99,7 @@ def test_kernels_and_torch_may_take_turns(monkeypatch):
         for step, serve in enumerate(kernels_serve * 2):
             with monkeypatch.context() as patch:
                 if not serve:
-                    patch.setattr(skmfr._optimiser, "kernels_on", lambda device: None)
+                    patch.setattr(skmfr._kernels, "_cpu", lambda: None)
                 parameters = random_gradients(optimiser, step)
                 optimiser.descend()
         kept = [optimiser.state[each] for each in parameters]
