@@ -52,6 +52,10 @@ class AtomMajor(NamedTuple):
     offsets: Tensor
     """(n_components + 1,), where the entries of each atom begin and end."""
 
+    def sort(self, weights: Tensor) -> Tensor:
+        """Weights of the entries (n_samples, k) in this order, (n_entries,)."""
+        return weights.flatten().index_select(0, self.order)
+
 
 def top_k(scores: Tensor, k: int) -> SparseCodes:
     """TopK(ReLU(scores), k): the largest k positive scores of each row, unordered.
@@ -187,6 +191,12 @@ def bag_sums(
     return out.add_(sums) if add else out.copy_(sums)
 
 
+def bag_totals(weights: Tensor, offsets: Tensor) -> Tensor:
+    """Sums of the weights (n_entries,) of each bag, (n_bags,), made in their order."""
+    # Without a look at the offsets, for which a GPU would be waited for.
+    return torch.segment_reduce(weights, "sum", offsets=offsets, unsafe=True)
+
+
 def decode(codes: SparseCodes, dictionary: Tensor) -> Tensor:
     """Product of codes and dictionary.
 
@@ -292,31 +302,10 @@ def by_atom(indices: Tensor, n_components: int) -> AtomMajor:
                 for array in (entries.data, entries.indices, entries.indptr)
             )
         )
-    atoms, order = torch.sort(indices.flatten(), stable=True)
-    bounds = torch.arange(n_components + 1, device=indices.device)
+    # Numbers of 32 bits take half as many passes as those of 64.
+    atoms, order = torch.sort(indices.flatten().int(), stable=True)
+    bounds = torch.arange(n_components + 1, device=indices.device, dtype=torch.int32)
     return AtomMajor(order, order // k, torch.searchsorted(atoms, bounds))
-
-
-def weighted_sums(
-    entries: AtomMajor, weights: Tensor, X: Tensor, out: Tensor | None = None
-) -> Tensor:
-    """Product of transposed codes and samples.
-
-    Parameters
-    ----------
-    entries : AtomMajor
-    weights : Tensor of shape (n_samples, k)
-        One weight per entry, in the order of the codes.
-    X : Tensor of shape (n_samples, n_features)
-    out : Tensor of shape (n_components, n_features), optional
-        Where to write it, contiguous.
-
-    Returns
-    -------
-    Tensor of shape (n_components, n_features)
-    """
-    weights = weights.flatten().index_select(0, entries.order)
-    return bag_sums(X, entries.rows, entries.offsets, weights, out)
 
 
 def row_dot(X: Tensor, Y: Tensor) -> Tensor:
@@ -324,7 +313,8 @@ def row_dot(X: Tensor, Y: Tensor) -> Tensor:
     return gather_dot(X, Y, torch.arange(len(X), device=X.device).unsqueeze(1))
 
 
-def atom_totals(indices: Tensor, weights: Tensor, n_components: int) -> Tensor:
-    """Sum of the weights of each atom, (n_components,)."""
-    totals = weights.new_zeros(n_components)
-    return totals.index_add_(0, indices.flatten(), weights.flatten())
+def n_active(codes: SparseCodes, n_components: int) -> Tensor:
+    """In how many samples each atom is active, (n_components,) of the codes' dtype."""
+    active = (codes.values > 0).to(codes.values.dtype)
+    counts = active.new_zeros(n_components)
+    return counts.index_add_(0, codes.indices.flatten(), active.flatten())

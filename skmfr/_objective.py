@@ -15,11 +15,10 @@ from torch import Tensor
 
 from ._codes import (
     SparseCodes,
-    atom_totals,
     bag_sums,
+    bag_totals,
     by_atom,
     residual_products,
-    weighted_sums,
 )
 from ._ensemble import Ensemble
 from ._matching import PullGraph
@@ -91,11 +90,12 @@ def reconstruction(
     factor = -2.0 / scale
     d_values = products.mul_(factor)
     d_values *= values > 0
-    entries = by_atom(indices, n_atoms)
-    d_bias = atom_totals(indices, d_values, n_atoms).view(shape[:2])
+    _, rows, offsets = entries = by_atom(indices, n_atoms)
+    d_values, weights = entries.sort(d_values), entries.sort(values * factor)
+    d_bias = bag_totals(d_values, offsets).view(shape[:2])
     out.encoder_bias.copy_(d_bias)
-    weighted_sums(entries, d_values, X_centred, out.encoder.flatten(0, 1))
-    weighted_sums(entries, values * factor, residual, out.decoder.flatten(0, 1))
+    bag_sums(X_centred, rows, offsets, d_values, out.encoder.flatten(0, 1))
+    bag_sums(residual, rows, offsets, weights, out.decoder.flatten(0, 1))
     # x_hat holds b itself, and the encoder sees x - b.
     through_encoder = torch.bmm(d_bias.unsqueeze(1), ensemble.encoder).squeeze(1)
     torch.sub(

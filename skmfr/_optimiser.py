@@ -37,28 +37,30 @@ class SphericalAdam(torch.optim.Adam):
     @torch.no_grad()
     def descend(self) -> None:
         """Take one step; gradients of atoms need not be tangent, and may be changed."""
+        kernels = kernels_on(self.param_groups[0]["params"][0].device)
+        if kernels is None:
+            self._descend_by_torch()
+            return
+        for group in self.param_groups:
+            parameters = group["params"]
+            moments = [self._moments(parameter) for parameter in parameters]
+            torch._foreach_add_([each["step"] for each in moments], 1)
+            kernels.adam_step(
+                parameters,
+                [parameter.grad for parameter in parameters],
+                [each["exp_avg"] for each in moments],
+                [each["exp_avg_sq"] for each in moments],
+                moments[0]["step"],
+                group["lr"],
+                group["betas"],
+                group["eps"],
+                group["on_sphere"],
+            )
+
+    def _descend_by_torch(self) -> None:
         dictionaries = [
             group["params"][group["on_sphere"]] for group in self.param_groups
         ]
-        device = dictionaries[0].device
-        if device.type == "cpu" and (kernels := kernels_on(device)):
-            for group in self.param_groups:
-                parameters = group["params"]
-                moments = [self._moments(parameter) for parameter in parameters]
-                for each in moments:
-                    each["step"] += 1
-                kernels.adam_step(
-                    parameters,
-                    [parameter.grad for parameter in parameters],
-                    [each["exp_avg"] for each in moments],
-                    [each["exp_avg_sq"] for each in moments],
-                    int(moments[0]["step"]),
-                    group["lr"],
-                    group["betas"],
-                    group["eps"],
-                    group["on_sphere"],
-                )
-            return
         for atoms in dictionaries:
             project_to_sphere_(atoms.grad, atoms)
         self.step()
@@ -69,7 +71,7 @@ class SphericalAdam(torch.optim.Adam):
         """What is kept of a parameter, in the form that PyTorch keeps it."""
         moments = self.state[parameter]
         if not moments:
-            moments["step"] = torch.zeros((), dtype=torch.float32)
+            moments["step"] = parameter.new_zeros((), dtype=torch.float32)
             moments["exp_avg"] = torch.zeros_like(parameter)
             moments["exp_avg_sq"] = torch.zeros_like(parameter)
         return moments

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._batches import Batches, Standardiser, row_blocks
-from ._codes import atom_totals, decode
+from ._codes import decode, n_active
 from ._coding import pursuit_codes
 from ._ensemble import encode
 from ._objective import Gradients, add_mutual_penalty_, reconstruction
@@ -26,8 +26,10 @@ ATOMS_PER_MATCHING_STEP = 32
 RATE_MEMORY = 50
 # Stopping is considered after every epoch, but no more often than this.
 STEPS_PER_CHECK = 50
-# Members that have fewer pre-activations in a batch, together, take a step as one.
-SMALL = 1 << 23
+# Members that have fewer pre-activations in a batch, together, take a step as one, for
+# the sake of what an operation costs by itself.  On a CPU, what one step writes is then
+# still in the cache for the next; on a GPU, arrays of all members must fit in memory.
+SMALL = {"cpu": 1 << 23, "cuda": 1 << 30}
 
 
 def room_for_gradients(state: TrainingState) -> Gradients:
@@ -80,8 +82,8 @@ def train_step(
     total_variance = float(n_features * workers.size)
 
     losses = []
-    # Small members together, for the sake of what an operation costs by itself.
-    n_together = max(1, SMALL // (len(X) * n_components))
+    small = SMALL.get(X.device.type, SMALL["cpu"])
+    n_together = max(1, small // (len(X) * n_components))
     for first in range(0, n_members, n_together):
         members = slice(first, min(first + n_together, n_members))
         part = ensemble[members]
@@ -94,8 +96,7 @@ def train_step(
             fvu, by_pursuit = reconstruction(X_centred, pursued, part, total_variance)
             gradients.decoder.copy_(by_pursuit.decoder)
             gradients.decoder_bias.copy_(by_pursuit.decoder_bias)
-        active = (codes.values > 0).to(X.dtype)
-        rates = atom_totals(codes.indices, active, len(part) * n_components)
+        rates = n_active(codes, len(part) * n_components)
         rates /= len(X) * workers.size
         workers.add_up_(fvu, rates, *gradients)
         losses.append(fvu)

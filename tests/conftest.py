@@ -8,7 +8,6 @@ import torch
 from hypothesis import Phase, settings
 from threadpoolctl import threadpool_limits
 
-import skmfr._kernels
 from skmfr._state import Settings
 
 # Without a GPU, Triton interprets kernels with NumPy.  It looks when it is imported,
@@ -25,15 +24,6 @@ settings.register_profile(
     "nightly", max_examples=2500, deadline=None, phases=PHASES, print_blob=True
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
-
-
-@pytest.fixture(params=["kernels", "torch"])
-def operators(request, monkeypatch):
-    """Kernels, where they are installed, and PyTorch's operators."""
-    if request.param == "torch":
-        monkeypatch.setattr(skmfr._kernels, "_cpu", lambda: None)
-    elif skmfr._kernels.kernels_on(torch.device("cpu")) is None:
-        pytest.skip("needs numba")
 
 
 @pytest.fixture(params=[1, 2])

@@ -5,15 +5,17 @@ import pytest
 import torch
 from scipy import sparse
 
+import skmfr._kernels
 from skmfr._codes import (
     SparseCodes,
-    atom_totals,
+    bag_sums,
+    bag_totals,
     by_atom,
     decode,
     gather_dot,
+    n_active,
     row_dot,
     top_k,
-    weighted_sums,
 )
 
 pytestmark = pytest.mark.usefixtures("operators")
@@ -32,6 +34,15 @@ SIZES += [
     (4096, 3),
 ]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+
+
+@pytest.fixture(params=["kernels", "torch"])
+def operators(request, monkeypatch):
+    """Kernels, where they are installed, and PyTorch's operators."""
+    if request.param == "torch":
+        monkeypatch.setattr(skmfr._kernels, "_cpu", lambda: None)
+    elif skmfr._kernels.kernels_on(torch.device("cpu")) is None:
+        pytest.skip("needs numba")
 
 
 def random_numbers(*shape, seed=0):
@@ -122,32 +133,37 @@ def test_gather_dot_equals_entries_of_dense_product():
     torch.testing.assert_close(gather_dot(X, atoms, indices), expected)
 
 
-# 16 floats fill whole vectors of the processor; 11 begin anywhere in one.
-def test_weighted_sums_equal_dense_product_with_transposed_codes():
-    codes = random_codes()
-    X = random_numbers(N_SAMPLES, N_FEATURES, seed=1)
-    entries = by_atom(codes.indices, N_COMPONENTS)
-    torch.testing.assert_close(
-        weighted_sums(entries, codes.values, X),
-        torch.einsum("sa,sf->af", dense(codes), X),
-    )
+def sums_of_atoms(codes, X, n_components=N_COMPONENTS):
+    entries = by_atom(codes.indices, n_components)
+    return bag_sums(X, entries.rows, entries.offsets, entries.sort(codes.values))
 
 
-def test_weighted_sums_of_an_atom_without_entries_is_zero():
+def test_sums_by_atom_equal_dense_product_with_transposed_codes():
     codes = random_codes()
     X = random_numbers(N_SAMPLES, N_FEATURES, seed=1)
-    entries = by_atom(codes.indices, N_COMPONENTS + 2)
+    torch.testing.assert_close(sums_of_atoms(codes, X), dense(codes).T @ X)
+
+
+def test_sums_of_an_atom_without_entries_are_zero():
+    codes = random_codes()
+    X = random_numbers(N_SAMPLES, N_FEATURES, seed=1)
     assert_equal(
-        weighted_sums(entries, codes.values, X)[N_COMPONENTS:],
+        sums_of_atoms(codes, X, N_COMPONENTS + 2)[N_COMPONENTS:],
         torch.zeros(2, N_FEATURES, dtype=torch.float64),
     )
 
 
-def test_atom_totals_equal_column_sums():
+def test_totals_by_atom_equal_column_sums():
     codes = random_codes()
-    torch.testing.assert_close(
-        atom_totals(codes.indices, codes.values, N_COMPONENTS), dense(codes).sum(0)
-    )
+    entries = by_atom(codes.indices, N_COMPONENTS + 2)
+    totals = bag_totals(entries.sort(codes.values), entries.offsets)
+    torch.testing.assert_close(totals, dense(codes, N_COMPONENTS + 2).sum(0))
+
+
+def test_n_active_counts_positive_codes():
+    codes = random_codes()
+    expected = (dense(codes) > 0).sum(0).double()
+    assert_equal(n_active(codes, N_COMPONENTS), expected)
 
 
 def test_row_dot_equals_dense_einsum():

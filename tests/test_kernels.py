@@ -216,26 +216,36 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from skmfr._kernels import gpu
 
-INTEGERS = {"n_features": "i32", "k": "i32"}
-INTEGERS |= dict.fromkeys(["indices", "rows", "offsets"], "*i64")
+OTHERS = dict.fromkeys(["n_features", "k", "size", "width"], "i32")
+OTHERS |= {"indices": "*i64", "n_steps": "*fp32"}
 
-def compiled(kernel, n_rows, itemsize, fixed):
-    width = max(gpu.TILE_BYTES // n_rows, gpu.MIN_COLUMN_BYTES) // itemsize
-    fixed |= zip(kernel.arg_names[-2:], (n_rows, width))
+def strip(n_rows, itemsize):
+    return max(gpu.TILE_BYTES // n_rows, gpu.MIN_COLUMN_BYTES) // itemsize
+
+def compiled(kernel, itemsize, fixed, index):
+    others = OTHERS | dict.fromkeys(["rows", "offsets"], index)
     signature = {
-        name: "constexpr" if name in fixed else INTEGERS.get(name, f"*fp{8 * itemsize}")
+        name: "constexpr" if name in fixed else others.get(name, f"*fp{8 * itemsize}")
         for name in kernel.arg_names
     }
     target = GPUTarget("cuda", int(sys.argv[1]), 32)
     return triton.compile(ASTSource(kernel, signature, fixed), target=target)
 
+n_rows = gpu.BAG_ROWS
+products, no_residual = gpu._strip_products, {"values": None, "residual": None}
+adam = {"BETA": 0.9, "GAMMA": 0.99, "EPS": 1e-8, "COLUMNS": gpu.ADAM_COLUMNS}
 for itemsize in (4, 8):
-    for kernel, n_rows, fixed in [
-        (gpu._strip_products, 32, {}),
-        (gpu._strip_products, 64, {"values": None, "residual": None}),
-        (gpu._strip_sums, gpu.BAG_ROWS, {"ADD": True}),
+    n_32, n_64, n_bag = (strip(n, itemsize) for n in (32, 64, n_rows))
+    for kernel, fixed, index in [
+        (products, {"ENTRIES": 32, "COLUMNS": n_32}, None),
+        (products, {"ENTRIES": 64, "COLUMNS": n_64} | no_residual, None),
+        # Entries of codes, edges of the pull graph.
+        (gpu._strip_sums, {"ADD": False, "ROWS": n_rows, "COLUMNS": n_bag}, "*i64"),
+        (gpu._strip_sums, {"ADD": True, "ROWS": n_rows, "COLUMNS": n_bag}, "*i32"),
+        (gpu._adam_rows, adam | {"ON_SPHERE": False}, None),
+        (gpu._adam_rows, adam | {"ON_SPHERE": True}, None),
     ]:
-        done = compiled(kernel, n_rows, itemsize, fixed)
+        done = compiled(kernel, itemsize, fixed, index)
         print(done.metadata.shared, len(done.asm["cubin"]))
 """
 
@@ -251,7 +261,7 @@ def test_kernels_compile_for_gpus_that_are_not_there(architecture, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     compiled = [tuple(map(int, line.split())) for line in run.stdout.splitlines()]
-    assert len(compiled) == 2 * 3
+    assert len(compiled) == 2 * 6
     for shared_memory, n_bytes in compiled:
         # Four programs at once in the 164 kB of a multiprocessor of an A100.
         assert shared_memory <= 164_000 / 4

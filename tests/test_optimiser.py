@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-import skmfr._kernels
+import skmfr._optimiser
 from skmfr._ensemble import Ensemble
-from skmfr._kernels import kernels_on
 from skmfr._optimiser import BETAS, SphericalAdam, project_to_sphere_
 
 N_MEMBERS, N_COMPONENTS, N_FEATURES = 2, 5, 19
@@ -20,9 +19,28 @@ def random_numbers(*shape, seed=0):
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def random_ensemble(tied, dtype=torch.float64):
+@pytest.fixture(params=["cpu", "gpu"])
+def kernels(request):
+    return pytest.importorskip(f"skmfr._kernels.{request.param}")
+
+
+@pytest.fixture
+def device(kernels):
+    """Where the kernels run; those for GPUs are interpreted if there is none."""
+    for_gpus = kernels.__name__.endswith("gpu")
+    return "cuda" if for_gpus and torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(params=["kernels", "torch"])
+def serving(request, kernels, monkeypatch):
+    """Kernels, or PyTorch's operators in their place."""
+    chosen = kernels if request.param == "kernels" else None
+    monkeypatch.setattr(skmfr._optimiser, "kernels_on", lambda device: chosen)
+
+
+def random_ensemble(tied, dtype=torch.float64, device="cpu"):
     atoms = normalize(random_numbers(N_MEMBERS, N_COMPONENTS, N_FEATURES), dim=2)
-    ensemble = Ensemble.starting_from(atoms.to(dtype), tied)
+    ensemble = Ensemble.starting_from(atoms.to(device, dtype), tied)
     ensemble.encoder_bias += 0.1
     return ensemble
 
@@ -33,7 +51,7 @@ def random_gradients(optimiser, step):
     for number, parameter in enumerate(parameters):
         numbers = random_numbers(*parameter.shape, seed=100 * step + number)
         numbers[..., -1] = 0.0
-        parameter.grad = numbers.to(parameter.dtype)
+        parameter.grad = numbers.to(parameter)
     return parameters
 
 
@@ -41,12 +59,12 @@ class Definition:
     """Kingma & Ba 2015, algorithm 1, on a parameter of its own, in float64."""
 
     def __init__(self, parameter, on_sphere):
-        self.value = parameter.double().numpy().copy()
+        self.value = parameter.cpu().double().numpy().copy()
         self.on_sphere = on_sphere
         self.mean = self.square = 0.0
 
     def step(self, gradient, t, learning_rate):
-        gradient = gradient.double().numpy()
+        gradient = gradient.cpu().double().numpy()
         if self.on_sphere:
             along = (gradient * self.value).sum(1, keepdims=True)
             gradient = gradient - along * self.value
@@ -60,11 +78,11 @@ class Definition:
             self.value /= np.linalg.norm(self.value, axis=1, keepdims=True)
 
 
-@pytest.mark.usefixtures("operators", "n_threads")
+@pytest.mark.usefixtures("serving", "n_threads")
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("tied", [False, True])
-def test_steps_are_those_of_the_definition(tied, dtype):
-    ensemble = random_ensemble(tied, dtype)
+def test_steps_are_those_of_the_definition(tied, dtype, device):
+    ensemble = random_ensemble(tied, dtype, device)
     optimiser = SphericalAdam(ensemble, 0.1)
     decoders = {atoms.data_ptr() for atoms in ensemble.decoder}
     definitions = None
@@ -84,24 +102,22 @@ def test_steps_are_those_of_the_definition(tied, dtype):
         optimiser.descend()
         for each, parameter in zip(definitions, parameters, strict=True):
             np.testing.assert_allclose(
-                parameter, each.value, rtol=0, atol=TOLERANCE[dtype]
+                parameter.cpu(), each.value, rtol=0, atol=TOLERANCE[dtype]
             )
 
 
-def test_kernels_and_torch_may_take_turns(monkeypatch):
+def test_kernels_and_torch_may_take_turns(monkeypatch, kernels, device):
     """They keep the same of a parameter, so that one goes on where the other ended."""
-    if kernels_on(torch.device("cpu")) is None:
-        pytest.skip("needs numba")
     found = []
-    for kernels_serve in [(True, True), (False, False), (True, False), (False, True)]:
-        ensemble = random_ensemble(tied=False)
+    for turns in [(kernels, kernels), (None, None), (kernels, None), (None, kernels)]:
+        ensemble = random_ensemble(tied=False, device=device)
         optimiser = SphericalAdam(ensemble, 0.1)
-        for step, serve in enumerate(kernels_serve * 2):
-            with monkeypatch.context() as patch:
-                if not serve:
-                    patch.setattr(skmfr._kernels, "_cpu", lambda: None)
-                parameters = random_gradients(optimiser, step)
-                optimiser.descend()
+        for step, serving in enumerate(turns * 2):
+            monkeypatch.setattr(
+                skmfr._optimiser, "kernels_on", lambda device, serving=serving: serving
+            )
+            parameters = random_gradients(optimiser, step)
+            optimiser.descend()
         kept = [optimiser.state[each] for each in parameters]
         assert all(int(each["step"]) == 4 for each in kept)
         moments = [each[name] for each in kept for name in ("exp_avg", "exp_avg_sq")]
@@ -121,9 +137,9 @@ def test_projection_is_tangent_and_leaves_tangents_alone():
     torch.testing.assert_close(again, tangent, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.usefixtures("operators")
-def test_a_gradient_whose_square_is_too_large_for_a_float_stops_what_it_belongs_to():
-    ensemble = random_ensemble(tied=False, dtype=torch.float32)
+@pytest.mark.usefixtures("serving")
+def test_a_gradient_whose_square_overflows_stops_what_it_belongs_to(device):
+    ensemble = random_ensemble(tied=False, dtype=torch.float32, device=device)
     optimiser = SphericalAdam(ensemble, 0.1)
     encoders = ensemble.encoder.clone()
     for step in range(3):

@@ -222,7 +222,7 @@ def test_step_does_not_depend_on_how_many_members_are_computed_together(
     together = trained(settings, 30)
     for n_together in (1, 2, 4):
         size = n_together * 64 * settings.n_components
-        monkeypatch.setattr(skmfr._training, "SMALL", size)
+        monkeypatch.setitem(skmfr._training.SMALL, "cpu", size)
         apart = trained(settings, 30)
         assert_same_saes(apart.ensemble, together.ensemble, rtol=1e-9)
         torch.testing.assert_close(apart.rates, together.rates)

@@ -1,4 +1,4 @@
-"""Kernels that take the place of PyTorch's operators in `_codes`.
+"""Kernels that take the place of PyTorch's operators, in `_codes` and for Adam.
 
 A step of training reads, past the encoder's product, the atoms of each sample and the
 samples of each atom several times over.  The kernels read them fewer times, in Numba on

@@ -121,7 +121,7 @@ def adam_step(
     gradients: Sequence[Tensor],
     means: Sequence[Tensor],
     squares: Sequence[Tensor],
-    n_steps: int,
+    n_steps: Tensor,
     learning_rate: float,
     betas: tuple[float, float],
     eps: float,
@@ -134,7 +134,7 @@ def adam_step(
     parameters, gradients, means, squares : list of Tensor
         Of one shape (n_rows, n_features) or (n_features,) for each parameter.
         Parameters and the running means of gradients and their squares are changed.
-    n_steps : int
+    n_steps : Tensor of shape ()
         Of these parameters so far, this one included.
     learning_rate : float
     betas : tuple of two float
@@ -148,8 +148,8 @@ def adam_step(
     ]
     # Means that begin at 0 are divided by 1 - beta^t, which is left to two factors.
     beta, gamma = betas
-    rate = learning_rate / (1 - beta**n_steps)
-    scale = (1 - gamma**n_steps) ** -0.5
+    rate = learning_rate / (1 - beta ** int(n_steps))
+    scale = (1 - gamma ** int(n_steps)) ** -0.5
     numbers = np.array(
         [1 - beta, gamma, 1 - gamma, rate, scale, eps], arrays[0][0].dtype
     )

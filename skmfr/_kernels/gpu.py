@@ -1,4 +1,4 @@
-"""The products of `_codes` as Triton kernels, for GPUs.
+"""What a step does past the encoder's product, as Triton kernels, for GPUs.
 
 What counts there are bytes.  Codes of n samples ask for n * k rows of a matrix; what a
 kernel touches beside them, samples, residuals and 12 bytes per code, is less by a
@@ -12,11 +12,15 @@ factor of about k.  PyTorch's operators
   MB on an A100, 50 MB on an H100; 24576 atoms of 768 features are 75 MB) is read from
   memory again and again.  Here programs that run at the same time want the same
   columns of all rows (128 where k is 32: 13 MB).  These stay in the cache, and a matrix
-  is read from memory once.
+  is read from memory once;
+- go through atoms once to project their gradients on the sphere, once for Adam, and
+  again to normalise them.  :func:`adam_step` does it while it holds an atom.
 
 Sums are made in the dtype of the samples, float32 or float64, and in the same order
 each time: nothing is added atomically.
 """
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -34,6 +38,9 @@ MIN_COLUMN_BYTES = 128
 BAG_ROWS = 16
 # Some atoms have thousands: rows are asked for while those before are on their way.
 BAG_STAGES = tl.constexpr(3)
+# A program of Adam holds 4 numbers for each of so many columns, or those of an atom.
+ADAM_COLUMNS = 1024
+COLUMNS_PER_WARP = 256
 
 
 def residual_products(
@@ -101,6 +108,42 @@ def bag_sums(
             ROWS=BAG_ROWS,
             COLUMNS=columns,
         )
+
+
+def adam_step(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    means: Sequence[Tensor],
+    squares: Sequence[Tensor],
+    n_steps: Tensor,
+    learning_rate: float,
+    betas: tuple[float, float],
+    eps: float,
+    on_sphere: int,
+) -> None:
+    """As :func:`.cpu.adam_step`."""
+    # As an argument it would be rounded to float32.
+    rate = parameters[0].new_full((), learning_rate)
+    arrays = zip(parameters, gradients, means, squares, strict=True)
+    for number, (parameter, *others) in enumerate(arrays):
+        is_atoms = number == on_sphere
+        width = parameter.shape[-1] if is_atoms else ADAM_COLUMNS
+        columns = triton.next_power_of_2(width)
+        with torch.cuda.device_of(parameter):
+            _adam_rows[(triton.cdiv(parameter.numel(), width),)](
+                parameter,
+                *others,
+                n_steps,
+                rate,
+                parameter.numel(),
+                width,
+                BETA=betas[0],
+                GAMMA=betas[1],
+                EPS=eps,
+                ON_SPHERE=is_atoms,
+                COLUMNS=columns,
+                num_warps=min(max(4, columns // COLUMNS_PER_WARP), 32),
+            )
 
 
 def _n_columns(n_rows: int, X: Tensor) -> int:
@@ -182,3 +225,44 @@ def _strip_sums(
     if ADD:
         sum_ += tl.load(place, mask=is_column, other=0.0)
     tl.store(place, sum_, mask=is_column)
+
+
+@triton.jit
+def _adam_rows(
+    parameters,
+    gradients,
+    means,
+    squares,
+    n_steps,
+    learning_rate,
+    size,
+    width,
+    BETA: tl.constexpr,
+    GAMMA: tl.constexpr,
+    EPS: tl.constexpr,
+    ON_SPHERE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    column = tl.arange(0, COLUMNS)
+    place = tl.program_id(0).to(tl.int64) * width + column
+    there = (column < width) & (place < size)
+    p = tl.load(parameters + place, mask=there, other=0.0)
+    g = tl.load(gradients + place, mask=there, other=0.0)
+    m = tl.load(means + place, mask=there, other=0.0)
+    v = tl.load(squares + place, mask=there, other=0.0)
+    if ON_SPHERE:
+        g -= tl.sum(p * g) * p
+    m += (1 - BETA) * (g - m)
+    v = GAMMA * v + (1 - GAMMA) * (g * g)
+    # In float64, for 1 - gamma^t is small.
+    t = tl.load(n_steps).to(tl.float64)
+    dtype = parameters.dtype.element_ty
+    mean_part = (1 - tl.exp(t * tl.log(tl.full((), BETA, tl.float64)))).to(dtype)
+    square_part = (1 - tl.exp(t * tl.log(tl.full((), GAMMA, tl.float64)))).to(dtype)
+    rate = tl.load(learning_rate) / mean_part
+    p -= rate * m / (tl.sqrt(v / square_part) + EPS)
+    if ON_SPHERE:
+        p /= tl.sqrt(tl.sum(p * p))
+    tl.store(parameters + place, p, mask=there)
+    tl.store(means + place, m, mask=there)
+    tl.store(squares + place, v, mask=there)
