@@ -13,13 +13,15 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ._random import BATCHES, CHUNKS, DONORS, random_numbers
-from ._sources import Source, chunk_starts, in_memory
+from ._sources import Source, chunk_starts, in_memory, n_mixed
 from ._workers import ALONE, Workers
 from .metrics import _variance
 
 BLOCK_BYTES = 1 << 26
 # Of more data on disk than so many blocks, only that many are hashed.
 HASHED_BLOCKS = 8
+# Batches that are read ahead of training; less than 64 MB of them.
+MOST_AHEAD = 64
 
 
 def row_blocks(
@@ -47,7 +49,7 @@ def fingerprint(X: np.ndarray | Source) -> str:
         blocks = [blocks[i] for i in chosen]
     hashes = [joblib.hash(np.ascontiguousarray(X[block])) for block in blocks]
     starts = chunk_starts(X)
-    chunks = (starts, X.n_mixed) if isinstance(X, Source) and len(starts) > 2 else None
+    chunks = (starts, n_mixed(X)) if len(starts) > 2 else None
     return joblib.hash((X.shape, hashes, chunks))
 
 
@@ -160,7 +162,7 @@ class Batches:
     @property
     def n_mixed(self) -> int:
         """Chunks whose samples are shuffled together."""
-        return getattr(self.X, "n_mixed", None) or 1
+        return n_mixed(self.X)
 
     def in_chunk(self, chunk: int) -> np.ndarray:
         """The samples to draw from a chunk, an array of its own."""
@@ -222,27 +224,34 @@ class Batches:
         """The samples in a batch that are for this process to train on."""
         return self.X[self.workers.part(self.samples(number))]
 
-    def in_turn(self, first: int, last: int) -> Generator[np.ndarray, None, None]:
+    def in_turn(
+        self, first: int, last: int, ahead: bool = False
+    ) -> Generator[np.ndarray, None, None]:
         """This process's part of the batches from the first to before the last.
 
-        Unless X is in memory, a thread reads them ahead; closing the iterator ends it.
+        Parameters
+        ----------
+        first, last : int
+        ahead : bool
+            Whether a thread reads ahead even if X is in memory; closing the iterator
+            ends it.
         """
-        if in_memory(self.X):
+        if in_memory(self.X) and not ahead:
             yield from (self.part(number) for number in range(first, last))
             return
         batch_bytes = self.batch_size * self.X.shape[1] * self.X.dtype.itemsize
-        n_ahead = max(2, BLOCK_BYTES // batch_bytes)
+        n_ahead = min(max(2, BLOCK_BYTES // batch_bytes), MOST_AHEAD)
         with ThreadPoolExecutor(1, "skmfr reader") as reader:
-            ahead: deque[Future] = deque()
+            waiting: deque[Future] = deque()
             try:
                 for number in range(first, last):
-                    ahead.append(reader.submit(self.part, number))
-                    if len(ahead) > n_ahead:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
+                    waiting.append(reader.submit(self.part, number))
+                    if len(waiting) > n_ahead:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
             finally:
-                for future in ahead:
+                for future in waiting:
                     future.cancel()
 
     def for_witnesses(self, rows: np.ndarray) -> np.ndarray:

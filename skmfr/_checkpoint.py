@@ -1,6 +1,7 @@
 """Training state as plain arrays, and on disk."""
 
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,13 @@ TRACKED = ("rates", "idle")
 FORMAT_VERSION = 1
 # The newest, and the one before, should that be damaged.
 N_KEPT = 2
+# What may go wrong with a file that is as it was written.
+NOT_DAMAGE = (
+    FileNotFoundError,
+    PermissionError,
+    MemoryError,
+    torch.cuda.OutOfMemoryError,
+)
 
 
 def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
@@ -109,7 +117,9 @@ class Checkpoints:
 
     def paths(self) -> list[Path]:
         """The files that there are, the newest first."""
-        paths = self.folder.glob(f"{self._stem}-*.npz")
+        # Not copies of theirs that a user has made.
+        ours = re.compile(rf"{self._stem}-\d{{9,}}\.npz")
+        paths = [path for path in self.folder.glob("*") if ours.fullmatch(path.name)]
         # Numbers of steps may outgrow their nine digits.
         return sorted(paths, key=lambda path: (len(path.name), path.name), reverse=True)
 
@@ -125,7 +135,7 @@ class Checkpoints:
         OSError
             If the file cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         arrays = to_arrays(state)
         arrays["version"] = np.array(FORMAT_VERSION)
         description = _as_text(self.configuration | self.circumstances)
@@ -137,27 +147,44 @@ class Checkpoints:
             old.unlink(missing_ok=True)
         remove_abandoned(self.folder, f"{self._stem}-*.npz")
 
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"checkpoint_dir is no folder, and cannot be made: {error.strerror}",
+                str(self.folder),
+            ) from error
+
     def load(self, settings: Settings) -> TrainingState | None:
         """The state in the newest file that can be read, or None if there is no file.
 
         Raises
         ------
         ValueError
-            If no file can be read, or if one is of another version, another
+            If all files are damaged, or if one is of another version, another
             configuration or other circumstances.
+        OSError
+            If there is no folder, and none can be made, or if a file must not be read.
 
         Warns
         -----
         UserWarning
             If a file is damaged, and so the one before it is taken.
         """
+        self._make_folder()
         paths = self.paths()
-        for path in paths[:-1]:
-            try:
-                return self._read(path, settings)
-            except DamagedCheckpoint as error:
-                warnings.warn(f"{error} Taking the one before it.", stacklevel=5)
-        return self._read(paths[-1], settings) if paths else None
+        try:
+            for path in paths[:-1]:
+                try:
+                    return self._read(path, settings)
+                except DamagedCheckpoint as error:
+                    warnings.warn(f"{error} Taking the one before it.", stacklevel=5)
+            return self._read(paths[-1], settings) if paths else None
+        except FileNotFoundError:
+            # Another fit with this configuration has written a newer one meanwhile.
+            return self.load(settings)
 
     def _read(self, path: Path, settings: Settings) -> TrainingState:
         with _damage_named(path):
@@ -203,11 +230,13 @@ def _check_archive(path: Path) -> None:
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
+    except NOT_DAMAGE:
+        raise
     # What a broken file makes zipfile and NumPy raise has no common base.
     except Exception as error:
         raise DamagedCheckpoint(
-            f"The checkpoint {path} in checkpoint_dir cannot be read; remove it to "
-            "train on without it."
+            f"The checkpoint {path} in checkpoint_dir cannot be read ({error}); remove "
+            "it to train on without it."
         ) from error
 
 

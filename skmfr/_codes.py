@@ -76,7 +76,7 @@ def top_k(scores: Tensor, k: int) -> SparseCodes:
     # Floats that are not negative are ordered as their bit patterns, below them come
     # the negative ones, and integers compare faster.
     numbers = scores.view(INTEGER_OF_SIZE[scores.itemsize])
-    if numbers.device.type == "cpu" and (kernels := kernels_on(numbers.device)):
+    if kernels := kernels_on(numbers.device):
         values, indices = kernels.largest(numbers, k)
     else:
         indices = largest(numbers, k)
@@ -192,7 +192,7 @@ def bag_sums(
 
 
 def bag_totals(weights: Tensor, offsets: Tensor) -> Tensor:
-    """Sums of the weights (n_entries,) of each bag, (n_bags,), made in their order."""
+    """Sums of the weights (n_entries,) of each bag, always the same, (n_bags,)."""
     # Without a look at the offsets, for which a GPU would be waited for.
     return torch.segment_reduce(weights, "sum", offsets=offsets, unsafe=True)
 

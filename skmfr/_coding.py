@@ -36,7 +36,8 @@ def n_rows_per_block(algorithm: str, sae: Ensemble, k: int) -> int:
     """Samples to code at once, for intermediate arrays of bounded size."""
     n_components, n_features = sae.decoder.shape[1:]
     if algorithm == "encoder":
-        return rows_per_block(n_components, sae.decoder.device, sae.decoder.dtype)
+        most = rows_per_block(n_components, sae.decoder.device, sae.decoder.dtype)
+        return min(most, max(16, BLOCK_SIZE // n_features))
     return max(16, BLOCK_SIZE // max(n_components, k * n_features))
 
 
@@ -257,9 +258,9 @@ def select(
 def same_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
     """Dot product of each sample with some atoms of its own, (n_samples, n).
 
-    The same bits wherever sample and atom stand, which neither a matrix product nor
-    BLAS's dot product of two vectors grants: they add up in an order that depends on
-    shapes and addresses.
+    On CPUs the same bits wherever sample and atom stand, which neither a matrix product
+    nor BLAS's dot product of two vectors grants: they add up in an order that depends
+    on shapes and addresses.  On GPUs the order is another one for a handful of sums.
     """
     n_rows = max(1, BLOCK_SIZE // (indices.shape[1] * X.shape[1]))
     return torch.cat(

@@ -26,7 +26,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._documentation import DocumentationLinkMixin
-from ._sources import Source, as_array, as_source, check_finite, chunk_starts
+from ._sources import (
+    Source,
+    as_array,
+    as_source,
+    check_finite,
+    chunk_starts,
+    n_mixed,
+)
 from .agreement import (
     TRUSTED,
     _agreement_level,
@@ -446,7 +453,8 @@ class MFRSparseAutoencoder(
             reconstruction, unstable reinitialisation.
         """
         continued = self.warm_start and self._can_go_on()
-        self._learn(self._checked(X, reset=True), continued=continued, one_pass=False)
+        X = self._checked(X, reset=not continued)
+        self._learn(X, continued=continued, one_pass=False)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -495,7 +503,7 @@ class MFRSparseAutoencoder(
         self, X: np.ndarray | Source, *, continued: bool, one_pass: bool
     ) -> None:
         """Train from the start or go on, for a whole schedule or for one pass."""
-        from ._batches import Batches, Standardiser
+        from ._batches import Batches, Standardiser, fingerprint
         from ._schedule import Plateau, Schedule
         from ._state import new_state, untrained
         from ._threads import let_forks_compute
@@ -503,28 +511,30 @@ class MFRSparseAutoencoder(
 
         let_forks_compute()
         workers = present_workers.get()
-        if not continued:
-            self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        # What a fitted model goes on from stays as it was until there is a new one.
+        if continued:
+            seed = self._seed
+        else:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         rows, validation = None, None
         if self.early_stopping and not one_pass:
-            rows, validation = self._split(X)
-        if not continued:
-            self._standardiser = Standardiser.of(X, rows)
+            rows, validation = self._split(X, seed)
+        standardiser = self._standardiser if continued else Standardiser.of(X, rows)
 
-        settings = self._settings(X.shape[1])
+        settings = self._settings(X.shape[1], seed)
         batches = Batches(
             X,
             rows,
             self.batch_size,
             self.shuffle,
-            self._seed,
+            seed,
             key=self.n_steps_ if continued else 0,
             workers=workers,
         )
         if continued:
             state = self._restored_state(settings)
         else:
-            ensemble = untrained(batches, self._standardiser, settings)
+            ensemble = untrained(batches, standardiser, settings)
             state = new_state(ensemble, settings)
         if one_pass:
             state.begin(Schedule.constant(ceil(batches.per_epoch)), Plateau())
@@ -542,15 +552,20 @@ class MFRSparseAutoencoder(
             self._decisive_params()
             | {
                 "X.shape": X.shape,
-                "scale of X": self._standardiser.scale,
-                "seed": self._seed,
-                "step": state.step,
+                # Of which the samples may be in another order.
+                "hash of X": fingerprint(X) if workers.size > 1 else None,
+                "seed drawn from random_state": seed,
+                "step of the checkpoint in checkpoint_dir": state.step,
             }
         )
 
-        self._train(state, batches, settings, validation, checkpoints, one_pass)
-        for name, value in self._fitted(state, settings, X.dtype).items():
+        self._train(
+            state, batches, standardiser, settings, validation, checkpoints, one_pass
+        )
+        for name, value in _fitted(state, standardiser, settings, X.dtype).items():
             setattr(self, name, value)
+        self._seed: int = seed
+        self._standardiser: Standardiser = standardiser
         self._trained = self._kept(state, moments=one_pass or self.warm_start)
         if one_pass:
             self.n_iter_ = getattr(self, "n_iter_", 0) + 1 if continued else 1
@@ -571,12 +586,19 @@ class MFRSparseAutoencoder(
         from ._batches import fingerprint
         from ._checkpoint import Checkpoints
 
+        if self.random_state is None:
+            warnings.warn(
+                f"No other fit will go on from the checkpoints in checkpoint_dir="
+                f"{str(self.checkpoint_dir)!r}, for each has other random numbers: "
+                "random_state=None, expected an integer.",
+                stacklevel=5,
+            )
         return Checkpoints(
             Path(self.checkpoint_dir),
             self._decisive_params()
             | {
                 "for_pursuit": settings.for_pursuit,
-                "seed": self._seed,
+                "seed": settings.seed,
                 "n_steps_": state.n_steps,
                 "dictionaries_": joblib.hash(state.ensemble.decoder.cpu().numpy()),
                 "X": fingerprint(X),
@@ -584,7 +606,9 @@ class MFRSparseAutoencoder(
             circumstances={"world_size": workers.size},
         )
 
-    def _train(self, state, batches, settings, validation, checkpoints, one_pass):
+    def _train(
+        self, state, batches, standardiser, settings, validation, checkpoints, one_pass
+    ):
         """Run the training loop, watched, saved, and open to interruption."""
         from ._progress import EpochCallbacks, Watch
         from ._training import due, train
@@ -597,8 +621,8 @@ class MFRSparseAutoencoder(
                 self,
                 getattr(batches.X, "X", batches.X),
                 batches.per_epoch,
-                state.schedule.n_steps,
-                lambda state: self._fitted(state, settings, batches.X.dtype),
+                state,
+                lambda state: _fitted(state, standardiser, settings, batches.X.dtype),
             )
 
         def after_step(state) -> bool:
@@ -609,9 +633,7 @@ class MFRSparseAutoencoder(
 
         with Watch(settings, self.verbose if first else 0, self.callback) as watch:
             try:
-                train(
-                    state, batches, self._standardiser, settings, validation, after_step
-                )
+                train(state, batches, standardiser, settings, validation, after_step)
             except KeyboardInterrupt:
                 if state.step == 0:
                     raise
@@ -625,15 +647,20 @@ class MFRSparseAutoencoder(
         if epochs is not None:
             epochs.close(state)
 
-    def _split(self, X: np.ndarray | Source) -> tuple[np.ndarray, np.ndarray]:
+    def _split(
+        self, X: np.ndarray | Source, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on, and rows to hold out for early stopping."""
         from ._random import VALIDATION, random_numbers
 
         # Of data in chunks whole ones: for a few rows of each, all would be read.
         sizes = np.diff(chunk_starts(X))
-        if len(sizes) == 1:
+        if len(sizes) <= n_mixed(X):
             sizes = np.ones(len(X), dtype=int)
-        n_held_out = max(1, int(self.validation_fraction * len(sizes)))
+        order = random_numbers(seed, VALIDATION).permutation(len(sizes))
+        n_rows = np.cumsum(sizes[order])
+        most = int(self.validation_fraction * len(X))
+        n_held_out = max(1, int(np.searchsorted(n_rows, most, side="right")))
         if len(sizes) - n_held_out < 1:
             raise ValueError(
                 f"early_stopping=True with validation_fraction="
@@ -641,7 +668,6 @@ class MFRSparseAutoencoder(
                 f"n_samples={len(X)}."
             )
         held_out = np.zeros(len(sizes), dtype=bool)
-        order = random_numbers(self._seed, VALIDATION).permutation(len(sizes))
         held_out[order[:n_held_out]] = True
         held_out = np.repeat(held_out, sizes)
         return np.flatnonzero(~held_out), np.flatnonzero(held_out)
@@ -653,7 +679,7 @@ class MFRSparseAutoencoder(
             most = max(DEFAULT_STEPS, ceil(steps_per_epoch))
         return min(ceil(self.max_iter * steps_per_epoch), most)
 
-    def _settings(self, n_features: int):
+    def _settings(self, n_features: int, seed: int):
         """What the parameters amount to on data with so many features."""
         import torch
 
@@ -691,7 +717,7 @@ class MFRSparseAutoencoder(
             reinit_threshold=self.reinit_threshold,
             reinit_every=self.reinit_every,
             resample_every=self.resample_every,
-            seed=self._seed,
+            seed=seed,
             device=resolve_device(self.device),
             dtype=dtype,
             low_precision=self.precision == "bfloat16",
@@ -713,71 +739,23 @@ class MFRSparseAutoencoder(
         """The state that training ended with."""
         from ._checkpoint import from_arrays
 
-        for name, attribute in [
-            ("n_saes", self.dictionaries_.shape[0]),
-            ("n_components", self.dictionaries_.shape[1]),
-            ("n_features_in_", self.dictionaries_.shape[2]),
-            ("n_witnesses", self.witness_dictionaries_.shape[0]),
-            ("tied", "encoder" not in self._trained),
+        n_saes, n_components, n_features = self.dictionaries_.shape
+        dtype = self._trained["encoder_bias"].dtype
+        for name, wanted, found in [
+            ("n_saes", settings.n_saes, n_saes),
+            ("n_components", settings.n_components, n_components),
+            ("n_features_in_", self.n_features_in_, n_features),
+            ("n_witnesses", settings.n_witnesses, len(self.witness_dictionaries_)),
+            ("tied", settings.tied, "encoder" not in self._trained),
+            ("precision", str(settings.dtype), f"torch.{dtype}"),
         ]:
-            wanted = getattr(settings, name, self.n_features_in_)
-            if wanted != attribute:
+            if wanted != found:
                 raise ValueError(
-                    f"{name}={wanted}, but the fit to go on from had {name}="
-                    f"{attribute}. Set warm_start=False and call fit to start anew."
+                    f"{name}={wanted}, but the fit to go on from had {name}={found}. "
+                    "Set warm_start=False and call fit to start anew."
                 )
         decoder = np.concatenate([self.dictionaries_, self.witness_dictionaries_])
-        dtype = self._trained["encoder_bias"].dtype
         return from_arrays(self._trained | {"decoder": decoder.astype(dtype)}, settings)
-
-    def _fitted(self, state, settings, dtype) -> dict:
-        """Fitted attributes: NumPy, in units of the data and in their precision."""
-        from ._training import check_convergence
-
-        n_saes = settings.n_saes
-        losses = state.losses[: state.n_steps, :n_saes].cpu().numpy().copy()
-        check_convergence(state, settings)
-        reference = int(np.argmin(losses[-RECENT_STEPS:].mean(0)))
-
-        decoder = state.ensemble.decoder.cpu().numpy().astype(dtype)
-        decoder /= np.linalg.norm(decoder, axis=2, keepdims=True)
-        dictionaries, witnesses = decoder[:n_saes], decoder[n_saes:]
-        mean, scale = self._standardiser.mean, self._standardiser.scale
-        encoder, encoder_bias, decoder_bias = (
-            tensor[reference].cpu().numpy().astype(dtype)
-            for tensor in (
-                state.ensemble.encoder,
-                state.ensemble.encoder_bias,
-                state.ensemble.decoder_bias,
-            )
-        )
-        mutual = np.stack(
-            [
-                feature_agreement(atoms, np.delete(dictionaries, i, axis=0))
-                for i, atoms in enumerate(dictionaries)
-            ]
-        )
-        agreement = mutual[reference]
-        if len(witnesses):
-            agreement = feature_agreement(dictionaries[reference], witnesses)
-        null = random_agreement(decoder.shape[2], settings.n_components)
-        return {
-            "components_": dictionaries[reference],
-            "dictionaries_": dictionaries,
-            "witness_dictionaries_": witnesses,
-            "reference_sae_": reference,
-            "encoder_weights_": dictionaries[reference] if settings.tied else encoder,
-            # ReLU and TopK commute with the scale, so that it goes to the biases.
-            "encoder_bias_": encoder_bias * dtype.type(scale),
-            "decoder_bias_": mean + decoder_bias * dtype.type(scale),
-            "feature_agreement_": agreement,
-            "mutual_agreement_": mutual,
-            "agreement_null_": null,
-            "trusted_": agreement > _agreement_level(null, TRUSTED),
-            "n_steps_": state.n_steps,
-            "loss_curve_": losses.mean(1),
-            "n_reinits_": state.n_reinits[:n_saes].copy(),
-        }
 
     def _warn_of_failure(self, state, settings) -> None:
         from ._diagnostics import failure_signs, share_of_duplicates
@@ -785,8 +763,10 @@ class MFRSparseAutoencoder(
 
         recent = state.losses[max(0, state.n_steps - RECENT_STEPS) : state.n_steps]
         group, witnesses = np.split(recent.cpu().numpy().mean(0), [settings.n_saes])
+        # An interrupted fit may not have come so far.
+        penalised = settings.n_saes > 1 and state.step > state.schedule.annealing
         for sign in failure_signs(
-            alpha=settings.alpha if settings.n_saes > 1 else 0.0,
+            alpha=settings.alpha if penalised else 0.0,
             group_fvu=group.mean(),
             witness_fvu=witnesses.mean() if len(witnesses) else np.nan,
             mutual_agreement=self.mutual_agreement_.mean(),
@@ -993,6 +973,56 @@ class MFRSparseAutoencoder(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _fitted(state, standardiser, settings, dtype) -> dict:
+    """Fitted attributes: NumPy, in units of the data and in their precision."""
+    from ._training import check_convergence
+
+    n_saes = settings.n_saes
+    losses = state.losses[: state.n_steps, :n_saes].cpu().numpy().copy()
+    check_convergence(state, settings)
+    reference = int(np.argmin(losses[-RECENT_STEPS:].mean(0)))
+
+    decoder = state.ensemble.decoder.cpu().numpy().astype(dtype)
+    decoder /= np.linalg.norm(decoder, axis=2, keepdims=True)
+    dictionaries, witnesses = decoder[:n_saes], decoder[n_saes:]
+    mean, scale = standardiser.mean, standardiser.scale
+    encoder, encoder_bias, decoder_bias = (
+        tensor[reference].cpu().numpy().astype(dtype)
+        for tensor in (
+            state.ensemble.encoder,
+            state.ensemble.encoder_bias,
+            state.ensemble.decoder_bias,
+        )
+    )
+    mutual = np.stack(
+        [
+            feature_agreement(atoms, np.delete(dictionaries, i, axis=0))
+            for i, atoms in enumerate(dictionaries)
+        ]
+    )
+    agreement = mutual[reference]
+    if len(witnesses):
+        agreement = feature_agreement(dictionaries[reference], witnesses)
+    null = random_agreement(decoder.shape[2], settings.n_components)
+    return {
+        "components_": dictionaries[reference],
+        "dictionaries_": dictionaries,
+        "witness_dictionaries_": witnesses,
+        "reference_sae_": reference,
+        "encoder_weights_": dictionaries[reference] if settings.tied else encoder,
+        # ReLU and TopK commute with the scale, so that it goes to the biases.
+        "encoder_bias_": encoder_bias * dtype.type(scale),
+        "decoder_bias_": mean + decoder_bias * dtype.type(scale),
+        "feature_agreement_": agreement,
+        "mutual_agreement_": mutual,
+        "agreement_null_": null,
+        "trusted_": agreement > _agreement_level(null, TRUSTED),
+        "n_steps_": state.n_steps,
+        "loss_curve_": losses.mean(1),
+        "n_reinits_": state.n_reinits[:n_saes].copy(),
+    }
 
 
 # Parameters that do not change what training does.

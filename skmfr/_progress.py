@@ -94,19 +94,19 @@ class EpochCallbacks:
     estimator : estimator
     X : ndarray
     steps_per_epoch : float
-    n_steps : int
-        At most.
+    state : TrainingState
+        With which training begins.
     fitted_attributes : callable(state) -> dict
         Attributes of an estimator fitted so far.
     """
 
-    def __init__(self, estimator, X, steps_per_epoch, n_steps, fitted_attributes):
+    def __init__(self, estimator, X, steps_per_epoch, state, fitted_attributes):
         self.arguments = {"estimator": estimator, "X": X, "y": None}
         self.steps_per_epoch = steps_per_epoch
         self.fitted_attributes = fitted_attributes
-        self.n_epochs = 0
+        self.n_epochs = int(state.step / steps_per_epoch)
         self.context = estimator._init_callback_context(
-            max_subtasks=ceil(n_steps / steps_per_epoch)
+            max_subtasks=ceil(state.schedule.n_steps / steps_per_epoch)
         )
         self.context.call_on_fit_task_begin(**self.arguments)
         self.begin_epoch()

@@ -1,17 +1,19 @@
-"""Data that are not one array: shards, and arrays in chunks (zarr, dask, chunked HDF5).
+"""Data that are read piece by piece: files, and arrays in chunks (zarr, dask, HDF5).
 
 What reads data takes them for an array of which only ``shape``, ``dtype`` and rows, by
 a slice or by sorted numbers, are to be had.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from threading import Lock
 
 import numpy as np
 
 # Chunks are mixed, so many together that they fill this.
 MIXED_BYTES = 1 << 28
+# What has no chunks of its own is read by so much.
+SLAB_BYTES = 1 << 24
 # Values that are looked at together.
 CHECKED_VALUES = 1 << 24
 
@@ -29,9 +31,6 @@ class Source:
     dtype : dtype
         Of the data; what is read is float32 or float64.
     """
-
-    n_mixed: int | None = None
-    """chunks that are shuffled together; None where a row can be read without others"""
 
     def __init__(self, X, sizes: list[int], n_features: int, dtype: np.dtype):
         self.X = X
@@ -67,13 +66,14 @@ class Source:
 
 
 class Shards(Source):
-    """Several arrays, or ``.npy`` files, which are mapped."""
+    """Several arrays, or ``.npy`` files, which are mapped, or one that is."""
 
     def __init__(self, X):
-        self.shards = [_opened(shard, i) for i, shard in enumerate(X)]
+        given = [X] if isinstance(X, np.ndarray) else X
+        self.shards = [_opened(shard, i) for i, shard in enumerate(given)]
         first = self.shards[0]
         for i, shard in enumerate(self.shards):
-            name = f"shard {i}" + (f" ({X[i]})" if _is_path(X[i]) else "")
+            name = f"shard {i}" + (f" ({given[i]})" if _is_path(given[i]) else "")
             if shard.ndim != 2 or 0 in shard.shape:
                 raise ValueError(
                     f"X must be a list of shards of shape (n_samples, n_features), "
@@ -101,8 +101,6 @@ class Chunked(Source):
     The last chunks that were read are kept: those that are mixed in one batch.
     """
 
-    n_mixed: int
-
     def __init__(self, X):
         if len(X.shape) != 2 or not np.all(np.isfinite(X.shape)) or 0 in X.shape:
             raise ValueError(
@@ -111,13 +109,18 @@ class Chunked(Source):
                 "compute_chunk_sizes()."
             )
         n_samples, n_features = X.shape
-        # Sizes of all in dask, of each but the last elsewhere.
-        sizes = X.chunks[0]
+        if X.chunks is None:
+            sizes = max(1, SLAB_BYTES // (n_features * X.dtype.itemsize))
+        else:
+            # Sizes of all in dask, of each but the last elsewhere.
+            sizes = X.chunks[0]
         if np.ndim(sizes) == 0:
             sizes = np.diff([*range(0, n_samples, sizes), n_samples]).tolist()
+        sizes = [size for size in sizes if size]
         super().__init__(X, sizes, n_features, X.dtype)
         largest = max(sizes) * n_features * self.dtype.itemsize
         self.n_mixed = max(1, MIXED_BYTES // largest)
+        """chunks that are shuffled together"""
         self._chunks: dict[int, np.ndarray] = {}
         # One thread reads ahead while another trains.
         self._lock = Lock()
@@ -142,11 +145,22 @@ def as_source(X) -> Source | None:
             f"X is a path, {os.fspath(X)}, expected data. Give the file as a list of "
             "one shard, or np.load(X, mmap_mode='r')."
         )
+    if isinstance(X, Iterator):
+        raise TypeError(
+            f"X is an iterator, {type(X).__name__}, which can be read only once; "
+            "expected data. Give a list of shards, or each part to partial_fit."
+        )
+    if hasattr(X, "to_dask_array"):
+        raise TypeError(
+            "X is a data frame of dask, expected an array: give "
+            "X.to_dask_array(lengths=True)."
+        )
     if isinstance(X, (list, tuple)):
         shards = X and (_is_path(X[0]) or getattr(X[0], "ndim", 0) == 2)
         return Shards(X) if shards else None
-    # Not the column of a data frame that is called so.
-    return Chunked(X) if isinstance(getattr(X, "chunks", None), tuple) else None
+    if isinstance(X, np.memmap):
+        return Shards(X) if X.ndim == 2 and X.size else None
+    return Chunked(X) if _is_chunked(X) else None
 
 
 def as_array(X):
@@ -183,6 +197,11 @@ def chunk_starts(X: np.ndarray | Source) -> np.ndarray:
     return np.array([0, len(X)])
 
 
+def n_mixed(X: np.ndarray | Source) -> int:
+    """Chunks whose samples are shuffled together."""
+    return X.n_mixed if isinstance(X, Chunked) else 1
+
+
 def in_memory(X: np.ndarray | Source) -> bool:
     """Whether X is an array, and not in a file that is mapped."""
     array: object = X
@@ -211,13 +230,31 @@ def _is_path(x) -> bool:
     return isinstance(x, (str, os.PathLike))
 
 
+def _is_chunked(X) -> bool:
+    """Whether X is an array that reads what is asked for, chunk by chunk or as is."""
+    # Not the column of a data frame that is called so, nor what may be chunked but is
+    # not, and computes like an array.
+    chunks = getattr(X, "chunks", False)
+    return isinstance(chunks, tuple) or (
+        chunks is None and not hasattr(X, "__array_ufunc__")
+    )
+
+
 def _opened(shard, i: int) -> np.ndarray:
+    if _is_chunked(shard):
+        raise ValueError(
+            f"Shard {i} of X is {type(shard).__module__}.{type(shard).__name__}, which "
+            "would be read whole; expected arrays or .npy files. Give one array, such "
+            "as dask.array.concatenate makes of several."
+        )
     if not _is_path(shard):
         return np.asarray(as_array(shard))
     try:
         return np.lib.format.open_memmap(shard, mode="r")
     except ValueError as error:
-        raise ValueError(f"Shard {i} of X, {shard}, is no .npy file.") from error
+        raise ValueError(
+            f"Shard {i} of X, {shard}, is no .npy file that can be mapped: {error}"
+        ) from error
 
 
 def _precision(dtype: np.dtype) -> np.dtype:

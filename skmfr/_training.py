@@ -149,7 +149,9 @@ def train(
     room = room_for_gradients(state)
     check_every = max(ceil(batches.per_epoch), STEPS_PER_CHECK)
     # The end may come closer, but never moves away.
-    turn = batches.in_turn(state.step, state.schedule.n_steps)
+    # A GPU would wait for batches that are gathered when it wants them.
+    ahead = settings.device != "cpu"
+    turn = batches.in_turn(state.step, state.schedule.n_steps, ahead)
     with closing(turn):
         for batch in turn:
             step, schedule = state.step, state.schedule
@@ -182,7 +184,8 @@ def train(
                 resample_dead(state, settings, X, donors, k, dead_after=every)
                 if alpha > 0:
                     transplant_shared(state, settings)
-            if due(step, check_every) and schedule.on_plateau(step):
+            may_end = state.plateau.tol > 0 and schedule.on_plateau(step)
+            if may_end and due(step, check_every):
                 if validation is None:
                     recent = state.losses[state.n_steps - check_every : state.n_steps]
                     fvu = float(recent[:, : settings.n_saes].mean())

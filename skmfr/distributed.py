@@ -31,7 +31,7 @@ def data_parallel(backend=None, timeout=600.0) -> Iterator[int]:
     Parameters
     ----------
     backend : {"gloo", "nccl"}, default=None
-        What joins the processes. None means "nccl" where there are CUDA GPUs, of which
+        What joins the processes. None means "nccl" for what is on CUDA GPUs, of which
         each process takes the one of its ``LOCAL_RANK``, and "gloo" elsewhere.
     timeout : float, default=600.0
         Seconds after which waiting for another process is an error. Processes that read
@@ -89,10 +89,13 @@ def data_parallel(backend=None, timeout=600.0) -> Iterator[int]:
                 "them: start the script by "
                 "'torchrun --nproc-per-node N_PROCESSES script.py'."
             )
+        on_gpus = torch.cuda.is_available()
         if backend is None:
-            backend = "nccl" if torch.cuda.is_available() else "gloo"
-        if backend == "nccl":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+            backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+        if on_gpus:
+            # A process may see only its own.
+            place = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+            torch.cuda.set_device(place)
         distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
     rank = distributed.get_rank()
     token = present_workers.set(Workers(rank, distributed.get_world_size()))
@@ -101,7 +104,7 @@ def data_parallel(backend=None, timeout=600.0) -> Iterator[int]:
     finally:
         present_workers.reset(token)
         if ours:
-            gloo = backend == "gloo" and _gloo()
+            gloo = "gloo" in backend and _gloo()
             distributed.destroy_process_group()
             # Before torch 2.8, the end of a group waits for Gloo's threads and keeps
             # the GIL, for which they may wait; the end of Gloo lets go of it.

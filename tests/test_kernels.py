@@ -115,6 +115,44 @@ def test_sums_of_bags(kernels, there, n_features, k, dtype, add):
     assert_close(found, dense.T @ X + (before if add else 0))
 
 
+# Of groups: fewer columns than one, one not full, as many as are wanted, all columns.
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("n_columns", "k"), [(1, 1), (7, 3), (97, 4), (101, 100), (600, 40), (512, 512)]
+)
+def test_search_for_the_largest(kernels, there, n_columns, k, dtype):
+    assert_largest(kernels, there, rows_to_search(n_columns, dtype), k)
+
+
+# Rows that no program can hold; the last part has fewer columns.
+@pytest.mark.parametrize(
+    ("n_columns", "k"), [(1000, 32), (1025, 1), (1025, 102), (1025, 140)]
+)
+def test_search_in_parts(monkeypatch, there, kernels, n_columns, k):
+    if hasattr(kernels, "SEARCHED_BYTES"):
+        monkeypatch.setattr(kernels, "SEARCHED_BYTES", 1 << 10)
+    assert_largest(kernels, there, rows_to_search(n_columns, torch.float32), k)
+
+
+def rows_to_search(n_columns, dtype):
+    """Scores as integers; many are equal, or of the smallest integer, that of -0.0."""
+    scores = random_numbers(6, n_columns)
+    scores[1] = 0.0
+    scores[2] = -0.0
+    scores[3] = -scores[3].abs()
+    scores[4] = (2 * scores[4]).round()
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    return scores.to(dtype).view(integer)
+
+
+def assert_largest(kernels, there, numbers, k):
+    found, indices = (part.cpu() for part in kernels.largest(*there(numbers), k))
+    assert torch.equal(found, numbers.gather(1, indices))
+    expected = torch.topk(numbers, k).values
+    assert torch.equal(found.sort(1, descending=True).values, expected)
+    assert (indices.sort(1).values.diff(dim=1) > 0).all()
+
+
 def test_kernels_take_what_is_not_contiguous(kernels, there):
     X = random_numbers(300, N_SAMPLES).T
     atoms = random_numbers(N_COMPONENTS, 300, seed=3)
@@ -147,10 +185,9 @@ def test_gradients_of_several_members_equal_those_of_torch(
     (atoms,) = there(torch.nn.functional.normalize(atoms, dim=2))
     ensemble = Ensemble.starting_from(atoms, tied)
     X_centred = ensemble.centred(*there(random_numbers(n_samples, n_features)))
-    # The search for the largest is of the kernels for the CPU alone.
-    codes = encode(X_centred, ensemble, k)
 
     def step():
+        codes = encode(X_centred, ensemble, k)
         fvu, gradients = reconstruction(X_centred, codes, ensemble, 3.0)
         return [fvu, *gradients]
 
@@ -216,22 +253,38 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from skmfr._kernels import gpu
 
-OTHERS = dict.fromkeys(["n_features", "k", "size", "width"], "i32")
+OTHERS = dict.fromkeys(["n_features", "n_columns", "k", "size", "width"], "i32")
 OTHERS |= {"indices": "*i64", "n_steps": "*fp32"}
 
 def strip(n_rows, itemsize):
     return max(gpu.TILE_BYTES // n_rows, gpu.MIN_COLUMN_BYTES) // itemsize
 
-def compiled(kernel, itemsize, fixed, index):
+def compiled(kernel, itemsize, fixed, index, n_numbers=4096):
+    integer = f"*i{8 * itemsize}"
     others = OTHERS | dict.fromkeys(["rows", "offsets"], index)
+    others |= dict.fromkeys(["numbers", "found"], integer)
     signature = {
         name: "constexpr" if name in fixed else others.get(name, f"*fp{8 * itemsize}")
         for name in kernel.arg_names
     }
-    target = GPUTarget("cuda", int(sys.argv[1]), 32)
-    return triton.compile(ASTSource(kernel, signature, fixed), target=target)
+    # Arrays begin where 16 divides the address.
+    arrays = [i for i, name in enumerate(signature) if signature[name].startswith("*")]
+    aligned = {(i,): [["tt.divisibility", 16]] for i in arrays}
+    return triton.compile(
+        ASTSource(kernel, signature, fixed, aligned),
+        target=GPUTarget("cuda", int(sys.argv[1]), 32),
+        options={"num_warps": gpu._n_warps(n_numbers)},
+    )
 
 n_rows = gpu.BAG_ROWS
+for bits in (16, 32, 64):
+    # The widest.
+    width = gpu.SEARCHED_BYTES // max(4, bits // 8)
+    fixed = {"COLUMNS": width, "CHUNK": width // 4, "SIZE": gpu.GROUP_SIZE}
+    fixed["LOWEST"] = -(2 ** (bits - 1))
+    done = compiled(gpu._largest, bits // 8, fixed, None, width)
+    print(done.metadata.shared, len(done.asm["cubin"]))
+
 products, no_residual = gpu._strip_products, {"values": None, "residual": None}
 adam = {"BETA": 0.9, "GAMMA": 0.99, "EPS": 1e-8, "COLUMNS": gpu.ADAM_COLUMNS}
 for itemsize in (4, 8):
@@ -261,7 +314,7 @@ def test_kernels_compile_for_gpus_that_are_not_there(architecture, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     compiled = [tuple(map(int, line.split())) for line in run.stdout.splitlines()]
-    assert len(compiled) == 2 * 6
+    assert len(compiled) == 3 + 2 * 6
     for shared_memory, n_bytes in compiled:
         # Four programs at once in the 164 kB of a multiprocessor of an A100.
         assert shared_memory <= 164_000 / 4

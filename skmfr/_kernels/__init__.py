@@ -43,13 +43,12 @@ def _cpu() -> ModuleType | None:
 def _for_gpu(device: torch.device) -> ModuleType | None:
     try:
         from . import gpu
-
-        one = torch.ones(1, 1, device=device)
-        gpu.gather_dot(one, one, torch.zeros_like(one, dtype=torch.int64))
     except ImportError:
         return None
     # Triton compiles when a kernel is called, which takes a C compiler and a GPU that
     # is not too old, and what is missing is told in errors of many kinds.
+    try:
+        gpu.try_all(device)
     except Exception as error:
         warnings.warn(
             f"Kernels do not run on {device}, so that training is slower there: "

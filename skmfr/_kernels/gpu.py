@@ -29,18 +29,36 @@ from torch import Tensor
 
 from .._codes import SparseCodes
 
-# Of the rows that a program holds: 32 registers for each of its 128 threads.
+# Of the rows that a program holds.
 TILE_BYTES = 1 << 14
 # With fewer columns, parts of the 128 bytes that the cache reads by would be wasted.
-# So from k = 129 on programs hold more; up to 512 they have registers enough.
+# So from k = 129 on programs hold more.
 MIN_COLUMN_BYTES = 128
 # Rows that are added up at once.  An atom has some ten entries in a batch.
 BAG_ROWS = 16
 # Some atoms have thousands: rows are asked for while those before are on their way.
 BAG_STAGES = tl.constexpr(3)
+# The search holds so much of a row of scores, so that some programs have registers at
+# once, and looks at maxima of so many neighbours first, 16 bytes in bfloat16.
+SEARCHED_BYTES = 1 << 15
+GROUP_SIZE = 8
 # A program of Adam holds 4 numbers for each of so many columns, or those of an atom.
 ADAM_COLUMNS = 1024
-COLUMNS_PER_WARP = 256
+# Numbers that a thread holds of what its program does; more where threads are at most.
+PER_THREAD = 32
+
+
+def try_all(device: torch.device) -> None:
+    """Call all kernels; the search, which needs most, for as much as it may hold."""
+    X = torch.ones(1, 1, device=device)
+    place = torch.zeros_like(X, dtype=torch.int64)
+    residual_products(X, SparseCodes(X, place), X)
+    bounds = torch.arange(2, device=device)
+    bag_sums(X, place[0], bounds, X[0], torch.empty_like(X), add=False)
+    numbers = X.new_zeros(1, SEARCHED_BYTES, dtype=torch.int32)
+    largest(numbers, 1)
+    one, two, three, four = ([X.clone()] for _ in range(4))
+    adam_step(one, two, three, four, X[0, 0], 0.1, (0.9, 0.99), 1e-8, on_sphere=0)
 
 
 def residual_products(
@@ -86,6 +104,7 @@ def _products(
             k,
             ENTRIES=entries,
             COLUMNS=columns,
+            num_warps=_n_warps(entries * columns * X.itemsize // 4),
         )
     return products.sum(0)
 
@@ -108,6 +127,38 @@ def bag_sums(
             ROWS=BAG_ROWS,
             COLUMNS=columns,
         )
+
+
+def largest(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As :func:`.cpu.largest`."""
+    n_rows, n_columns = numbers.shape
+    most = SEARCHED_BYTES // max(4, numbers.itemsize)
+    n_parts = triton.cdiv(n_columns, most)
+    width = triton.cdiv(n_columns, n_parts)
+    # What the parts have found must be less than what they had.
+    if n_parts > 1 and k > min(width // 2, n_columns - (n_parts - 1) * width):
+        return torch.topk(numbers, k, sorted=False)
+    columns = max(triton.next_power_of_2(width), GROUP_SIZE)
+    found = numbers.new_empty(n_rows, n_parts * k)
+    indices = torch.empty_like(found, dtype=torch.int64)
+    with torch.cuda.device_of(numbers):
+        _largest[n_rows, n_parts](
+            numbers.contiguous(),
+            found,
+            indices,
+            n_columns,
+            width,
+            k,
+            LOWEST=torch.iinfo(numbers.dtype).min,
+            COLUMNS=columns,
+            CHUNK=max(columns // 4, GROUP_SIZE),
+            SIZE=GROUP_SIZE,
+            num_warps=_n_warps(columns),
+        )
+    if n_parts > 1:
+        found, place = largest(found, k)
+        indices = indices.gather(1, place)
+    return found, indices
 
 
 def adam_step(
@@ -142,7 +193,7 @@ def adam_step(
                 EPS=eps,
                 ON_SPHERE=is_atoms,
                 COLUMNS=columns,
-                num_warps=min(max(4, columns // COLUMNS_PER_WARP), 32),
+                num_warps=_n_warps(4 * columns),
             )
 
 
@@ -150,6 +201,11 @@ def _n_columns(n_rows: int, X: Tensor) -> int:
     """Width of a strip."""
     n_bytes = max(TILE_BYTES // n_rows, MIN_COLUMN_BYTES)
     return min(n_bytes // X.itemsize, triton.next_power_of_2(X.shape[1]))
+
+
+def _n_warps(n_numbers: int) -> int:
+    """Of 32 threads, of a program that holds so many numbers of 32 bits."""
+    return min(max(1, n_numbers // (32 * PER_THREAD)), 32)
 
 
 # Programs run in about the order of their numbers, the first coordinate first: all
@@ -228,6 +284,78 @@ def _strip_sums(
 
 
 @triton.jit
+def _threshold(numbers, low, high, k):
+    """A number that k of these reach; more only where that many are equal to it."""
+    while low < high:
+        # Their mean, rounded up; the sum of the two may overflow.
+        middle = (low | high) - ((low ^ high) >> 1)
+        n_reach = tl.sum((numbers >= middle).to(tl.int32))
+        high = tl.where(n_reach < k, middle - 1, tl.where(n_reach == k, middle, high))
+        low = tl.where(n_reach < k, low, middle)
+    return low
+
+
+@triton.jit
+def _ranks(numbers):
+    """Sum of all numbers before each, row by row."""
+    of_rows = tl.sum(numbers, axis=1)
+    before = tl.cumsum(of_rows, axis=0) - of_rows
+    return before[:, None] + tl.cumsum(numbers, axis=1) - numbers
+
+
+@triton.jit
+def _largest(
+    numbers,
+    found,
+    indices,
+    n_columns,
+    width,
+    k,
+    LOWEST: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    first = part * width
+    last = tl.minimum(first + width, n_columns)
+    numbers += row * n_columns
+    to = (row * tl.num_programs(1) + part) * k
+
+    column = _columns(first, COLUMNS, SIZE)
+    x = tl.load(numbers + column, mask=column < last, other=LOWEST)
+    # Most often no two of the largest are in one group.
+    maxima = tl.max(x, axis=1)
+    low, high = tl.full((), LOWEST, maxima.dtype), tl.max(maxima)
+    low = _threshold(maxima, low, high, k)
+    n_reach = tl.sum((x >= low).to(tl.int32))
+    least = _threshold(x, low, tl.where(n_reach == k, low, high), k)
+
+    n_above, n_equal = 0, tl.sum((x > least).to(tl.int32))
+    # Chunk by chunk, for what tells their places would fill the registers.
+    for start in range(0, COLUMNS, CHUNK):
+        one = _columns(first + start, CHUNK, SIZE)
+        number = tl.load(numbers + one, mask=one < last, other=LOWEST)
+        above, equal = (number > least).to(tl.int32), (number == least).to(tl.int32)
+        # Two small numbers as one.
+        rank = _ranks(above + (equal << 16))
+        rank = tl.where(above > 0, n_above + (rank & 0xFFFF), n_equal + (rank >> 16))
+        chosen = (number >= least) & (one < last) & (rank < k)
+        tl.store(found + to + rank, number, mask=chosen)
+        tl.store(indices + to + rank, one.to(tl.int64), mask=chosen)
+        n_above += tl.sum(above)
+        n_equal += tl.sum(equal)
+
+
+@triton.jit
+def _columns(first, n_columns: tl.constexpr, SIZE: tl.constexpr):
+    """Numbers from the first on, (n_columns / SIZE, SIZE)."""
+    group = tl.arange(0, n_columns // SIZE)
+    return first + group[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
+
+
+@triton.jit
 def _adam_rows(
     parameters,
     gradients,
@@ -252,15 +380,16 @@ def _adam_rows(
     v = tl.load(squares + place, mask=there, other=0.0)
     if ON_SPHERE:
         g -= tl.sum(p * g) * p
-    m += (1 - BETA) * (g - m)
-    v = GAMMA * v + (1 - GAMMA) * (g * g)
+    # Before Triton 3.2, numbers written as such are float32.
+    dtype = parameters.dtype.element_ty
+    m += tl.full((), 1 - BETA, dtype) * (g - m)
+    v = tl.full((), GAMMA, dtype) * v + tl.full((), 1 - GAMMA, dtype) * (g * g)
     # In float64, for 1 - gamma^t is small.
     t = tl.load(n_steps).to(tl.float64)
-    dtype = parameters.dtype.element_ty
     mean_part = (1 - tl.exp(t * tl.log(tl.full((), BETA, tl.float64)))).to(dtype)
     square_part = (1 - tl.exp(t * tl.log(tl.full((), GAMMA, tl.float64)))).to(dtype)
     rate = tl.load(learning_rate) / mean_part
-    p -= rate * m / (tl.sqrt(v / square_part) + EPS)
+    p -= rate * m / (tl.sqrt(v / square_part) + tl.full((), EPS, dtype))
     if ON_SPHERE:
         p /= tl.sqrt(tl.sum(p * p))
     tl.store(parameters + place, p, mask=there)
