@@ -174,10 +174,15 @@ def test_a_shard_unlike_the_others_is_named(tmp_path, bad, message):
         Shards(paths)
 
 
-def test_a_shard_that_is_no_npy_file_is_named(tmp_path):
+def test_a_shard_that_is_no_npy_file_is_named_with_the_reason(tmp_path):
     path = tmp_path / "data.csv"
     path.write_text("1, 2, 3")
     with pytest.raises(ValueError, match=r"Shard 0 of X, .*data.csv, is no .npy file"):
+        Shards([path])
+    path = tmp_path / "cut.npy"
+    np.save(path, random_data())
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"cut.npy, is no .npy file.*: .*mmap length"):
         Shards([path])
     with pytest.raises(FileNotFoundError, match=r"missing.npy"):
         Shards([tmp_path / "missing.npy"])
@@ -203,10 +208,73 @@ def test_a_dask_array_of_unknown_length_is_refused_with_a_remedy():
         as_source(X[X[:, 0] > 0])
 
 
-def test_h5py_like_datasets_are_chunked():
+def test_chunks_without_rows_are_none():
     X = random_data()
-    data = SimpleNamespace(shape=X.shape, dtype=X.dtype, chunks=(8, 3))
-    assert isinstance(as_source(data), Chunked)
+    data = dask.array.from_array(X, chunks=((10, 20, 10), 3))
+    data = data[(data[:, 0] > 5) | (dask.array.arange(40, chunks=data.chunks[0]) > 9)]
+    data.compute_chunk_sizes()
+    assert data.chunks[0] == (0, 20, 10)
+    source = as_source(data)
+    np.testing.assert_array_equal(source.starts, [0, 20, 30])
+    np.testing.assert_array_equal(source[:], X[10:])
+
+
+class Dataset:
+    """As of h5py: what has neither chunks nor arithmetic, and reads what is asked."""
+
+    def __init__(self, X, chunks=None):
+        self.X, self.chunks = X, chunks
+        self.shape, self.ndim, self.dtype = X.shape, X.ndim, X.dtype
+        self.n_read = []
+
+    def __getitem__(self, rows):
+        self.n_read.append(len(self.X[rows]))
+        return self.X[rows]
+
+    def __array__(self, dtype=None, copy=None):
+        raise AssertionError("all of it is read")
+
+
+def test_h5py_like_datasets_are_read_by_chunks_or_slabs(monkeypatch):
+    X = random_data()
+    monkeypatch.setattr(skmfr._sources, "SLAB_BYTES", X[:8].nbytes)
+    for chunks in (None, (8, 3)):
+        data = Dataset(X, chunks)
+        source = as_source(data)
+        assert isinstance(source, Chunked)
+        np.testing.assert_array_equal(source[:], X)
+        assert data.n_read == [8] * 5
+
+
+def test_mapped_arrays_are_shards_that_keep_their_width(tmp_path):
+    X = random_data(dtype=np.float16)
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    source = as_source(mapped)
+    assert isinstance(source, Shards)
+    assert source.dtype == np.float32
+    assert np.shares_memory(source.piece(0), mapped)
+    for other in (mapped[0], mapped[:0]):
+        assert as_source(other) is None
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        (iter([np.ones((2, 2))]), TypeError, "X is an iterator, list_iterator, which"),
+        (map(str, "ab"), TypeError, "or each part to partial_fit"),
+        (
+            SimpleNamespace(to_dask_array=None),
+            TypeError,
+            r"to_dask_array\(lengths=True",
+        ),
+        ([Dataset(np.ones((2, 2)))], ValueError, "Shard 0 of X is .*Dataset, which"),
+        ([zarr.array(np.ones((4, 2)))], ValueError, "zarr.*concatenate"),
+    ],
+)
+def test_what_would_be_read_whole_is_refused_with_a_remedy(X, error, message):
+    with pytest.raises(error, match=message):
+        as_source(X)
 
 
 @pytest.mark.parametrize("kind", [str, Path])
