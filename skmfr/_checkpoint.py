@@ -119,7 +119,11 @@ class Checkpoints:
         """The files that there are, the newest first."""
         # Not copies of theirs that a user has made.
         ours = re.compile(rf"{self._stem}-\d{{9,}}\.npz")
-        paths = [path for path in self.folder.glob("*") if ours.fullmatch(path.name)]
+        paths = [
+            path
+            for path in self.folder.glob("*")
+            if ours.fullmatch(path.name) and path.is_file()
+        ]
         # Numbers of steps may outgrow their nine digits.
         return sorted(paths, key=lambda path: (len(path.name), path.name), reverse=True)
 

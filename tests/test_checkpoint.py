@@ -118,6 +118,61 @@ def test_what_a_killed_fit_left_is_removed_by_the_next(checkpoints, settings):
     assert set(checkpoints.folder.iterdir()) == {checkpoints.path(3), unfinished[1]}
 
 
+def test_copies_of_a_checkpoint_are_left_alone(checkpoints, settings):
+    checkpoints.save(state_after(3, settings))
+    content = checkpoints.path(3).read_bytes()
+    copies = [
+        checkpoints.folder / checkpoints.path(3).name.replace(old, new)
+        for old, new in [("000000003", "best"), (".npz", " (copy).npz")]
+    ]
+    for copied in copies:
+        copied.write_bytes(content)
+    for n_steps in (6, 9, 12):
+        checkpoints.save(state_after(n_steps, settings))
+    assert checkpoints.load(settings).step == 12
+    for copied in copies:
+        assert copied.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError("of another user"), MemoryError("64 GB")]
+)
+def test_what_is_no_damage_is_told_as_it_is(checkpoints, settings, monkeypatch, error):
+    for n_steps in (3, 6):
+        checkpoints.save(state_after(n_steps, settings))
+
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(type(error), match=str(error)):
+        checkpoints.load(settings)
+
+
+def test_a_file_that_is_gone_gives_way_to_the_newer_one(
+    checkpoints, settings, monkeypatch
+):
+    """Of another fit with the same configuration."""
+    checkpoints.save(state_after(3, settings))
+    load = np.load
+
+    def replaced(path, **options):
+        monkeypatch.undo()
+        path.unlink()
+        checkpoints.save(state_after(6, settings))
+        return load(path, **options)
+
+    monkeypatch.setattr(np, "load", replaced)
+    assert checkpoints.load(settings).step == 6
+
+
+def test_a_folder_that_cannot_be_is_told_before_training(tmp_path, settings):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "fits"):
+        with pytest.raises(OSError, match=f"checkpoint_dir is no folder.*{folder}"):
+            Checkpoints(folder, {"k": 3}).load(settings)
+
+
 def test_steps_of_more_than_nine_digits_are_newer(checkpoints, settings):
     state = state_after(3, settings)
     for step in (999_999_998, 999_999_999, 1_000_000_000, 1_000_000_001):
