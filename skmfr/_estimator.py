@@ -428,7 +428,7 @@ class MFRSparseAutoencoder(
         X : array-like of shape (n_samples, n_features)
             Training data: anything that scikit-learn takes; a list of arrays or names
             of ``.npy`` files, which are shards of the data, of the same width and
-            dtype; or an array in chunks along the samples (zarr, dask, h5py).
+            dtype; or an array that is read chunk by chunk (zarr, dask, h5py).
         y : Ignored
             Not used, present for API consistency.
 
@@ -653,13 +653,12 @@ class MFRSparseAutoencoder(
         """Rows to train on, and rows to hold out for early stopping."""
         from ._random import VALIDATION, random_numbers
 
-        # Of data in chunks whole ones: for a few rows of each, all would be read.
-        sizes = np.diff(chunk_starts(X))
-        if len(sizes) <= n_mixed(X):
+        # Of many chunks whole ones: for a few rows of each, all would be read.
+        sizes, most = np.diff(chunk_starts(X)), int(self.validation_fraction * len(X))
+        if len(sizes) <= n_mixed(X) or sizes.max() > most:
             sizes = np.ones(len(X), dtype=int)
         order = random_numbers(seed, VALIDATION).permutation(len(sizes))
         n_rows = np.cumsum(sizes[order])
-        most = int(self.validation_fraction * len(X))
         n_held_out = max(1, int(np.searchsorted(n_rows, most, side="right")))
         if len(sizes) - n_held_out < 1:
             raise ValueError(
@@ -843,7 +842,7 @@ class MFRSparseAutoencoder(
         codes : ndarray or CSR array of shape (n_samples, n_components)
             At most k entries of a row are not zero; with
             ``transform_algorithm="encoder"`` none is negative. float32 for float32
-            data, float64 otherwise.
+            data and for float16 in files, float64 otherwise.
 
         Raises
         ------

@@ -331,6 +331,24 @@ def test_a_thread_reads_ahead_and_ends_with_the_iterator(monkeypatch):
     assert not [t for t in threading.enumerate() if t.name.startswith("skmfr reader")]
 
 
+def test_no_more_than_some_small_batches_are_read_ahead(monkeypatch):
+    monkeypatch.setattr(skmfr._batches, "MOST_AHEAD", 3)
+    source = Slow(numbered(70))
+    source.may_read.release(100)
+    turn = batches_of(source, rows=None).in_turn(0, 50)
+    next(turn)
+    turn.close()
+    assert len(source.threads) <= 4
+
+
+def test_batches_in_memory_are_read_ahead_if_wanted():
+    batches = batches_of(random_data(), rows=None)
+    turn = batches.in_turn(0, 3, ahead=True)
+    np.testing.assert_array_equal(next(turn), batches[0])
+    assert [t for t in threading.enumerate() if t.name.startswith("skmfr reader")]
+    np.testing.assert_array_equal(list(turn), [batches[1], batches[2]])
+
+
 def test_what_goes_wrong_in_the_thread_is_raised():
     X = numbered(70)
     X[33] = np.nan

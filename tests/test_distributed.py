@@ -61,9 +61,11 @@ with data_parallel(timeout=30) as rank:
     messages = {}
     for name, values in {
         "seed": {"random_state": rank}, "alpha": {"alpha": 0.5 + rank},
-        "batch": {"batch_size": 41}, "data": {},
+        "batch": {"batch_size": 41}, "data": {}, "order": {},
     }.items():
         X = np.eye(64) * (1 + rank if name == "data" else 1)
+        if name == "order" and rank == 1:
+            X = X[::-1]
         try:
             MFRSparseAutoencoder(**(parameters | values)).fit(X)
         except ValueError as error:
@@ -142,8 +144,9 @@ def test_processes_that_fit_something_else_are_refused(lost_and_resumed):
         "process 1 has alpha=1.5 and process 0 has alpha=0.5" in (messages[1]["alpha"])
     )
     for rank in (0, 1):
-        assert "has seed=" in messages[rank]["seed"]
-        assert "has scale of X=" in messages[rank]["data"]
+        assert "has seed drawn from random_state=" in messages[rank]["seed"]
+        assert "has hash of X=" in messages[rank]["data"]
+        assert "has hash of X=" in messages[rank]["order"]
         assert "batch_size=41 " in messages[rank]["batch"]
         assert "number of processes, 2" in messages[rank]["batch"]
 

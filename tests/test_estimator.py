@@ -480,36 +480,50 @@ def test_callback_sees_the_dead_share_of_the_group(
     assert Watch(settings, 0, None).info(state)["dead"] == 1 / 8
 
 
+class EpochEnds:
+    """A callback of scikit-learn's that stops a fit after some epochs."""
+
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+        self.scores, self.steps, self.events = [], [], []
+
+    def setup(self, estimator, context):
+        self.events.append("setup")
+
+    def teardown(self, estimator, context):
+        self.events.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context, *, X=None, y=None,
+                          metadata=None, fitted_estimator=None):  # fmt: skip
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, X=None, y=None,
+                        metadata=None, fitted_estimator=None):  # fmt: skip
+        if context.task_name == "epoch":
+            self.scores.append(fitted_estimator.score(X))
+            self.steps.append(fitted_estimator.n_steps_)
+            return len(self.scores) == self.n_epochs
+        return False
+
+
 def test_scikit_learns_callbacks_see_each_epoch_and_can_stop():
     pytest.importorskip("sklearn.callback")
-
-    class StopAtThird:
-        def __init__(self):
-            self.scores, self.events = [], []
-
-        def setup(self, estimator, context):
-            self.events.append("setup")
-
-        def teardown(self, estimator, context):
-            self.events.append("teardown")
-
-        def on_fit_task_begin(self, estimator, context, *, X=None, y=None,
-                              metadata=None, fitted_estimator=None):  # fmt: skip
-            pass
-
-        def on_fit_task_end(self, estimator, context, *, X=None, y=None,
-                            metadata=None, fitted_estimator=None):  # fmt: skip
-            if context.task_name == "epoch":
-                self.scores.append(fitted_estimator.score(X))
-                return len(self.scores) == 3
-            return False
-
-    callback = StopAtThird()
+    callback = EpochEnds(3)
     sae = small(batch_size=100).set_callbacks(callback).fit(X)
     assert sae.n_iter_ == 3
     assert sae.n_steps_ == 18
     assert callback.events == ["setup", "teardown"]
     assert callback.scores[-1] == pytest.approx(sae.score(X))
+
+
+def test_scikit_learns_callbacks_see_the_epochs_of_a_resumed_fit(tmp_path):
+    pytest.importorskip("sklearn.callback")
+    parameters = {"batch_size": 100, "checkpoint_dir": tmp_path, "checkpoint_every": 20}
+    small(**parameters).set_callbacks(EpochEnds(5)).fit(X)
+    callback = EpochEnds(100)
+    small(**parameters).set_callbacks(callback).fit(X)
+    # From step 20 on.
+    assert callback.steps == [24, 30, 36, 42, 48, 54, 60]
 
 
 # Interruption
@@ -525,6 +539,43 @@ def test_an_interrupted_fit_keeps_what_it_learned():
         sae.fit(X)
     assert sae.n_steps_ == 20
     assert sae.transform(X).shape == (len(X), 32)
+
+
+def test_a_penalty_that_was_not_on_is_not_blamed(recwarn):
+    def interrupt(step, info):
+        assert info["alpha"] == 0
+        if step == 20:
+            raise KeyboardInterrupt
+
+    small(max_steps=2000, callback=interrupt).fit(X)
+    assert not any("penalty" in str(warning.message) for warning in recwarn)
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_a_fit_that_fails_leaves_the_model_as_it_was(warm_start):
+    sae = small(warm_start=warm_start).partial_fit(X)
+    expected = clone(sae).partial_fit(X).partial_fit(X)
+    with pytest.raises(ValueError, match="too large"):
+        sae.set_params(learning_rate=1e25).fit(100 * X)
+    sae.set_params(learning_rate="auto")
+    if warm_start:
+        with pytest.raises(ValueError, match="X has 15 features, but .* expecting 16"):
+            sae.fit(X[:, :15])
+    assert same_state(sae.partial_fit(X), expected)
+    assert sae.score(X) == expected.score(X)
+
+
+def test_another_precision_does_not_go_on():
+    sae = small(precision="float32").partial_fit(X)
+    message = "precision=torch.float64, but .* had precision=torch.float32"
+    with pytest.raises(ValueError, match=message):
+        sae.set_params(precision="float64").partial_fit(X)
+
+
+def test_checkpoints_that_no_fit_can_go_on_from_are_told(tmp_path):
+    sae = small(random_state=None, max_steps=3, checkpoint_dir=tmp_path)
+    with pytest.warns(UserWarning, match=r"checkpoint_dir=.*random_state=None"):
+        sae.fit(X)
 
 
 def test_a_fit_resumes_from_its_checkpoint_to_the_same_bytes(tmp_path):
@@ -859,13 +910,20 @@ def test_a_fit_of_chunked_data_resumes_to_the_same_bytes(
     assert same_state(resumed, expected.fit(in_chunks))
 
 
-def test_early_stopping_holds_out_whole_chunks(in_chunks):
-    sae = small()
-    sae._seed = 0
-    rows, validation = sae._split(Chunked(in_chunks))
-    np.testing.assert_array_equal(np.sort(np.r_[rows, validation]), np.arange(600))
-    assert len(np.unique(validation // 50)) == 1
-    assert len(validation) == 50
+def test_early_stopping_holds_out_whole_chunks_if_there_are_many(in_chunks):
+    def n_held_out(data):
+        """Of each 50 rows."""
+        rows, validation = small(validation_fraction=0.2)._split(Chunked(data), seed=0)
+        np.testing.assert_array_equal(np.sort(np.r_[rows, validation]), np.arange(600))
+        return np.bincount(validation // 50, minlength=12)
+
+    np.testing.assert_array_equal(np.sort(n_held_out(in_chunks))[-3:], [0, 50, 50])
+    # Of chunks that are too large, or mixed all together, rows.
+    for chunks in ((60,) * 5 + (300,), (200,) * 3):
+        few = dask.array.from_array(X, chunks=(chunks, X.shape[1]))
+        held_out = n_held_out(few)
+        assert held_out.sum() == 120
+        assert held_out.max() < 25
     one_chunk = zarr.array(X, chunks=X.shape)
     assert same_state(
         small(early_stopping=True).fit(one_chunk), small(early_stopping=True).fit(X)
