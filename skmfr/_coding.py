@@ -20,8 +20,8 @@ from ._ensemble import Ensemble, rows_per_block
 # Ridge, relative to atoms of norm 1, that keeps least squares finite where atoms of a
 # support are linearly dependent.  It runs in float64, where this is no more than noise.
 RIDGE = 1e-12
-# Squared distance of an atom to the span of others below which it adds to it nothing
-# but rounding, of products of atoms and what many atoms make of it.
+# Squared distance of an atom to the span of others below which it counts as one that
+# depends on them: it is no more than rounding of the products of atoms.
 DEPENDENT = {torch.float32: 1e-5, torch.float64: 1e-12}
 # Dictionaries up to this size have products of all atoms made (256 MB in float32).
 MAX_GRAM = 8192

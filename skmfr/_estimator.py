@@ -162,7 +162,8 @@ class MFRSparseAutoencoder(
     reinit_threshold : float or None, default=None
         An SAE whose atoms are used so unequally that the mean over atoms of
         ``(|rate - t| / t)^3``, ``t = k / n_components``, exceeds this is started anew,
-        in the first half of training, three times at most. None turns this off.
+        in the first half of a fit, or of a pass of `partial_fit`, three times at most.
+        None turns this off.
         The paper's value is 2.5; data with some frequent features exceed it for good.
 
     reinit_every : int, default=50

@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """An empty file beside ``path`` to write, which takes its place in the end.
 
     Whatever stops the writing, the file that was there stays as it was, and no other is
-    left behind; but by a process that is killed, and then until the next writes.
+    left behind. A process that is killed leaves its own until the next one writes.
     """
     remove_abandoned(path.parent, escape(path.name))
     fresh = path.with_name(f"{path.name}.{token_hex(8)}.tmp")

@@ -62,7 +62,7 @@ class SphericalAdam(torch.optim.Adam):
             group["params"][group["on_sphere"]] for group in self.param_groups
         ]
         for atoms in dictionaries:
-            project_to_sphere_(atoms.grad, atoms)
+            project_to_tangent_(atoms.grad, atoms)
         self.step()
         for atoms in dictionaries:
             atoms.div_(torch.linalg.vector_norm(atoms, dim=-1, keepdim=True))
@@ -77,7 +77,7 @@ class SphericalAdam(torch.optim.Adam):
         return moments
 
 
-def project_to_sphere_(gradient: Tensor, atoms: Tensor) -> Tensor:
+def project_to_tangent_(gradient: Tensor, atoms: Tensor) -> Tensor:
     """Remove from each row of the gradient its part along the atom, in place.
 
     Parameters

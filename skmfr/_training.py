@@ -177,11 +177,11 @@ def train(
             every = settings.resample_every
             if every and due(state.n_steps, every) and step < schedule.cool_down_from:
                 check_convergence(state, settings)
-                donors = batches.for_witnesses(batches.samples(step - 1))
+                for_witnesses = batches.for_witnesses(batches.samples(step - 1))
                 if workers.size > 1:
                     # All choose the same samples, and of the whole batch.
                     X = standardiser(batches[step - 1], settings.device, settings.dtype)
-                resample_dead(state, settings, X, donors, k, dead_after=every)
+                resample_dead(state, settings, X, for_witnesses, k, dead_after=every)
                 if alpha > 0:
                     transplant_shared(state, settings)
             may_end = state.plateau.tol > 0 and schedule.on_plateau(step)

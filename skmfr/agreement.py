@@ -256,7 +256,7 @@ def pw_mcc(dictionaries) -> float:
         units.append(_unit_atoms(atoms, f"dictionaries[{i}]", n_atoms, n_features))
     if len(units) < 2:
         raise ValueError(
-            f"dictionaries has {len(units)} of them, but pairs take at least 2."
+            f"dictionaries must hold at least 2 to make pairs of, got {len(units)}."
         )
     pairs = [np.mean(_matched_cosines(*pair)) for pair in combinations(units, 2)]
     return float(np.mean(pairs))
@@ -358,7 +358,7 @@ def random_agreement(n_features: int, n_components: int) -> float:
     return _random_agreement(n_features, n_components)
 
 
-# Once per fit, but for partial_fit, where it is once per call.
+# The same for all fits of one size, and called twice in each.
 @lru_cache(maxsize=64)
 def _random_agreement(n_features: int, n_components: int) -> float:
     if n_features == 1:

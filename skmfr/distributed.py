@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import torch
 
-# Whose functions keep, as their default, the group there is when they are imported: a
-# group must be made after that, or the end of Python finds its threads still running
-# and aborts.
+# Its functions take the present group for their default when they are imported, and
+# keep it: imported after a group was made, they would have Python find its threads
+# still running in the end, and abort.
 import torch.distributed.nn.functional  # noqa: F401
 from torch import distributed
 

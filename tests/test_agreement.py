@@ -141,7 +141,7 @@ def test_pw_mcc_of_permuted_copies_is_one():
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_pw_mcc_needs_two_dictionaries(n):
-    with pytest.raises(ValueError, match="dictionaries has"):
+    with pytest.raises(ValueError, match=f"at least 2 to make pairs of, got {n}"):
         pw_mcc(random_atoms(2, 3, 4)[:n])
 
 

@@ -335,7 +335,7 @@ def size(path):
 folder = Path(sys.argv[1])
 X = np.random.default_rng(0).standard_normal((100, 256))
 sae = MFRSparseAutoencoder(4096, k=2, n_saes=1, max_steps=1).partial_fit(X)
-settings = sae._settings(256)
+settings = sae._settings(256, seed=0)
 
 model = folder / "model"
 save(sae, model)

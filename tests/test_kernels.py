@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -216,6 +217,15 @@ def test_without_threads_that_may_be_shared_torch_serves(monkeypatch):
     monkeypatch.setattr(cpu, "has_threads", lambda: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert kernels_on(torch.device("cpu")) is None
+
+
+def test_a_numba_that_does_not_load_is_told(monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.delitem(sys.modules, "skmfr._kernels.cpu", raising=False)
+    monkeypatch.delattr(skmfr._kernels, "cpu", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", ModuleType("numba"))
+    with pytest.warns(UserWarning, match="Kernels do not run on the CPU.*prange"):
+        assert skmfr._kernels._cpu.__wrapped__() is None
 
 
 @pytest.mark.skipif(DEVICES["gpu"] == "cpu", reason="needs a GPU")

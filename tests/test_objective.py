@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from skmfr._ensemble import Ensemble, encode
 from skmfr._matching import Matches
 from skmfr._objective import add_mutual_penalty_, reconstruction
-from skmfr._optimiser import project_to_sphere_
+from skmfr._optimiser import project_to_tangent_
 
 # Three SAEs of a group and a witness.
 N_SAES, N_MEMBERS = 3, 4
@@ -56,7 +56,7 @@ def gradients_by_hand(X, ensemble, fvu_weight, alpha, matching):
     )
     if ensemble.tied:
         gradients.decoder.add_(gradients.encoder)
-    project_to_sphere_(gradients.decoder.flatten(0, 1), ensemble.decoder.flatten(0, 1))
+    project_to_tangent_(gradients.decoder.flatten(0, 1), ensemble.decoder.flatten(0, 1))
     found = dict(zip(NAMES, gradients, strict=True))
     if ensemble.tied:
         del found["encoder"]

@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 import skmfr._optimiser
 from skmfr._ensemble import Ensemble
-from skmfr._optimiser import BETAS, SphericalAdam, project_to_sphere_
+from skmfr._optimiser import BETAS, SphericalAdam, project_to_tangent_
 
 N_MEMBERS, N_COMPONENTS, N_FEATURES = 2, 5, 19
 # Single numbers go through some ten roundings a step, of 6e-8 or 1e-16.
@@ -131,9 +131,9 @@ def test_projection_is_tangent_and_leaves_tangents_alone():
     atoms = normalize(random_numbers(9, 5, seed=1), dim=1)
     gradient = random_numbers(9, 5, seed=2)
     along = (gradient * atoms).sum(1, keepdim=True)
-    tangent = project_to_sphere_(gradient.clone(), atoms)
+    tangent = project_to_tangent_(gradient.clone(), atoms)
     torch.testing.assert_close(tangent, gradient - along * atoms)
-    again = project_to_sphere_(tangent.clone(), atoms)
+    again = project_to_tangent_(tangent.clone(), atoms)
     torch.testing.assert_close(again, tangent, rtol=1e-12, atol=1e-15)
 
 

@@ -86,7 +86,7 @@ FORMS = {
     "every other row": (lambda X, folder: np.repeat(X, 2, axis=0)[::2], "float32"),
     "backwards": (lambda X, folder: X[::-1, ::-1].copy()[::-1, ::-1], "float32"),
     "read-only": (read_only, "float32"),
-    "memory-mapped": (mapped, "float32"),
+    "memory-mapped": (mapped, "float16 float32"),
     "other byte order": (lambda X, folder: X.astype(X.dtype.newbyteorder()), ""),
     "objects": (lambda X, folder: X.astype(object), ""),
     "lists": (lambda X, folder: X.tolist(), ""),

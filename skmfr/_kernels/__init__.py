@@ -34,7 +34,14 @@ def _for_cpu() -> ModuleType | None:
 def _cpu() -> ModuleType | None:
     try:
         from . import cpu
-    except ImportError:
+    except ModuleNotFoundError:
+        return None
+    # As Numba does of a NumPy that is too new for it.
+    except ImportError as error:
+        warnings.warn(
+            f"Kernels do not run on the CPU, so that training is slower there: {error}",
+            stacklevel=2,
+        )
         return None
     return cpu
 

@@ -100,7 +100,7 @@ def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
 def bag_sums(
     X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor, out: Tensor, add: bool
 ) -> None:
-    """As :func:`.._codes.bag_sums`."""
+    """As :func:`.._codes.bag_sums`, into ``out``."""
     _run(_bag_sums, _bag_sums_in_parts, len(out), X, rows, offsets, weights, out, add)
 
 
@@ -305,9 +305,9 @@ def _largest(part, n_parts, numbers, size, found, indices):
         for g in range(n_groups):
             maxima[g] = row[g]
         for start in range(n_groups, n_groups * size, n_groups):
-            part = row[start : start + n_groups]
+            run = row[start : start + n_groups]
             for g in range(n_groups):
-                number = part[g]
+                number = run[g]
                 maxima[g] = number if number > maxima[g] else maxima[g]
         least = _threshold(maxima, k)
         n_chosen = none
@@ -316,11 +316,11 @@ def _largest(part, n_parts, numbers, size, found, indices):
             n_chosen += one if maxima[g] >= least else none
         n_candidates = none
         for start in range(0, n_groups * size, n_groups):
-            part = row[start : start + n_groups]
+            run = row[start : start + n_groups]
             for g in groups[:n_chosen]:
-                candidates[n_candidates] = part[g]
+                candidates[n_candidates] = run[g]
                 columns[n_candidates] = start + g
-                n_candidates += one if part[g] >= least else none
+                n_candidates += one if run[g] >= least else none
         for column in range(n_groups * size, n_columns):
             candidates[n_candidates] = row[column]
             columns[n_candidates] = column

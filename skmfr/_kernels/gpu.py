@@ -112,7 +112,7 @@ def _products(
 def bag_sums(
     X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor, out: Tensor, add: bool
 ) -> None:
-    """As :func:`.._codes.bag_sums`."""
+    """As :func:`.._codes.bag_sums`, into ``out``."""
     n_bags, n_features = out.shape
     columns = _n_columns(BAG_ROWS, X)
     with torch.cuda.device_of(X):

@@ -73,7 +73,8 @@ class Contexts(NamedTuple):
         Returns
         -------
         DataFrame
-            Columns "atom", "rank", "code", "input", "position", and "text".
+            Columns "atom", "rank", "code", "input", "position", and with a tokenizer,
+            of token ids, "text".
         """
         with needed_by("Contexts.to_frame", "activations"):
             import pandas as pd
@@ -313,7 +314,8 @@ def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.Dat
     effects : LogitEffects, optional
         From :func:`logit_effects`.
     tokenizer : transformers tokenizer, optional
-        Makes text of tokens; without it they are ids.
+        Makes text of tokens. Without it those of effects are ids, and there is no top
+        context.
 
     Returns
     -------

@@ -141,16 +141,17 @@ def loss_recovered(
         replaced[counting] = torch.from_numpy(X_hat).to(activations)
         return replaced
 
+    def constant(value: Tensor) -> Change:
+        return lambda activations, _: value.to(activations).expand_as(activations)
+
     def mean_loss(change: Change) -> float:
         return _mean_loss(module, layer, inputs, batch_size, change)
 
     with evaluating(module, device):
         losses = Bunch(clean=mean_loss(observed), spliced=mean_loss(spliced))
-        losses.zero = mean_loss(lambda activations, _: torch.zeros_like(activations))
-        mean = total / n_tokens
-        losses.mean = mean_loss(
-            lambda activations, _: mean.to(activations).expand_as(activations)
-        )
+        constants = {"mean": total / n_tokens, "zero": torch.zeros_like(total)}
+        for name in constants if return_losses else [ablation]:
+            losses[name] = mean_loss(constant(constants[name]))
     worth = losses[ablation] - losses.clean
     if worth == 0:
         raise ValueError(

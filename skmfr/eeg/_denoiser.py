@@ -331,7 +331,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         if reader.shape[2] < self.n_times_:
             raise ValueError(
                 f"{reader.name} has {reader.shape[2]} samples, which is shorter than a "
-                f"window of {self.n_times_} samples; lower window={self.window}."
+                f"window of {self.n_times_} samples; lower the parameter window."
             )
 
     def _scale(self, signals: list[np.ndarray]) -> np.ndarray:
@@ -468,21 +468,22 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
 
     def _kept(self, codes):
         """Codes, changed in place, without those of atoms that are left out."""
-        codes[:, self._checked_exclude(self.exclude)] = 0
+        codes[:, self._checked_atoms(self.exclude)] = 0
         if self.trusted_only:
             codes[:, ~self.sae_.trusted_] = 0
         return codes
 
-    def _checked_exclude(self, exclude) -> np.ndarray:
-        atoms, n_atoms = np.asarray(exclude), len(self.sae_.components_)
+    def _checked_atoms(self, numbers, name: str = "exclude") -> np.ndarray:
+        """Numbers of atoms (n,) that a parameter of this name gives."""
+        atoms, n_atoms = np.asarray(numbers), len(self.sae_.components_)
         if atoms.size == 0:
             return np.zeros(0, dtype=int)
         if atoms.dtype.kind not in "iu" or atoms.ndim != 1:
-            raise ValueError(f"exclude must be numbers of atoms, got {exclude!r}.")
+            raise ValueError(f"{name} must be numbers of atoms, got {numbers!r}.")
         if atoms.min() < 0 or atoms.max() >= n_atoms:
             raise ValueError(
-                f"exclude must be numbers from 0 to {n_atoms - 1}, as there are "
-                f"{n_atoms} atoms, got {exclude!r}."
+                f"{name} must be numbers from 0 to {n_atoms - 1}, as there are "
+                f"{n_atoms} atoms, got {numbers!r}."
             )
         return atoms
 
@@ -531,7 +532,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         self._check_atoms_are_signals("apply")
-        atoms = self._checked_exclude(self.exclude if exclude is None else exclude)
+        atoms = self._checked_atoms(self.exclude if exclude is None else exclude)
 
         def without(signals: np.ndarray) -> np.ndarray:
             codes = self._codes_of_windows(signals)[:, atoms]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
+from sklearn.utils.validation import check_is_fitted
 
 from .._extras import needed_by
 from ._artifacts import atom_waveforms, code_windows, leading_vectors, score_atoms
@@ -71,6 +72,8 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
     >>> sae = MFRSparseAutoencoder(n_components=8, max_steps=20, random_state=0)
     >>> figure = plot_atom(EEGDenoiser(sae=sae).fit(raw), 5, raw)
     """
+    check_is_fitted(denoiser)
+    denoiser._checked_atoms([atom], "atom")
     return _draw_atom(denoiser, atom, X, code_windows(denoiser, X), n_windows)
 
 
@@ -80,7 +83,6 @@ def _draw_atom(
     with needed_by("plot_atom", "eeg"):
         import matplotlib.pyplot as plt
 
-    denoiser._checked_exclude([atom])
     waveform = atom_waveforms(denoiser)[atom]
     spatial, temporal = (part[0] for part in leading_vectors(waveform[None]))
     code = codes[:, [atom]].toarray()[:, 0]
@@ -268,7 +270,7 @@ def plot_overlay(
             f"after has {after.n_times} samples, but before has {before.n_times}."
         )
     names = channels_to_fit(before, picks)
-    channels_to_fit(after, names)
+    channels_to_fit(after, names, "after lacks channels of before")
     sfreq = before.info["sfreq"]
     n_shown = min(max(2, round(duration * sfreq)), before.n_times)
     starts = np.arange(0, before.n_times - n_shown + 1, n_shown)
@@ -372,9 +374,9 @@ def add_to_report(
         import matplotlib.pyplot as plt
 
     if artifacts is None:
-        excluded = denoiser._checked_exclude(denoiser.exclude)
+        excluded = denoiser._checked_atoms(denoiser.exclude)
         artifacts = score_atoms(denoiser, X).loc[excluded]
-    atoms = denoiser._checked_exclude(artifacts.index)
+    atoms = denoiser._checked_atoms(artifacts.index, "the index of artifacts")
     table = artifacts.to_html(float_format="{:.3g}".format, classes="table")
     report.add_html(table, f"Atoms removed: {len(artifacts)}", section=title)
 

@@ -38,7 +38,11 @@ def as_epochs_array(X: Any, name: str) -> np.ndarray:
     return X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
 
 
-def channels_to_fit(X: Any, picks: list[str] | None) -> list[str]:
+def channels_to_fit(
+    X: Any,
+    picks: list[str] | None,
+    complaint: str = "picks names channels that are not there",
+) -> list[str]:
     """Names of the channels to learn from: those asked for, or all good EEG ones."""
     import mne
 
@@ -53,10 +57,7 @@ def channels_to_fit(X: Any, picks: list[str] | None) -> list[str]:
         return names
     absent = [name for name in picks if name not in X.ch_names]
     if absent:
-        raise ValueError(
-            f"picks names channels that are not there: {absent}; "
-            f"there are {X.ch_names}."
-        )
+        raise ValueError(f"{complaint}: {absent}; there are {X.ch_names}.")
     return list(picks)
 
 

@@ -104,6 +104,11 @@ def check_layout(
         if sfreq is not None and not sfreq > 0:
             raise ValueError(f"sfreq must be above 0, got {sfreq}.")
         return None
+    return check_image_shape(n_features, image_shape)
+
+
+def check_image_shape(n_features: int, image_shape) -> tuple[int, ...]:
+    """The shape of so many features as an image: (height, width), or (.., .., 3)."""
     shape = tuple(np.atleast_1d(image_shape).tolist())
     is_shape = all(isinstance(side, int) and side > 0 for side in shape)
     if not is_shape or len(shape) not in (2, 3) or shape[2:] not in ((), (3,)):

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ._drawing import check_image_shape
+
 # What shapes may take in a page; a third more once they are text.
 MOST_BYTES = 8_000_000
 LEVELS = 255
@@ -65,13 +67,7 @@ def make_view(
     if is_text:
         return View("text", (0,), [], None)
     if image_shape is not None:
-        shape = tuple(int(size) for size in image_shape)
-        if shape[2:] not in {(), (3,)} or len(shape) < 2 or prod(shape) != n_features:
-            raise ValueError(
-                f"image_shape={image_shape} must be (height, width) or (height, width, "
-                f"3) of {n_features} numbers."
-            )
-        return View("image", shape, [], None)
+        return View("image", check_image_shape(n_features, image_shape), [], None)
     if ch_names is not None:
         names = [str(name) for name in ch_names]
         if not names or n_features % len(names):

@@ -183,7 +183,7 @@ class SimilarityDisplay:
             units.append(_unit_atoms(atoms, f"dictionaries[{i}]", *size))
         if len(units) < 2:
             raise ValueError(
-                f"There is {len(units)} dictionary, but it takes 2 to compare."
+                f"There must be at least 2 dictionaries to compare, got {len(units)}."
             )
         labels = check_labels(labels, len(units))
         if pair is None:

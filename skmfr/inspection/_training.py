@@ -74,7 +74,7 @@ class TrainingCurveDisplay:
     fvu : ndarray of shape (n_steps,)
         Fraction of variance unexplained of the batch, mean over the SAEs.
     agreement : ndarray of shape (n_steps,), default=None
-        Mean best cosine of one SAE's atoms in a witness.
+        Mean best cosine of one SAE's atoms in a witness, or another SAE.
     dead : ndarray of shape (n_steps,), default=None
         Share of dead atoms.
     n_reinits : ndarray of shape (n_steps,), default=None

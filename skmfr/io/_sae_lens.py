@@ -27,7 +27,7 @@ SHAPES = {
 # The version whose layout this is; SAELens reads what versions before 6 wrote, or what
 # does not say, by other rules.
 VERSION = "6.54.12"
-# What can be imported; first what SAELens takes no entry for.
+# What can be imported; the first value is that of a missing entry.
 ENTRIES = {
     "normalize_activations": ("none",),
     # With "hook_z" it flattens the heads itself.

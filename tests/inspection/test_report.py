@@ -382,9 +382,11 @@ def test_one_sae_alone_has_no_agreement(X):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"image_shape": (3, 5)}, r"image_shape=\(3, 5\) must be .* of 12 numbers"),
-        ({"image_shape": (12,)}, r"image_shape=\(12,\) must be"),
-        ({"image_shape": (2, 3, 2)}, r"image_shape=\(2, 3, 2\) must be"),
+        ({"image_shape": (3, 5)}, r"image_shape=\(3, 5\) makes 15 .* has 12 features"),
+        ({"image_shape": (12,)}, r"image_shape must be .*, got \(12,\)"),
+        ({"image_shape": (2, 3, 2)}, r"image_shape must be .*, got \(2, 3, 2\)"),
+        ({"image_shape": (-3, -4)}, r"image_shape must be .*, got \(-3, -4\)"),
+        ({"image_shape": (3.5, 4)}, r"image_shape must be .*, got \(3.5, 4.0\)"),
         ({"ch_names": ["a"] * 5}, "ch_names has 5 names, which must divide the 12"),
         ({"ch_names": []}, "ch_names has 0 names"),
         ({"sfreq": 0}, "sfreq must be a positive number of hertz, got 0"),
