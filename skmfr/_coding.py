@@ -25,8 +25,9 @@ RIDGE = 1e-12
 DEPENDENT = {torch.float32: 1e-5, torch.float64: 1e-12}
 # Dictionaries up to this size have products of all atoms made (256 MB in float32).
 MAX_GRAM = 8192
-# Numbers in the largest intermediate array, 64 MB in float32.
-BLOCK_SIZE = 1 << 24
+# Numbers in the largest intermediate array, 64 MB in float32; on GPUs, where a block
+# takes as many launches whatever its size, 512 MB.
+BLOCK_SIZE, BLOCK_SIZE_ON_GPU = 1 << 24, 1 << 27
 
 # Codes of samples (n_samples, n_features), by what was prepared for all of them.
 Coder = Callable[[Tensor], SparseCodes]
@@ -35,10 +36,15 @@ Coder = Callable[[Tensor], SparseCodes]
 def n_rows_per_block(algorithm: str, sae: Ensemble, k: int) -> int:
     """Samples to code at once, for intermediate arrays of bounded size."""
     n_components, n_features = sae.decoder.shape[1:]
+    device = sae.decoder.device
     if algorithm == "encoder":
-        most = rows_per_block(n_components, sae.decoder.device, sae.decoder.dtype)
-        return min(most, max(16, BLOCK_SIZE // n_features))
-    return max(16, BLOCK_SIZE // max(n_components, k * n_features))
+        most = rows_per_block(n_components, device, sae.decoder.dtype)
+        return min(most, max(16, block_size(device) // n_features))
+    return max(16, block_size(device) // max(n_components, k * n_features))
+
+
+def block_size(device: torch.device) -> int:
+    return BLOCK_SIZE if device.type == "cpu" else BLOCK_SIZE_ON_GPU
 
 
 def encoder_coder(sae: Ensemble, k: int) -> Coder:
@@ -262,7 +268,7 @@ def same_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
     nor BLAS's dot product of two vectors grants: they add up in an order that depends
     on shapes and addresses.  On GPUs the order is another one for a handful of sums.
     """
-    n_rows = max(1, BLOCK_SIZE // (indices.shape[1] * X.shape[1]))
+    n_rows = max(1, block_size(X.device) // (indices.shape[1] * X.shape[1]))
     return torch.cat(
         [
             (samples.unsqueeze(1) * atoms[chosen]).sum(2)

@@ -597,6 +597,8 @@ class MFRSparseAutoencoder(
         return Checkpoints(
             Path(self.checkpoint_dir),
             self._decisive_params()
+            # What may be written in other ways, and be the same.
+            | {name: getattr(settings, name) for name in RESOLVED}
             | {
                 "for_pursuit": settings.for_pursuit,
                 "seed": settings.seed,
@@ -1025,6 +1027,8 @@ def _fitted(state, standardiser, settings, dtype) -> dict:
     }
 
 
+# Parameters that have the same value in several spellings, such as "auto".
+RESOLVED = ("n_components", "k", "alpha", "tied", "learning_rate", "device")
 # Parameters that do not change what training does.
 INDIFFERENT_TO_TRAINING = {
     "transform_algorithm",  # but for pursuit or not

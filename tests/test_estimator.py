@@ -33,7 +33,7 @@ from skmfr._ensemble import Ensemble
 from skmfr._progress import DEAD_AFTER, Watch
 from skmfr._schedule import Plateau, Schedule
 from skmfr._sources import Chunked
-from skmfr._state import new_state
+from skmfr._state import new_state, resolve_device
 
 
 def make_sparse_data(n_samples=600, n_features=16, n_atoms=24, k=3, seed=0):
@@ -570,6 +570,23 @@ def test_another_precision_does_not_go_on():
     message = "precision=torch.float64, but .* had precision=torch.float32"
     with pytest.raises(ValueError, match=message):
         sae.set_params(precision="float64").partial_fit(X)
+
+
+def test_checkpoints_do_not_depend_on_how_a_parameter_is_spelled(tmp_path):
+    steps = []
+    parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 20}
+    small(**parameters, n_components=64, k=64, alpha=1).fit(X)
+    small(
+        **parameters,
+        n_components=None,  # four times the features
+        k=100,  # no more than there are atoms
+        alpha=1.0,
+        learning_rate=0.12 / 16**0.5,
+        device=resolve_device("auto"),
+        callback=lambda step, info: steps.append(step),
+    ).fit(X)
+    # The last checkpoint is that of step 60.
+    assert steps == []
 
 
 def test_checkpoints_that_no_fit_can_go_on_from_are_told(tmp_path):

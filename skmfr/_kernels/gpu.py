@@ -13,6 +13,8 @@ factor of about k.  PyTorch's operators
   memory again and again.  Here programs that run at the same time want the same
   columns of all rows (128 where k is 32: 13 MB).  These stay in the cache, and a matrix
   is read from memory once;
+- launch some 27 kernels to search a block of scores.  :func:`largest` holds a row, or a
+  part of it, and counts as :func:`.cpu.largest` does;
 - go through atoms once to project their gradients on the sphere, once for Adam, and
   again to normalise them.  :func:`adam_step` does it while it holds an atom.
 
