@@ -7,6 +7,7 @@ CPUs and in Triton on GPUs.  Where these are not installed, PyTorch's operators 
 
 import warnings
 from functools import cache
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -32,35 +33,38 @@ def _for_cpu() -> ModuleType | None:
 
 @cache
 def _cpu() -> ModuleType | None:
-    try:
-        from . import cpu
-    except ModuleNotFoundError:
-        return None
-    # As Numba does of a NumPy that is too new for it.
-    except ImportError as error:
-        warnings.warn(
-            f"Kernels do not run on the CPU, so that training is slower there: {error}",
-            stacklevel=2,
-        )
-        return None
-    return cpu
+    return _imported("cpu", "numba")
 
 
 @cache
 def _for_gpu(device: torch.device) -> ModuleType | None:
-    try:
-        from . import gpu
-    except ImportError:
-        return None
+    gpu = _imported("gpu", "triton")
     # Triton compiles when a kernel is called, which takes a C compiler and a GPU that
     # is not too old, and what is missing is told in errors of many kinds.
     try:
-        gpu.try_all(device)
+        if gpu:
+            gpu.try_all(device)
     except Exception as error:
-        warnings.warn(
-            f"Kernels do not run on {device}, so that training is slower there: "
-            f"{type(error).__name__}: {error}",
-            stacklevel=2,
-        )
+        _warn(device, error)
         return None
     return gpu
+
+
+def _imported(name: str, library: str) -> ModuleType | None:
+    """A module of kernels, if the library that they are written in is installed."""
+    try:
+        return import_module(f".{name}", __name__)
+    except ImportError as error:
+        # A library may be there, and not what it needs: Numba wants no NumPy that is
+        # too new.
+        if not (isinstance(error, ModuleNotFoundError) and error.name == library):
+            _warn(f"the {name.upper()}", error)
+        return None
+
+
+def _warn(place: object, error: Exception) -> None:
+    warnings.warn(
+        f"Kernels do not run on {place}, so that training is slower there: "
+        f"{type(error).__name__}: {error}",
+        stacklevel=4,
+    )
