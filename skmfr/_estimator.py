@@ -546,15 +546,18 @@ class MFRSparseAutoencoder(
             state.begin(schedule, Plateau(self.tol, self.n_iter_no_change))
 
         checkpoints = None
-        if self.checkpoint_dir is not None and not one_pass:
-            checkpoints = self._checkpoints(settings, state, X, workers)
+        is_saved = self.checkpoint_dir is not None and not one_pass
+        # For which data are read, and so only where it is compared.
+        hash_of_X = fingerprint(X) if is_saved or workers.size > 1 else None
+        if is_saved:
+            checkpoints = self._checkpoints(settings, state, hash_of_X, workers)
             state = checkpoints.load(settings) or state
         workers.check_same(
             self._decisive_params()
             | {
                 "X.shape": X.shape,
                 # Of which the samples may be in another order.
-                "hash of X": fingerprint(X) if workers.size > 1 else None,
+                "hash of X": hash_of_X,
                 "seed drawn from random_state": seed,
                 "step of the checkpoint in checkpoint_dir": state.step,
             }
@@ -582,9 +585,8 @@ class MFRSparseAutoencoder(
             if name not in INDIFFERENT_TO_TRAINING
         }
 
-    def _checkpoints(self, settings, state, X: np.ndarray | Source, workers):
+    def _checkpoints(self, settings, state, hash_of_X: str | None, workers):
         """The checkpoints of a fit that begins with this state."""
-        from ._batches import fingerprint
         from ._checkpoint import Checkpoints
 
         if self.random_state is None:
@@ -604,7 +606,7 @@ class MFRSparseAutoencoder(
                 "seed": settings.seed,
                 "n_steps_": state.n_steps,
                 "dictionaries_": joblib.hash(state.ensemble.decoder.cpu().numpy()),
-                "X": fingerprint(X),
+                "X": hash_of_X,
             },
             circumstances={"world_size": workers.size},
         )

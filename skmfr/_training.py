@@ -148,9 +148,9 @@ def train(
     workers = batches.workers
     room = room_for_gradients(state)
     check_every = max(ceil(batches.per_epoch), STEPS_PER_CHECK)
-    # The end may come closer, but never moves away.
     # A GPU would wait for batches that are gathered when it wants them.
     ahead = settings.device != "cpu"
+    # The end may come closer, but never moves away.
     turn = batches.in_turn(state.step, state.schedule.n_steps, ahead)
     with closing(turn):
         for batch in turn:
