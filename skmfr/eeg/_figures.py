@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._extras import needed_by
 from ._artifacts import atom_waveforms, code_windows, leading_vectors, score_atoms
-from ._recordings import channels_to_fit, is_raw
+from ._recordings import channels_to_fit, check_channels, is_raw
 from ._windows import overlap_add
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def plot_overlay(
             f"after has {after.n_times} samples, but before has {before.n_times}."
         )
     names = channels_to_fit(before, picks)
-    channels_to_fit(after, names, "after lacks channels of before")
+    check_channels(after, names, "after lacks channels of before")
     sfreq = before.info["sfreq"]
     n_shown = min(max(2, round(duration * sfreq)), before.n_times)
     starts = np.arange(0, before.n_times - n_shown + 1, n_shown)

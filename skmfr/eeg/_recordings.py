@@ -38,11 +38,14 @@ def as_epochs_array(X: Any, name: str) -> np.ndarray:
     return X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
 
 
-def channels_to_fit(
-    X: Any,
-    picks: list[str] | None,
-    complaint: str = "picks names channels that are not there",
-) -> list[str]:
+def check_channels(X: Any, names: list[str], complaint: str) -> None:
+    """Raise, with a complaint, if X lacks channels of these names."""
+    absent = [name for name in names if name not in X.ch_names]
+    if absent:
+        raise ValueError(f"{complaint}: {absent}; there are {X.ch_names}.")
+
+
+def channels_to_fit(X: Any, picks: list[str] | None) -> list[str]:
     """Names of the channels to learn from: those asked for, or all good EEG ones."""
     import mne
 
@@ -55,9 +58,7 @@ def channels_to_fit(
                 f"the channels are {sorted(set(X.get_channel_types()))}."
             )
         return names
-    absent = [name for name in picks if name not in X.ch_names]
-    if absent:
-        raise ValueError(f"{complaint}: {absent}; there are {X.ch_names}.")
+    check_channels(X, picks, "picks names channels that are not there")
     return list(picks)
 
 
@@ -69,11 +70,7 @@ def check_recording(X: Any, ch_names: list[str] | None, sfreq: Any) -> None:
             f"it does not know which channels of {type(X).__name__} it should take. "
             "Fit it on an object of MNE, or pass get_data()."
         )
-    absent = [name for name in ch_names if name not in X.ch_names]
-    if absent:
-        raise ValueError(
-            f"Channels of the fit are missing here: {absent}; there are {X.ch_names}."
-        )
+    check_channels(X, ch_names, "Channels of the fit are missing here")
     bad = [name for name in ch_names if name in X.info["bads"]]
     if bad:
         raise ValueError(
