@@ -26,6 +26,18 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def kernels(request):
+    return pytest.importorskip(f"skmfr._kernels.{request.param}")
+
+
+@pytest.fixture
+def device(kernels):
+    """Where the kernels run; those for GPUs are interpreted if there is none."""
+    for_gpus = kernels.__name__.endswith("gpu")
+    return "cuda" if for_gpus and torch.cuda.is_available() else "cpu"
+
+
 @pytest.fixture(params=[1, 2])
 def n_threads(request):
     with threadpool_limits(request.param):

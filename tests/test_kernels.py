@@ -18,9 +18,6 @@ from skmfr._kernels import kernels_on
 from skmfr._objective import reconstruction
 from skmfr._threads import let_forks_compute
 
-# Without a GPU, Triton interprets its kernels.
-DEVICES = {"cpu": "cpu", "gpu": "cuda" if torch.cuda.is_available() else "cpu"}
-
 # An atom that is in all samples has more entries than are added up at once.
 N_SAMPLES, N_COMPONENTS = 37, 9
 # Sums of up to 700 products of numbers of size 1 reach 100; added up in another order
@@ -46,15 +43,9 @@ def random_codes(k, dtype, n_atoms=N_COMPONENTS, n_samples=N_SAMPLES):
     return SparseCodes(values, indices)
 
 
-@pytest.fixture(params=DEVICES)
-def kernels(request):
-    return pytest.importorskip(f"skmfr._kernels.{request.param}")
-
-
 @pytest.fixture
-def there(kernels):
+def there(device):
     """Copies of tensors where the kernels run."""
-    device = DEVICES[kernels.__name__.rsplit(".", 1)[1]]
     return lambda *tensors: [tensor.to(device) for tensor in tensors]
 
 
@@ -228,13 +219,13 @@ def test_a_numba_that_does_not_load_is_told(monkeypatch):
         assert skmfr._kernels._cpu.__wrapped__() is None
 
 
-@pytest.mark.skipif(DEVICES["gpu"] == "cpu", reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_kernels_of_triton_are_used_on_a_gpu():
     gpu = pytest.importorskip("skmfr._kernels.gpu")
     assert kernels_on(torch.device("cuda", 0)) is gpu
 
 
-@pytest.mark.skipif(DEVICES["gpu"] == "cuda", reason="needs a machine without a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_torch_serves_where_kernels_fail():
     pytest.importorskip("triton")
     skmfr._kernels._for_gpu.cache_clear()

@@ -19,18 +19,6 @@ def random_numbers(*shape, seed=0):
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-@pytest.fixture(params=["cpu", "gpu"])
-def kernels(request):
-    return pytest.importorskip(f"skmfr._kernels.{request.param}")
-
-
-@pytest.fixture
-def device(kernels):
-    """Where the kernels run; those for GPUs are interpreted if there is none."""
-    for_gpus = kernels.__name__.endswith("gpu")
-    return "cuda" if for_gpus and torch.cuda.is_available() else "cpu"
-
-
 @pytest.fixture(params=["kernels", "torch"])
 def serving(request, kernels, monkeypatch):
     """Kernels, or PyTorch's operators in their place."""
