@@ -19,9 +19,9 @@ from ._schedule import Plateau, Schedule
 from ._state import Settings, TrainingState, new_state
 
 STACKED = ("encoder", "encoder_bias", "decoder", "decoder_bias")
-TRACKED = ("rates", "idle")
+TRACKED = ("rates", "idle", "unmoved")
 # Of the files; raised when a fit can no longer go on as it began from an older one.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # The newest, and the one before, should that be damaged.
 N_KEPT = 2
 # What may go wrong with a file that is as it was written.
@@ -41,6 +41,8 @@ def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
         if not (name == "encoder" and state.ensemble.tied)
     }
     arrays |= {name: getattr(state, name).cpu().numpy() for name in TRACKED}
+    for i, atoms in enumerate(state.dead):
+        arrays[f"dead {i}"] = atoms.cpu().numpy()
     for index, parameter in enumerate(all_parameters(state)):
         for name, moment in state.optimiser.state.get(parameter, {}).items():
             arrays[f"adam {index} {name}"] = moment.cpu().numpy()
@@ -92,6 +94,7 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: Settings) -> TrainingSt
             state.matches.edges[i, j] = arrays[f"matches {i} {j}"]
     for name in TRACKED:
         setattr(state, name, tensor(name))
+    state.dead = [tensor(f"dead {i}") for i in range(len(ensemble))]
     state.n_reinits = arrays["n_reinits"].copy()
     state.step = int(arrays["step"])
     return state

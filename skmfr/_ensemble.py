@@ -69,6 +69,16 @@ class Ensemble:
             decoder_bias=self.decoder_bias[members],
         )
 
+    def only(self, atoms: Tensor) -> "Ensemble":
+        """SAEs of the same few atoms (n_chosen,), copied."""
+        decoder = self.decoder[:, atoms]
+        return Ensemble(
+            encoder=decoder if self.tied else self.encoder[:, atoms],
+            encoder_bias=self.encoder_bias[:, atoms],
+            decoder=decoder,
+            decoder_bias=self.decoder_bias,
+        )
+
     def centred(self, X: Tensor) -> Tensor:
         """Samples less the decoder bias, (n_members, n_samples, n_features)."""
         return X - self.decoder_bias.unsqueeze(1)

@@ -2,7 +2,7 @@
 
 The objective of a fit is::
 
-    sum_i FVU_i + alpha * mean over pairs i < j of (1 - MMCS(D_i, D_j))
+    sum_i (FVU_i + AuxK_i) + alpha * mean over pairs i < j of (1 - MMCS(D_i, D_j))
 
 as a function of *normalised* atoms: of the gradients here, the part along an atom does
 not count (:class:`.._optimiser.SphericalAdam`).
@@ -20,8 +20,11 @@ from ._codes import (
     by_atom,
     residual_products,
 )
-from ._ensemble import Ensemble
+from ._ensemble import Ensemble, encode
 from ._matching import PullGraph
+
+# Dead atoms that code what the active ones leave of a sample.
+AUXILIARY_K = 4
 
 
 class Gradients(NamedTuple):
@@ -42,13 +45,25 @@ class Gradients(NamedTuple):
         return Gradients(*(part[members] for part in self))
 
 
+class Reconstruction(NamedTuple):
+    """What the codes of a batch make of it."""
+
+    fvu: Tensor
+    """(n_members,), sum (x - x_hat)^2 / (n_samples * total_variance)"""
+    gradients: Gradients
+    """Of the sum of these.  Not yet tangent to the sphere; with tied weights the
+    encoder's and the decoder's are to be added."""
+    residual: Tensor
+    """(n_members * n_samples, n_features), x - x_hat"""
+
+
 def reconstruction(
     X_centred: Tensor,
     codes: SparseCodes,
     ensemble: Ensemble,
     total_variance: float,
     out: Gradients | None = None,
-) -> tuple[Tensor, Gradients]:
+) -> Reconstruction:
     """Fraction of variance unexplained on a batch, and its gradients.
 
     Parameters
@@ -65,45 +80,112 @@ def reconstruction(
 
     Returns
     -------
-    fvu : Tensor of shape (n_members,)
-        sum (x - x_hat)^2 / (n_samples * total_variance)
-    gradients : Gradients
-        Of the sum of these.  Not yet tangent to the sphere; with tied weights the
-        encoder's and the decoder's are to be added.
+    Reconstruction
     """
     if out is None:
         out = Gradients.like(ensemble)
-    values, indices = codes
     n_members, n_samples, _ = X_centred.shape
-    shape = ensemble.decoder.shape
-    n_atoms = shape[0] * shape[1]
-    X_centred = X_centred.flatten(0, 1)
-    dictionary = ensemble.decoder.flatten(0, 1)
-
-    residual, products = residual_products(X_centred, codes, dictionary)
     scale = n_samples * total_variance
+    target = X_centred.flatten(0, 1)
+    residual = _back_through_codes(X_centred, codes, target, ensemble, scale, out)
     per_member = residual.view(n_members, -1)
     fvu = torch.linalg.vecdot(per_member, per_member) / scale
-
-    # d fvu / d x_hat is -2 / scale * residual: the factor goes to the k codes of a
-    # sample instead of its n_features residuals.
-    factor = -2.0 / scale
-    d_values = products.mul_(factor)
-    d_values *= values > 0
-    _, rows, offsets = entries = by_atom(indices, n_atoms)
-    d_values, weights = entries.sort(d_values), entries.sort(values * factor)
-    d_bias = bag_totals(d_values, offsets).view(shape[:2])
-    out.encoder_bias.copy_(d_bias)
-    bag_sums(X_centred, rows, offsets, d_values, out.encoder.flatten(0, 1))
-    bag_sums(residual, rows, offsets, weights, out.decoder.flatten(0, 1))
     # x_hat holds b itself, and the encoder sees x - b.
-    through_encoder = torch.bmm(d_bias.unsqueeze(1), ensemble.encoder).squeeze(1)
+    through_encoder = torch.bmm(
+        out.encoder_bias.unsqueeze(1), ensemble.encoder
+    ).squeeze(1)
     torch.sub(
-        residual.view(n_members, n_samples, -1).sum(1).mul_(factor),
+        residual.view(n_members, n_samples, -1).sum(1).mul_(-2.0 / scale),
         through_encoder,
         out=out.decoder_bias,
     )
-    return fvu, out
+    return Reconstruction(fvu, out, residual)
+
+
+def add_auxiliary_(
+    gradients: Gradients,
+    X_centred: Tensor,
+    residual: Tensor,
+    ensemble: Ensemble,
+    dead: list[Tensor],
+    total_variance: float,
+) -> None:
+    """Let dead atoms learn what the others leave: add the gradients of such a loss.
+
+    It is AuxK of Gao et al. (arXiv 2406.04093, A.2): the squared distance of the
+    residual, taken as fixed, from what a few dead atoms make of the sample,
+    TopK(ReLU(X_centred E^T + c)) D.  It weighs as much as the FVU, in whose units it
+    is, instead of 1/32, and decoder biases do not follow it.
+
+    Parameters
+    ----------
+    gradients : Gradients
+        Changed in place.
+    X_centred : Tensor of shape (n_members, n_samples, n_features)
+    residual : Tensor of shape (n_members * n_samples, n_features)
+    ensemble : Ensemble
+    dead : list of n_members Tensors of shape (n_dead,), int64
+    total_variance : float
+    """
+    scale = X_centred.shape[1] * total_variance
+    residual = residual.view_as(X_centred)
+    for i, atoms in enumerate(dead):
+        if len(atoms) == 0:
+            continue
+        # Each member by itself, so that it trains as it would alone, to the bit.
+        member = slice(i, i + 1)
+        few = ensemble[member].only(atoms)
+        codes = encode(X_centred[member], few, min(AUXILIARY_K, len(atoms)))
+        found = Gradients.like(few)
+        _back_through_codes(X_centred[member], codes, residual[i], few, scale, found)
+        for name in ("encoder", "encoder_bias", "decoder"):
+            getattr(gradients, name)[i].index_add_(0, atoms, getattr(found, name)[0])
+
+
+def _back_through_codes(
+    X_centred: Tensor,
+    codes: SparseCodes,
+    target: Tensor,
+    ensemble: Ensemble,
+    scale: float,
+    out: Gradients,
+) -> Tensor:
+    """Gradients of sum (target - codes D)^2 / scale, but for those of decoder biases.
+
+    Parameters
+    ----------
+    X_centred : Tensor of shape (n_members, n_samples, n_features)
+        What the codes are of.
+    codes : SparseCodes of shape (n_members * n_samples, k)
+    target : Tensor of shape (n_members * n_samples, n_features)
+    ensemble : Ensemble
+    scale : float
+    out : Gradients
+        Where they are written.
+
+    Returns
+    -------
+    Tensor of shape (n_members * n_samples, n_features)
+        target - codes D
+    """
+    values, indices = codes
+    shape = ensemble.encoder_bias.shape
+    residual, products = residual_products(
+        target, codes, ensemble.decoder.flatten(0, 1)
+    )
+    # The derivative for x_hat is -2 / scale * residual: the factor goes to the k codes
+    # of a sample instead of its n_features residuals.
+    factor = -2.0 / scale
+    d_values = products.mul_(factor)
+    d_values *= values > 0
+    _, rows, offsets = entries = by_atom(indices, shape.numel())
+    d_values, weights = entries.sort(d_values), entries.sort(values * factor)
+    out.encoder_bias.copy_(bag_totals(d_values, offsets).view(shape))
+    bag_sums(
+        X_centred.flatten(0, 1), rows, offsets, d_values, out.encoder.flatten(0, 1)
+    )
+    bag_sums(residual, rows, offsets, weights, out.decoder.flatten(0, 1))
+    return residual
 
 
 def add_mutual_penalty_(

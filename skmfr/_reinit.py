@@ -69,7 +69,10 @@ def resample_dead(
     k: int,
     dead_after: int,
 ) -> None:
-    """Point dead atoms of each SAE at samples that this SAE reconstructs badly.
+    """Point atoms that nothing moves at samples that their SAE reconstructs badly.
+
+    Most dead atoms follow the auxiliary loss; those that are active in no code of it
+    either have no other way back.
 
     Parameters
     ----------
@@ -81,9 +84,9 @@ def resample_dead(
         Samples that may give atoms to witnesses; the others may to the group.
     k : int
     dead_after : int
-        Steps without activity after which an atom is dead.
+        Steps without a gradient after which an atom is beyond help.
     """
-    dead = state.idle >= dead_after
+    dead = state.unmoved >= dead_after
     for i in dead.any(1).nonzero()[:, 0].tolist():
         n_dead = int(dead[i].sum())
         donors = for_witnesses == (i >= settings.n_saes)

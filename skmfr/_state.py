@@ -62,6 +62,10 @@ class TrainingState:
     """(n_members, n_components), running share of samples in which an atom is active"""
     idle: Tensor
     """(n_members, n_components), steps since an atom was active"""
+    unmoved: Tensor
+    """(n_members, n_components), steps since an atom had a gradient"""
+    dead: list[Tensor]
+    """(n_dead,) of each member, the atoms in its auxiliary loss"""
     n_reinits: np.ndarray
     """(n_members,)"""
     losses: Tensor
@@ -149,6 +153,8 @@ def new_state(ensemble: Ensemble, settings: Settings) -> TrainingState:
         ),
         rates=decoder.new_full(decoder.shape[:2], settings.k / settings.n_components),
         idle=decoder.new_zeros(decoder.shape[:2], dtype=torch.int64),
+        unmoved=decoder.new_zeros(decoder.shape[:2], dtype=torch.int64),
+        dead=[decoder.new_empty(0, dtype=torch.int64)] * len(ensemble),
         n_reinits=np.zeros(len(ensemble), dtype=int),
         losses=decoder.new_empty(0, len(ensemble)),
     )
@@ -170,6 +176,8 @@ def restart_member(
             moment.zero_()
     state.rates[i] = settings.k / settings.n_components
     state.idle[i] = 0
+    state.unmoved[i] = 0
+    state.dead[i] = state.dead[i][:0]
     state.matches.forget(i, np.arange(settings.n_components))
 
 
@@ -199,6 +207,7 @@ def restart_atoms(
             # moment, and the first steps would be huge.
             moments["exp_avg_sq"][atoms] = moments["exp_avg_sq"].mean(0)
     state.idle[i, atoms] = 0
+    state.unmoved[i, atoms] = 0
     state.matches.forget(i, atoms.cpu().numpy())
 
 

@@ -12,7 +12,12 @@ from ._batches import Batches, Standardiser, row_blocks
 from ._codes import decode, n_active
 from ._coding import pursuit_codes
 from ._ensemble import encode
-from ._objective import Gradients, add_mutual_penalty_, reconstruction
+from ._objective import (
+    Gradients,
+    add_auxiliary_,
+    add_mutual_penalty_,
+    reconstruction,
+)
 from ._reinit import reinitialise_skewed, resample_dead, transplant_shared
 from ._sources import Source
 from ._state import Settings, TrainingState
@@ -26,6 +31,10 @@ ATOMS_PER_MATCHING_STEP = 32
 RATE_MEMORY = 50
 # Stopping is considered after every epoch, but no more often than this.
 STEPS_PER_CHECK = 50
+# An atom is dead if it was active in none of so many steps, in which an average one was
+# in so many samples.
+DEAD_AFTER_STEPS = 5
+DEAD_AFTER_SAMPLES = 40
 # Members that have fewer pre-activations in a batch, together, take a step as one, for
 # the sake of what an operation costs by itself.  On a CPU, what one step writes is then
 # still in the cache for the next; on a GPU, arrays of all members must fit in memory.
@@ -90,12 +99,19 @@ def train_step(
         X_centred = part.centred(X)
         gradients = room.of(members)
         codes = encode(X_centred, part, k, low_precision)
-        fvu, _ = reconstruction(X_centred, codes, part, total_variance, gradients)
+        fvu, _, residual = reconstruction(
+            X_centred, codes, part, total_variance, gradients
+        )
         if pursue:
             pursued = pursuit_codes(X, part, k)
-            fvu, by_pursuit = reconstruction(X_centred, pursued, part, total_variance)
+            fvu, by_pursuit, _ = reconstruction(
+                X_centred, pursued, part, total_variance
+            )
             gradients.decoder.copy_(by_pursuit.decoder)
             gradients.decoder_bias.copy_(by_pursuit.decoder_bias)
+        else:
+            dead = state.dead[members]
+            add_auxiliary_(gradients, X_centred, residual, part, dead, total_variance)
         rates = n_active(codes, len(part) * n_components)
         rates /= len(X) * workers.size
         workers.add_up_(fvu, rates, *gradients)
@@ -112,11 +128,35 @@ def train_step(
 
         rates = rates.view(len(part), n_components)
         state.rates[members].lerp_(rates, 1 / RATE_MEMORY)
-        state.idle[members] = torch.where(rates > 0, 0, state.idle[members] + 1)
+        active = rates > 0
+        moved = active | (gradients.encoder_bias != 0)
+        state.idle[members] = torch.where(active, 0, state.idle[members] + 1)
+        state.unmoved[members] = torch.where(moved, 0, state.unmoved[members] + 1)
 
+    if due(state.n_steps, DEAD_AFTER_STEPS):
+        n_active_by_average = len(X) * workers.size * k / n_components
+        enough = ceil(DEAD_AFTER_SAMPLES / n_active_by_average)
+        state.dead = dead_atoms(state.idle, max(DEAD_AFTER_STEPS, enough))
     state.optimiser.descend()
     torch.cat(losses, out=state.losses[state.n_steps])
     state.n_steps += 1
+
+
+def dead_atoms(idle: Tensor, after: int) -> list[Tensor]:
+    """Atoms of each member that were active in none of so many steps.
+
+    Parameters
+    ----------
+    idle : Tensor of shape (n_members, n_components), int64
+        Steps since an atom was active.
+    after : int
+
+    Returns
+    -------
+    list of n_members Tensors of shape (n_dead,), int64
+    """
+    dead = idle >= after
+    return list(dead.nonzero()[:, 1].split(dead.sum(1).tolist()))
 
 
 # Gradients are written by hand.  And should an interrupt come while PyTorch's optimiser

@@ -180,7 +180,7 @@ def test_gradients_of_several_members_equal_those_of_torch(
 
     def step():
         codes = encode(X_centred, ensemble, k)
-        fvu, gradients = reconstruction(X_centred, codes, ensemble, 3.0)
+        fvu, gradients, _ = reconstruction(X_centred, codes, ensemble, 3.0)
         return [fvu, *gradients]
 
     monkeypatch.setattr(skmfr._codes, "kernels_on", lambda device: None)

@@ -46,7 +46,7 @@ def gradients_by_hand(X, ensemble, fvu_weight, alpha, matching):
     """What a training step gives to the optimiser, for either term or both."""
     X_centred = ensemble.centred(X)
     codes = encode(X_centred, ensemble, K)
-    _, gradients = reconstruction(X_centred, codes, ensemble, TOTAL_VARIANCE)
+    gradients = reconstruction(X_centred, codes, ensemble, TOTAL_VARIANCE).gradients
     for gradient in gradients:
         gradient *= fvu_weight
     pull = matches_of(ensemble.decoder, matching).graph(like=ensemble.decoder)
@@ -137,7 +137,7 @@ def test_gradients_equal_autograd(fvu_weight, alpha, matching, tied):
 def test_reconstruction_loss_equals_its_definition(tied):
     X, ensemble = random_numbers(N_SAMPLES, N_FEATURES), random_ensemble(tied)
     X_centred = ensemble.centred(X)
-    fvu, _ = reconstruction(
+    fvu, _, _ = reconstruction(
         X_centred, encode(X_centred, ensemble, K), ensemble, TOTAL_VARIANCE
     )
     expected = fvu_by_definition(
@@ -161,7 +161,7 @@ def test_float32_loss_of_a_large_batch_is_accurate():
         part = Ensemble.starting_from(ensemble.decoder.to(dtype), tied=True)
         X_centred = part.centred(X.to(dtype))
         codes = encode(X_centred, part, K)
-        losses.append(reconstruction(X_centred, codes, part, TOTAL_VARIANCE)[0])
+        losses.append(reconstruction(X_centred, codes, part, TOTAL_VARIANCE).fvu)
     torch.testing.assert_close(losses[1].double(), losses[0], rtol=1e-5, atol=0)
 
 

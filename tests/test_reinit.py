@@ -161,9 +161,9 @@ def test_dead_atoms_point_at_residuals_and_the_others_stay(make_settings):
     state = silent(settings)
     X = torch.from_numpy(random_data(60))
     for_witnesses = np.arange(60) % 2 == 1
-    state.idle[0, [3, 7]] = 10
-    state.idle[0, 4] = 9  # not yet
-    state.idle[2, [0, 1, 23]] = 11
+    state.unmoved[0, [3, 7]] = 10
+    state.unmoved[0, 4] = 9  # not yet
+    state.unmoved[2, [0, 1, 23]] = 11
     before = state.ensemble.decoder.clone()
     resample_dead(state, settings, X, for_witnesses, settings.k, dead_after=10)
 
@@ -181,32 +181,32 @@ def test_dead_atoms_point_at_residuals_and_the_others_stay(make_settings):
     assert torch.equal(ensemble.encoder[dead], ensemble.decoder[dead])
     assert not ensemble.encoder_bias[dead].any()
     assert (ensemble.encoder_bias[~dead] < -1e5).all()
-    assert not state.idle[dead].any()
-    assert state.idle[0, 4] == 9
+    assert not state.unmoved[dead].any()
+    assert state.unmoved[0, 4] == 9
 
 
 def test_more_dead_atoms_than_donors_replaces_as_many_as_there_are(make_settings):
     settings = make_settings(n_saes=1)
     state = silent(settings)
     X = torch.from_numpy(random_data(10))
-    state.idle[:] = 100
+    state.unmoved[:] = 100
     for_witnesses = np.arange(10) >= 4
     before = state.ensemble.decoder.clone()
     resample_dead(state, settings, X, for_witnesses, settings.k, dead_after=10)
     changed = (state.ensemble.decoder != before).any(2)
     assert changed.sum() == 4
-    assert torch.equal(changed, state.idle == 0)
+    assert torch.equal(changed, state.unmoved == 0)
 
 
 def test_nothing_is_resampled_where_nothing_is_missed(make_settings):
     settings = make_settings(n_saes=1)
     state = silent(settings)
-    state.idle[:] = 100
+    state.unmoved[:] = 100
     X = state.ensemble.decoder_bias.expand(10, -1).clone()
     before = state.ensemble.decoder.clone()
     resample_dead(state, settings, X, np.zeros(10, bool), settings.k, dead_after=10)
     assert torch.equal(state.ensemble.decoder, before)
-    assert (state.idle == 100).all()
+    assert (state.unmoved == 100).all()
 
 
 def sharing(settings, least_cosine=0.6):

@@ -14,6 +14,7 @@ from skmfr._checkpoint import from_arrays, to_arrays
 from skmfr._coding import omp_coder
 from skmfr._ensemble import Ensemble, encode
 from skmfr._matching import Matches
+from skmfr._objective import AUXILIARY_K
 from skmfr._optimiser import BETAS
 from skmfr._schedule import Plateau, Schedule
 from skmfr._state import (
@@ -167,7 +168,12 @@ def test_penalty_raises_agreement_of_the_group_and_not_of_witnesses(
         assert not torch.equal(one[:3], other[:3])
 
 
-def dense_loss(X, leaves, tied, k, alpha, edges, matching="hungarian"):
+def dense_top_k(scores, k):
+    values, indices = scores.relu().topk(k, dim=-1)
+    return torch.zeros_like(scores).scatter(-1, indices, values)
+
+
+def dense_loss(X, leaves, tied, k, alpha, edges, matching="hungarian", dead=()):
     """Loss of a batch by its definition, dense, for autograd.
 
     An atom without match counts with a cosine of 0, which has no gradient.
@@ -176,9 +182,16 @@ def dense_loss(X, leaves, tied, k, alpha, edges, matching="hungarian"):
     encoder = atoms if tied else leaves["encoder"]
     bias = leaves["decoder_bias"].unsqueeze(1)
     scores = (X - bias) @ encoder.transpose(1, 2) + leaves["encoder_bias"].unsqueeze(1)
-    values, indices = scores.relu().topk(k, dim=2)
-    codes = torch.zeros_like(scores).scatter(2, indices, values)
-    fvu = (X - codes @ atoms - bias).square().sum() / (len(X) * X.shape[1])
+    codes = dense_top_k(scores, k)
+    residual = X - codes @ atoms - bias
+    fvu = residual.square().sum() / (len(X) * X.shape[1])
+    for i, chosen in enumerate(dead):
+        # Neither the residual nor the decoder bias follows the auxiliary loss.
+        E, c = encoder[i, chosen], leaves["encoder_bias"][i, chosen]
+        scores = (X - bias[i].detach()) @ E.T + c
+        codes = dense_top_k(scores, min(AUXILIARY_K, len(chosen)))
+        left = residual[i].detach() - codes @ atoms[i, chosen]
+        fvu = fvu + left.square().sum() / (len(X) * X.shape[1])
     n_matches = atoms.shape[1] * (1 if matching == "hungarian" else 2)
     cosines = [
         (atoms[i, own] * atoms[j, others]).sum() / n_matches
@@ -187,11 +200,21 @@ def dense_loss(X, leaves, tied, k, alpha, edges, matching="hungarian"):
     return fvu + alpha * (1 - torch.stack(cosines).mean())
 
 
+# Of each SAE: atoms that take part in the auxiliary loss, whether dead or not.
+NONE_DEAD = [torch.arange(0)] * 3
+SOME_DEAD = [torch.tensor([4]), torch.arange(0), torch.arange(20) + 2]
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("matching", ["hungarian", "max"])
-def test_steps_equal_those_of_adam_on_autograd_gradients(make_settings, tied, matching):
+@pytest.mark.parametrize("dead", [NONE_DEAD, SOME_DEAD])
+def test_steps_equal_those_of_adam_on_autograd_gradients(
+    make_settings, tied, matching, dead, monkeypatch
+):
+    monkeypatch.setattr(skmfr._training, "dead_atoms", lambda idle, after: dead)
     settings = make_settings(n_saes=3, tied=tied, matching=matching)
     state, X, alpha = fresh(settings), standardised(settings), 0.4
+    state.dead = dead
     for pair in state.matches.pairs:
         state.matches.renew(state.ensemble.decoder, pair)
 
@@ -204,7 +227,7 @@ def test_steps_equal_those_of_adam_on_autograd_gradients(make_settings, tied, ma
         one_step(state, settings, X, alpha=alpha)
         adam.zero_grad()
         edges = state.matches.edges
-        loss = dense_loss(X, leaves, tied, settings.k, alpha, edges, matching)
+        loss = dense_loss(X, leaves, tied, settings.k, alpha, edges, matching, dead)
         loss.backward()
         adam.step()
         with torch.no_grad():
@@ -251,6 +274,55 @@ def test_rates_and_idle_steps_equal_counting(make_settings):
     assert idle.any()
     np.testing.assert_allclose(state.rates, rates, rtol=1e-12)
     np.testing.assert_array_equal(state.idle, idle)
+    np.testing.assert_array_equal(state.unmoved, idle)
+
+
+def test_auxiliary_loss_moves_dead_atoms(make_settings):
+    settings = make_settings(n_saes=2)
+    state, X = fresh(settings), standardised(settings)
+    # The first atom of an SAE is never among the k largest, the second never positive.
+    state.ensemble.encoder[:, 0] *= 1e-6
+    state.ensemble.encoder_bias[:, 1] = -1e6
+    state.idle[:, :2] = state.unmoved[:, :2] = 7
+    state.dead = [torch.arange(2), torch.arange(0)]
+    one_step(state, settings, X)
+    for place in range(3):  # encoder, its bias, decoder
+        gradients = torch.stack([state.parameters(i)[place].grad for i in range(2)])
+        moved = gradients.view(2, settings.n_components, -1).any(2)
+        assert moved[:, :2].tolist() == [[True, False], [False, False]]
+    assert (state.idle[:, :2] == 8).all()
+    assert state.unmoved[:, :2].tolist() == [[0, 8], [8, 8]]
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "k", "after"),
+    [
+        (64, 3, 5),  # 8 samples of each batch have an average atom: 40 in 5
+        (640, 3, 5),
+        (8, 3, 40),
+        (8, 6, 20),
+    ],
+)
+def test_dead_atoms_were_not_active_where_others_were_often(
+    make_settings, n_samples, k, after
+):
+    settings = make_settings(n_saes=2, n_witnesses=1)
+    state = fresh(settings)
+    state.ensemble.encoder_bias[0, [3, 5]] = -1e6
+    state.ensemble.encoder_bias[1, 7] = -1e6
+    state.idle[0, 3] = after - 1
+    state.idle[0, 5] = after - 2
+    state.idle[1, 7] = after
+    X = sparse_data(n_samples)
+    X = Standardiser.of(X)(X, "cpu", settings.dtype)
+    one_step(state, settings, X, k)
+    assert [atoms.tolist() for atoms in state.dead] == [[3], [7], []]
+    # They are looked for again after five steps.
+    state.idle[0, 5] = 1000
+    for _ in range(5):
+        assert [atoms.tolist() for atoms in state.dead] == [[3], [7], []]
+        one_step(state, settings, X, k)
+    assert [atoms.tolist() for atoms in state.dead] == [[3, 5], [7], []]
 
 
 def test_losses_are_the_fvu_of_each_batch_before_the_step(make_settings):
@@ -352,7 +424,7 @@ def test_restarted_atoms_forget_their_direction_but_not_their_scale(
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_dead_atoms_come_alive_by_resampling(make_settings, tied):
+def test_atoms_come_alive_by_resampling_that_nothing_else_moves(make_settings, tied):
     def dead_after_training(resample_every):
         settings = make_settings(n_saes=2, tied=tied, resample_every=resample_every)
         ensemble = fresh(settings).ensemble
@@ -362,6 +434,21 @@ def test_dead_atoms_come_alive_by_resampling(make_settings, tied):
 
     assert dead_after_training(None).all()
     assert dead_after_training(10).double().mean() < 0.25
+
+
+def test_atoms_come_alive_by_the_auxiliary_loss(make_settings, monkeypatch):
+    def dead_after_training():
+        settings = make_settings(n_saes=2, k=1)
+        ensemble = fresh(settings).ensemble
+        # Each is positive where another one is, but never the largest.
+        ensemble.encoder[0, ::2] = 1e-3 * ensemble.encoder[0, 1::2]
+        state = trained(settings, 300, ensemble=ensemble)
+        return (state.idle[0, ::2] >= 20).double().mean()
+
+    # Some of so many atoms find nothing to do.
+    assert dead_after_training() < 0.75
+    monkeypatch.setattr(skmfr._training, "DEAD_AFTER_STEPS", 10**9)
+    assert dead_after_training() > 0.9
 
 
 def test_sae_with_skewed_activity_starts_anew_in_the_first_half_only(make_settings):
