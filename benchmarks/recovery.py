@@ -49,7 +49,15 @@ from benchmarks._methods import (
     reproducibility,
 )
 from benchmarks._peers import LEARNING_RATES, installed
-from skmfr import _estimator, _optimiser, _reinit, _schedule, _state
+from skmfr import (
+    _estimator,
+    _objective,
+    _optimiser,
+    _reinit,
+    _schedule,
+    _state,
+    _training,
+)
 from skmfr.agreement import feature_agreement, mmcs
 from skmfr.datasets import make_mfr_synthetic, make_superposition
 from skmfr.metrics import (
@@ -253,6 +261,8 @@ DESIGN = {
     "penalty to the last step": patch.object(_schedule, "RELEASE", np.inf),
     "all matched atoms pulled, none given": patch.object(_state, "ALIKE", -9.0),
     "no atoms given": patch.object(_reinit, "SHARED_COSINE", 2.0),
+    "no auxiliary loss": patch.object(_training, "DEAD_AFTER_STEPS", 10**9),
+    "32 dead atoms to a sample": patch.object(_objective, "AUXILIARY_K", 32),
     "start from random atoms": patch.object(_state, "INITIAL_NOISE", 1e6),
     "learning rate halved": patch.object(_estimator, "AUTO_LEARNING_RATE", 0.06),
     "learning rate doubled": patch.object(_estimator, "AUTO_LEARNING_RATE", 0.24),

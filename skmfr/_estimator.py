@@ -170,8 +170,9 @@ class MFRSparseAutoencoder(
         Number of steps between two looks at that statistic.
 
     resample_every : int or None, default=100
-        Number of steps between resamplings of dead atoms: those inactive for so many
-        steps are pointed at samples that are reconstructed badly. At the same time,
+        Number of steps between resamplings: atoms that nothing moved for so many steps,
+        neither samples nor the auxiliary loss by which dead atoms learn what the others
+        leave, are pointed at samples that are reconstructed badly. At the same time,
         while the penalty is on, each of three or more SAEs is given atoms that two
         others share (cosine above 0.99) and it lacks, in the place of atoms that nobody
         shares. None turns both off.

@@ -1,4 +1,4 @@
-"""Second chances: whole SAEs started anew, dead atoms resampled, missing ones given."""
+"""Second chances: SAEs started anew, stuck atoms resampled, missing ones given."""
 
 import numpy as np
 import torch
