@@ -14,6 +14,7 @@ process of its own less what it held before (RssAnon, Linux).
 import argparse
 import re
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from time import perf_counter
@@ -26,7 +27,7 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from benchmarks import _paper, _peers
 from benchmarks.memory import PeakMemory, in_own_process
-from skmfr import MFRSparseAutoencoder, _dense, _kernels
+from skmfr import MFRSparseAutoencoder, _dense, _kernels, _training
 from skmfr._batches import Batches
 from skmfr._batches import Standardiser as OurStandardiser
 from skmfr._schedule import Plateau, Schedule
@@ -341,7 +342,17 @@ GROWTH = {
     "k": (8, 32, 128),
     "n_features": (192, 768, 3072),
     "batch_size": (512, 2048, 8192),
+    "dead": (0.0, 0.1, 0.3),
 }
+
+
+def in_auxiliary_loss(share: float):
+    """Context in which this share of the atoms of each SAE counts as dead."""
+
+    def dead_atoms(idle: torch.Tensor, after: int) -> list[torch.Tensor]:
+        return [torch.arange(round(share * idle.shape[1]))] * len(idle)
+
+    return patch.object(_training, "dead_atoms", dead_atoms)
 
 
 def growth() -> None:
@@ -350,15 +361,18 @@ def growth() -> None:
     print("|---" * 4 + "|")
     for parameter, values in GROWTH.items():
         for value in values:
-            size, n_saes = SIZES[1], 2
+            size, n_saes, dead = SIZES[1], 2, nullcontext()
             if parameter == "n_saes":
                 n_saes = value
+            elif parameter == "dead":
+                dead = in_auxiliary_loss(value)
             else:
                 size = size._replace(**{parameter: value})
             clock = Clock(size)
             step = partial(ours, n_saes=n_saes, alpha=1.0, n_witnesses=1)
-            for _ in range(N_TURNS):
-                take_a_turn(Contender(step, n_saes, n_saes + 1), size, clock)
+            with dead:
+                for _ in range(N_TURNS):
+                    take_a_turn(Contender(step, n_saes, n_saes + 1), size, clock)
             products = (n_saes + 1) * np.median(clock.products)
             print(
                 f"| {parameter} | {value} | {1e3 * np.median(clock.steps):.1f} |"
