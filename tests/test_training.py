@@ -618,8 +618,8 @@ def test_steps_on_a_gpu_do_not_wait_for_it(make_settings, low_precision):
     state.begin(Schedule.constant(12), Plateau())
 
     def forbid_waiting(state):
-        # In the first steps kernels are compiled and the moments of Adam made, and every
-        # few steps dead atoms are looked for.
+        # In the first steps kernels are compiled and the moments of Adam made, and now
+        # and then dead atoms are looked for.
         may_wait = state.step <= 2 or due(state.step, DEAD_AFTER_STEPS)
         torch.cuda.set_sync_debug_mode("default" if may_wait else "error")
         return False
