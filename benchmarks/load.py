@@ -123,7 +123,7 @@ def at_counters(n: int) -> MFRSparseAutoencoder:
     for name, array in sae._trained.items():
         if name.startswith("adam") and name.endswith(" step"):
             sae._trained[name] = np.full_like(array, n)
-        elif name == "idle":
+        elif name in ("idle", "unmoved"):
             sae._trained[name] = np.full_like(array, min(n, 2**53))
     for _ in range(200):
         sae.partial_fit(X)

@@ -349,10 +349,10 @@ GROWTH = {
 def in_auxiliary_loss(share: float):
     """Context in which this share of the atoms of each SAE counts as dead."""
 
-    def dead_atoms(idle: torch.Tensor, after: int) -> list[torch.Tensor]:
-        return [torch.arange(round(share * idle.shape[1]))] * len(idle)
+    def first_atoms(mask: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.arange(round(share * mask.shape[1]))] * len(mask)
 
-    return patch.object(_training, "dead_atoms", dead_atoms)
+    return patch.object(_training, "atoms_where", first_atoms)
 
 
 def growth() -> None:

@@ -16,7 +16,7 @@ import torch
 from ._ensemble import Ensemble
 from ._files import remove_abandoned, replacing
 from ._schedule import Plateau, Schedule
-from ._state import Settings, TrainingState, new_state
+from ._state import Settings, TrainingState, atoms_where, new_state
 
 STACKED = ("encoder", "encoder_bias", "decoder", "decoder_bias")
 TRACKED = ("rates", "idle", "unmoved")
@@ -41,8 +41,10 @@ def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
         if not (name == "encoder" and state.ensemble.tied)
     }
     arrays |= {name: getattr(state, name).cpu().numpy() for name in TRACKED}
+    dead = np.zeros(state.idle.shape, dtype=bool)
     for i, atoms in enumerate(state.dead):
-        arrays[f"dead {i}"] = atoms.cpu().numpy()
+        dead[i, atoms.cpu().numpy()] = True
+    arrays["dead"] = dead
     for index, parameter in enumerate(all_parameters(state)):
         for name, moment in state.optimiser.state.get(parameter, {}).items():
             arrays[f"adam {index} {name}"] = moment.cpu().numpy()
@@ -63,6 +65,9 @@ def all_parameters(state: TrainingState) -> list[torch.Tensor]:
 
 def from_arrays(arrays: dict[str, np.ndarray], settings: Settings) -> TrainingState:
     """Inverse of :func:`to_arrays`, on the device of the settings."""
+    # Models that were trained before there was an auxiliary loss lack these.
+    idle = arrays["idle"]
+    arrays = {"unmoved": idle, "dead": np.zeros(idle.shape, dtype=bool)} | arrays
 
     def tensor(name: str) -> torch.Tensor:
         return torch.tensor(arrays[name], device=settings.device)
@@ -94,7 +99,7 @@ def from_arrays(arrays: dict[str, np.ndarray], settings: Settings) -> TrainingSt
             state.matches.edges[i, j] = arrays[f"matches {i} {j}"]
     for name in TRACKED:
         setattr(state, name, tensor(name))
-    state.dead = [tensor(f"dead {i}") for i in range(len(ensemble))]
+    state.dead = atoms_where(tensor("dead"))
     state.n_reinits = arrays["n_reinits"].copy()
     state.step = int(arrays["step"])
     return state

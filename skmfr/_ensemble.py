@@ -70,7 +70,7 @@ class Ensemble:
         )
 
     def only(self, atoms: Tensor) -> "Ensemble":
-        """SAEs of the same few atoms (n_chosen,), copied."""
+        """SAEs of these atoms (n_chosen,), copies."""
         decoder = self.decoder[:, atoms]
         return Ensemble(
             encoder=decoder if self.tied else self.encoder[:, atoms],

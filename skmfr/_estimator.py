@@ -84,7 +84,8 @@ class MFRSparseAutoencoder(
     reconstructs it as ``z D_i + b_i``, with atoms (rows of ``D_i``) of unit norm.
     Minimised is ``sum_i FVU_i + alpha * mean_{i<j} (1 - MMCS(D_i, D_j))``: the fraction
     of variance unexplained, and the mean cosine of matched atoms, where atoms that are
-    not alike count as unmatched.
+    not alike count as unmatched.  Atoms that no sample activates follow a loss of their
+    own, in which they code what the others leave (AuxK of Gao et al., 2024).
 
     Read more in the user guide: :doc:`how far to trust an atom
     </user_guide/agreement>`, :doc:`why each default is what it is
@@ -209,9 +210,9 @@ class MFRSparseAutoencoder(
         done and a dict with the keys "n_steps", "fvu" (of the batch, mean over the
         SAEs), "agreement" (mean best cosine of the first SAE's atoms in the last
         witness, renewed every 50 steps), "dead" (share of the SAEs' atoms that were
-        active in no batch of the last `resample_every` steps, or of the last 100 if
-        that is None), "k", "alpha", "learning_rate", "n_reinits" (of the SAEs and
-        witnesses together). See :class:`skmfr.inspection.TrainingHistory`.
+        active in no batch of the last 100 steps), "k", "alpha", "learning_rate",
+        "n_reinits" (of the SAEs and witnesses together). See
+        :class:`skmfr.inspection.TrainingHistory`.
 
     verbose : int, default=0
         0 is silent, 1 shows a progress bar.

@@ -109,6 +109,7 @@ def add_auxiliary_(
     ensemble: Ensemble,
     dead: list[Tensor],
     total_variance: float,
+    low_precision: bool = False,
 ) -> None:
     """Let dead atoms learn what the others leave: add the gradients of such a loss.
 
@@ -126,6 +127,8 @@ def add_auxiliary_(
     ensemble : Ensemble
     dead : list of n_members Tensors of shape (n_dead,), int64
     total_variance : float
+    low_precision : bool
+        Whether codes are found in bfloat16.
     """
     scale = X_centred.shape[1] * total_variance
     residual = residual.view_as(X_centred)
@@ -135,7 +138,8 @@ def add_auxiliary_(
         # Each member by itself, so that it trains as it would alone, to the bit.
         member = slice(i, i + 1)
         few = ensemble[member].only(atoms)
-        codes = encode(X_centred[member], few, min(AUXILIARY_K, len(atoms)))
+        k = min(AUXILIARY_K, len(atoms))
+        codes = encode(X_centred[member], few, k, low_precision)
         found = Gradients.like(few)
         _back_through_codes(X_centred[member], codes, residual[i], few, scale, found)
         for name in ("encoder", "encoder_bias", "decoder"):

@@ -10,7 +10,7 @@ from ._state import Settings, TrainingState
 
 # Steps between two computations of the agreement, which costs more than a step.
 AGREEMENT_INTERVAL = 50
-# Steps without activity after which an atom is dead where none is resampled.
+# Steps without activity after which a callback is told that an atom is dead.
 DEAD_AFTER = 100
 
 
@@ -64,8 +64,7 @@ class Watch:
         if state.step % AGREEMENT_INTERVAL == 0 or np.isnan(self.agreement):
             self.agreement = self.current_agreement(state)
         settings, done = self.settings, state.step - 1
-        idle = state.idle[: settings.n_saes]
-        dead = idle >= (settings.resample_every or DEAD_AFTER)
+        dead = state.idle[: settings.n_saes] >= DEAD_AFTER
         schedule = state.schedule
         return {
             "n_steps": schedule.n_steps,

@@ -13,6 +13,7 @@ from ._random import RESAMPLING, random_numbers
 from ._state import (
     Settings,
     TrainingState,
+    atoms_where,
     initial_atoms,
     restart_atoms,
     restart_member,
@@ -61,13 +62,13 @@ def reinitialise_skewed(
         restart_member(state, settings, i, atoms)
 
 
-def resample_dead(
+def resample_unmoved(
     state: TrainingState,
     settings: Settings,
     X: Tensor,
     for_witnesses: np.ndarray,
     k: int,
-    dead_after: int,
+    after: int,
 ) -> None:
     """Point atoms that nothing moves at samples that their SAE reconstructs badly.
 
@@ -83,16 +84,15 @@ def resample_dead(
     for_witnesses : ndarray of shape (n_samples,), bool
         Samples that may give atoms to witnesses; the others may to the group.
     k : int
-    dead_after : int
-        Steps without a gradient after which an atom is beyond help.
+    after : int
+        Steps in which nothing moved an atom.
     """
-    dead = state.unmoved >= dead_after
-    for i in dead.any(1).nonzero()[:, 0].tolist():
-        n_dead = int(dead[i].sum())
+    for i, atoms in enumerate(atoms_where(state.unmoved >= after)):
+        if len(atoms) == 0:
+            continue
         donors = for_witnesses == (i >= settings.n_saes)
-        directions = missed_directions(state, settings, X, donors, k, i, n_dead)
-        atoms = dead[i].nonzero()[: len(directions), 0]
-        restart_atoms(state, i, atoms, directions)
+        directions = missed_directions(state, settings, X, donors, k, i, len(atoms))
+        restart_atoms(state, i, atoms[: len(directions)], directions)
 
 
 def missed_directions(

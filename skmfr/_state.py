@@ -63,9 +63,10 @@ class TrainingState:
     idle: Tensor
     """(n_members, n_components), steps since an atom was active"""
     unmoved: Tensor
-    """(n_members, n_components), steps since an atom had a gradient"""
+    """(n_members, n_components), steps since samples or the auxiliary loss gave an atom
+    a gradient"""
     dead: list[Tensor]
-    """(n_dead,) of each member, the atoms in its auxiliary loss"""
+    """(n_dead,), the atoms of each member in its auxiliary loss"""
     n_reinits: np.ndarray
     """(n_members,)"""
     losses: Tensor
@@ -160,6 +161,11 @@ def new_state(ensemble: Ensemble, settings: Settings) -> TrainingState:
     )
 
 
+def atoms_where(mask: Tensor) -> list[Tensor]:
+    """Atoms of each member for which a mask (n_members, n_components) is true."""
+    return list(mask.nonzero()[:, 1].split(mask.sum(1).tolist()))
+
+
 def restart_member(
     state: TrainingState, settings: Settings, i: int, atoms: Tensor
 ) -> None:
@@ -208,6 +214,7 @@ def restart_atoms(
             moments["exp_avg_sq"][atoms] = moments["exp_avg_sq"].mean(0)
     state.idle[i, atoms] = 0
     state.unmoved[i, atoms] = 0
+    state.dead[i] = state.dead[i][~torch.isin(state.dead[i], atoms)]
     state.matches.forget(i, atoms.cpu().numpy())
 
 

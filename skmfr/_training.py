@@ -18,9 +18,9 @@ from ._objective import (
     add_mutual_penalty_,
     reconstruction,
 )
-from ._reinit import reinitialise_skewed, resample_dead, transplant_shared
+from ._reinit import reinitialise_skewed, resample_unmoved, transplant_shared
 from ._sources import Source
-from ._state import Settings, TrainingState
+from ._state import Settings, TrainingState, atoms_where
 from ._workers import ALONE, Workers
 
 # One pair of SAEs is matched again every so many steps; with many atoms less often,
@@ -31,8 +31,9 @@ ATOMS_PER_MATCHING_STEP = 32
 RATE_MEMORY = 50
 # Stopping is considered after every epoch, but no more often than this.
 STEPS_PER_CHECK = 50
-# An atom is dead if it was active in none of so many steps, in which an average one was
-# in so many samples.
+# Every so many steps dead atoms are looked for: those that were active in none of so
+# many steps, in which an average one was in so many samples.
+DEAD_INTERVAL = 5
 DEAD_AFTER_STEPS = 5
 DEAD_AFTER_SAMPLES = 40
 # Members that have fewer pre-activations in a batch, together, take a step as one, for
@@ -80,7 +81,8 @@ def train_step(
         Whether codes are found in bfloat16.
     pursue : bool
         Whether dictionaries follow codes of matching pursuit, whose FVU is then the
-        loss, while encoders follow their own.  Tied weights follow both.
+        loss, while encoders follow their own, and dead atoms no loss of theirs.  Tied
+        weights follow both.
     workers : Workers
         Who have a part of the same size each.
     """
@@ -110,8 +112,15 @@ def train_step(
             gradients.decoder.copy_(by_pursuit.decoder)
             gradients.decoder_bias.copy_(by_pursuit.decoder_bias)
         else:
-            dead = state.dead[members]
-            add_auxiliary_(gradients, X_centred, residual, part, dead, total_variance)
+            add_auxiliary_(
+                gradients,
+                X_centred,
+                residual,
+                part,
+                state.dead[members],
+                total_variance,
+                low_precision,
+            )
         rates = n_active(codes, len(part) * n_components)
         rates /= len(X) * workers.size
         workers.add_up_(fvu, rates, *gradients)
@@ -133,30 +142,13 @@ def train_step(
         state.idle[members] = torch.where(active, 0, state.idle[members] + 1)
         state.unmoved[members] = torch.where(moved, 0, state.unmoved[members] + 1)
 
-    if due(state.n_steps, DEAD_AFTER_STEPS):
-        n_active_by_average = len(X) * workers.size * k / n_components
-        enough = ceil(DEAD_AFTER_SAMPLES / n_active_by_average)
-        state.dead = dead_atoms(state.idle, max(DEAD_AFTER_STEPS, enough))
+    if due(state.n_steps, DEAD_INTERVAL):
+        samples_of_average = len(X) * workers.size * k / n_components
+        enough = ceil(DEAD_AFTER_SAMPLES / samples_of_average)
+        state.dead = atoms_where(state.idle >= max(DEAD_AFTER_STEPS, enough))
     state.optimiser.descend()
     torch.cat(losses, out=state.losses[state.n_steps])
     state.n_steps += 1
-
-
-def dead_atoms(idle: Tensor, after: int) -> list[Tensor]:
-    """Atoms of each member that were active in none of so many steps.
-
-    Parameters
-    ----------
-    idle : Tensor of shape (n_members, n_components), int64
-        Steps since an atom was active.
-    after : int
-
-    Returns
-    -------
-    list of n_members Tensors of shape (n_dead,), int64
-    """
-    dead = idle >= after
-    return list(dead.nonzero()[:, 1].split(dead.sum(1).tolist()))
 
 
 # Gradients are written by hand.  And should an interrupt come while PyTorch's optimiser
@@ -221,7 +213,7 @@ def train(
                 if workers.size > 1:
                     # All choose the same samples, and of the whole batch.
                     X = standardiser(batches[step - 1], settings.device, settings.dtype)
-                resample_dead(state, settings, X, for_witnesses, k, dead_after=every)
+                resample_unmoved(state, settings, X, for_witnesses, k, after=every)
                 if alpha > 0:
                     transplant_shared(state, settings)
             may_end = state.plateau.tol > 0 and schedule.on_plateau(step)

@@ -460,23 +460,16 @@ def test_callback_sees_each_step():
     assert alpha[-6:] == [0.0] * 6
 
 
-@pytest.mark.parametrize(
-    ("resample_every", "dead_after"), [(None, DEAD_AFTER), (1000, 1000), (7, 7)]
-)
-def test_callback_sees_the_dead_share_of_the_group(
-    make_settings, resample_every, dead_after
-):
-    settings = make_settings(
-        n_components=4, n_saes=2, n_witnesses=1, k=1, resample_every=resample_every
-    )
+def test_callback_sees_the_dead_share_of_the_group(make_settings):
+    settings = make_settings(n_components=4, n_saes=2, n_witnesses=1, k=1)
     atoms = torch.eye(4, dtype=torch.float64).expand(3, 4, 4)
     state = new_state(Ensemble.starting_from(atoms, tied=False), settings)
     state.begin(Schedule.constant(10), Plateau())
     state.n_steps = state.step = 1
     # Of the group one atom of eight; that of the witness does not count.
-    state.idle[1, 2] = dead_after
-    state.idle[0, 0] = dead_after - 1
-    state.idle[2, 0] = dead_after
+    state.idle[1, 2] = DEAD_AFTER
+    state.idle[0, 0] = DEAD_AFTER - 1
+    state.idle[2, 0] = DEAD_AFTER
     assert Watch(settings, 0, None).info(state)["dead"] == 1 / 8
 
 

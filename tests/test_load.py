@@ -58,7 +58,7 @@ def test_many_steps_do_not_move_atoms_from_the_sphere():
 def test_training_goes_on_where_counters_end(n_steps):
     sae = estimator().partial_fit(X)
     for name, array in sae._trained.items():
-        if name.endswith(" step") or name == "idle":
+        if name.endswith(" step") or name in ("idle", "unmoved"):
             sae._trained[name] = np.full_like(array, n_steps)
     for _ in range(30):
         sae.partial_fit(X)

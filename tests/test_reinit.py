@@ -13,7 +13,7 @@ from skmfr._reinit import (
     activity_skewness,
     missed_directions,
     reinitialise_skewed,
-    resample_dead,
+    resample_unmoved,
     transplant_shared,
 )
 from skmfr._state import initial_atoms, new_state, untrained
@@ -156,7 +156,7 @@ def test_missed_directions_are_drawn_as_the_squared_residual(make_settings):
     assert (np.abs(counts - n_draws * shares) < 4 * error).all()
 
 
-def test_dead_atoms_point_at_residuals_and_the_others_stay(make_settings):
+def test_unmoved_atoms_point_at_residuals_and_the_others_stay(make_settings):
     settings = make_settings(n_saes=2, n_witnesses=1)
     state = silent(settings)
     X = torch.from_numpy(random_data(60))
@@ -165,7 +165,7 @@ def test_dead_atoms_point_at_residuals_and_the_others_stay(make_settings):
     state.unmoved[0, 4] = 9  # not yet
     state.unmoved[2, [0, 1, 23]] = 11
     before = state.ensemble.decoder.clone()
-    resample_dead(state, settings, X, for_witnesses, settings.k, dead_after=10)
+    resample_unmoved(state, settings, X, for_witnesses, settings.k, after=10)
 
     ensemble = state.ensemble
     changed = (ensemble.decoder != before).any(2)
@@ -185,14 +185,14 @@ def test_dead_atoms_point_at_residuals_and_the_others_stay(make_settings):
     assert state.unmoved[0, 4] == 9
 
 
-def test_more_dead_atoms_than_donors_replaces_as_many_as_there_are(make_settings):
+def test_more_unmoved_atoms_than_donors_replaces_as_many_as_there_are(make_settings):
     settings = make_settings(n_saes=1)
     state = silent(settings)
     X = torch.from_numpy(random_data(10))
     state.unmoved[:] = 100
     for_witnesses = np.arange(10) >= 4
     before = state.ensemble.decoder.clone()
-    resample_dead(state, settings, X, for_witnesses, settings.k, dead_after=10)
+    resample_unmoved(state, settings, X, for_witnesses, settings.k, after=10)
     changed = (state.ensemble.decoder != before).any(2)
     assert changed.sum() == 4
     assert torch.equal(changed, state.unmoved == 0)
@@ -204,7 +204,7 @@ def test_nothing_is_resampled_where_nothing_is_missed(make_settings):
     state.unmoved[:] = 100
     X = state.ensemble.decoder_bias.expand(10, -1).clone()
     before = state.ensemble.decoder.clone()
-    resample_dead(state, settings, X, np.zeros(10, bool), settings.k, dead_after=10)
+    resample_unmoved(state, settings, X, np.zeros(10, bool), settings.k, after=10)
     assert torch.equal(state.ensemble.decoder, before)
     assert (state.unmoved == 100).all()
 

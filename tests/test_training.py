@@ -25,7 +25,7 @@ from skmfr._state import (
     untrained,
 )
 from skmfr._training import (
-    DEAD_AFTER_STEPS,
+    DEAD_INTERVAL,
     RATE_MEMORY,
     due,
     group_fvu,
@@ -95,6 +95,13 @@ def assert_same_saes(one, other, rtol):
         )
 
 
+@pytest.fixture
+def all_dead(monkeypatch):
+    """All atoms take part in the auxiliary loss, but those just restarted."""
+    monkeypatch.setattr(skmfr._training, "DEAD_AFTER_STEPS", 0)
+    monkeypatch.setattr(skmfr._training, "DEAD_AFTER_SAMPLES", 0)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_initial_atoms_depend_neither_on_group_size_nor_on_witnesses(
     make_settings, tied
@@ -138,7 +145,7 @@ def test_without_penalty_each_sae_trains_as_if_alone(make_settings, tied):
         torch.testing.assert_close(alone.losses[:, 0], together.losses[:, i])
 
 
-def test_witnesses_do_not_change_the_group(make_settings):
+def test_witnesses_do_not_change_the_group(make_settings, all_dead):
     changes = {
         "alpha": 0.3,
         "resample_every": 10,
@@ -213,7 +220,7 @@ SOME_DEAD = [torch.tensor([4]), torch.arange(0), torch.arange(20) + 2]
 def test_steps_equal_those_of_adam_on_autograd_gradients(
     make_settings, tied, matching, dead, monkeypatch
 ):
-    monkeypatch.setattr(skmfr._training, "dead_atoms", lambda idle, after: dead)
+    monkeypatch.setattr(skmfr._training, "atoms_where", lambda mask: dead)
     settings = make_settings(n_saes=3, tied=tied, matching=matching)
     state, X, alpha = fresh(settings), standardised(settings), 0.4
     state.dead = dead
@@ -243,6 +250,9 @@ def test_steps_equal_those_of_adam_on_autograd_gradients(
 def test_step_does_not_depend_on_how_many_members_are_computed_together(
     make_settings, monkeypatch
 ):
+    # Of different members, from the first step on.
+    dead = [torch.arange(i) + 3 for i in (2, 0, 1, 7, 4)]
+    monkeypatch.setattr(skmfr._training, "atoms_where", lambda mask: dead)
     settings = make_settings(n_saes=3, n_witnesses=2, alpha=0.5)
     together = trained(settings, 30)
     for n_together in (1, 2, 4):
@@ -349,7 +359,10 @@ def test_restarted_member_goes_on_as_a_new_one(make_settings, tied):
         one_step(state, settings, X)
     others = [moments(state, 0), moments(state, 2)]
     own = initial_atoms(*source(settings), settings, i=1, attempt=1)
+    state.unmoved[1] = 7
+    state.dead = [torch.arange(3), torch.arange(4), torch.arange(0)]
     restart_member(state, settings, 1, own)
+    assert [len(atoms) for atoms in state.dead] == [3, 0, 0]
 
     assert all(not value.any() for each in moments(state, 1) for value in each.values())
     for i, before in zip((0, 2), others, strict=True):
@@ -365,6 +378,7 @@ def test_restarted_member_goes_on_as_a_new_one(make_settings, tied):
     assert_same_saes(state.ensemble[1:2], new.ensemble, rtol=1e-9)
     torch.testing.assert_close(state.rates[1:2], new.rates)
     assert torch.equal(state.idle[1:2], new.idle)
+    assert torch.equal(state.unmoved[1:2], new.unmoved)
 
 
 def test_pursuing_dictionaries_follow_the_codes_of_matching_pursuit(make_settings):
@@ -411,7 +425,15 @@ def test_restarted_atoms_forget_their_direction_but_not_their_scale(
     before = moments(state, 1)
     atoms = torch.tensor([2, 5])
     directions = torch.eye(2, N_FEATURES, dtype=torch.float64)
+    state.idle[1] = state.unmoved[1] = 7
+    state.dead = [torch.arange(6), torch.arange(6)]
     restart_atoms(state, 1, atoms, directions)
+    assert state.idle[1].tolist() == state.unmoved[1].tolist()
+    assert (state.idle[1] == 0).nonzero()[:, 0].tolist() == [2, 5]
+    assert [atoms.tolist() for atoms in state.dead] == [
+        [0, 1, 2, 3, 4, 5],
+        [0, 1, 3, 4],
+    ]
 
     assert torch.equal(state.ensemble.decoder[1, atoms], directions)
     assert torch.equal(state.ensemble.encoder[1, atoms], directions)
@@ -551,7 +573,7 @@ def test_group_fvu_equals_dense_reconstruction(make_settings, monkeypatch, n_per
         {"n_saes": 1, "n_witnesses": 0},
     ],
 )
-def test_resumed_training_ends_with_the_same_bytes(make_settings, changes):
+def test_resumed_training_ends_with_the_same_bytes(make_settings, changes, all_dead):
     usual = {
         "n_saes": 3,
         "n_witnesses": 1,
@@ -592,7 +614,7 @@ on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU
 
 @on_a_gpu
 @pytest.mark.parametrize("tied", [False, True])
-def test_training_on_a_gpu_is_that_on_the_cpu(make_settings, tied):
+def test_training_on_a_gpu_is_that_on_the_cpu(make_settings, tied, all_dead):
     states = [
         trained(make_settings(alpha=0.1, tied=tied, device=device), 20)
         for device in ("cpu", "cuda")
@@ -604,7 +626,7 @@ def test_training_on_a_gpu_is_that_on_the_cpu(make_settings, tied):
 
 @on_a_gpu
 @pytest.mark.parametrize("low_precision", [False, True])
-def test_steps_on_a_gpu_do_not_wait_for_it(make_settings, low_precision):
+def test_steps_on_a_gpu_do_not_wait_for_it(make_settings, low_precision, all_dead):
     settings = make_settings(
         alpha=0.1,
         n_witnesses=1,
@@ -620,7 +642,7 @@ def test_steps_on_a_gpu_do_not_wait_for_it(make_settings, low_precision):
     def forbid_waiting(state):
         # In the first steps kernels are compiled and the moments of Adam made, and now
         # and then dead atoms are looked for.
-        may_wait = state.step <= 2 or due(state.step, DEAD_AFTER_STEPS)
+        may_wait = state.step <= 2 or due(state.step, DEAD_INTERVAL)
         torch.cuda.set_sync_debug_mode("default" if may_wait else "error")
         return False
 

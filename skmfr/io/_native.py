@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._estimator import MFRSparseAutoencoder
 from ._safetensors import check_arrays, naming, opened, write_arrays
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # The arrays, see `check_arrays`: m atoms, d features, s SAEs, w witnesses, n of both, t
 # steps.
@@ -50,6 +50,8 @@ TRAINED = {
     "trained plateau": "float 4",
     "trained step": "int",
 }
+# Since version 2.
+OF_DEAD_ATOMS = {"trained unmoved": "int n m", "trained dead": "bool n m"}
 # Some fits leave these too.
 ENCODER = "trained encoder"
 MATCHES = re.compile(r"trained matches \d+ \d+")
@@ -172,7 +174,8 @@ def load(path) -> MFRSparseAutoencoder:
         metadata = file.metadata() or {}
         description = _described(metadata)
         names = file.keys()
-        _check_sizes(check_arrays(file, _expected_arrays(names)))
+        expected = _expected_arrays(names, description["format_version"])
+        _check_sizes(check_arrays(file, expected))
         arrays = {name: file.get_tensor(name) for name in names}
         if metadata.get("sha256") != _digest(metadata["skmfr"], arrays):
             raise ValueError(
@@ -266,13 +269,15 @@ def _described(metadata: Mapping[str, str]) -> dict[str, Any]:
     return description
 
 
-def _expected_arrays(names: Iterable[str]) -> dict[str, str]:
-    """All arrays of a file that has some of them."""
+def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
+    """All arrays of a file of this version that has some of them."""
     names = set(names)
     expected = dict(FITTED)
     if names.isdisjoint(TRAINED):
         return expected
     expected |= STANDARDISER | TRAINED
+    if version > 1:
+        expected |= OF_DEAD_ATOMS
     if ENCODER in names:
         expected[ENCODER] = "float n m d"
     parameters = PARAMETERS if ENCODER in names else PARAMETERS[1:]
