@@ -342,8 +342,8 @@ def test_digest_of_these_tests_is_that_of_the_format(path, content, opened):
 
 def test_later_version_is_refused(path, opened):
     arrays, description = opened
-    description |= {"format_version": 2, "skmfr_version": "9.9"}
-    match = "version 2 .* skmfr 9.9; .* up to 1: update skmfr"
+    description |= {"format_version": 3, "skmfr_version": "9.9"}
+    match = "version 3 .* skmfr 9.9; .* up to 2: update skmfr"
     refused(path, sealed(arrays, description), match)
 
 
