@@ -12,6 +12,8 @@ import pytest
 import skmfr
 from skmfr import MFRSparseAutoencoder
 from skmfr._batches import Batches
+from skmfr._objective import add_auxiliary_
+from skmfr._state import restart_atoms
 from skmfr._workers import ALONE, Workers
 from skmfr.distributed import data_parallel
 
@@ -118,14 +120,28 @@ def lost_and_resumed(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_two_processes_of_which_one_was_lost_reach_the_result_of_one(lost_and_resumed):
-    steps = []
+def test_two_processes_of_which_one_was_lost_reach_the_result_of_one(
+    lost_and_resumed, monkeypatch
+):
+    steps, n_dead, n_restarted = [], [], []
+
+    def note_dead(*arguments):
+        n_dead.append(sum(map(len, arguments[4])))
+        add_auxiliary_(*arguments)
+
+    def note_restarted(state, i, atoms, directions):
+        n_restarted.append(len(atoms))
+        restart_atoms(state, i, atoms, directions)
+
+    monkeypatch.setattr("skmfr._training.add_auxiliary_", note_dead)
+    monkeypatch.setattr("skmfr._reinit.restart_atoms", note_restarted)
     alone = MFRSparseAutoencoder(
         **PARAMETERS, callback=lambda step, info: steps.append(info)
     ).fit(data())
-    # SAEs were started anew, atoms died, and the penalty was on.
+    # SAEs and atoms were started anew, others died, and the penalty was on.
     assert alone.n_reinits_.sum() > 0
-    assert max(info["dead"] for info in steps) > 0
+    assert max(n_restarted) > 0
+    assert max(n_dead) > 0
     assert max(info["alpha"] for info in steps) > 0.5
     with np.load(lost_and_resumed / "fitted.npz") as fitted:
         for name in FITTED:
