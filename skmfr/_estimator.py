@@ -298,6 +298,8 @@ class MFRSparseAutoencoder(
     L. Marks, A. Paren, D. Krueger, F. Barez, "Enhancing Neural Network
     Interpretability with Feature-Aligned Sparse Autoencoders", arXiv:2411.01220, 2024.
 
+    L. Gao et al., "Scaling and Evaluating Sparse Autoencoders", arXiv:2406.04093, 2024.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
