@@ -19,9 +19,11 @@ from sklearn.preprocessing import normalize
 from benchmarks._paper import LEARNING_RATE, train_paper
 from benchmarks._peers import PEERS, Peer, Standardiser
 from skmfr import MFRSparseAutoencoder
-from skmfr._codes import SparseCodes
-from skmfr._coding import omp_coder, reconstruct, refitted
-from skmfr._ensemble import Ensemble
+from skmfr._sae.coder import reconstruct
+from skmfr._sae.codes import SparseCodes
+from skmfr._sae.ensemble import Ensemble
+from skmfr._sae.lstsq import refitted
+from skmfr._sae.pursuit import omp_coder
 from skmfr.agreement import feature_agreement, matched_cosine, mmcs
 from skmfr.metrics import fvu
 

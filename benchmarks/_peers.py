@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from skmfr._batches import on_device
+from skmfr._utils.devices import on_device
 
 # Of 1e-3, 3e-3, 1e-2 and 2e-2, what does best on activations and on synthetic data.
 # Benchmarks report the better one.

@@ -49,15 +49,6 @@ from benchmarks._methods import (
     reproducibility,
 )
 from benchmarks._peers import LEARNING_RATES, installed
-from skmfr import (
-    _estimator,
-    _objective,
-    _optimiser,
-    _reinit,
-    _schedule,
-    _state,
-    _training,
-)
 from skmfr.agreement import feature_agreement, mmcs
 from skmfr.datasets import make_mfr_synthetic, make_superposition
 from skmfr.metrics import (
@@ -253,21 +244,21 @@ def ablation(problems: Callable[[int], Problem], n_seeds: int) -> None:
 # Constants of training that are not parameters, and what else they might be.
 DESIGN = {
     "as it is": nullcontext(),
-    "k not annealed": patch.object(_schedule, "K_START", 1),
-    "k from 4k": patch.object(_schedule, "K_START", 4),
-    "penalty in full from first to last step": patch.object(
-        _schedule.Schedule, "alpha", lambda self, step: 1.0
+    "k not annealed": patch("skmfr._training.schedule.K_START", 1),
+    "k from 4k": patch("skmfr._training.schedule.K_START", 4),
+    "penalty in full from first to last step": patch(
+        "skmfr._training.schedule.Schedule.alpha", lambda self, step: 1.0
     ),
-    "penalty to the last step": patch.object(_schedule, "RELEASE", np.inf),
-    "all matched atoms pulled, none given": patch.object(_state, "ALIKE", -9.0),
-    "no atoms given": patch.object(_reinit, "SHARED_COSINE", 2.0),
-    "no auxiliary loss": patch.object(_training, "DEAD_AFTER_STEPS", 10**9),
-    "32 dead atoms to a sample": patch.object(_objective, "AUXILIARY_K", 32),
-    "start from random atoms": patch.object(_state, "INITIAL_NOISE", 1e6),
-    "learning rate halved": patch.object(_estimator, "AUTO_LEARNING_RATE", 0.06),
-    "learning rate doubled": patch.object(_estimator, "AUTO_LEARNING_RATE", 0.24),
-    "learning rate falls over 10 %": patch.object(_schedule, "COOL_DOWN", 0.1),
-    "Adam with beta2 0.999": patch.object(_optimiser, "BETAS", (0.9, 0.999)),
+    "penalty to the last step": patch("skmfr._training.schedule.RELEASE", np.inf),
+    "all matched atoms pulled, none given": patch("skmfr._training.state.ALIKE", -9.0),
+    "no atoms given": patch("skmfr._training.revive.SHARED_COSINE", 2.0),
+    "no auxiliary loss": patch("skmfr._training.step.DEAD_AFTER_STEPS", 10**9),
+    "32 dead atoms to a sample": patch("skmfr._training.objective.AUXILIARY_K", 32),
+    "start from random atoms": patch("skmfr._training.initial.INITIAL_NOISE", 1e6),
+    "learning rate halved": patch("skmfr._training.settings.AUTO_LEARNING_RATE", 0.06),
+    "learning rate doubled": patch("skmfr._training.settings.AUTO_LEARNING_RATE", 0.24),
+    "learning rate falls over 10 %": patch("skmfr._training.schedule.COOL_DOWN", 0.1),
+    "Adam with beta2 0.999": patch("skmfr._training.optimiser.BETAS", (0.9, 0.999)),
 }
 
 
@@ -297,13 +288,13 @@ def basin(problems: Callable[[int], Problem], n_seeds: int) -> None:
                 atoms += np.concatenate([problem.truth, more])
                 return torch.from_numpy(normalize(atoms)).to(settings.dtype)
 
-            with patch.object(_state, "initial_atoms", start):
+            with patch("skmfr._training.initial.initial_atoms", start):
                 return alone(problem, seed)
 
         name = f"from the truth and noise of length {noise:g}"
         summarise(name, fit, problems, n_seeds, header=number == 0)
     summarise("from samples", alone, problems, n_seeds, header=False)
-    with patch.object(_state, "INITIAL_NOISE", 1e6):
+    with patch("skmfr._training.initial.INITIAL_NOISE", 1e6):
         summarise("from random atoms", alone, problems, n_seeds, header=False)
 
 

@@ -27,12 +27,14 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from benchmarks import _paper, _peers
 from benchmarks.memory import PeakMemory, in_own_process
-from skmfr import MFRSparseAutoencoder, _dense, _kernels, _training
-from skmfr._batches import Batches
-from skmfr._batches import Standardiser as OurStandardiser
-from skmfr._schedule import Plateau, Schedule
-from skmfr._state import Settings, new_state, untrained
-from skmfr._training import renew_matches, train
+from skmfr import MFRSparseAutoencoder
+from skmfr._data.batches import Batches
+from skmfr._data.standardiser import Standardiser as OurStandardiser
+from skmfr._training.initial import untrained
+from skmfr._training.loop import renew_matches, train
+from skmfr._training.schedule import Plateau, Schedule
+from skmfr._training.settings import Settings
+from skmfr._training.state import new_state
 
 # Turns that each takes; steps of a turn, of which the first ones, which fill caches and
 # allocate, do not count; seconds after which a turn ends before.
@@ -236,8 +238,8 @@ def dictionary_learning(size: Size, clock: Clock) -> None:
 
 
 WITHOUT = {
-    "oneDNN": patch.object(_dense, "_dtypes_of_onednn", frozenset),
-    "Numba": patch.object(_kernels, "_cpu", lambda: None),
+    "oneDNN": patch("skmfr._kernels.dense._dtypes_of_onednn", frozenset),
+    "Numba": patch("skmfr._kernels._cpu", lambda: None),
 }
 
 
@@ -352,7 +354,7 @@ def in_auxiliary_loss(share: float):
     def first_atoms(mask: torch.Tensor) -> list[torch.Tensor]:
         return [torch.arange(round(share * mask.shape[1]))] * len(mask)
 
-    return patch.object(_training, "atoms_where", first_atoms)
+    return patch("skmfr._training.step.atoms_where", first_atoms)
 
 
 def growth() -> None:

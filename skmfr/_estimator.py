@@ -25,8 +25,8 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._documentation import DocumentationLinkMixin
-from ._sources import (
+from ._data.moments import fvu_of_blocks
+from ._data.sources import (
     Source,
     as_array,
     as_source,
@@ -34,17 +34,13 @@ from ._sources import (
     chunk_starts,
     n_mixed,
 )
-from .agreement import (
-    TRUSTED,
-    _agreement_level,
-    feature_agreement,
-    random_agreement,
-)
-from .metrics import _fvu_of_blocks
+from ._sae.cosines import mean_nearest_cosine
+from ._sae.levels import TRUSTED, agreement_level, random_agreement
+from ._utils.documentation import DocumentationLinkMixin
 
 if TYPE_CHECKING:
-    from ._codes import SparseCodes
-    from ._ensemble import Ensemble
+    from ._sae.codes import SparseCodes
+    from ._sae.ensemble import Ensemble
 
 try:
     from sklearn.callback import CallbackSupportMixin
@@ -508,11 +504,13 @@ class MFRSparseAutoencoder(
         self, X: np.ndarray | Source, *, continued: bool, one_pass: bool
     ) -> None:
         """Train from the start or go on, for a whole schedule or for one pass."""
-        from ._batches import Batches, Standardiser, fingerprint
-        from ._schedule import Plateau, Schedule
-        from ._state import new_state, untrained
-        from ._threads import let_forks_compute
-        from ._workers import present_workers
+        from ._data.batches import Batches, fingerprint
+        from ._data.standardiser import Standardiser
+        from ._training.initial import untrained
+        from ._training.schedule import Plateau, Schedule
+        from ._training.state import new_state
+        from ._utils.threads import let_forks_compute
+        from ._utils.workers import present_workers
 
         let_forks_compute()
         workers = present_workers.get()
@@ -591,7 +589,7 @@ class MFRSparseAutoencoder(
 
     def _checkpoints(self, settings, state, hash_of_X: str | None, workers):
         """The checkpoints of a fit that begins with this state."""
-        from ._checkpoint import Checkpoints
+        from ._training.checkpoint import Checkpoints
 
         if self.random_state is None:
             warnings.warn(
@@ -619,8 +617,9 @@ class MFRSparseAutoencoder(
         self, state, batches, standardiser, settings, validation, checkpoints, one_pass
     ):
         """Run the training loop, watched, saved, and open to interruption."""
-        from ._progress import EpochCallbacks, Watch
-        from ._training import due, train
+        from ._training.loop import train
+        from ._training.progress import EpochCallbacks, Watch
+        from ._training.schedule import due
 
         every = self.checkpoint_every or CHECKPOINT_EVERY
         first = batches.workers.rank == 0
@@ -660,7 +659,7 @@ class MFRSparseAutoencoder(
         self, X: np.ndarray | Source, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on, and rows to hold out for early stopping."""
-        from ._random import VALIDATION, random_numbers
+        from ._utils.random import VALIDATION, random_numbers
 
         # Of many chunks whole ones: for a few rows of each, all would be read.
         sizes, most = np.diff(chunk_starts(X)), int(self.validation_fraction * len(X))
@@ -691,7 +690,8 @@ class MFRSparseAutoencoder(
         """What the parameters amount to on data with so many features."""
         import torch
 
-        from ._state import Settings, resolve_device
+        from ._training.settings import Settings
+        from ._utils.devices import resolve_device
 
         if self.checkpoint_every is not None and self.checkpoint_dir is None:
             raise ValueError(
@@ -734,7 +734,7 @@ class MFRSparseAutoencoder(
 
     def _kept(self, state, moments: bool) -> dict[str, np.ndarray]:
         """What another call needs to go on; Adam's moments only if one is likely."""
-        from ._checkpoint import to_arrays
+        from ._training.checkpoint import to_arrays
 
         return {
             name: array
@@ -745,7 +745,7 @@ class MFRSparseAutoencoder(
 
     def _restored_state(self, settings):
         """The state that training ended with."""
-        from ._checkpoint import from_arrays
+        from ._training.checkpoint import from_arrays
 
         n_saes, n_components, n_features = self.dictionaries_.shape
         dtype = self._trained["encoder_bias"].dtype
@@ -766,8 +766,8 @@ class MFRSparseAutoencoder(
         return from_arrays(self._trained | {"decoder": decoder.astype(dtype)}, settings)
 
     def _warn_of_failure(self, state, settings) -> None:
-        from ._diagnostics import failure_signs, share_of_duplicates
-        from ._reinit import MAX_REINITS
+        from ._training.diagnostics import failure_signs, share_of_duplicates
+        from ._training.revive import MAX_REINITS
 
         recent = state.losses[max(0, state.n_steps - RECENT_STEPS) : state.n_steps]
         group, witnesses = np.split(recent.cpu().numpy().mean(0), [settings.n_saes])
@@ -791,10 +791,10 @@ class MFRSparseAutoencoder(
         """Blocks of X with their codes and the SAE that made them, in torch."""
         import torch
 
-        from ._coding import ALGORITHMS, n_rows_per_block
-        from ._ensemble import Ensemble
-        from ._state import resolve_device
-        from ._threads import let_forks_compute
+        from ._sae.coder import ALGORITHMS, n_rows_per_block
+        from ._sae.ensemble import Ensemble
+        from ._utils.devices import resolve_device
+        from ._utils.threads import let_forks_compute
 
         let_forks_compute()
         device = resolve_device(self.device, fall_back=True)
@@ -937,7 +937,7 @@ class MFRSparseAutoencoder(
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         import torch
 
-        from ._coding import reconstruct
+        from ._sae.coder import reconstruct
 
         for block, codes, sae in self._coded_blocks(X):
             if trusted_only:
@@ -967,7 +967,7 @@ class MFRSparseAutoencoder(
             If X is not numeric, finite and as wide as the training data.
         """
         X = self._check_X(X)
-        return 1.0 - _fvu_of_blocks(self._reconstructed_blocks(X))
+        return 1.0 - fvu_of_blocks(self._reconstructed_blocks(X))
 
     @property
     def _n_features_out(self) -> int:
@@ -985,7 +985,7 @@ class MFRSparseAutoencoder(
 
 def _fitted(state, standardiser, settings, dtype) -> dict:
     """Fitted attributes: NumPy, in units of the data and in their precision."""
-    from ._training import check_convergence
+    from ._training.loop import check_convergence
 
     n_saes = settings.n_saes
     losses = state.losses[: state.n_steps, :n_saes].cpu().numpy().copy()
@@ -1006,13 +1006,13 @@ def _fitted(state, standardiser, settings, dtype) -> dict:
     )
     mutual = np.stack(
         [
-            feature_agreement(atoms, np.delete(dictionaries, i, axis=0))
+            mean_nearest_cosine(atoms, np.delete(dictionaries, i, axis=0))
             for i, atoms in enumerate(dictionaries)
         ]
     )
     agreement = mutual[reference]
     if len(witnesses):
-        agreement = feature_agreement(dictionaries[reference], witnesses)
+        agreement = mean_nearest_cosine(dictionaries[reference], witnesses)
     null = random_agreement(decoder.shape[2], settings.n_components)
     return {
         "components_": dictionaries[reference],
@@ -1026,7 +1026,7 @@ def _fitted(state, standardiser, settings, dtype) -> dict:
         "feature_agreement_": agreement,
         "mutual_agreement_": mutual,
         "agreement_null_": null,
-        "trusted_": agreement > _agreement_level(null, TRUSTED),
+        "trusted_": agreement > agreement_level(null, TRUSTED),
         "n_steps_": state.n_steps,
         "loss_curve_": losses.mean(1),
         "n_reinits_": state.n_reinits[:n_saes].copy(),

@@ -12,15 +12,20 @@ among those atoms that are left without a partner.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import combinations
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.integrate import quad
-from scipy.special import betaincinv
-from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, validate_params
+
+from ._sae import levels
+from ._sae.cosines import (
+    matched_cosines,
+    mean_nearest_cosine,
+    nearest_cosines,
+    share_of_at_least,
+)
+from ._utils.checks import unit_atoms, unit_pair
 
 __all__ = [
     "feature_agreement",
@@ -31,9 +36,6 @@ __all__ = [
     "random_agreement",
     "shared_fraction",
 ]
-
-# One-to-one matchings are exact up to this many atoms (9 s, 1.3 GB).
-EXACT_LIMIT = 8192
 
 
 def feature_agreement(atoms, dictionaries) -> np.ndarray:
@@ -77,16 +79,14 @@ def feature_agreement(atoms, dictionaries) -> np.ndarray:
     >>> feature_agreement([[1.0, 0.0], [0.0, 2.0]], [[[3.0, 0.0], [3.0, 4.0]]])
     array([1. , 0.8])
     """
-    atoms = _unit_atoms(atoms, "atoms")
-    cosines = [
-        _nearest_cosine(
-            atoms, _unit_atoms(others, f"dictionaries[{i}]", n_features=atoms.shape[1])
-        )
-        for i, others in enumerate(dictionaries)
-    ]
-    if not cosines:
-        return np.full(len(atoms), np.nan, dtype=atoms.dtype)
-    return np.mean(cosines, axis=0)
+    atoms = unit_atoms(atoms, "atoms")
+    return mean_nearest_cosine(
+        atoms,
+        [
+            unit_atoms(others, f"dictionaries[{i}]", n_features=atoms.shape[1])
+            for i, others in enumerate(dictionaries)
+        ],
+    )
 
 
 def mmcs(atoms, others) -> float:
@@ -122,9 +122,9 @@ def mmcs(atoms, others) -> float:
     >>> mmcs([[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [3.0, 4.0]])
     0.9
     """
-    atoms = _unit_atoms(atoms, "atoms")
-    others = _unit_atoms(others, "others", n_features=atoms.shape[1])
-    return float(np.mean(_nearest_cosine(atoms, others)))
+    atoms = unit_atoms(atoms, "atoms")
+    others = unit_atoms(others, "others", n_features=atoms.shape[1])
+    return float(np.mean(nearest_cosines(atoms, others)[0]))
 
 
 def nearest_atoms(atoms, others) -> tuple[np.ndarray, np.ndarray]:
@@ -167,9 +167,9 @@ def nearest_atoms(atoms, others) -> tuple[np.ndarray, np.ndarray]:
     >>> nearest_atoms([[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [3.0, 4.0]])
     (array([1. , 0.8]), array([0, 1]))
     """
-    atoms = _unit_atoms(atoms, "atoms")
-    others = _unit_atoms(others, "others", n_features=atoms.shape[1])
-    return _nearest(atoms, others)
+    atoms = unit_atoms(atoms, "atoms")
+    others = unit_atoms(others, "others", n_features=atoms.shape[1])
+    return nearest_cosines(atoms, others)
 
 
 def matched_cosine(atoms, others) -> float:
@@ -207,7 +207,7 @@ def matched_cosine(atoms, others) -> float:
     >>> matched_cosine([[1.0, 0.0], [0.0, 2.0]], [[0.0, 1.0], [3.0, 0.0]])
     1.0
     """
-    return float(np.mean(_matched_cosines(*_unit_pair(atoms, others))))
+    return float(np.mean(matched_cosines(*unit_pair(atoms, others))[0]))
 
 
 def pw_mcc(dictionaries) -> float:
@@ -253,12 +253,12 @@ def pw_mcc(dictionaries) -> float:
     units: list[np.ndarray] = []
     for i, atoms in enumerate(dictionaries):
         n_atoms, n_features = units[0].shape if units else (None, None)
-        units.append(_unit_atoms(atoms, f"dictionaries[{i}]", n_atoms, n_features))
+        units.append(unit_atoms(atoms, f"dictionaries[{i}]", n_atoms, n_features))
     if len(units) < 2:
         raise ValueError(
             f"dictionaries must hold at least 2 to make pairs of, got {len(units)}."
         )
-    pairs = [np.mean(_matched_cosines(*pair)) for pair in combinations(units, 2)]
+    pairs = [np.mean(matched_cosines(*pair)[0]) for pair in combinations(units, 2)]
     return float(np.mean(pairs))
 
 
@@ -307,7 +307,7 @@ def shared_fraction(atoms, others, tau=0.7) -> float:
     >>> shared_fraction([[1.0, 0.0], [0.0, 2.0]], [[0.0, 1.0], [3.0, 4.0]])
     0.5
     """
-    return _share_of_at_least(tau, _matched_cosines(*_unit_pair(atoms, others)))
+    return share_of_at_least(tau, matched_cosines(*unit_pair(atoms, others))[0])
 
 
 @validate_params(
@@ -355,151 +355,4 @@ def random_agreement(n_features: int, n_components: int) -> float:
     >>> round(random_agreement(64, 256), 3)
     0.346
     """
-    return _random_agreement(n_features, n_components)
-
-
-# The same for all fits of one size, and called twice in each.
-@lru_cache(maxsize=64)
-def _random_agreement(n_features: int, n_components: int) -> float:
-    if n_features == 1:
-        return 1.0 - 2.0 ** (1 - n_components)
-
-    def quantile_of_maximum(share: float) -> float:
-        # The largest of m is below t with probability F(t)^m.
-        log_below = np.log(share) / n_components
-        below, above = np.exp(log_below), -np.expm1(log_below)
-        tail = 2 * min(below, above)
-        size = np.sqrt(1 - betaincinv((n_features - 1) / 2, 0.5, tail))
-        return float(size if below > above else -size)
-
-    mean = quad(quantile_of_maximum, 0.0, 1.0, limit=200)[0]
-    # That of one atom is 0, but for rounding.
-    return max(0.0, mean)
-
-
-# How far atoms have to agree, as a share of the way from the null level to 1, to be
-# taken for the same feature while training, and to be trusted.  Of atoms above three
-# quarters, 96 % and more are true on data with known features (benchmarks/recovery.py,
-# trust).
-ALIKE = 0.5
-TRUSTED = 0.75
-
-
-def _agreement_level(null: float, share: float) -> float:
-    """The agreement this share of the way from the null level, which is 0, to 1."""
-    return null + share * (1 - null)
-
-
-def _share_of_at_least(tau: float, cosines: np.ndarray) -> float:
-    """Share of cosines that are, up to rounding, tau or more."""
-    rounding = 8 * np.finfo(cosines.dtype).eps
-    return float(np.mean(cosines >= tau - rounding))
-
-
-def _nearest_cosine(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Largest cosine of each unit atom with another dictionary."""
-    return _nearest(atoms, others)[0]
-
-
-def _nearest(atoms: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Largest cosine of each unit atom with another dictionary, and where it is."""
-    import torch
-
-    from ._matching import nearest_atoms
-
-    cosine, index = nearest_atoms(*map(torch.from_numpy, _same_dtype(atoms, others)))
-    return np.clip(cosine.numpy(), -1.0, 1.0), index.numpy()
-
-
-def _nearest_elsewhere(sae) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """How near each reference atom comes to each other dictionary, and where.
-
-    Parameters
-    ----------
-    sae : MFRSparseAutoencoder
-        Fitted.
-
-    Returns
-    -------
-    dict of (cosine, index)
-        As :func:`nearest_atoms`, by "sae 1", ..., "witness 0", ...
-    """
-    others = {
-        f"sae {i}": atoms
-        for i, atoms in enumerate(sae.dictionaries_)
-        if i != sae.reference_sae_
-    }
-    others |= {f"witness {i}": a for i, a in enumerate(sae.witness_dictionaries_)}
-    return {name: nearest_atoms(sae.components_, a) for name, a in others.items()}
-
-
-def _matched_cosines(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Cosine of each unit atom with its partner in another dictionary."""
-    return _matched(atoms, others)[0]
-
-
-def _matched(atoms: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine of each unit atom with its partner in another dictionary, and the partner.
-
-    Partners are a permutation.
-    """
-    import torch
-
-    from ._matching import assign_atoms
-
-    atoms, others = _same_dtype(atoms, others)
-    partner = assign_atoms(
-        torch.from_numpy(atoms), torch.from_numpy(others), EXACT_LIMIT
-    ).numpy()
-    return np.clip(np.sum(atoms * others[partner], axis=1), -1.0, 1.0), partner
-
-
-def _same_dtype(atoms: np.ndarray, others: np.ndarray) -> list[np.ndarray]:
-    dtype = np.result_type(atoms, others)
-    return [array.astype(dtype, copy=False) for array in (atoms, others)]
-
-
-def _unit_pair(atoms, others) -> tuple[np.ndarray, np.ndarray]:
-    """Two dictionaries that can be matched one to one."""
-    atoms = _unit_atoms(atoms, "atoms")
-    return atoms, _unit_atoms(others, "others", *atoms.shape)
-
-
-def _unit_atoms(
-    atoms, name: str, n_atoms: int | None = None, n_features: int | None = None
-) -> np.ndarray:
-    """Rows of unit norm, or of zeros; of the sizes given."""
-    atoms = _as_matrix(atoms, name)
-    for size, expected, what in zip(
-        atoms.shape, (n_atoms, n_features), ("atoms", "features"), strict=True
-    ):
-        if expected is not None and size != expected:
-            raise ValueError(
-                f"{name} has {size} {what}, expected {expected}, as in the dictionary "
-                "to compare it with."
-            )
-    # By the largest entry first: squares may overflow or vanish.
-    largest = np.abs(atoms).max(axis=1, keepdims=True)
-    atoms = atoms / np.where(largest > 0, largest, 1)
-    # At least 1, but for atoms of zeros, which stay so.
-    return atoms / np.maximum(np.linalg.norm(atoms, axis=1, keepdims=True), 1)
-
-
-def _as_matrix(array, name: str, accept_sparse=False):
-    """Check a matrix of finite numbers, with an error that names the argument."""
-    array = check_array(
-        array,
-        accept_sparse=accept_sparse,
-        dtype=[np.float64, np.float32],
-        ensure_2d=False,
-        allow_nd=True,
-        ensure_min_samples=0,
-        ensure_min_features=0,
-        input_name=name,
-    )
-    if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(
-            f"{name} has shape {array.shape}, expected a matrix with at least one row "
-            "and one column."
-        )
-    return array
+    return levels.random_agreement(n_features, n_components)

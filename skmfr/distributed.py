@@ -13,7 +13,7 @@ import torch
 import torch.distributed.nn.functional  # noqa: F401
 from torch import distributed
 
-from ._workers import Workers, present_workers
+from ._utils.workers import Workers, present_workers
 
 __all__ = ["data_parallel"]
 

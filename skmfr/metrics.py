@@ -1,16 +1,17 @@
 """How well sparse codes describe data, and a dictionary its truth; scorers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from copy import copy
 from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from .agreement import _as_matrix, _nearest_cosine, _share_of_at_least, _unit_atoms
+from ._data.moments import fvu_of_blocks
+from ._sae.cosines import nearest_cosines, share_of_at_least
+from ._utils.checks import as_matrix, unit_atoms
 
 __all__ = [
     "agreement_scorer",
@@ -59,50 +60,15 @@ def fvu(X, X_hat) -> float:
     >>> fvu([[0.0, 1.0], [2.0, 3.0]], [[0.0, 1.0], [2.0, 2.0]])
     0.25
     """
-    X = _as_matrix(X, "X")
-    X_hat = _as_matrix(X_hat, "X_hat")
+    X = as_matrix(X, "X")
+    X_hat = as_matrix(X_hat, "X_hat")
     check_consistent_length(X, X_hat)
     if X.shape != X_hat.shape:
         raise ValueError(
             f"X_hat has {X_hat.shape[1]} features, but X has {X.shape[1]}: a "
             "reconstruction has the shape of the data."
         )
-    return _fvu_of_blocks([(X, X_hat)])
-
-
-def _fvu_of_blocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
-    """FVU of data that come with their reconstruction block by block."""
-    residual = 0.0
-    moments = StandardScaler()
-    for X, X_hat in blocks:
-        # What overflows is told below.
-        with np.errstate(over="ignore", invalid="ignore"):
-            residual += float(np.sum(np.square(X - X_hat, dtype=np.float64)))
-            moments.partial_fit(X)
-    n_samples = moments.n_samples_seen_
-    total = float(np.sum(_variance(moments))) * n_samples
-    if total == 0:
-        rounding = 8 * np.finfo(X.dtype).eps
-        size = float(np.sum(np.square(moments.mean_))) * n_samples
-        return float(residual > rounding**2 * size)
-    return float(residual / total)
-
-
-def _variance(moments: StandardScaler) -> np.ndarray:
-    """Variance of each feature, 0 where what there is comes from rounding.
-
-    Raises
-    ------
-    ValueError
-        If it overflows.
-    """
-    if not np.isfinite(moments.var_).all():
-        raise ValueError(
-            "X has values so large that their squares overflow float64: divide it by a "
-            "number."
-        )
-    # The scaler knows: it leaves such features as they are.
-    return np.where(moments.scale_ == np.sqrt(moments.var_), moments.var_, 0.0)
+    return fvu_of_blocks([(X, X_hat)])
 
 
 def l0(codes) -> float:
@@ -135,7 +101,7 @@ def l0(codes) -> float:
     >>> l0([[0.0, 2.0], [1.0, 3.0]])
     1.5
     """
-    codes = _as_matrix(codes, "codes", accept_sparse="csr")
+    codes = as_matrix(codes, "codes", accept_sparse="csr")
     n_active = codes.count_nonzero() if hasattr(codes, "tocsr") else np.sum(codes != 0)
     return float(n_active / codes.shape[0])
 
@@ -170,7 +136,7 @@ def dead_fraction(codes) -> float:
     >>> dead_fraction([[0.0, 2.0], [0.0, 3.0]])
     0.5
     """
-    codes = _as_matrix(codes, "codes", accept_sparse="csr")
+    codes = as_matrix(codes, "codes", accept_sparse="csr")
     active = np.asarray((codes != 0).sum(axis=0)).ravel()
     return float(np.mean(active == 0))
 
@@ -220,11 +186,11 @@ def recall_precision(atoms, truth, tau=0.9) -> tuple[float, float]:
     >>> recall_precision([[2.0, 0.0], [1.0, 1.0]], [[1.0, 0.0]])
     (1.0, 0.5)
     """
-    atoms = _unit_atoms(atoms, "atoms")
-    truth = _unit_atoms(truth, "truth", n_features=atoms.shape[1])
+    atoms = unit_atoms(atoms, "atoms")
+    truth = unit_atoms(truth, "truth", n_features=atoms.shape[1])
     return (
-        _share_of_at_least(tau, _nearest_cosine(truth, atoms)),
-        _share_of_at_least(tau, _nearest_cosine(atoms, truth)),
+        share_of_at_least(tau, nearest_cosines(truth, atoms)[0]),
+        share_of_at_least(tau, nearest_cosines(atoms, truth)[0]),
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import Phase, settings
 from threadpoolctl import threadpool_limits
 
-from skmfr._state import Settings
+from skmfr._training.settings import Settings
 
 # Without a GPU, Triton interprets kernels with NumPy.  It looks when it is imported,
 # which transformers does for other tests.
@@ -26,15 +26,15 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-@pytest.fixture(params=["cpu", "gpu"])
+@pytest.fixture(params=["numba", "triton"])
 def kernels(request):
-    return pytest.importorskip(f"skmfr._kernels.{request.param}")
+    return pytest.importorskip(f"skmfr._kernels._{request.param}")
 
 
 @pytest.fixture
 def device(kernels):
     """Where the kernels run; those for GPUs are interpreted if there is none."""
-    for_gpus = kernels.__name__.endswith("gpu")
+    for_gpus = kernels.__name__.endswith("triton")
     return "cuda" if for_gpus and torch.cuda.is_available() else "cpu"
 
 

@@ -11,10 +11,10 @@ import pytest
 
 import skmfr
 from skmfr import MFRSparseAutoencoder
-from skmfr._batches import Batches
-from skmfr._objective import add_auxiliary_
-from skmfr._state import restart_atoms
-from skmfr._workers import ALONE, Workers
+from skmfr._data.batches import Batches
+from skmfr._training.objective import add_auxiliary_
+from skmfr._training.revive import restart_atoms
+from skmfr._utils.workers import ALONE, Workers
 from skmfr.distributed import data_parallel
 
 # All that training does: a penalty, matching, dead atoms, restarts, pursuit, holding
@@ -133,8 +133,8 @@ def test_two_processes_of_which_one_was_lost_reach_the_result_of_one(
         n_restarted.append(len(atoms))
         restart_atoms(state, i, atoms, directions)
 
-    monkeypatch.setattr("skmfr._training.add_auxiliary_", note_dead)
-    monkeypatch.setattr("skmfr._reinit.restart_atoms", note_restarted)
+    monkeypatch.setattr("skmfr._training.step.add_auxiliary_", note_dead)
+    monkeypatch.setattr("skmfr._training.revive.restart_atoms", note_restarted)
     alone = MFRSparseAutoencoder(
         **PARAMETERS, callback=lambda step, info: steps.append(info)
     ).fit(data())

@@ -26,14 +26,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 from sklearn.svm import SVC, LinearSVC
 
-import skmfr._sources
+import skmfr._data.sources
 from skmfr import MFRSparseAutoencoder
-from skmfr._batches import Batches
-from skmfr._ensemble import Ensemble
-from skmfr._progress import DEAD_AFTER, Watch
-from skmfr._schedule import Plateau, Schedule
-from skmfr._sources import Chunked
-from skmfr._state import new_state, resolve_device
+from skmfr._data.batches import Batches
+from skmfr._data.sources import Chunked
+from skmfr._sae.ensemble import Ensemble
+from skmfr._training.progress import DEAD_AFTER, Watch
+from skmfr._training.schedule import Plateau, Schedule
+from skmfr._training.state import new_state
+from skmfr._utils.devices import resolve_device
 
 
 def make_sparse_data(n_samples=600, n_features=16, n_atoms=24, k=3, seed=0):
@@ -610,9 +611,9 @@ def test_a_fit_resumes_from_its_checkpoint_to_the_same_bytes(tmp_path):
 KILLED_FIT = """
 import os, signal, sys
 import numpy as np
-import skmfr._sources
+import skmfr._data.sources
 from skmfr import MFRSparseAutoencoder
-from skmfr._batches import Batches
+from skmfr._data.batches import Batches
 
 X, folder, place = np.load(sys.argv[1]), sys.argv[2], sys.argv[3]
 
@@ -877,7 +878,7 @@ def test_shards_give_what_the_array_gives(tmp_path):
 @pytest.fixture
 def in_chunks(monkeypatch):
     """Data in 12 chunks, of which three are mixed."""
-    monkeypatch.setattr(skmfr._sources, "MIXED_BYTES", 3 * X[:50].nbytes)
+    monkeypatch.setattr(skmfr._data.sources, "MIXED_BYTES", 3 * X[:50].nbytes)
     return zarr.array(X, chunks=(50, 6))
 
 

@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from skmfr import MFRSparseAutoencoder
-from skmfr._optimiser import SphericalAdam
+from skmfr._training.optimiser import SphericalAdam
 from skmfr.activations import ActivationExtractor
 from skmfr.inspection import report
 from skmfr.io import load, save
@@ -319,7 +319,7 @@ def test_loading_takes_at_most_twice_the_size_of_a_file(tmp_path):
     script = """
 from zipfile import ZipFile
 from skmfr import MFRSparseAutoencoder
-from skmfr._checkpoint import Checkpoints
+from skmfr._training.checkpoint import Checkpoints
 from skmfr.io import load, save
 
 def refused(load, *arguments):

@@ -12,10 +12,10 @@ from sklearn.preprocessing import StandardScaler
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.metrics import (
-    _fvu_of_blocks,
     agreement_scorer,
     dead_fraction,
     fvu,
+    fvu_of_blocks,
     l0,
     make_fixed_l0_scorer,
     recall_precision,
@@ -57,7 +57,7 @@ def test_fvu_of_mixed_precisions():
 def test_fvu_does_not_depend_on_the_blocks(offset, n_blocks):
     X, X_hat = random_data(offset)
     parts = [np.array_split(part, n_blocks) for part in (X, X_hat)]
-    found = _fvu_of_blocks(zip(*parts, strict=True))
+    found = fvu_of_blocks(zip(*parts, strict=True))
     assert found == pytest.approx(one_minus_r2(X, X_hat), rel=1e-9)
 
 
@@ -93,8 +93,8 @@ def test_constant_columns_count_with_their_error_only():
 def test_fvu_of_constant_data_is_zero_if_exact_else_one(dtype, constant, n_blocks):
     X = np.full((997, 3), constant, dtype)
     blocks = np.array_split(X, n_blocks)
-    assert _fvu_of_blocks((block, block) for block in blocks) == 0
-    assert _fvu_of_blocks((block, block + dtype(0.1)) for block in blocks) == 1
+    assert fvu_of_blocks((block, block) for block in blocks) == 0
+    assert fvu_of_blocks((block, block + dtype(0.1)) for block in blocks) == 1
 
 
 @pytest.mark.parametrize("shape", [(10, 4), (9, 3), (1, 3), (10, 1)])

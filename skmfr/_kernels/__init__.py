@@ -1,4 +1,4 @@
-"""Kernels that take the place of PyTorch's operators, in `_codes` and for Adam.
+"""Kernels that take the place of PyTorch's operators, in `_sae.codes` and for Adam.
 
 A step of training reads, past the encoder's product, the atoms of each sample and the
 samples of each atom several times over.  The kernels read them fewer times, in Numba on
@@ -33,12 +33,12 @@ def _for_cpu() -> ModuleType | None:
 
 @cache
 def _cpu() -> ModuleType | None:
-    return _imported("cpu", "numba")
+    return _imported("_numba", "the CPU")
 
 
 @cache
 def _for_gpu(device: torch.device) -> ModuleType | None:
-    gpu = _imported("gpu", "triton")
+    gpu = _imported("_triton", "the GPU")
     # Triton compiles when a kernel is called, which takes a C compiler and a GPU that
     # is not too old, and what is missing is told in errors of many kinds.
     try:
@@ -50,15 +50,15 @@ def _for_gpu(device: torch.device) -> ModuleType | None:
     return gpu
 
 
-def _imported(name: str, library: str) -> ModuleType | None:
+def _imported(name: str, place: str) -> ModuleType | None:
     """A module of kernels, if the library that they are written in is installed."""
     try:
         return import_module(f".{name}", __name__)
     except ImportError as error:
         # A library may be there, and not what it needs: Numba wants no NumPy that is
         # too new.
-        if not (isinstance(error, ModuleNotFoundError) and error.name == library):
-            _warn(f"the {name.upper()}", error)
+        if not (isinstance(error, ModuleNotFoundError) and error.name == name[1:]):
+            _warn(place, error)
         return None
 
 

@@ -17,7 +17,7 @@ from sklearn.base import (
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, check_memory
 
-from .._documentation import DocumentationLinkMixin
+from .._utils.documentation import DocumentationLinkMixin
 from ._extraction import Extraction
 from ._inputs import Inputs, check_inputs, holds_texts
 from ._models import SharedModule, as_model, find_layer, load_tokenizer

@@ -12,9 +12,9 @@ from scipy import sparse
 from sklearn.utils._param_validation import Interval, validate_params
 from torch import Tensor, nn
 
-from .._extras import needed_by
-from .._top import Best
-from ..agreement import _nearest_elsewhere
+from .._sae.cosines import nearest_elsewhere
+from .._utils.extras import needed_by
+from .._utils.top import Best
 from ._extractor import ActivationExtractor
 from ._models import as_model, check_width
 
@@ -350,7 +350,9 @@ def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.Dat
         "agreement": sae.feature_agreement_,
         "trusted": sae.trusted_,
     }
-    for name, (cosine, index) in _nearest_elsewhere(sae).items():
+    for name, (cosine, index) in nearest_elsewhere(
+        sae.reference_sae_, sae.dictionaries_, sae.witness_dictionaries_
+    ).items():
         columns |= {name: index, f"{name} cosine": cosine}
     table = pd.DataFrame(columns)
     table.index.name = "atom"

@@ -12,7 +12,7 @@ import torch
 from sklearn.utils import assert_all_finite
 from torch import Tensor, nn
 
-from .._sources import as_array
+from .._data.sources import as_array
 from ._models import (
     accepts,
     context_length,

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .._sources import as_array
+from .._data.sources import as_array
 from ._inputs import Batch, Inputs, check_inputs
 from ._models import (
     as_model,

@@ -20,7 +20,7 @@ import joblib
 import torch
 from torch import Tensor, nn
 
-from .._extras import needed_by
+from .._utils.extras import needed_by
 
 # Names that an error offers for one that is not there.
 N_SUGGESTIONS = 5

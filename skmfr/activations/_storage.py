@@ -10,7 +10,7 @@ from time import monotonic
 
 import numpy as np
 
-from .._files import replacing
+from .._utils.files import replacing
 
 # Between two notes of how far it is.
 SECONDS_BETWEEN_NOTES = 10.0

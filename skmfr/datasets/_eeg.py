@@ -13,7 +13,7 @@ from sklearn.datasets import get_data_home
 from sklearn.utils import Bunch, check_array
 from sklearn.utils._param_validation import Interval, validate_params
 
-from .._extras import needed_by
+from .._utils.extras import needed_by
 from ._synthetic import _generator
 
 # Of the others, PhysioNet's own list is asked.

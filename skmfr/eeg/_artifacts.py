@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
-from .._extras import needed_by
+from .._utils.extras import needed_by
 from ._recordings import Reader, check_recording, chunks, is_raw
 from ._windows import count_windows, cut_windows, overlap_add
 

@@ -15,8 +15,8 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
-from .._documentation import DocumentationLinkMixin
 from .._estimator import MFRSparseAutoencoder
+from .._utils.documentation import DocumentationLinkMixin
 from ..metrics import fvu
 from ._filters import (
     N_NEIGHBOURS,

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
-from .._extras import needed_by
+from .._utils.extras import needed_by
 from ._artifacts import atom_waveforms, code_windows, leading_vectors, score_atoms
 from ._recordings import channels_to_fit, check_channels, is_raw
 from ._windows import overlap_add

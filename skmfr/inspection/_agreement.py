@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..agreement import (
-    TRUSTED,
-    _agreement_level,
-    _as_matrix,
-    feature_agreement,
-    random_agreement,
-)
+from .._sae.levels import TRUSTED, agreement_level
+from .._utils.checks import as_matrix
+from ..agreement import feature_agreement, random_agreement
 from ._drawing import ABOVE, BLUE, ORANGE, import_pyplot, new_axes
 from ._fitted import agreement_with, split_fitted, transformed
 
@@ -123,7 +119,7 @@ class FeatureAgreementDisplay:
             agreement=_checked(sae.feature_agreement_),
             usage=_usage(sae, transformed(before, X)),
             null=null,
-            threshold=_agreement_level(null, TRUSTED),
+            threshold=agreement_level(null, TRUSTED),
             agreement_with=agreement_with(sae),
         )
         return display.plot(ax, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)
@@ -163,7 +159,7 @@ class FeatureAgreementDisplay:
         """
         import_pyplot(f"{cls.__name__}.from_dictionaries")
         agreement = _checked(feature_agreement(atoms, others))
-        codes = _as_matrix(codes, "codes", accept_sparse="csr")
+        codes = as_matrix(codes, "codes", accept_sparse="csr")
         if codes.shape[1] != len(agreement):
             raise ValueError(
                 f"codes has {codes.shape[1]} columns, but there are {len(agreement)} "
@@ -174,7 +170,7 @@ class FeatureAgreementDisplay:
             agreement=agreement,
             usage=np.asarray((codes != 0).sum(axis=0)).ravel() / codes.shape[0],
             null=null,
-            threshold=_agreement_level(null, TRUSTED),
+            threshold=agreement_level(null, TRUSTED),
         )
         return display.plot(ax, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from ..agreement import _unit_atoms, feature_agreement, nearest_atoms
+from .._utils.checks import unit_atoms
+from ..agreement import feature_agreement, nearest_atoms
 from ._drawing import (
     BLUE,
     SHOWN_SHARE,
@@ -240,9 +241,7 @@ class DictionaryDisplay:
         units: list[np.ndarray] = []
         for i, dictionary in enumerate(dictionaries):
             n_features = units[0].shape[1] if units else None
-            units.append(
-                _unit_atoms(dictionary, f"dictionaries[{i}]", None, n_features)
-            )
+            units.append(unit_atoms(dictionary, f"dictionaries[{i}]", None, n_features))
         if not units:
             raise ValueError("dictionaries is empty.")
         labels = check_labels(labels, len(units))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._extras import needed_by
+from .._utils.extras import needed_by
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

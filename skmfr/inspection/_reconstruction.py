@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._sources import as_array
-from ..agreement import _as_matrix
+from .._data.sources import as_array
+from .._utils.checks import as_matrix
 from ..metrics import fvu
 from ._drawing import (
     ABOVE,
@@ -211,7 +211,7 @@ class ReconstructionDisplay:
         """
         import_pyplot(f"{cls.__name__}.from_reconstruction")
         total = fvu(X, X_hat)
-        X, X_hat = _as_matrix(X, "X"), _as_matrix(X_hat, "X_hat")
+        X, X_hat = as_matrix(X, "X"), as_matrix(X_hat, "X_hat")
         by_sample = _fvu_of_samples(X, X_hat)
         shown = chosen(samples, "samples", -by_sample)
         return cls(

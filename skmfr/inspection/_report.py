@@ -18,7 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 
 from .._estimator import MFRSparseAutoencoder
-from .._files import replacing
+from .._utils.files import replacing
 from ._report_data import Words, rating_data, report_data
 from ._report_numbers import atom_statistics
 from ._report_page import evidence, render, rule, summary_html

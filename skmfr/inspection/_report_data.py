@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..agreement import TRUSTED, _agreement_level, _nearest_elsewhere
+from .._sae.cosines import nearest_elsewhere
+from .._sae.levels import TRUSTED, agreement_level
 from ._report_numbers import AtomStatistics
 from ._report_views import Shapes, View, significant, thinned
 
@@ -112,7 +113,7 @@ def packed_shapes(
     blobs : dict of str
         Their bytes in base64, by name.
     """
-    from .._batches import row_blocks
+    from .._data.batches import row_blocks
 
     if view.kind == "text":
         return {"view": view._asdict()}, {}
@@ -191,11 +192,15 @@ def report_data(
                 "cosine": significant(cosine),
                 "atom": index.tolist(),
             }
-            for name, (cosine, index) in _nearest_elsewhere(estimator).items()
+            for name, (cosine, index) in nearest_elsewhere(
+                estimator.reference_sae_,
+                estimator.dictionaries_,
+                estimator.witness_dictionaries_,
+            ).items()
         ],
         "names": names,
         "notes": notes,
-        "levels": {"null": null, "trusted": _agreement_level(null, TRUSTED)},
+        "levels": {"null": null, "trusted": agreement_level(null, TRUSTED)},
         "loss": _loss_points(estimator.loss_curve_),
     }, blobs
 

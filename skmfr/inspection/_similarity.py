@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..agreement import _matched, _unit_atoms
+from .._sae.cosines import matched_cosines
+from .._utils.checks import unit_atoms
 from ._drawing import import_pyplot, new_axes
 from ._fitted import check_labels, named_dictionaries, split_fitted
 
@@ -180,7 +181,7 @@ class SimilarityDisplay:
         units: list[np.ndarray] = []
         for i, atoms in enumerate(dictionaries):
             size = units[0].shape if units else (None, None)
-            units.append(_unit_atoms(atoms, f"dictionaries[{i}]", *size))
+            units.append(unit_atoms(atoms, f"dictionaries[{i}]", *size))
         if len(units) < 2:
             raise ValueError(
                 f"There must be at least 2 dictionaries to compare, got {len(units)}."
@@ -274,7 +275,7 @@ def _mean_matched(units: list[np.ndarray]) -> np.ndarray:
     """Mean matched cosine of all pairs, (n, n)."""
     similarity = np.eye(len(units))
     for i, j in combinations(range(len(units)), 2):
-        cosine, _ = _matched(units[i], units[j])
+        cosine, _ = matched_cosines(units[i], units[j])
         similarity[i, j] = similarity[j, i] = cosine.mean()
     return similarity
 
@@ -284,7 +285,7 @@ def _in_order_of_matching(atoms: np.ndarray, others: np.ndarray) -> Matched:
 
     Never more than a band of rows of the full matrix is in memory.
     """
-    cosine, partner = _matched(atoms, others)
+    cosine, partner = matched_cosines(atoms, others)
     order = np.argsort(-cosine, kind="stable")
     atoms, others = atoms[order], others[partner[order]]
     size = ceil(len(atoms) / MAX_PIXELS)

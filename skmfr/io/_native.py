@@ -322,7 +322,7 @@ def _set_attributes(
     arrays: Mapping[str, np.ndarray],
 ) -> None:
     """Make an estimator fitted."""
-    from .._batches import Standardiser
+    from .._data.standardiser import Standardiser
 
     for name in FITTED:
         setattr(sae, name, arrays[name])

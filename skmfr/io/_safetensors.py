@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .._extras import needed_by
-from .._files import replacing
+from .._utils.extras import needed_by
+from .._utils.files import replacing
 
 # Names that safetensors has for numbers of a kind.
 DTYPES = {

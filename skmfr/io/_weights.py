@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._estimator import MFRSparseAutoencoder
-from .._files import replacing
+from .._utils.files import replacing
 from ..agreement import random_agreement
 from ._safetensors import check_arrays, opened, write_arrays
 

@@ -77,7 +77,7 @@ def test_image_of_sixteen_thousand_atoms_is_small(monkeypatch):
     # The matching, which takes minutes, is tested elsewhere.
     n = 16384
     monkeypatch.setattr(
-        _similarity, "_matched", lambda one, other: (np.ones(n), np.arange(n))
+        _similarity, "matched_cosines", lambda one, other: (np.ones(n), np.arange(n))
     )
     atoms = unit_atoms(0, n, 2).astype(np.float32)
     matched = _in_order_of_matching(atoms, atoms)

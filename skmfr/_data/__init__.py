@@ -1,0 +1,1 @@
+"""Reading data: anywhere they are kept, in batches, standardised."""

@@ -1,0 +1,251 @@
+"""Reading data: standardisation, and batches by number."""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+
+import joblib
+import numpy as np
+
+from .._utils.random import BATCHES, CHUNKS, DONORS, random_numbers
+from .._utils.workers import ALONE, Workers
+from .sources import Source, chunk_starts, in_memory, n_mixed
+
+BLOCK_BYTES = 1 << 26
+# Of more data on disk than so many blocks, only that many are hashed.
+HASHED_BLOCKS = 8
+# Batches that are read ahead of training; less than 64 MB of them.
+MOST_AHEAD = 64
+
+
+def row_blocks(
+    X: np.ndarray | Source, rows: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """The given rows of X, or all, in C order, in blocks of at most 64 MB."""
+    for block in _row_slices(X, len(X) if rows is None else len(rows)):
+        yield np.ascontiguousarray(X[block if rows is None else rows[block]])
+
+
+def _row_slices(X: np.ndarray | Source, n_rows: int) -> list[slice]:
+    n_each = max(1, BLOCK_BYTES // max(1, X.shape[1] * X.dtype.itemsize))
+    return [slice(start, start + n_each) for start in range(0, n_rows, n_each)]
+
+
+def fingerprint(X: np.ndarray | Source) -> str:
+    """Tells data apart, and chunks, on which batches depend; not where the data are.
+
+    Arrays in memory, and up to 512 MB on disk, are hashed whole.  Of more on disk, the
+    shape and eight blocks of 64 MB: the first, the last, and others at equal distances.
+    """
+    blocks = _row_slices(X, len(X))
+    if len(blocks) > HASHED_BLOCKS and not in_memory(X):
+        chosen = np.linspace(0, len(blocks) - 1, HASHED_BLOCKS).astype(int)
+        blocks = [blocks[i] for i in chosen]
+    hashes = [joblib.hash(np.ascontiguousarray(X[block])) for block in blocks]
+    starts = chunk_starts(X)
+    chunks = (starts, n_mixed(X)) if len(starts) > 2 else None
+    return joblib.hash((X.shape, hashes, chunks))
+
+
+@dataclass
+class Batches:
+    """Batches of rows of X, by number.
+
+    The epochs, each a new permutation, are strung together and cut into batches of one
+    size, so that no batch is small and all samples are seen equally often.  A batch
+    depends on the seed, the key and its number only.
+
+    Data that can only be read in chunks are permuted in two steps: all chunks, and then
+    the samples of a few chunks that follow one another, and are read together.
+    """
+
+    X: np.ndarray | Source
+    rows: np.ndarray | None
+    """(n_rows,) the samples to draw from, sorted; None means all"""
+    batch_size: int
+    shuffle: bool
+    seed: int
+    key: int = 0
+    """tells passes over the data with one seed apart"""
+    workers: Workers = ALONE
+    """who share each batch"""
+
+    def __post_init__(self):
+        self.starts = chunk_starts(self.X)
+        """(n_chunks + 1,)"""
+        bounds = self.starts
+        if self.rows is not None:
+            bounds = np.searchsorted(self.rows, self.starts)
+        self.sizes = np.diff(bounds)
+        """(n_chunks,), samples to draw from each chunk"""
+        self.n_rows = int(self.sizes.sum())
+        self.batch_size = min(self.batch_size, self.n_rows)
+        if self.batch_size % self.workers.size:
+            raise ValueError(
+                f"batch_size={self.batch_size} (at most n_samples) must be a multiple "
+                f"of the number of processes, {self.workers.size}."
+            )
+        self._chunk_orders: dict[int, np.ndarray] = {}
+        self._orders: dict[tuple[int, int], np.ndarray] = {}
+        self._halves: dict[int, np.ndarray] = {}
+        # One thread reads ahead while another trains.
+        self._lock = Lock()
+
+    @property
+    def per_epoch(self) -> float:
+        """Batches in an epoch, a fraction if the last one reaches into the next."""
+        return self.n_rows / self.batch_size
+
+    @property
+    def n_mixed(self) -> int:
+        """Chunks whose samples are shuffled together."""
+        return n_mixed(self.X)
+
+    def in_chunk(self, chunk: int) -> np.ndarray:
+        """The samples to draw from a chunk, an array of its own."""
+        start, stop = self.starts[chunk : chunk + 2]
+        if self.rows is None:
+            # Half the memory, where there is one chunk with all samples.
+            dtype = np.int32 if stop <= np.iinfo(np.int32).max else np.int64
+            return np.arange(start, stop, dtype=dtype)
+        return self.rows[slice(*np.searchsorted(self.rows, [start, stop]))].copy()
+
+    def chunk_order(self, epoch: int) -> np.ndarray:
+        """The chunks in the order of an epoch."""
+        if epoch not in self._chunk_orders:
+            order = np.flatnonzero(self.sizes)
+            if self.shuffle:
+                random_numbers(self.seed, CHUNKS, self.key, epoch).shuffle(order)
+            _keep(self._chunk_orders, epoch, order)
+        return self._chunk_orders[epoch]
+
+    def order(self, epoch: int, lot: int = 0) -> np.ndarray:
+        """The samples of a lot of mixed chunks in the order of an epoch."""
+        if (epoch, lot) not in self._orders:
+            chunks = self.chunk_order(epoch)[lot * self.n_mixed :][: self.n_mixed]
+            parts = [self.in_chunk(chunk) for chunk in chunks.tolist()]
+            order = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            if self.shuffle:
+                key = (lot,) if len(self.sizes) > 1 else ()
+                draw = random_numbers(self.seed, BATCHES, self.key, epoch, *key)
+                draw.shuffle(order)
+            _keep(self._orders, (epoch, lot), order)
+        return self._orders[epoch, lot]
+
+    def samples(self, number: int) -> np.ndarray:
+        """Which samples are in a batch, (batch_size,), in the order of the data.
+
+        Their order in a batch does not matter, and so a memmap is read forward.
+        """
+        place, missing = number * self.batch_size, self.batch_size
+        parts = []
+        with self._lock:
+            while missing:
+                epoch, begin = divmod(place, self.n_rows)
+                sizes = self.sizes[self.chunk_order(epoch)]
+                firsts = range(0, len(sizes), self.n_mixed)
+                ends = np.cumsum(np.add.reduceat(sizes, firsts))
+                lot = int(np.searchsorted(ends, begin, side="right"))
+                order = self.order(epoch, lot)
+                begin += len(order) - ends[lot]
+                parts.append(order[begin : begin + missing])
+                place += len(parts[-1])
+                missing -= len(parts[-1])
+        return np.sort(np.concatenate(parts))
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """A copy of the samples in a batch, (batch_size, n_features)."""
+        return self.X[self.samples(number)]
+
+    def part(self, number: int) -> np.ndarray:
+        """The samples in a batch that are for this process to train on."""
+        return self.X[self.workers.part(self.samples(number))]
+
+    def in_turn(
+        self, first: int, last: int, ahead: bool = False
+    ) -> Generator[np.ndarray, None, None]:
+        """This process's part of the batches from the first to before the last.
+
+        Parameters
+        ----------
+        first, last : int
+        ahead : bool
+            Whether a thread reads ahead even if X is in memory; closing the iterator
+            ends it.
+        """
+        if in_memory(self.X) and not ahead:
+            yield from (self.part(number) for number in range(first, last))
+            return
+        batch_bytes = self.batch_size * self.X.shape[1] * self.X.dtype.itemsize
+        n_ahead = min(max(2, BLOCK_BYTES // batch_bytes), MOST_AHEAD)
+        with ThreadPoolExecutor(1, "skmfr reader") as reader:
+            waiting: deque[Future] = deque()
+            try:
+                for number in range(first, last):
+                    waiting.append(reader.submit(self.part, number))
+                    if len(waiting) > n_ahead:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def for_witnesses(self, rows: np.ndarray) -> np.ndarray:
+        """Which samples may give atoms to witnesses; the others may to the group.
+
+        So that no atom is in both because of one sample.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_chosen,), int
+            Sorted.
+
+        Returns
+        -------
+        ndarray of shape (n_chosen,), bool
+        """
+        bounds = np.searchsorted(rows, self.starts)
+        halves = [
+            self._half(chunk)[rows[slice(*bounds[chunk : chunk + 2])] - start]
+            for chunk, start in enumerate(self.starts[:-1].tolist())
+            if bounds[chunk] < bounds[chunk + 1]
+        ]
+        return np.concatenate(halves)
+
+    def _half(self, chunk: int) -> np.ndarray:
+        """Which samples of a chunk are for witnesses, (n_in_chunk,) bool."""
+        if chunk not in self._halves:
+            start, stop = self.starts[chunk : chunk + 2]
+            half = np.zeros(stop - start, dtype=bool)
+            half[1::2] = True
+            key = (chunk,) if len(self.sizes) > 1 else ()
+            random_numbers(self.seed, DONORS, *key).shuffle(half)
+            _keep(self._halves, chunk, half, n_most=2 * self.n_mixed)
+        return self._halves[chunk]
+
+    def donors(self, n: int, witness: bool, draw: np.random.Generator) -> np.ndarray:
+        """A copy of up to n different random samples for a witness, or for the group.
+
+        Of data in chunks, samples of as many chunks as are mixed.
+
+        Returns
+        -------
+        ndarray of shape (n_donors, n_features)
+        """
+        chunks = np.flatnonzero(self.sizes)
+        if len(chunks) > self.n_mixed:
+            chunks = np.sort(draw.choice(chunks, self.n_mixed, replace=False))
+        candidates = np.concatenate([self.in_chunk(chunk) for chunk in chunks.tolist()])
+        candidates = candidates[self.for_witnesses(candidates) == witness]
+        chosen = draw.choice(candidates, min(n, len(candidates)), replace=False)
+        return self.X[np.sort(chosen)]
+
+
+def _keep(cache: dict, key, value, n_most: int = 2) -> None:
+    """Add a value; where there are as many as may be, in place of the oldest."""
+    if len(cache) >= n_most:
+        del cache[next(iter(cache))]
+    cache[key] = value

@@ -1,0 +1,60 @@
+"""Data centred, and all in one scale."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from .._utils.devices import on_device
+from .batches import row_blocks
+from .moments import variance
+from .sources import Source
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Centres each feature and divides all by one number, the root mean variance.
+
+    Training sees data whose variance, summed over features, is n_features, whatever
+    their units.
+    """
+
+    mean: np.ndarray
+    """(n_features,)"""
+    scale: float
+    deviation: np.ndarray
+    """(n_features,), standard deviation of each feature after that"""
+
+    @classmethod
+    def of(
+        cls, X: np.ndarray | Source, rows: np.ndarray | None = None
+    ) -> "Standardiser":
+        """Statistics of some rows of X; constant data are centred only.
+
+        Raises
+        ------
+        ValueError
+            If values are so large that their squares overflow.
+        """
+        moments = StandardScaler()
+        for block in row_blocks(X, rows):
+            # What overflows is told below.
+            with np.errstate(over="ignore", invalid="ignore"):
+                moments.partial_fit(block)
+        variances = variance(moments)
+        scale = float(np.sqrt(np.mean(variances))) or 1.0
+        deviation = np.sqrt(variances) / scale
+        return cls(moments.mean_.astype(X.dtype), scale, deviation)
+
+    def __call__(self, X: np.ndarray, device: str, dtype: torch.dtype) -> Tensor:
+        """A standardised copy of X, which is an array of its own.
+
+        Computed in the precision of X; X itself may be overwritten.
+        """
+        # The order of sums, and so rounding, does not depend on that of the data.
+        batch = on_device(np.ascontiguousarray(X), device)
+        batch -= on_device(self.mean, device)
+        batch /= self.scale
+        return batch.to(dtype)

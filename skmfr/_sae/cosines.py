@@ -1,0 +1,93 @@
+"""Cosines of atoms with those of other dictionaries: NumPy arrays of unit rows.
+
+PyTorch is imported when it computes, so that importing skmfr is light.
+"""
+
+import numpy as np
+
+# One-to-one matchings are exact up to this many atoms (9 s, 1.3 GB).
+EXACT_LIMIT = 8192
+
+
+def nearest_cosines(
+    atoms: np.ndarray, others: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Largest cosine of each unit atom with another dictionary, and where it is."""
+    import torch
+
+    from .pairing import largest_cosines
+
+    cosine, index = largest_cosines(*map(torch.from_numpy, _same_dtype(atoms, others)))
+    return np.clip(cosine.numpy(), -1.0, 1.0), index.numpy()
+
+
+def nearest_elsewhere(
+    reference: int, dictionaries: np.ndarray, witnesses: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """How near each reference atom comes to each other dictionary, and where.
+
+    Parameters
+    ----------
+    reference : int
+        Which of the dictionaries has the atoms.
+    dictionaries : ndarray of shape (n_saes, n_components, n_features)
+    witnesses : ndarray of shape (n_witnesses, n_components, n_features)
+
+    Returns
+    -------
+    dict of (cosine, index)
+        As :func:`nearest_cosines`, by "sae 1", ..., "witness 0", ...
+    """
+    others = {
+        f"sae {i}": atoms for i, atoms in enumerate(dictionaries) if i != reference
+    } | {f"witness {i}": atoms for i, atoms in enumerate(witnesses)}
+    return {
+        name: nearest_cosines(dictionaries[reference], atoms)
+        for name, atoms in others.items()
+    }
+
+
+def mean_nearest_cosine(atoms: np.ndarray, dictionaries) -> np.ndarray:
+    """Mean over dictionaries of the largest cosine of each atom; NaN if there is none.
+
+    Parameters
+    ----------
+    atoms : ndarray of shape (n_components, n_features)
+    dictionaries : sequence of ndarray of shape (n_atoms, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n_components,)
+    """
+    if not len(dictionaries):
+        return np.full(len(atoms), np.nan, dtype=atoms.dtype)
+    return np.mean([nearest_cosines(atoms, d)[0] for d in dictionaries], axis=0)
+
+
+def matched_cosines(
+    atoms: np.ndarray, others: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine of each unit atom with its partner in another dictionary, and the partner.
+
+    Partners are a permutation.
+    """
+    import torch
+
+    from .pairing import assign_atoms
+
+    atoms, others = _same_dtype(atoms, others)
+    partner = assign_atoms(
+        torch.from_numpy(atoms), torch.from_numpy(others), EXACT_LIMIT
+    ).numpy()
+    return np.clip(np.sum(atoms * others[partner], axis=1), -1.0, 1.0), partner
+
+
+def share_of_at_least(tau: float, cosines: np.ndarray) -> float:
+    """Share of cosines that are, up to rounding, tau or more."""
+    rounding = 8 * np.finfo(cosines.dtype).eps
+    return float(np.mean(cosines >= tau - rounding))
+
+
+def _same_dtype(atoms: np.ndarray, others: np.ndarray) -> list[np.ndarray]:
+    dtype = np.result_type(atoms, others)
+    return [array.astype(dtype, copy=False) for array in (atoms, others)]

@@ -1,0 +1,38 @@
+"""Levels of agreement: what chance gives, and what counts as much."""
+
+from functools import lru_cache
+
+import numpy as np
+from scipy.integrate import quad
+from scipy.special import betaincinv
+
+# How far atoms have to agree, as a share of the way from the null level to 1, to be
+# taken for the same feature while training, and to be trusted.  Of atoms above three
+# quarters, 96 % and more are true on data with known features (benchmarks/recovery.py,
+# trust).
+ALIKE = 0.5
+TRUSTED = 0.75
+
+
+def agreement_level(null: float, share: float) -> float:
+    """The agreement this share of the way from the null level, which is 0, to 1."""
+    return null + share * (1 - null)
+
+
+# The same for all fits of one size, and called twice in each.
+@lru_cache(maxsize=64)
+def random_agreement(n_features: int, n_components: int) -> float:
+    if n_features == 1:
+        return 1.0 - 2.0 ** (1 - n_components)
+
+    def quantile_of_maximum(share: float) -> float:
+        # The largest of m is below t with probability F(t)^m.
+        log_below = np.log(share) / n_components
+        below, above = np.exp(log_below), -np.expm1(log_below)
+        tail = 2 * min(below, above)
+        size = np.sqrt(1 - betaincinv((n_features - 1) / 2, 0.5, tail))
+        return float(size if below > above else -size)
+
+    mean = quad(quantile_of_maximum, 0.0, 1.0, limit=200)[0]
+    # That of one atom is 0, but for rounding.
+    return max(0.0, mean)

@@ -1,0 +1,101 @@
+"""The largest scores of a sample, whatever the rest of its batch."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .codes import SparseCodes, top_k
+
+# Numbers in the largest intermediate array, 64 MB in float32; on GPUs, where a block
+# takes as many launches whatever its size, 512 MB.
+BLOCK_SIZE, BLOCK_SIZE_ON_GPU = 1 << 24, 1 << 27
+# Codes of samples (n_samples, n_features), by what was prepared for all of them.
+Coder = Callable[[Tensor], SparseCodes]
+
+
+def block_size(device: torch.device) -> int:
+    return BLOCK_SIZE if device.type == "cpu" else BLOCK_SIZE_ON_GPU
+
+
+def rounding(X: Tensor) -> float:
+    """A bound, with room, on what rounding does to products of vectors of norm 1."""
+    return 8 * torch.finfo(X.dtype).eps * X.shape[1] ** 0.5
+
+
+def lengths(X: Tensor) -> Tensor:
+    """Norm of each row, in float64, where squares of float32 cannot overflow."""
+    return torch.linalg.vector_norm(X, dim=1, dtype=torch.float64)
+
+
+def select(
+    scores: Tensor,
+    k: int,
+    margin: Tensor,
+    rescore: Callable[[Tensor, Tensor], Tensor],
+) -> SparseCodes:
+    """The largest k positive scores, independently of how they were rounded.
+
+    Parameters
+    ----------
+    scores : Tensor of shape (n_samples, n_components)
+    k : int
+    margin : Tensor of shape (n_samples,)
+        Scores no further apart than this may be in either order.
+    rescore : callable(rows, atoms) -> scores
+        Computes the scores of some samples at some atoms of each, (n_rows, n), the
+        same way whatever the batch.
+
+    Returns
+    -------
+    SparseCodes of shape (n_samples, k)
+        In descending order.
+    """
+    n_components = scores.shape[1]
+    codes = in_order(top_k(scores, min(k + 1, n_components)))
+    values, indices = codes.values[:, :k], codes.indices[:, :k]
+    if k == n_components:
+        return SparseCodes(values, indices)
+    smallest = values[:, -1]
+    close = smallest - codes.values[:, k] <= margin
+    rows = (close & (smallest > 0)).nonzero()[:, 0]
+    if len(rows):
+        scores, values, indices = scores[rows], values.clone(), indices.clone()
+        smallest, margin = smallest[rows].unsqueeze(1), margin[rows].unsqueeze(1)
+        n_candidates = int((scores >= smallest - margin).sum(1).max())
+        # Those far enough above the smallest are in, wherever the others end.
+        n_in = k - int((values[rows] <= smallest + margin).sum(1).max())
+        ordered = in_order(top_k(scores, max(n_candidates, k))).indices
+        candidates = ordered[:, n_in:].sort(1).values
+        settled = in_order(
+            SparseCodes(rescore(rows, candidates).clamp_(min=0), candidates)
+        )
+        values[rows, n_in:] = settled.values[:, : k - n_in].to(values.dtype)
+        indices[rows] = torch.cat(
+            [ordered[:, :n_in], settled.indices[:, : k - n_in]], dim=1
+        )
+    return SparseCodes(values, indices)
+
+
+def same_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
+    """Dot product of each sample with some atoms of its own, (n_samples, n).
+
+    On CPUs the same bits wherever sample and atom stand, which neither a matrix product
+    nor BLAS's dot product of two vectors grants: they add up in an order that depends
+    on shapes and addresses.  On GPUs the order is another one for a handful of sums.
+    """
+    n_rows = max(1, block_size(X.device) // (indices.shape[1] * X.shape[1]))
+    return torch.cat(
+        [
+            (samples.unsqueeze(1) * atoms[chosen]).sum(2)
+            for samples, chosen in zip(
+                X.split(n_rows), indices.split(n_rows), strict=True
+            )
+        ]
+    )
+
+
+def in_order(codes: SparseCodes) -> SparseCodes:
+    """Codes in descending order of value, equal values as they stood."""
+    values, place = torch.sort(codes.values, dim=1, descending=True, stable=True)
+    return SparseCodes(values, codes.indices.gather(1, place))

@@ -1,0 +1,261 @@
+"""Training state as plain arrays, and on disk."""
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from zipfile import ZIP_STORED, ZipFile
+
+import joblib
+import numpy as np
+import torch
+
+from .._sae.ensemble import Ensemble
+from .._utils.files import remove_abandoned, replacing
+from .schedule import Plateau, Schedule
+from .settings import Settings
+from .state import TrainingState, atoms_where, new_state
+
+STACKED = ("encoder", "encoder_bias", "decoder", "decoder_bias")
+TRACKED = ("rates", "idle", "unmoved")
+# Of the files; raised when a fit can no longer go on as it began from an older one.
+FORMAT_VERSION = 2
+# The newest, and the one before, should that be damaged.
+N_KEPT = 2
+# What may go wrong with a file that is as it was written.
+NOT_DAMAGE = (
+    FileNotFoundError,
+    PermissionError,
+    MemoryError,
+    torch.cuda.OutOfMemoryError,
+)
+
+
+def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
+    """Everything that it takes to train on, as NumPy arrays."""
+    arrays = {
+        name: getattr(state.ensemble, name).cpu().numpy()
+        for name in STACKED
+        if not (name == "encoder" and state.ensemble.tied)
+    }
+    arrays |= {name: getattr(state, name).cpu().numpy() for name in TRACKED}
+    dead = np.zeros(state.idle.shape, dtype=bool)
+    for i, atoms in enumerate(state.dead):
+        dead[i, atoms.cpu().numpy()] = True
+    arrays["dead"] = dead
+    for index, parameter in enumerate(all_parameters(state)):
+        for name, moment in state.optimiser.state.get(parameter, {}).items():
+            arrays[f"adam {index} {name}"] = moment.cpu().numpy()
+    for (i, j), edges in state.matches.edges.items():
+        arrays[f"matches {i} {j}"] = edges
+    arrays["losses"] = state.losses[: state.n_steps].cpu().numpy()
+    arrays["n_reinits"] = state.n_reinits
+    arrays["schedule"] = np.array(astuple(state.schedule))
+    arrays["plateau"] = np.array(astuple(state.plateau))
+    arrays["step"] = np.array(state.step)
+    return arrays
+
+
+def all_parameters(state: TrainingState) -> list[torch.Tensor]:
+    """Parameters of all members, member by member."""
+    return [each for i in range(len(state.ensemble)) for each in state.parameters(i)]
+
+
+def from_arrays(arrays: dict[str, np.ndarray], settings: Settings) -> TrainingState:
+    """Inverse of :func:`to_arrays`, on the device of the settings."""
+    # Models that were trained before there was an auxiliary loss lack these.
+    idle = arrays["idle"]
+    arrays = {"unmoved": idle, "dead": np.zeros(idle.shape, dtype=bool)} | arrays
+
+    def tensor(name: str) -> torch.Tensor:
+        return torch.tensor(arrays[name], device=settings.device)
+
+    decoder = tensor("decoder")
+    ensemble = Ensemble(
+        encoder=decoder if settings.tied else tensor("encoder"),
+        encoder_bias=tensor("encoder_bias"),
+        decoder=decoder,
+        decoder_bias=tensor("decoder_bias"),
+    )
+    tol, patience, best, n_without_gain = arrays["plateau"].tolist()
+    state = new_state(ensemble, settings)
+    state.losses = tensor("losses")
+    state.n_steps = len(state.losses)
+    state.begin(
+        Schedule(*arrays["schedule"].tolist()),
+        Plateau(tol, int(patience), best, int(n_without_gain)),
+    )
+    for index, parameter in enumerate(all_parameters(state)):
+        names = [name for name in arrays if name.startswith(f"adam {index} ")]
+        if names:
+            state.optimiser.state[parameter] = {
+                name.rsplit(" ", 1)[1]: tensor(name) for name in names
+            }
+    # In the order that training matches them in, whatever that of the arrays.
+    for i, j in state.matches.pairs:
+        if f"matches {i} {j}" in arrays:
+            state.matches.edges[i, j] = arrays[f"matches {i} {j}"]
+    for name in TRACKED:
+        setattr(state, name, tensor(name))
+    state.dead = atoms_where(tensor("dead"))
+    state.n_reinits = arrays["n_reinits"].copy()
+    state.step = int(arrays["step"])
+    return state
+
+
+class DamagedCheckpoint(ValueError):
+    """A file that is no checkpoint, or no longer."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one fit, in a folder that other fits may share."""
+
+    folder: Path
+    configuration: dict[str, object]
+    """what decides how the fit goes; files are named after it"""
+    circumstances: dict[str, object] = field(default_factory=dict)
+    """what else has to be as it was for the fit to go on"""
+
+    def path(self, step: int) -> Path:
+        """File for the state after so many steps."""
+        return self.folder / f"{self._stem}-{step:09d}.npz"
+
+    def paths(self) -> list[Path]:
+        """The files that there are, the newest first."""
+        # Not copies of theirs that a user has made.
+        ours = re.compile(rf"{self._stem}-\d{{9,}}\.npz")
+        paths = [
+            path
+            for path in self.folder.glob("*")
+            if ours.fullmatch(path.name) and path.is_file()
+        ]
+        # Numbers of steps may outgrow their nine digits.
+        return sorted(paths, key=lambda path: (len(path.name), path.name), reverse=True)
+
+    @property
+    def _stem(self) -> str:
+        return f"skmfr-{joblib.hash(_as_text(self.configuration))}"
+
+    def save(self, state: TrainingState) -> None:
+        """Write a checkpoint; the last good one stays, whatever goes wrong.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        self._make_folder()
+        arrays = to_arrays(state)
+        arrays["version"] = np.array(FORMAT_VERSION)
+        description = _as_text(self.configuration | self.circumstances)
+        arrays["description"] = np.array(json.dumps(description))
+        path = self.path(state.step)
+        with replacing(path) as fresh, open(fresh, "wb") as file:
+            np.savez(file, names=list(arrays), **arrays)  # type: ignore[arg-type]
+        for old in self.paths()[N_KEPT:]:
+            old.unlink(missing_ok=True)
+        remove_abandoned(self.folder, f"{self._stem}-*.npz")
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"checkpoint_dir is no folder, and cannot be made: {error.strerror}",
+                str(self.folder),
+            ) from error
+
+    def load(self, settings: Settings) -> TrainingState | None:
+        """The state in the newest file that can be read, or None if there is no file.
+
+        Raises
+        ------
+        ValueError
+            If all files are damaged, or if one is of another version, another
+            configuration or other circumstances.
+        OSError
+            If there is no folder, and none can be made, or if a file must not be read.
+
+        Warns
+        -----
+        UserWarning
+            If a file is damaged, and so the one before it is taken.
+        """
+        self._make_folder()
+        paths = self.paths()
+        try:
+            for path in paths[:-1]:
+                try:
+                    return self._read(path, settings)
+                except DamagedCheckpoint as error:
+                    warnings.warn(f"{error} Taking the one before it.", stacklevel=5)
+            return self._read(paths[-1], settings) if paths else None
+        except FileNotFoundError:
+            # Another fit with this configuration has written a newer one meanwhile.
+            return self.load(settings)
+
+    def _read(self, path: Path, settings: Settings) -> TrainingState:
+        with _damage_named(path):
+            _check_archive(path)
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            # The checksums of a zip file do not cover the names of its members.
+            if set(arrays.pop("names")) != set(arrays):
+                raise ValueError("arrays are missing or have other names")
+            version = int(arrays.pop("version"))
+            found = json.loads(str(arrays.pop("description")))
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"The checkpoint {path} is in version {version} of the format; this "
+                f"skmfr goes on from version {FORMAT_VERSION} only."
+            )
+        wanted = _as_text(self.configuration | self.circumstances)
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                raise ValueError(
+                    f"The checkpoint {path} was written with {name}="
+                    f"{found.get(name)}, but this fit has {name}={value}. Fit as "
+                    "before to go on, or name another checkpoint_dir."
+                )
+        with _damage_named(path):
+            return from_arrays(arrays, settings)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that is damaged, or takes more memory than it has bytes."""
+    with ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(each.compress_type != ZIP_STORED for each in members):
+            raise ValueError("it is compressed")
+        if sum(each.file_size for each in members) > path.stat().st_size:
+            raise ValueError("it holds more than it has bytes")
+        # Before NumPy believes what an array says about its size.
+        if (name := archive.testzip()) is not None:
+            raise ValueError(f"{name} is not as it was written")
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except NOT_DAMAGE:
+        raise
+    # What a broken file makes zipfile and NumPy raise has no common base.
+    except Exception as error:
+        raise DamagedCheckpoint(
+            f"The checkpoint {path} in checkpoint_dir cannot be read ({error}); remove "
+            "it to train on without it."
+        ) from error
+
+
+def _as_text(values: dict[str, object]) -> dict[str, str]:
+    """Values of parameters, the same for NumPy's numbers as for Python's."""
+    return {
+        name: repr(value.item() if isinstance(value, np.generic) else value)
+        for name, value in values.items()
+    }

@@ -1,0 +1,223 @@
+"""Loss of a batch and its gradients, written out by hand.
+
+The objective of a fit is::
+
+    sum_i (FVU_i + AuxK_i) + alpha * mean over pairs i < j of (1 - MMCS(D_i, D_j))
+
+as a function of *normalised* atoms: of the gradients here, the part along an atom does
+not count (:class:`.._optimiser.SphericalAdam`).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._sae.codes import SparseCodes, bag_sums, bag_totals, by_atom, residual_products
+from .._sae.encoder import encode
+from .._sae.ensemble import Ensemble
+from .matches import PullGraph
+
+# Dead atoms that code what the active ones leave of a sample.
+AUXILIARY_K = 4
+
+
+class Gradients(NamedTuple):
+    """Gradients of the loss, shaped as an ensemble's parameters."""
+
+    encoder: Tensor
+    encoder_bias: Tensor
+    decoder: Tensor
+    decoder_bias: Tensor
+
+    @classmethod
+    def like(cls, ensemble: Ensemble) -> "Gradients":
+        """Room for those of an ensemble."""
+        return cls(*(torch.empty_like(getattr(ensemble, name)) for name in cls._fields))
+
+    def of(self, members: slice) -> "Gradients":
+        """Views, of some members."""
+        return Gradients(*(part[members] for part in self))
+
+
+class Reconstruction(NamedTuple):
+    """What the codes of a batch make of it."""
+
+    fvu: Tensor
+    """(n_members,), sum (x - x_hat)^2 / (n_samples * total_variance)"""
+    gradients: Gradients
+    """Of the sum of these.  Not yet tangent to the sphere; with tied weights the
+    encoder's and the decoder's are to be added."""
+    residual: Tensor
+    """(n_members * n_samples, n_features), x - x_hat"""
+
+
+def reconstruction(
+    X_centred: Tensor,
+    codes: SparseCodes,
+    ensemble: Ensemble,
+    total_variance: float,
+    out: Gradients | None = None,
+) -> Reconstruction:
+    """Fraction of variance unexplained on a batch, and its gradients.
+
+    Parameters
+    ----------
+    X_centred : Tensor of shape (n_members, n_samples, n_features)
+        Samples less the decoder bias.
+    codes : SparseCodes of shape (n_members * n_samples, k)
+        Their codes by this ensemble.
+    ensemble : Ensemble
+    total_variance : float
+        Variance of the data, summed over features.
+    out : Gradients, optional
+        Where to write them.
+
+    Returns
+    -------
+    Reconstruction
+    """
+    if out is None:
+        out = Gradients.like(ensemble)
+    n_members, n_samples, _ = X_centred.shape
+    scale = n_samples * total_variance
+    target = X_centred.flatten(0, 1)
+    residual = _back_through_codes(X_centred, codes, target, ensemble, scale, out)
+    per_member = residual.view(n_members, -1)
+    fvu = torch.linalg.vecdot(per_member, per_member) / scale
+    # x_hat holds b itself, and the encoder sees x - b.
+    through_encoder = torch.bmm(
+        out.encoder_bias.unsqueeze(1), ensemble.encoder
+    ).squeeze(1)
+    torch.sub(
+        residual.view(n_members, n_samples, -1).sum(1).mul_(-2.0 / scale),
+        through_encoder,
+        out=out.decoder_bias,
+    )
+    return Reconstruction(fvu, out, residual)
+
+
+def add_auxiliary_(
+    gradients: Gradients,
+    X_centred: Tensor,
+    residual: Tensor,
+    ensemble: Ensemble,
+    dead: list[Tensor],
+    total_variance: float,
+    low_precision: bool = False,
+) -> None:
+    """Let dead atoms learn what the others leave: add the gradients of such a loss.
+
+    It is AuxK of Gao et al. (arXiv 2406.04093, A.2): the squared distance of the
+    residual, taken as fixed, from what a few dead atoms make of the sample,
+    TopK(ReLU(X_centred E^T + c)) D.  It weighs as much as the FVU, in whose units it
+    is, instead of 1/32, and decoder biases do not follow it.
+
+    Parameters
+    ----------
+    gradients : Gradients
+        Changed in place.
+    X_centred : Tensor of shape (n_members, n_samples, n_features)
+    residual : Tensor of shape (n_members * n_samples, n_features)
+    ensemble : Ensemble
+    dead : list of n_members Tensors of shape (n_dead,), int64
+    total_variance : float
+    low_precision : bool
+        Whether codes are found in bfloat16.
+    """
+    scale = X_centred.shape[1] * total_variance
+    residual = residual.view_as(X_centred)
+    for i, atoms in enumerate(dead):
+        if len(atoms) == 0:
+            continue
+        # Each member by itself, so that it trains as it would alone, to the bit.
+        member = slice(i, i + 1)
+        few = ensemble[member].only(atoms)
+        k = min(AUXILIARY_K, len(atoms))
+        codes = encode(X_centred[member], few, k, low_precision)
+        found = Gradients.like(few)
+        _back_through_codes(X_centred[member], codes, residual[i], few, scale, found)
+        for name in ("encoder", "encoder_bias", "decoder"):
+            getattr(gradients, name)[i].index_add_(0, atoms, getattr(found, name)[0])
+
+
+def _back_through_codes(
+    X_centred: Tensor,
+    codes: SparseCodes,
+    target: Tensor,
+    ensemble: Ensemble,
+    scale: float,
+    out: Gradients,
+) -> Tensor:
+    """Gradients of sum (target - codes D)^2 / scale, but for those of decoder biases.
+
+    Parameters
+    ----------
+    X_centred : Tensor of shape (n_members, n_samples, n_features)
+        What the codes are of.
+    codes : SparseCodes of shape (n_members * n_samples, k)
+    target : Tensor of shape (n_members * n_samples, n_features)
+    ensemble : Ensemble
+    scale : float
+    out : Gradients
+        Where they are written.
+
+    Returns
+    -------
+    Tensor of shape (n_members * n_samples, n_features)
+        target - codes D
+    """
+    values, indices = codes
+    shape = ensemble.encoder_bias.shape
+    residual, products = residual_products(
+        target, codes, ensemble.decoder.flatten(0, 1)
+    )
+    # The derivative for x_hat is -2 / scale * residual: the factor goes to the k codes
+    # of a sample instead of its n_features residuals.
+    factor = -2.0 / scale
+    d_values = products.mul_(factor)
+    d_values *= values > 0
+    _, rows, offsets = entries = by_atom(indices, shape.numel())
+    d_values, weights = entries.sort(d_values), entries.sort(values * factor)
+    out.encoder_bias.copy_(bag_totals(d_values, offsets).view(shape))
+    bag_sums(
+        X_centred.flatten(0, 1), rows, offsets, d_values, out.encoder.flatten(0, 1)
+    )
+    bag_sums(residual, rows, offsets, weights, out.decoder.flatten(0, 1))
+    return residual
+
+
+def add_mutual_penalty_(
+    gradient: Tensor,
+    dictionaries: Tensor,
+    pull: PullGraph,
+    alpha: float,
+    members: slice = slice(None),
+) -> Tensor:
+    """Add the gradient of alpha * (1 - mean MMCS over pairs), for fixed matches.
+
+    Parameters
+    ----------
+    gradient : Tensor of shape (n_chosen, n_components, n_features)
+        Of the dictionaries of the chosen SAEs, changed in place.
+    dictionaries : Tensor of shape (n_saes, n_components, n_features)
+    pull : PullGraph
+        Symmetric weights W between all atoms: mean MMCS = 1/2 sum W_ab <D_a, D_b>, so
+        that its gradient is W D.
+    alpha : float
+    members : slice
+        The chosen SAEs.
+    """
+    n_saes, n_components, n_features = dictionaries.shape
+    first, last, _ = members.indices(n_saes)
+    edges = slice(pull.bounds[first], pull.bounds[last])
+    atoms = slice(first * n_components, last * n_components + 1)
+    bag_sums(
+        dictionaries.flatten(0, 1),
+        pull.partners[edges],
+        pull.offsets[atoms] - edges.start,
+        pull.weights[edges] * -alpha,
+        out=gradient.view(-1, n_features),
+        add=True,
+    )
+    return gradient

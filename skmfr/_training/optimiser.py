@@ -1,0 +1,88 @@
+"""Adam on the unit sphere."""
+
+import torch
+from torch import Tensor
+
+from .._kernels import kernels_on
+from .._sae.codes import row_dot
+from .._sae.ensemble import Ensemble
+
+# Gradients of an atom are sparse in time: the usual 0.999 remembers too much of the
+# first steps.
+BETAS = (0.9, 0.99)
+
+
+class SphericalAdam(torch.optim.Adam):
+    """Adam over the parameters of an ensemble, whose atoms stay on the unit sphere.
+
+    Of the gradient of an atom only what is tangent to the sphere counts, and after a
+    step the atom is normalised.  Each member is a group of parameters, so that one can
+    start anew.
+    """
+
+    def __init__(self, ensemble: Ensemble, learning_rate: float):
+        groups = []
+        for i in range(len(ensemble)):
+            parameters = [
+                ensemble.encoder_bias[i],
+                ensemble.decoder[i],
+                ensemble.decoder_bias[i],
+            ]
+            if not ensemble.tied:
+                parameters.insert(0, ensemble.encoder[i])
+            # Atoms are the last but one.
+            groups.append({"params": parameters, "on_sphere": len(parameters) - 2})
+        super().__init__(groups, lr=learning_rate, betas=BETAS, fused=True)
+
+    @torch.no_grad()
+    def descend(self) -> None:
+        """Take one step; gradients of atoms need not be tangent, and may be changed."""
+        kernels = kernels_on(self.param_groups[0]["params"][0].device)
+        if kernels is None:
+            self._descend_by_torch()
+            return
+        for group in self.param_groups:
+            parameters = group["params"]
+            moments = [self._moments(parameter) for parameter in parameters]
+            torch._foreach_add_([each["step"] for each in moments], 1)
+            kernels.adam_step(
+                parameters,
+                [parameter.grad for parameter in parameters],
+                [each["exp_avg"] for each in moments],
+                [each["exp_avg_sq"] for each in moments],
+                moments[0]["step"],
+                group["lr"],
+                group["betas"],
+                group["eps"],
+                group["on_sphere"],
+            )
+
+    def _descend_by_torch(self) -> None:
+        dictionaries = [
+            group["params"][group["on_sphere"]] for group in self.param_groups
+        ]
+        for atoms in dictionaries:
+            project_to_tangent_(atoms.grad, atoms)
+        self.step()
+        for atoms in dictionaries:
+            atoms.div_(torch.linalg.vector_norm(atoms, dim=-1, keepdim=True))
+
+    def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
+        """What is kept of a parameter, in the form that PyTorch keeps it."""
+        moments = self.state[parameter]
+        if not moments:
+            moments["step"] = parameter.new_zeros((), dtype=torch.float32)
+            moments["exp_avg"] = torch.zeros_like(parameter)
+            moments["exp_avg_sq"] = torch.zeros_like(parameter)
+        return moments
+
+
+def project_to_tangent_(gradient: Tensor, atoms: Tensor) -> Tensor:
+    """Remove from each row of the gradient its part along the atom, in place.
+
+    Parameters
+    ----------
+    gradient, atoms : Tensor of shape (n_components, n_features)
+        Atoms of unit norm.
+    """
+    return gradient.addcmul_(row_dot(gradient, atoms), atoms, value=-1.0)

@@ -1,0 +1,104 @@
+"""How learning rate, penalty and sparsity change over a fit, and when it ends."""
+
+from dataclasses import dataclass, replace
+from math import ceil, cos, inf, pi
+
+# Shares of the planned steps: over which the learning rate and the penalty rise, over
+# which k falls from K_START * k, over which the learning rate falls at the end.
+WARM_UP = 0.05
+K_ANNEALING = 0.5
+K_START = 2
+COOL_DOWN = 0.3
+# Shares of that fall: over which the penalty goes; at the end of which dictionaries are
+# finished for matching pursuit, if they are meant for it.
+RELEASE = 1 / 3
+PURSUIT = 2 / 3
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate, penalty and sparsity of each step of a fit.
+
+    The learning rate rises, stays, and falls to zero over the last steps; k falls from
+    a multiple to its value, once in the life of a model.  The penalty waits for that,
+    since SAEs that are coupled while they search miss features together; it rises as a
+    cosine, and is gone before the end, so that each SAE settles where it reconstructs
+    best.
+    """
+
+    n_steps: int
+    cool_down_from: int
+    rising: int
+    annealing: int
+
+    @classmethod
+    def over(cls, n_steps: int, anneal_k: bool) -> "Schedule":
+        return cls(
+            n_steps=n_steps,
+            cool_down_from=n_steps - int(COOL_DOWN * n_steps),
+            rising=max(1, int(WARM_UP * n_steps)),
+            annealing=int(K_ANNEALING * n_steps) if anneal_k else 0,
+        )
+
+    @classmethod
+    def constant(cls, n_steps: int) -> "Schedule":
+        return cls(n_steps, cool_down_from=n_steps, rising=1, annealing=0)
+
+    def finishing_at(self, step: int) -> "Schedule":
+        """The schedule that skips what is left before the final fall."""
+        end = min(step + ceil(COOL_DOWN * step), self.n_steps)
+        return replace(self, n_steps=end, cool_down_from=step)
+
+    def on_plateau(self, step: int) -> bool:
+        """Whether k and the learning rate have their values and keep them."""
+        return self.annealing <= step < self.cool_down_from
+
+    def learning_rate(self, step: int) -> float:
+        """Factor of the learning rate."""
+        return min(1.0, (step + 1) / self.rising, self._left(step))
+
+    def alpha(self, step: int) -> float:
+        """Factor of the penalty."""
+        risen = min(max(0.0, (step + 1 - self.annealing) / self.rising), 1.0)
+        released = min(max(0.0, 1 - (1 - self._left(step)) / RELEASE), 1.0)
+        return (1 - cos(pi * risen)) / 2 * released
+
+    def pursuing(self, step: int) -> bool:
+        """Whether dictionaries that are meant for it follow matching pursuit by now."""
+        return self._left(step) <= PURSUIT
+
+    def _left(self, step: int) -> float:
+        """What is left of the final fall, as a share of it; 1 or more before it."""
+        return (self.n_steps - step) / max(1, self.n_steps - self.cool_down_from)
+
+    def k(self, step: int, k: int, n_components: int) -> int:
+        """Active atoms per sample."""
+        if step >= self.annealing:
+            return k
+        start = min(K_START * k, n_components)
+        return round(start + (k - start) * step / self.annealing)
+
+
+@dataclass
+class Plateau:
+    """Tells when a loss has stopped falling."""
+
+    tol: float = 0.0
+    patience: int = 1
+    best: float = inf
+    n_without_gain: int = 0
+
+    def ends_with(self, loss: float) -> bool:
+        """Whether this is the last of ``patience`` losses without a gain of ``tol``.
+
+        With ``tol=0`` never.
+        """
+        gained = loss < self.best - self.tol
+        self.n_without_gain = 0 if gained else self.n_without_gain + 1
+        self.best = min(self.best, loss)
+        return self.tol > 0 and self.n_without_gain >= self.patience
+
+
+def due(step: int, every: int | None) -> bool:
+    """Whether what is done every so many steps is done now; with None never."""
+    return every is not None and step % every == 0

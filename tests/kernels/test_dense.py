@@ -1,0 +1,64 @@
+"""Dense products against NumPy's, in float64."""
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_limits
+
+import skmfr._kernels.dense
+from skmfr._kernels.dense import linear
+
+# Of sums of 70 products of size 1, less than 100: units in the last place.
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-13, torch.bfloat16: 0.5}
+
+
+@pytest.fixture(params=["oneDNN", "torch"])
+def library(request, monkeypatch):
+    if request.param == "torch":
+        monkeypatch.setattr(skmfr._kernels.dense, "_dtypes_of_onednn", frozenset)
+    elif not skmfr._kernels.dense._dtypes_of_onednn():
+        pytest.skip("needs oneDNN")
+
+
+def random_numbers(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 70, 5), (130, 70, 200), (0, 3, 4)])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_products_equal_those_of_numpy(shape, dtype, with_bias, n_threads):
+    n_samples, n_features, n_components = shape
+    X = random_numbers(n_samples, n_features).to(dtype)
+    weight = random_numbers(n_components, n_features, seed=1).to(dtype)
+    bias = random_numbers(n_components, seed=2).to(dtype) if with_bias else None
+    with threadpool_limits(n_threads):
+        found = linear(X, weight, bias)
+    expected = X.double().numpy() @ weight.double().numpy().T
+    if with_bias:
+        expected += bias.double().numpy()
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.double(), expected, rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.usefixtures("library")
+def test_what_is_not_contiguous_and_not_finite():
+    X = random_numbers(12, 40).float()[:, ::2]
+    weight = random_numbers(20, 7, seed=1).float().T
+    X[0, 0], X[1, 0] = torch.nan, torch.inf
+    found = linear(X, weight)
+    assert found[0].isnan().all()
+    assert torch.equal(found[1], torch.inf * weight[:, 0].sign())
+    expected = X[2:].double() @ weight.double().T
+    torch.testing.assert_close(found[2:].double(), expected, rtol=0, atol=1e-4)
+
+
+# With a new PyTorch it may not, and nobody would notice but by the time it takes.
+def test_onednn_serves_where_torch_has_it_beside_mkl():
+    has_both = (
+        torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    )
+    assert (torch.float32 in skmfr._kernels.dense._dtypes_of_onednn()) == has_both

@@ -1,0 +1,322 @@
+"""Reinitialisation and resampling where the right answer has a closed form."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+import skmfr._training.revive
+from skmfr._data.batches import Batches
+from skmfr._data.standardiser import Standardiser
+from skmfr._training.initial import initial_atoms, untrained
+from skmfr._training.revive import (
+    MAX_GIVEN,
+    MAX_REINITS,
+    activity_skewness,
+    missed_directions,
+    reinitialise_skewed,
+    resample_unmoved,
+    transplant_shared,
+)
+from skmfr._training.state import new_state
+
+N_FEATURES = 6
+
+
+def random_data(n_samples=200):
+    return np.random.default_rng(0).standard_normal((n_samples, N_FEATURES))
+
+
+def fresh(settings, X=None):
+    """A state before the first step, and where it came from."""
+    X = random_data() if X is None else X
+    batches = Batches(X, np.arange(len(X)), 50, True, settings.seed)
+    standardiser = Standardiser.of(X)
+    state = new_state(untrained(batches, standardiser, settings), settings)
+    return state, batches, standardiser
+
+
+def silent(settings):
+    """A state in which no atom is ever active: the residual of x is x - b."""
+    state, _, _ = fresh(settings)
+    state.ensemble.encoder_bias -= 1e6
+    generator = torch.Generator().manual_seed(0)
+    bias = torch.randn(state.ensemble.decoder_bias.shape, generator=generator)
+    state.ensemble.decoder_bias += bias
+    return state
+
+
+def test_skewness_of_equal_use_is_zero():
+    rates = torch.full((3, 40), 0.1, dtype=torch.float64)
+    torch.testing.assert_close(activity_skewness(rates, 0.1), torch.zeros(3).double())
+
+
+def test_skewness_equals_its_formula():
+    rates = np.random.default_rng(0).uniform(0, 0.3, (4, 50))
+    expected = [np.mean([(abs(r - 0.1) / 0.1) ** 3 for r in row]) for row in rates]
+    found = activity_skewness(torch.from_numpy(rates), 0.1)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_one_busy_atom_exceeds_the_threshold_of_the_authors():
+    # One atom of 512 active 30 % of the time with k = 8, the others alike.
+    target = 8 / 512
+    rates = torch.full((512,), (8 - 0.3) / 511, dtype=torch.float64)
+    rates[0] = 0.3
+    expected = ((0.3 - target) / target) ** 3 / 512
+    assert float(activity_skewness(rates, target)) == pytest.approx(expected, rel=1e-4)
+    assert 11.7 < expected < 11.8
+
+
+def test_only_saes_above_the_threshold_start_anew(make_settings):
+    settings = make_settings(n_saes=3, n_witnesses=1, reinit_threshold=1.0)
+    state, batches, standardiser = fresh(settings)
+    target = settings.k / settings.n_components
+    # |rate - target| / target is 1, 0.9, 1.1 and 5: skewness 1, 0.73, 1.33 and 125.
+    for i, factor in enumerate([2.0, 1.9, 2.1, 6.0]):
+        state.rates[i] = factor * target
+    before = state.ensemble.decoder.clone()
+    reinitialise_skewed(state, batches, standardiser, settings, target)
+
+    np.testing.assert_array_equal(state.n_reinits, [0, 0, 1, 1])
+    assert torch.equal(state.ensemble.decoder[:2], before[:2])
+    for i in (2, 3):
+        atoms = initial_atoms(batches, standardiser, settings, i, attempt=1)
+        assert not torch.equal(atoms, before[i])
+        assert torch.equal(state.ensemble.decoder[i], atoms)
+        assert torch.equal(state.ensemble.encoder[i], atoms)
+
+
+def test_sae_starts_anew_a_few_times_at_most_and_differently(make_settings):
+    settings = make_settings(n_saes=2, reinit_threshold=2.0)
+    state, batches, standardiser = fresh(settings)
+    starts = [state.ensemble.decoder[0].clone()]
+    for _ in range(MAX_REINITS + 2):
+        state.rates[0] = 1.0
+        reinitialise_skewed(state, batches, standardiser, settings, target=0.1)
+        starts.append(state.ensemble.decoder[0].clone())
+    np.testing.assert_array_equal(state.n_reinits, [MAX_REINITS, 0])
+    # The same again once no attempt is left, different ones before.
+    distinct = {start.numpy().tobytes() for start in starts}
+    assert len(distinct) == MAX_REINITS + 1
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("threshold", [None, 1e300])
+def test_without_a_threshold_in_reach_no_sae_starts_anew(make_settings, threshold):
+    # The larger one is beyond float32.
+    settings = make_settings(reinit_threshold=threshold, dtype=torch.float32)
+    state, batches, standardiser = fresh(settings)
+    state.rates[:] = 1.0
+    before = state.ensemble.decoder.clone()
+    reinitialise_skewed(state, batches, standardiser, settings, target=0.1)
+    assert torch.equal(state.ensemble.decoder, before)
+    assert not state.n_reinits.any()
+
+
+def test_missed_directions_are_residuals_of_different_donors(make_settings):
+    settings = make_settings(n_saes=2)
+    state = silent(settings)
+    X = torch.from_numpy(random_data(40))
+    donors = np.arange(40) % 3 == 0
+    found = missed_directions(state, settings, X, donors, settings.k, i=1, n=10)
+    residuals = normalize(X - state.ensemble.decoder_bias[1])
+    cosines = found @ residuals.T
+    drawn = cosines.argmax(1)
+    assert len(drawn.unique()) == 10
+    assert donors[drawn].all()
+    torch.testing.assert_close(found, residuals[drawn])
+
+
+def test_missed_directions_are_no_more_than_donors_with_a_residual(make_settings):
+    settings = make_settings(n_saes=1)
+    state = silent(settings)
+    X = torch.from_numpy(random_data(40))
+    X[5] = state.ensemble.decoder_bias[0]  # reconstructed exactly
+    donors = np.arange(40) < 8
+    found = missed_directions(state, settings, X, donors, settings.k, i=0, n=30)
+    assert found.shape == (7, N_FEATURES)
+    nobody = np.zeros(40, dtype=bool)
+    found = missed_directions(state, settings, X, nobody, settings.k, i=0, n=30)
+    assert found.shape == (0, N_FEATURES)
+
+
+def test_missed_directions_are_drawn_as_the_squared_residual(make_settings):
+    state = silent(make_settings(n_saes=1))
+    # Residuals of length 1, 2 and 3 along three axes: shares 1, 4 and 9 of 14.
+    X = state.ensemble.decoder_bias + torch.eye(3, N_FEATURES) * torch.tensor(
+        [[1.0], [2.0], [3.0]]
+    )
+    counts = np.zeros(3)
+    n_draws = 1000
+    for seed in range(n_draws):
+        settings = make_settings(n_saes=1, seed=seed)
+        found = missed_directions(state, settings, X, np.ones(3, bool), 3, i=0, n=1)
+        counts[int(found.argmax())] += 1
+    shares = np.array([1, 4, 9]) / 14
+    error = np.sqrt(n_draws * shares * (1 - shares))
+    assert (np.abs(counts - n_draws * shares) < 4 * error).all()
+
+
+def test_unmoved_atoms_point_at_residuals_and_the_others_stay(make_settings):
+    settings = make_settings(n_saes=2, n_witnesses=1)
+    state = silent(settings)
+    X = torch.from_numpy(random_data(60))
+    for_witnesses = np.arange(60) % 2 == 1
+    state.unmoved[0, [3, 7]] = 10
+    state.unmoved[0, 4] = 9  # not yet
+    state.unmoved[2, [0, 1, 23]] = 11
+    before = state.ensemble.decoder.clone()
+    resample_unmoved(state, settings, X, for_witnesses, settings.k, after=10)
+
+    ensemble = state.ensemble
+    changed = (ensemble.decoder != before).any(2)
+    dead = torch.zeros_like(changed)
+    dead[0, [3, 7]] = True
+    dead[2, [0, 1, 23]] = True
+    assert torch.equal(changed, dead)
+    for i in (0, 2):
+        donors = for_witnesses == (i == 2)
+        residuals = normalize(X - ensemble.decoder_bias[i])[donors]
+        nearest = (ensemble.decoder[i, dead[i]] @ residuals.T).max(1).values
+        torch.testing.assert_close(nearest, torch.ones_like(nearest))
+    assert torch.equal(ensemble.encoder[dead], ensemble.decoder[dead])
+    assert not ensemble.encoder_bias[dead].any()
+    assert (ensemble.encoder_bias[~dead] < -1e5).all()
+    assert not state.unmoved[dead].any()
+    assert state.unmoved[0, 4] == 9
+
+
+def test_more_unmoved_atoms_than_donors_replaces_as_many_as_there_are(make_settings):
+    settings = make_settings(n_saes=1)
+    state = silent(settings)
+    X = torch.from_numpy(random_data(10))
+    state.unmoved[:] = 100
+    for_witnesses = np.arange(10) >= 4
+    before = state.ensemble.decoder.clone()
+    resample_unmoved(state, settings, X, for_witnesses, settings.k, after=10)
+    changed = (state.ensemble.decoder != before).any(2)
+    assert changed.sum() == 4
+    assert torch.equal(changed, state.unmoved == 0)
+
+
+def test_nothing_is_resampled_where_nothing_is_missed(make_settings):
+    settings = make_settings(n_saes=1)
+    state = silent(settings)
+    state.unmoved[:] = 100
+    X = state.ensemble.decoder_bias.expand(10, -1).clone()
+    before = state.ensemble.decoder.clone()
+    resample_unmoved(state, settings, X, np.zeros(10, bool), settings.k, after=10)
+    assert torch.equal(state.ensemble.decoder, before)
+    assert (state.unmoved == 100).all()
+
+
+def sharing(settings, least_cosine=0.6):
+    """A group that has the same orthonormal atoms, and the basis these are from.
+
+    Atoms are matched if their cosine is more than that.
+    """
+    state, _, _ = fresh(settings)
+    state.matches.least_cosine = least_cosine
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(N_FEATURES, N_FEATURES, generator=generator).double()
+    basis = torch.linalg.qr(basis).Q
+    state.ensemble.decoder[: settings.n_saes] = basis[: settings.n_components]
+    return state, basis
+
+
+def matched(state):
+    for pair in state.matches.pairs:
+        state.matches.renew(state.ensemble.decoder, pair)
+    return state
+
+
+def assert_gives_nothing(state, settings):
+    before = state.ensemble.decoder.clone()
+    transplant_shared(matched(state), settings)
+    assert torch.equal(state.ensemble.decoder, before)
+
+
+@pytest.mark.parametrize("i", [0, 1, 2])
+def test_an_atom_that_two_saes_share_is_given_to_the_third(make_settings, i):
+    settings = make_settings(n_components=4, n_saes=3, n_witnesses=1)
+    state, basis = sharing(settings)
+    state.ensemble.decoder[i, 2] = basis[5]  # nobody else's
+    others = [j for j in range(3) if j != i]
+    tilted = normalize(basis[2] + 0.1 * basis[4], dim=0)
+    state.ensemble.decoder[others[0], 2] = tilted
+    before = state.ensemble.decoder.clone()
+    transplant_shared(matched(state), settings)
+    mean = normalize(tilted + basis[2], dim=0)
+    torch.testing.assert_close(state.ensemble.decoder[i, 2], mean)
+    torch.testing.assert_close(state.ensemble.encoder[i, 2], mean)
+    # And nothing else has changed.
+    before[i, 2] = state.ensemble.decoder[i, 2]
+    assert torch.equal(state.ensemble.decoder, before)
+
+
+def test_what_all_have_or_only_one_has_is_not_given(make_settings):
+    settings = make_settings(n_components=4, n_saes=3)
+    state, basis = sharing(settings)
+    for i in range(3):
+        state.ensemble.decoder[i, 3] = basis[3 + i]
+    assert_gives_nothing(state, settings)
+
+
+def test_atoms_that_are_alike_but_not_the_same_are_not_given(make_settings):
+    settings = make_settings(n_components=4, n_saes=3)
+    state, basis = sharing(settings)
+    state.ensemble.decoder[0, 2] = basis[5]
+    # A cosine of 0.8: matched, but not the same.
+    state.ensemble.decoder[1, 2] = 0.8 * basis[2] + 0.6 * basis[4]
+    assert_gives_nothing(state, settings)
+
+
+def test_the_least_active_atom_makes_room_and_few_at_once(make_settings):
+    settings = make_settings(n_components=4, n_saes=3)
+    state, basis = sharing(settings)
+    state.ensemble.decoder[0, 2:] = basis[4:]  # it lacks two, and has two alone
+    state.rates[0] = torch.tensor([0.0, 0.0, 0.2, 0.1])
+    transplant_shared(matched(state), settings)
+    assert max(1, int(MAX_GIVEN * 4)) == 1
+    torch.testing.assert_close(state.ensemble.decoder[0, 2], basis[4])
+    cosine = state.ensemble.decoder[0, 3] @ basis[2:4].T
+    assert cosine.max() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("matching", ["hungarian", "max"])
+def test_given_atoms_are_different_and_not_given_again(
+    make_settings, monkeypatch, matching
+):
+    monkeypatch.setattr(skmfr._training.revive, "MAX_GIVEN", 0.5)
+    settings = make_settings(n_components=6, n_saes=3, matching=matching)
+    state, basis = sharing(settings, least_cosine=0.8)
+    # The first SAE lacks three, and has mixtures that nobody has instead.
+    state.ensemble.decoder[0, 3:] = normalize(basis[:3] - basis[[1, 2, 0]], dim=1)
+    matched(state)
+    transplant_shared(state, settings)
+    found = state.ensemble.decoder[0] @ basis.T
+    torch.testing.assert_close(found.abs().amax(1), torch.ones(6).double())
+    assert sorted(found.argmax(1).tolist()) == list(range(6))
+    # The matches know of it without being renewed.
+    after = state.ensemble.decoder.clone()
+    transplant_shared(state, settings)
+    assert torch.equal(state.ensemble.decoder, after)
+
+
+def test_what_another_sae_shares_is_not_given_up(make_settings):
+    settings = make_settings(n_components=4, n_saes=4)
+    state, basis = sharing(settings)
+    # SAEs 1 and 2 share an atom that 0 lacks; of its own, the last is shared with 3.
+    state.ensemble.decoder[0, 3] = basis[4]
+    state.ensemble.decoder[3, 3] = basis[4]
+    transplant_shared(matched(state), settings)
+    torch.testing.assert_close(state.ensemble.decoder[0, 3], basis[4])
+
+
+@pytest.mark.parametrize("n_saes", [1, 2])
+def test_two_saes_give_each_other_nothing(make_settings, n_saes):
+    settings = make_settings(n_components=4, n_saes=n_saes)
+    state, _ = sharing(settings)
+    state.ensemble.decoder[0, 0] *= -1
+    assert_gives_nothing(state, settings)

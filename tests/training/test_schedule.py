@@ -1,0 +1,121 @@
+"""Schedules against their closed forms."""
+
+from math import cos, pi
+
+import pytest
+
+from skmfr._training.schedule import Plateau, Schedule
+
+LENGTHS = [1, 2, 3, 7, 19, 100, 1000, 1001]
+
+
+@pytest.mark.parametrize("n_steps", LENGTHS)
+def test_learning_rate_rises_stays_and_falls_linearly(n_steps):
+    schedule = Schedule.over(n_steps, anneal_k=True)
+    rising = max(1, int(0.05 * n_steps))
+    falling = int(0.3 * n_steps)
+    for step in range(n_steps):
+        expected = min(1, (step + 1) / rising)
+        if step >= n_steps - falling:
+            expected = (n_steps - step) / falling
+        assert schedule.learning_rate(step) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("n_steps", LENGTHS)
+def test_learning_rate_is_positive_at_most_one_and_one_at_some_step(n_steps):
+    schedule = Schedule.over(n_steps, anneal_k=False)
+    rates = [schedule.learning_rate(step) for step in range(n_steps)]
+    assert min(rates) > 0
+    assert max(rates) == 1
+
+
+def test_penalty_rises_when_k_has_its_value_and_is_gone_before_the_end():
+    schedule = Schedule.over(400, anneal_k=True)
+    for step in range(400):
+        risen = min(max(0, step + 1 - 200) / 20, 1)
+        # The learning rate falls over steps 280 to 400, the penalty over a third.
+        released = min(max(0, (320 - step) / 40), 1)
+        expected = (1 - cos(pi * risen)) / 2 * released
+        assert schedule.alpha(step) == pytest.approx(expected, abs=1e-12)
+
+
+def test_pursuit_is_the_last_fifth():
+    schedule = Schedule.over(400, anneal_k=True)
+    on = [step for step in range(400) if schedule.pursuing(step)]
+    assert on == list(range(320, 400))
+    assert not any(Schedule.constant(400).pursuing(step) for step in range(400))
+
+
+def test_penalty_of_a_second_fit_rises_at_once():
+    schedule = Schedule.over(400, anneal_k=False)
+    assert schedule.alpha(0) > 0
+    assert schedule.alpha(20) == pytest.approx(1)
+    assert schedule.alpha(399) == 0
+
+
+@pytest.mark.parametrize(("k", "n_components"), [(4, 100), (4, 6), (4, 4), (1, 50)])
+def test_k_falls_from_twice_its_value_in_half_of_the_steps(k, n_components):
+    schedule = Schedule.over(200, anneal_k=True)
+    start = min(2 * k, n_components)
+    found = [schedule.k(step, k, n_components) for step in range(200)]
+    expected = [round(start + (k - start) * step / 100) for step in range(100)]
+    assert found == expected + 100 * [k]
+
+
+def test_k_is_constant_without_annealing():
+    schedule = Schedule.over(50, anneal_k=False)
+    assert {schedule.k(step, 5, 100) for step in range(50)} == {5}
+
+
+def test_constant_schedule_changes_nothing():
+    schedule = Schedule.constant(30)
+    for step in range(30):
+        assert schedule.learning_rate(step) == 1
+        assert schedule.alpha(step) == pytest.approx(1)
+        assert schedule.k(step, 5, 100) == 5
+        assert schedule.on_plateau(step)
+
+
+def test_plateau_is_between_annealing_and_cool_down():
+    schedule = Schedule.over(100, anneal_k=True)
+    on = [step for step in range(100) if schedule.on_plateau(step)]
+    assert on == list(range(50, 70))
+
+
+def test_finishing_falls_at_once_over_the_share_of_a_cool_down():
+    schedule = Schedule.over(1000, anneal_k=True).finishing_at(500)
+    assert schedule.n_steps == 650
+    for step in range(500, 650):
+        expected = (650 - step) / 150
+        assert schedule.learning_rate(step) == pytest.approx(expected, rel=1e-12)
+        assert not schedule.on_plateau(step)
+    before = Schedule.over(1000, anneal_k=True)
+    for step in range(500):
+        assert schedule.k(step, 5, 100) == before.k(step, 5, 100)
+
+
+def test_finishing_is_never_later_than_planned():
+    schedule = Schedule.over(100, anneal_k=False).finishing_at(90)
+    assert schedule.n_steps == 100
+    assert schedule.learning_rate(99) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("losses", "ends"),
+    [
+        ([1.0, 0.5, 0.2], [False, False, False]),
+        ([1.0, 0.95, 0.92], [False, False, True]),  # gains below tol
+        ([1.0, 1.0, 0.5, 0.5, 0.5], [False, False, False, False, True]),
+        ([1.0, 2.0, 3.0], [False, False, True]),
+        # A slow fall gains on the best loss so far, never on the last one alone.
+        ([1.0, 2.0, 1.5], [False, False, True]),
+    ],
+)
+def test_plateau_ends_after_patience_losses_without_gain(losses, ends):
+    plateau = Plateau(tol=0.1, patience=2)
+    assert [plateau.ends_with(loss) for loss in losses] == ends
+
+
+def test_plateau_without_tol_never_ends():
+    plateau = Plateau(tol=0.0, patience=1)
+    assert not any(plateau.ends_with(1.0) for _ in range(100))

@@ -1,0 +1,66 @@
+"""The links of estimators, against the pages that Sphinx makes of docs/api.rst."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skmfr import MFRSparseAutoencoder
+from skmfr._utils.documentation import DOC_URL
+from skmfr.activations import ActivationExtractor
+from skmfr.eeg import EEGDenoiser
+
+ROOT = Path(__file__).parents[2]
+ESTIMATORS = [
+    MFRSparseAutoencoder(),
+    EEGDenoiser(),
+    ActivationExtractor("model", layer="layer"),
+]
+
+
+def generated_pages() -> set[str]:
+    """Pages that autosummary makes, one for each name listed."""
+    api = (ROOT / "docs/api.rst").read_text()
+    pages, module = set(), ""
+    for line in api.splitlines():
+        if line.startswith(".. currentmodule::"):
+            module = line.split()[-1]
+        elif re.fullmatch(r" {3}\w+", line):
+            pages.add(f"{DOC_URL}/generated/{module}.{line.strip()}.html")
+    return pages
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
+def test_estimators_link_to_their_page(estimator):
+    link = estimator._get_doc_link()
+    assert link in generated_pages()
+    assert link.endswith(f".{type(estimator).__name__}.html")
+    assert f'href="{link}"' in estimator._repr_html_()
+
+
+def test_subclasses_of_others_have_no_page_of_ours():
+    class Own(MFRSparseAutoencoder):
+        pass
+
+    assert Own()._get_doc_link() == ""
+
+
+def test_url_is_that_of_the_project():
+    assert f'Documentation = "{DOC_URL}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_html_shows_fitted_attributes_where_scikit_learn_does():
+    pytest.importorskip("sklearn.utils._repr_html.fitted_attributes")
+    X = np.random.default_rng(0).standard_normal((50, 4))
+    sae = MFRSparseAutoencoder(6, k=2, n_saes=2, max_steps=3, random_state=0)
+    assert "Fitted attributes" not in sae._repr_html_()
+    pipeline = make_pipeline(StandardScaler(), sae).fit(X)
+    for html in (sae._repr_html_(), pipeline._repr_html_()):
+        assert "Fitted attributes" in html
+        for name in ("components_", "feature_agreement_", "trusted_", "n_reinits_"):
+            assert f"            {name}\n" in html
+            assert f"{sae._get_doc_link()}#:~:text={name}" in html
+        assert "float64](6, 4)" in html
