@@ -36,7 +36,7 @@ PARAMETERS = {
 FITTED = ("dictionaries_", "witness_dictionaries_", "encoder_weights_", "loss_curve_")
 
 SCRIPT = """
-import json, os, signal, sys, warnings, weakref
+import json, os, sys, warnings, weakref
 from datetime import timedelta
 import numpy as np
 from torch import distributed
@@ -48,7 +48,7 @@ folder, death, parameters = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3
 
 def die(step, info):
     if rank == 1 and step == death:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(9)  # at once, like a signal, which Windows does not have
 
 with data_parallel(timeout=30) as rank:
     group = weakref.ref(distributed.group.WORLD)
@@ -110,7 +110,7 @@ def lost_and_resumed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
     lost = run(folder, death=37)
     assert lost.returncode != 0
-    assert "SIGKILL" in lost.stderr
+    assert "exitcode  : 9" in lost.stderr
     assert not (folder / "fitted.npz").exists()
     assert len(list((folder / "fits").iterdir())) == 2
     # A step before the last checkpoint, which it must not come by again.

@@ -9,11 +9,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skmfr import MFRSparseAutoencoder
-from skmfr._utils.documentation import DOC_URL
+from skmfr._utils import documentation
 from skmfr.activations import ActivationExtractor
 from skmfr.eeg import EEGDenoiser
 
 ROOT = Path(__file__).parents[2]
+SITE = "https://example.org/en/latest"
 ESTIMATORS = [
     MFRSparseAutoencoder(),
     EEGDenoiser(),
@@ -29,30 +30,44 @@ def generated_pages() -> set[str]:
         if line.startswith(".. currentmodule::"):
             module = line.split()[-1]
         elif re.fullmatch(r" {3}\w+", line):
-            pages.add(f"{DOC_URL}/generated/{module}.{line.strip()}.html")
+            pages.add(f"{SITE}/generated/{module}.{line.strip()}.html")
     return pages
 
 
+@pytest.fixture
+def site(monkeypatch):
+    monkeypatch.setattr(documentation, "DOC_URL", SITE)
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
-def test_estimators_link_to_their_page(estimator):
+def test_estimators_link_to_their_page(estimator, site):
     link = estimator._get_doc_link()
     assert link in generated_pages()
     assert link.endswith(f".{type(estimator).__name__}.html")
     assert f'href="{link}"' in estimator._repr_html_()
 
 
-def test_subclasses_of_others_have_no_page_of_ours():
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: type(e).__name__)
+def test_without_a_site_estimators_link_nowhere(estimator, monkeypatch):
+    monkeypatch.setattr(documentation, "DOC_URL", None)
+    assert estimator._get_doc_link() == ""
+    assert 'href="' not in estimator._repr_html_()
+
+
+def test_subclasses_of_others_have_no_page_of_ours(site):
     class Own(MFRSparseAutoencoder):
         pass
 
     assert Own()._get_doc_link() == ""
 
 
-def test_url_is_that_of_the_project():
-    assert f'Documentation = "{DOC_URL}"' in (ROOT / "pyproject.toml").read_text()
+def test_the_project_names_the_site_that_estimators_link_to():
+    project = (ROOT / "pyproject.toml").read_text()
+    urls = re.findall(r'^Documentation = "(.+)"$', project, re.MULTILINE)
+    assert urls == [url for url in [documentation.DOC_URL] if url is not None]
 
 
-def test_html_shows_fitted_attributes_where_scikit_learn_does():
+def test_html_shows_fitted_attributes_where_scikit_learn_does(site):
     pytest.importorskip("sklearn.utils._repr_html.fitted_attributes")
     X = np.random.default_rng(0).standard_normal((50, 4))
     sae = MFRSparseAutoencoder(6, k=2, n_saes=2, max_steps=3, random_state=0)

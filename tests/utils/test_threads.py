@@ -37,7 +37,7 @@ from test_threads import X, estimator
 warnings.simplefilter("ignore")
 sae = estimator(precision="float64").fit(X)
 found = {"atoms": sae.components_, "codes": sae.transform(X)}
-for method in ("fork", "spawn"):
+for method in {"fork", "spawn"}.intersection(multiprocessing.get_all_start_methods()):
     with multiprocessing.get_context(method).Pool(1) as pool:
         found[f"{method} codes"] = pool.apply(sae.transform, [X])
         found[f"{method} atoms"] = pool.apply(sae.fit, [X]).components_
@@ -72,6 +72,7 @@ def test_another_process_gives_the_same_bytes(results_of_processes, what):
     np.testing.assert_array_equal(found[f"spawn {what}"], found[what])
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_forked_process_computes_and_does_not_wait_for_ever(results_of_processes):
     # In one thread, which rounds sums differently.
     for what in ("atoms", "codes"):
