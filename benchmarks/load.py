@@ -120,11 +120,11 @@ def health(sae: MFRSparseAutoencoder) -> str:
 def at_counters(n: int) -> MFRSparseAutoencoder:
     """An estimator that goes on from a state with n steps in the counters of Adam."""
     sae = small(max_steps=200).partial_fit(X)
-    for name, array in sae._trained.items():
+    for name, array in sae._training.items():
         if name.startswith("adam") and name.endswith(" step"):
-            sae._trained[name] = np.full_like(array, n)
+            sae._training[name] = np.full_like(array, n)
         elif name in ("idle", "unmoved"):
-            sae._trained[name] = np.full_like(array, min(n, 2**53))
+            sae._training[name] = np.full_like(array, min(n, 2**53))
     for _ in range(200):
         sae.partial_fit(X)
     return sae

@@ -252,7 +252,7 @@ DESIGN = {
     "penalty to the last step": patch("skmfr._training.schedule.RELEASE", np.inf),
     "all matched atoms pulled, none given": patch("skmfr._training.state.ALIKE", -9.0),
     "no atoms given": patch("skmfr._training.revive.SHARED_COSINE", 2.0),
-    "no auxiliary loss": patch("skmfr._training.step.DEAD_AFTER_STEPS", 10**9),
+    "no auxiliary loss": patch("skmfr._training.activity.DEAD_AFTER_STEPS", 10**9),
     "32 dead atoms to a sample": patch("skmfr._training.objective.AUXILIARY_K", 32),
     "start from random atoms": patch("skmfr._training.initial.INITIAL_NOISE", 1e6),
     "learning rate halved": patch("skmfr._training.settings.AUTO_LEARNING_RATE", 0.06),

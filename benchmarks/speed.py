@@ -30,6 +30,7 @@ from benchmarks.memory import PeakMemory, in_own_process
 from skmfr import MFRSparseAutoencoder
 from skmfr._data.batches import Batches
 from skmfr._data.standardiser import Standardiser as OurStandardiser
+from skmfr._training.activity import Activity
 from skmfr._training.initial import untrained
 from skmfr._training.loop import renew_matches, train
 from skmfr._training.schedule import Plateau, Schedule
@@ -351,10 +352,11 @@ GROWTH = {
 def in_auxiliary_loss(share: float):
     """Context in which this share of the atoms of each SAE counts as dead."""
 
-    def first_atoms(mask: torch.Tensor) -> list[torch.Tensor]:
-        return [torch.arange(round(share * mask.shape[1]))] * len(mask)
+    def first_atoms(activity: Activity, _: float) -> None:
+        n_dead = round(share * activity.idle.shape[1])
+        activity.dead = [torch.arange(n_dead)] * len(activity.idle)
 
-    return patch("skmfr._training.step.atoms_where", first_atoms)
+    return patch.object(Activity, "look_for_dead", first_atoms)
 
 
 def growth() -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from math import ceil
+from functools import partial
 from numbers import Integral, Real
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import joblib
 import numpy as np
 from scipy import sparse
 from sklearn import get_config
@@ -31,11 +29,7 @@ from ._data.sources import (
     as_array,
     as_source,
     check_finite,
-    chunk_starts,
-    n_mixed,
 )
-from ._sae.cosines import mean_nearest_cosine
-from ._sae.levels import TRUSTED, agreement_level, random_agreement
 from ._utils.documentation import DocumentationLinkMixin
 
 if TYPE_CHECKING:
@@ -48,17 +42,6 @@ except ImportError:  # scikit-learn < 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands where scikit-learn has no callbacks."""
-
-
-# Steps of a fit by default; more if one pass over the data takes more.
-DEFAULT_STEPS = 2000
-# Learning rate by default, times the square root of the number of features.
-AUTO_LEARNING_RATE = 0.12
-MAX_AUTO_COMPONENTS = 4096
-# Steps between checkpoints by default.
-CHECKPOINT_EVERY = 500
-# Losses of this many last steps tell how good an SAE is.
-RECENT_STEPS = 100
 
 
 class MFRSparseAutoencoder(
@@ -169,10 +152,12 @@ class MFRSparseAutoencoder(
     resample_every : int or None, default=100
         Number of steps between resamplings: atoms that nothing moved for so many steps,
         neither samples nor the auxiliary loss by which dead atoms learn what the others
-        leave, are pointed at samples that are reconstructed badly. At the same time,
-        while the penalty is on, each of three or more SAEs is given atoms that two
-        others share (cosine above 0.99) and it lacks, in the place of atoms that nobody
-        shares. None turns both off.
+        leave, are pointed at samples that are reconstructed badly. None turns this off.
+
+    share_atoms : bool, default=True
+        Whether each of three or more SAEs is given atoms that two others share (cosine
+        above 0.99) and it lacks, in the place of atoms that nobody shares: every 100
+        steps while the penalty is on.
 
     warm_start : bool, default=False
         Whether `fit` goes on from the previous fit.
@@ -333,6 +318,7 @@ class MFRSparseAutoencoder(
         "reinit_threshold": [Interval(Real, 0, None, closed="left"), None],
         "reinit_every": [Interval(Integral, 1, None, closed="left")],
         "resample_every": [Interval(Integral, 1, None, closed="left"), None],
+        "share_atoms": ["boolean"],
         "warm_start": ["boolean"],
         "shuffle": ["boolean"],
         "device": [str],
@@ -367,6 +353,7 @@ class MFRSparseAutoencoder(
         reinit_threshold=None,
         reinit_every=50,
         resample_every=100,
+        share_atoms=True,
         warm_start=False,
         shuffle=True,
         device="auto",
@@ -397,6 +384,7 @@ class MFRSparseAutoencoder(
         self.reinit_threshold = reinit_threshold
         self.reinit_every = reinit_every
         self.resample_every = resample_every
+        self.share_atoms = share_atoms
         self.warm_start = warm_start
         self.shuffle = shuffle
         self.device = device
@@ -488,302 +476,53 @@ class MFRSparseAutoencoder(
         self._learn(X, continued=continued, one_pass=True)
         return self
 
-    def _can_go_on(self) -> bool:
-        """Whether there is a state of training to go on from."""
-        if not hasattr(self, "_trained"):
-            return False
-        if not self._trained:
-            raise ValueError(
-                "This SAE was imported from another package, without the state of its "
-                "training: neither partial_fit nor warm_start=True can go on from "
-                "it. Set warm_start=False and call fit to train anew."
-            )
-        return True
-
     def _learn(
         self, X: np.ndarray | Source, *, continued: bool, one_pass: bool
     ) -> None:
         """Train from the start or go on, for a whole schedule or for one pass."""
-        from ._data.batches import Batches, fingerprint
-        from ._data.standardiser import Standardiser
-        from ._training.initial import untrained
-        from ._training.schedule import Plateau, Schedule
-        from ._training.state import new_state
+        from ._training.fit import fit
+        from ._training.progress import EpochCallbacks
+        from ._training.results import Earlier
         from ._utils.threads import let_forks_compute
-        from ._utils.workers import present_workers
 
         let_forks_compute()
-        workers = present_workers.get()
-        # What a fitted model goes on from stays as it was until there is a new one.
+        earlier = begin_callbacks = None
         if continued:
-            seed = self._seed
+            dictionaries = self.dictionaries_, self.witness_dictionaries_
+            earlier = Earlier(*dictionaries, self._training)
+            seed = earlier.seed
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        rows, validation = None, None
-        if self.early_stopping and not one_pass:
-            rows, validation = self._split(X, seed)
-        standardiser = self._standardiser if continued else Standardiser.of(X, rows)
-
-        settings = self._settings(X.shape[1], seed)
-        batches = Batches(
-            X,
-            rows,
-            self.batch_size,
-            self.shuffle,
-            seed,
-            key=self.n_steps_ if continued else 0,
-            workers=workers,
-        )
-        if continued:
-            state = self._restored_state(settings)
-        else:
-            ensemble = untrained(batches, standardiser, settings)
-            state = new_state(ensemble, settings)
-        if one_pass:
-            state.begin(Schedule.constant(ceil(batches.per_epoch)), Plateau())
-        else:
-            schedule = Schedule.over(
-                self._n_steps(batches.per_epoch), anneal_k=not continued
-            )
-            state.begin(schedule, Plateau(self.tol, self.n_iter_no_change))
-
-        checkpoints = None
-        is_saved = self.checkpoint_dir is not None and not one_pass
-        # For which data are read, and so only where it is compared.
-        hash_of_X = fingerprint(X) if is_saved or workers.size > 1 else None
-        if is_saved:
-            checkpoints = self._checkpoints(settings, state, hash_of_X, workers)
-            state = checkpoints.load(settings) or state
-        workers.check_same(
-            self._decisive_params()
-            | {
-                "X.shape": X.shape,
-                # Of which the samples may be in another order.
-                "hash of X": hash_of_X,
-                "seed drawn from random_state": seed,
-                "step of the checkpoint in checkpoint_dir": state.step,
-            }
-        )
-
-        self._train(
-            state, batches, standardiser, settings, validation, checkpoints, one_pass
-        )
-        for name, value in _fitted(state, standardiser, settings, X.dtype).items():
-            setattr(self, name, value)
-        self._seed: int = seed
-        self._standardiser: Standardiser = standardiser
-        self._trained = self._kept(state, moments=one_pass or self.warm_start)
-        if one_pass:
-            self.n_iter_ = getattr(self, "n_iter_", 0) + 1 if continued else 1
-        else:
-            self.n_iter_ = ceil(state.step / batches.per_epoch)
-            self._warn_of_failure(state, settings)
-
-    def _decisive_params(self) -> dict[str, object]:
-        """The parameters that decide what training does."""
-        return {
-            name: value
-            for name, value in self.get_params().items()
-            if name not in INDIFFERENT_TO_TRAINING
-        }
-
-    def _checkpoints(self, settings, state, hash_of_X: str | None, workers):
-        """The checkpoints of a fit that begins with this state."""
-        from ._training.checkpoint import Checkpoints
-
-        if self.random_state is None:
-            warnings.warn(
-                f"No other fit will go on from the checkpoints in checkpoint_dir="
-                f"{str(self.checkpoint_dir)!r}, for each has other random numbers: "
-                "random_state=None, expected an integer.",
-                stacklevel=5,
-            )
-        return Checkpoints(
-            Path(self.checkpoint_dir),
-            self._decisive_params()
-            # What may be written in other ways, and be the same.
-            | {name: getattr(settings, name) for name in RESOLVED}
-            | {
-                "for_pursuit": settings.for_pursuit,
-                "seed": settings.seed,
-                "n_steps_": state.n_steps,
-                "dictionaries_": joblib.hash(state.ensemble.decoder.cpu().numpy()),
-                "X": hash_of_X,
-            },
-            circumstances={"world_size": workers.size},
-        )
-
-    def _train(
-        self, state, batches, standardiser, settings, validation, checkpoints, one_pass
-    ):
-        """Run the training loop, watched, saved, and open to interruption."""
-        from ._training.loop import train
-        from ._training.progress import EpochCallbacks, Watch
-        from ._training.schedule import due
-
-        every = self.checkpoint_every or CHECKPOINT_EVERY
-        first = batches.workers.rank == 0
-        epochs = None
         if hasattr(self, "_init_callback_context") and not one_pass:
-            epochs = EpochCallbacks(
-                self,
-                getattr(batches.X, "X", batches.X),
-                batches.per_epoch,
-                state,
-                lambda state: _fitted(state, standardiser, settings, batches.X.dtype),
-            )
-
-        def after_step(state) -> bool:
-            watch(state)
-            if first and checkpoints is not None and due(state.step, every):
-                checkpoints.save(state)
-            return epochs is not None and epochs(state)
-
-        with Watch(settings, self.verbose if first else 0, self.callback) as watch:
-            try:
-                train(state, batches, standardiser, settings, validation, after_step)
-            except KeyboardInterrupt:
-                if state.step == 0:
-                    raise
-                warnings.warn(
-                    f"Training was interrupted after {state.step} of "
-                    f"{state.schedule.n_steps} steps; the estimator has what was "
-                    "learned so far.",
-                    ConvergenceWarning,
-                    stacklevel=4,
-                )
-        if epochs is not None:
-            epochs.close(state)
-
-    def _split(
-        self, X: np.ndarray | Source, seed: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows to train on, and rows to hold out for early stopping."""
-        from ._utils.random import VALIDATION, random_numbers
-
-        # Of many chunks whole ones: for a few rows of each, all would be read.
-        sizes, most = np.diff(chunk_starts(X)), int(self.validation_fraction * len(X))
-        if len(sizes) <= n_mixed(X) or sizes.max() > most:
-            sizes = np.ones(len(X), dtype=int)
-        order = random_numbers(seed, VALIDATION).permutation(len(sizes))
-        n_rows = np.cumsum(sizes[order])
-        n_held_out = max(1, int(np.searchsorted(n_rows, most, side="right")))
-        if len(sizes) - n_held_out < 1:
-            raise ValueError(
-                f"early_stopping=True with validation_fraction="
-                f"{self.validation_fraction} leaves no sample to train on: "
-                f"n_samples={len(X)}."
-            )
-        held_out = np.zeros(len(sizes), dtype=bool)
-        held_out[order[:n_held_out]] = True
-        held_out = np.repeat(held_out, sizes)
-        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-    def _n_steps(self, steps_per_epoch: float) -> int:
-        """Length of a fit: max_iter epochs, but no more than max_steps."""
-        most = self.max_steps
-        if most is None:
-            most = max(DEFAULT_STEPS, ceil(steps_per_epoch))
-        return min(ceil(self.max_iter * steps_per_epoch), most)
-
-    def _settings(self, n_features: int, seed: int):
-        """What the parameters amount to on data with so many features."""
-        import torch
-
-        from ._training.settings import Settings
-        from ._utils.devices import resolve_device
-
-        if self.checkpoint_every is not None and self.checkpoint_dir is None:
-            raise ValueError(
-                f"checkpoint_every={self.checkpoint_every} needs a checkpoint_dir, "
-                "got None."
-            )
-        n_components = self.n_components
-        if n_components is None:
-            n_components = min(4 * n_features, MAX_AUTO_COMPONENTS)
-        learning_rate = self.learning_rate
-        if learning_rate == "auto":
-            learning_rate = AUTO_LEARNING_RATE / n_features**0.5
-        dtype = torch.float64 if self.precision == "float64" else torch.float32
-        # What Adam squares must not overflow.
-        largest = torch.finfo(dtype).max ** 0.5
-        for name, value in [("alpha", self.alpha), ("learning_rate", learning_rate)]:
-            if float(value) > largest:
-                raise ValueError(
-                    f"{name}={value:g} is too large for precision={self.precision!r}: "
-                    f"it must be at most {largest:g}."
-                )
-        return Settings(
-            n_components=n_components,
-            n_saes=self.n_saes,
-            n_witnesses=self.n_witnesses,
-            k=min(self.k, n_components),
-            alpha=float(self.alpha),
-            matching=self.matching,
-            tied=bool(self.tied),
-            learning_rate=float(learning_rate),
-            reinit_threshold=self.reinit_threshold,
-            reinit_every=self.reinit_every,
-            resample_every=self.resample_every,
+            begin_callbacks = partial(EpochCallbacks, self, self._init_callback_context)
+        n_calls = getattr(self, "n_iter_", 0) if continued else 0
+        # A fitted model stays as it was until there is a new one.
+        found = fit(
+            X,
+            self.get_params(deep=False),
             seed=seed,
-            device=resolve_device(self.device),
-            dtype=dtype,
-            low_precision=self.precision == "bfloat16",
-            for_pursuit=self.transform_algorithm == "omp",
+            earlier=earlier,
+            one_pass=one_pass,
+            begin_callbacks=begin_callbacks,
         )
+        for name, value in found.attributes.items():
+            setattr(self, name, value)
+        if one_pass:
+            self.n_iter_ = n_calls + 1
+        for sign in found.signs:
+            warnings.warn(sign, ConvergenceWarning, stacklevel=4)
 
-    def _kept(self, state, moments: bool) -> dict[str, np.ndarray]:
-        """What another call needs to go on; Adam's moments only if one is likely."""
-        from ._training.checkpoint import to_arrays
-
-        return {
-            name: array
-            for name, array in to_arrays(state).items()
-            # The dictionaries are public attributes already.
-            if name != "decoder" and (moments or not name.startswith("adam"))
-        }
-
-    def _restored_state(self, settings):
-        """The state that training ended with."""
-        from ._training.checkpoint import from_arrays
-
-        n_saes, n_components, n_features = self.dictionaries_.shape
-        dtype = self._trained["encoder_bias"].dtype
-        for name, wanted, found in [
-            ("n_saes", settings.n_saes, n_saes),
-            ("n_components", settings.n_components, n_components),
-            ("n_features_in_", self.n_features_in_, n_features),
-            ("n_witnesses", settings.n_witnesses, len(self.witness_dictionaries_)),
-            ("tied", settings.tied, "encoder" not in self._trained),
-            ("precision", str(settings.dtype), f"torch.{dtype}"),
-        ]:
-            if wanted != found:
-                raise ValueError(
-                    f"{name}={wanted}, but the fit to go on from had {name}={found}. "
-                    "Set warm_start=False and call fit to start anew."
-                )
-        decoder = np.concatenate([self.dictionaries_, self.witness_dictionaries_])
-        return from_arrays(self._trained | {"decoder": decoder.astype(dtype)}, settings)
-
-    def _warn_of_failure(self, state, settings) -> None:
-        from ._training.diagnostics import failure_signs, share_of_duplicates
-        from ._training.revive import MAX_REINITS
-
-        recent = state.losses[max(0, state.n_steps - RECENT_STEPS) : state.n_steps]
-        group, witnesses = np.split(recent.cpu().numpy().mean(0), [settings.n_saes])
-        # An interrupted fit may not have come so far.
-        penalised = settings.n_saes > 1 and state.step > state.schedule.annealing
-        for sign in failure_signs(
-            alpha=settings.alpha if penalised else 0.0,
-            group_fvu=group.mean(),
-            witness_fvu=witnesses.mean() if len(witnesses) else np.nan,
-            mutual_agreement=self.mutual_agreement_.mean(),
-            duplicate_share=share_of_duplicates(self.components_),
-            null_agreement=self.agreement_null_,
-            n_reinits=int(state.n_reinits.max()),
-            max_reinits=MAX_REINITS,
-        ):
-            warnings.warn(sign, ConvergenceWarning, stacklevel=5)
+    def _can_go_on(self) -> bool:
+        """Whether there is a state of training to go on from."""
+        if not hasattr(self, "_training"):
+            return False
+        if not self._training:
+            raise ValueError(
+                "This SAE has no state of training: it was imported from another "
+                "package, or saved without. Neither partial_fit nor warm_start=True "
+                "can go on from it. Set warm_start=False and call fit to train anew."
+            )
+        return True
 
     def _coded_blocks(
         self, X: np.ndarray | Source
@@ -969,6 +708,16 @@ class MFRSparseAutoencoder(
         X = self._check_X(X)
         return 1.0 - fvu_of_blocks(self._reconstructed_blocks(X))
 
+    def __getstate__(self):
+        from ._training.results import without_copies
+
+        return without_copies(super().__getstate__())
+
+    def __setstate__(self, state):
+        from ._training.results import with_copies
+
+        super().__setstate__(with_copies(state))
+
     @property
     def _n_features_out(self) -> int:
         return len(self.components_)
@@ -981,70 +730,6 @@ class MFRSparseAutoencoder(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _fitted(state, standardiser, settings, dtype) -> dict:
-    """Fitted attributes: NumPy, in units of the data and in their precision."""
-    from ._training.loop import check_convergence
-
-    n_saes = settings.n_saes
-    losses = state.losses[: state.n_steps, :n_saes].cpu().numpy().copy()
-    check_convergence(state, settings)
-    reference = int(np.argmin(losses[-RECENT_STEPS:].mean(0)))
-
-    decoder = state.ensemble.decoder.cpu().numpy().astype(dtype)
-    decoder /= np.linalg.norm(decoder, axis=2, keepdims=True)
-    dictionaries, witnesses = decoder[:n_saes], decoder[n_saes:]
-    mean, scale = standardiser.mean, standardiser.scale
-    encoder, encoder_bias, decoder_bias = (
-        tensor[reference].cpu().numpy().astype(dtype)
-        for tensor in (
-            state.ensemble.encoder,
-            state.ensemble.encoder_bias,
-            state.ensemble.decoder_bias,
-        )
-    )
-    mutual = np.stack(
-        [
-            mean_nearest_cosine(atoms, np.delete(dictionaries, i, axis=0))
-            for i, atoms in enumerate(dictionaries)
-        ]
-    )
-    agreement = mutual[reference]
-    if len(witnesses):
-        agreement = mean_nearest_cosine(dictionaries[reference], witnesses)
-    null = random_agreement(decoder.shape[2], settings.n_components)
-    return {
-        "components_": dictionaries[reference],
-        "dictionaries_": dictionaries,
-        "witness_dictionaries_": witnesses,
-        "reference_sae_": reference,
-        "encoder_weights_": dictionaries[reference] if settings.tied else encoder,
-        # ReLU and TopK commute with the scale, so that it goes to the biases.
-        "encoder_bias_": encoder_bias * dtype.type(scale),
-        "decoder_bias_": mean + decoder_bias * dtype.type(scale),
-        "feature_agreement_": agreement,
-        "mutual_agreement_": mutual,
-        "agreement_null_": null,
-        "trusted_": agreement > agreement_level(null, TRUSTED),
-        "n_steps_": state.n_steps,
-        "loss_curve_": losses.mean(1),
-        "n_reinits_": state.n_reinits[:n_saes].copy(),
-    }
-
-
-# Parameters that have the same value in several spellings, such as "auto".
-RESOLVED = ("n_components", "k", "alpha", "tied", "learning_rate", "device")
-# Parameters that do not change what training does.
-INDIFFERENT_TO_TRAINING = {
-    "transform_algorithm",  # but for pursuit or not
-    "sparse_output",
-    "checkpoint_dir",
-    "checkpoint_every",
-    "callback",
-    "verbose",
-    "random_state",
-}
 
 
 def as_csr(codes: SparseCodes, n_components: int) -> sparse.csr_array:

@@ -61,6 +61,7 @@ def make_settings():
             "reinit_threshold": None,
             "reinit_every": None,
             "resample_every": None,
+            "share_atoms": True,
             "seed": 0,
             "device": "cpu",
             "dtype": torch.float64,

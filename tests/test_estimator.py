@@ -30,7 +30,7 @@ from skmfr import MFRSparseAutoencoder
 from skmfr._data.batches import Batches
 from skmfr._data.sources import Chunked
 from skmfr._sae.ensemble import Ensemble
-from skmfr._training.progress import DEAD_AFTER, Watch
+from skmfr._training.progress import DEAD_WINDOW, Watch
 from skmfr._training.schedule import Plateau, Schedule
 from skmfr._training.state import new_state
 from skmfr._utils.devices import resolve_device
@@ -401,7 +401,7 @@ def test_fit_without_warm_start_forgets():
 
 def test_only_a_model_that_may_go_on_carries_the_optimisers_state():
     def has_moments(sae):
-        return any("exp_avg" in name for name in sae._trained)
+        return any("exp_avg" in name for name in sae._training)
 
     assert not has_moments(small(max_steps=2).fit(X))
     assert has_moments(small(max_steps=2, warm_start=True).fit(X))
@@ -467,9 +467,9 @@ def test_callback_sees_the_dead_share_of_the_group(make_settings):
     state.begin(Schedule.constant(10), Plateau())
     state.n_steps = state.step = 1
     # Of the group one atom of eight; that of the witness does not count.
-    state.idle[1, 2] = DEAD_AFTER
-    state.idle[0, 0] = DEAD_AFTER - 1
-    state.idle[2, 0] = DEAD_AFTER
+    state.activity.idle[1, 2] = DEAD_WINDOW
+    state.activity.idle[0, 0] = DEAD_WINDOW - 1
+    state.activity.idle[2, 0] = DEAD_WINDOW
     assert Watch(settings, 0, None).info(state)["dead"] == 1 / 8
 
 

@@ -57,9 +57,9 @@ def test_many_steps_do_not_move_atoms_from_the_sphere():
 @pytest.mark.parametrize("n_steps", [2**24, 2**31, 2**53])
 def test_training_goes_on_where_counters_end(n_steps):
     sae = estimator().partial_fit(X)
-    for name, array in sae._trained.items():
+    for name, array in sae._training.items():
         if name.endswith(" step") or name in ("idle", "unmoved"):
-            sae._trained[name] = np.full_like(array, n_steps)
+            sae._training[name] = np.full_like(array, n_steps)
     for _ in range(30):
         sae.partial_fit(X)
     assert sae.n_steps_ == 31

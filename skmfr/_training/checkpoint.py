@@ -1,11 +1,11 @@
-"""Training state as plain arrays, and on disk."""
+"""Training states on disk, from which an interrupted fit goes on."""
 
 import json
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import ZIP_STORED, ZipFile
 
@@ -13,14 +13,10 @@ import joblib
 import numpy as np
 import torch
 
-from .._sae.ensemble import Ensemble
 from .._utils.files import remove_abandoned, replacing
-from .schedule import Plateau, Schedule
 from .settings import Settings
-from .state import TrainingState, atoms_where, new_state
+from .state import TrainingState, from_arrays, to_arrays
 
-STACKED = ("encoder", "encoder_bias", "decoder", "decoder_bias")
-TRACKED = ("rates", "idle", "unmoved")
 # Of the files; raised when a fit can no longer go on as it began from an older one.
 FORMAT_VERSION = 2
 # The newest, and the one before, should that be damaged.
@@ -32,78 +28,6 @@ NOT_DAMAGE = (
     MemoryError,
     torch.cuda.OutOfMemoryError,
 )
-
-
-def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
-    """Everything that it takes to train on, as NumPy arrays."""
-    arrays = {
-        name: getattr(state.ensemble, name).cpu().numpy()
-        for name in STACKED
-        if not (name == "encoder" and state.ensemble.tied)
-    }
-    arrays |= {name: getattr(state, name).cpu().numpy() for name in TRACKED}
-    dead = np.zeros(state.idle.shape, dtype=bool)
-    for i, atoms in enumerate(state.dead):
-        dead[i, atoms.cpu().numpy()] = True
-    arrays["dead"] = dead
-    for index, parameter in enumerate(all_parameters(state)):
-        for name, moment in state.optimiser.state.get(parameter, {}).items():
-            arrays[f"adam {index} {name}"] = moment.cpu().numpy()
-    for (i, j), edges in state.matches.edges.items():
-        arrays[f"matches {i} {j}"] = edges
-    arrays["losses"] = state.losses[: state.n_steps].cpu().numpy()
-    arrays["n_reinits"] = state.n_reinits
-    arrays["schedule"] = np.array(astuple(state.schedule))
-    arrays["plateau"] = np.array(astuple(state.plateau))
-    arrays["step"] = np.array(state.step)
-    return arrays
-
-
-def all_parameters(state: TrainingState) -> list[torch.Tensor]:
-    """Parameters of all members, member by member."""
-    return [each for i in range(len(state.ensemble)) for each in state.parameters(i)]
-
-
-def from_arrays(arrays: dict[str, np.ndarray], settings: Settings) -> TrainingState:
-    """Inverse of :func:`to_arrays`, on the device of the settings."""
-    # Models that were trained before there was an auxiliary loss lack these.
-    idle = arrays["idle"]
-    arrays = {"unmoved": idle, "dead": np.zeros(idle.shape, dtype=bool)} | arrays
-
-    def tensor(name: str) -> torch.Tensor:
-        return torch.tensor(arrays[name], device=settings.device)
-
-    decoder = tensor("decoder")
-    ensemble = Ensemble(
-        encoder=decoder if settings.tied else tensor("encoder"),
-        encoder_bias=tensor("encoder_bias"),
-        decoder=decoder,
-        decoder_bias=tensor("decoder_bias"),
-    )
-    tol, patience, best, n_without_gain = arrays["plateau"].tolist()
-    state = new_state(ensemble, settings)
-    state.losses = tensor("losses")
-    state.n_steps = len(state.losses)
-    state.begin(
-        Schedule(*arrays["schedule"].tolist()),
-        Plateau(tol, int(patience), best, int(n_without_gain)),
-    )
-    for index, parameter in enumerate(all_parameters(state)):
-        names = [name for name in arrays if name.startswith(f"adam {index} ")]
-        if names:
-            state.optimiser.state[parameter] = {
-                name.rsplit(" ", 1)[1]: tensor(name) for name in names
-            }
-    # In the order that training matches them in, whatever that of the arrays.
-    for i, j in state.matches.pairs:
-        if f"matches {i} {j}" in arrays:
-            state.matches.edges[i, j] = arrays[f"matches {i} {j}"]
-    for name in TRACKED:
-        setattr(state, name, tensor(name))
-    state.dead = atoms_where(tensor("dead"))
-    state.n_reinits = arrays["n_reinits"].copy()
-    state.step = int(arrays["step"])
-    return state
 
 
 class DamagedCheckpoint(ValueError):

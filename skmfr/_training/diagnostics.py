@@ -1,6 +1,10 @@
-"""Signs that a fit went wrong, in words."""
+"""Signs that a fit goes wrong, or went wrong, in words."""
 
 import numpy as np
+import torch
+
+from .settings import Settings
+from .state import TrainingState
 
 # Levels at which a sign is given.
 POOR_FVU = 0.5
@@ -9,6 +13,24 @@ DUPLICATE_COSINE = 0.99
 DUPLICATE_SHARE = 0.1
 FVU_COST = 0.1
 SMALLEST_FVU_COST = 0.01
+
+
+def check_convergence(state: TrainingState, settings: Settings) -> None:
+    """Look at loss and atoms before something is made of them.
+
+    Raises
+    ------
+    ValueError
+        If they are not what they should be: finite, and of unit norm.
+    """
+    last = state.losses[max(0, state.n_steps - 1) : state.n_steps]
+    norms = torch.linalg.vector_norm(state.ensemble.decoder, dim=-1)
+    if not (last.isfinite().all() and ((norms - 1).abs() < 0.1).all()):
+        raise ValueError(
+            f"Training diverged with learning_rate={settings.learning_rate:g} and "
+            f"alpha={settings.alpha:g}: lower them. If it went on from earlier data, "
+            "X must be of their scale."
+        )
 
 
 def failure_signs(

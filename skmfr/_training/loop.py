@@ -1,4 +1,4 @@
-"""The training loop: one step of all SAEs on a batch, and many."""
+"""The training loop: all SAEs on the same batches, to the end of a schedule."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -13,11 +13,12 @@ from .._data.standardiser import Standardiser
 from .._sae.codes import decode
 from .._sae.encoder import encode
 from .._utils.workers import ALONE, Workers
-from .revive import reinitialise_skewed, resample_unmoved, transplant_shared
+from .diagnostics import check_convergence
+from .revive import revive
 from .schedule import due
 from .settings import Settings
 from .state import TrainingState
-from .step import room_for_gradients, train_step
+from .step import room_for_gradients, take_step
 
 # One pair of SAEs is matched again every so many steps; with many atoms less often,
 # for the cost of a matching outgrows that of a step.
@@ -62,38 +63,16 @@ def train(
     turn = batches.in_turn(state.step, state.schedule.n_steps, ahead)
     with closing(turn):
         for batch in turn:
-            step, schedule = state.step, state.schedule
-            k = schedule.k(step, settings.k, settings.n_components)
-            alpha = (
-                settings.alpha * schedule.alpha(step) if state.matches.pairs else 0.0
-            )
-            if alpha > 0:
+            stage = state.schedule.stage(state.step, settings)
+            if stage.alpha > 0:
                 renew_matches(state, settings)
-            for group in state.optimiser.param_groups:
-                group["lr"] = settings.learning_rate * schedule.learning_rate(step)
-
+            state.optimiser.set_learning_rate(stage.learning_rate)
             X = standardiser(batch, settings.device, settings.dtype)
-            pursue = settings.for_pursuit and schedule.pursuing(step)
-            train_step(
-                state, X, k, alpha, room, settings.low_precision, pursue, workers
-            )
-            state.step = step = step + 1
-
-            if due(step, settings.reinit_every) and step < schedule.n_steps / 2:
-                target = k / settings.n_components
-                reinitialise_skewed(state, batches, standardiser, settings, target)
-            every = settings.resample_every
-            if every and due(state.n_steps, every) and step < schedule.cool_down_from:
-                check_convergence(state, settings)
-                for_witnesses = batches.for_witnesses(batches.samples(step - 1))
-                if workers.size > 1:
-                    # All choose the same samples, and of the whole batch.
-                    X = standardiser(batches[step - 1], settings.device, settings.dtype)
-                resample_unmoved(state, settings, X, for_witnesses, k, after=every)
-                if alpha > 0:
-                    transplant_shared(state, settings)
-            may_end = state.plateau.tol > 0 and schedule.on_plateau(step)
-            if may_end and due(step, check_every):
+            take_step(state, X, stage, room, settings.low_precision, workers)
+            state.step += 1
+            revive(state, X, stage, batches, standardiser, settings)
+            may_end = state.plateau.tol > 0 and state.schedule.on_plateau(state.step)
+            if may_end and due(state.step, check_every):
                 if validation is None:
                     recent = state.losses[state.n_steps - check_every : state.n_steps]
                     fvu = float(recent[:, : settings.n_saes].mean())
@@ -102,7 +81,7 @@ def train(
                         state, batches.X, validation, standardiser, settings, workers
                     )
                 if state.plateau.ends_with(fvu):
-                    state.schedule = schedule.finishing_at(step)
+                    state.schedule = state.schedule.finishing_at(state.step)
             if after_step(state) or state.step == state.schedule.n_steps:
                 break
 
@@ -123,24 +102,6 @@ def renew_matches(state: TrainingState, settings: Settings) -> None:
         check_convergence(state, settings)
     for pair in renewed:
         state.matches.renew(state.ensemble.decoder, pair)
-
-
-def check_convergence(state: TrainingState, settings: Settings) -> None:
-    """Look at loss and atoms before something is made of them.
-
-    Raises
-    ------
-    ValueError
-        If they are not what they should be: finite, and of unit norm.
-    """
-    last = state.losses[max(0, state.n_steps - 1) : state.n_steps]
-    norms = torch.linalg.vector_norm(state.ensemble.decoder, dim=-1)
-    if not (last.isfinite().all() and ((norms - 1).abs() < 0.1).all()):
-        raise ValueError(
-            f"Training diverged with learning_rate={settings.learning_rate:g} and "
-            f"alpha={settings.alpha:g}: lower them. If it went on from earlier data, "
-            "X must be of their scale."
-        )
 
 
 def group_fvu(

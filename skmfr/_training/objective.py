@@ -5,7 +5,7 @@ The objective of a fit is::
     sum_i (FVU_i + AuxK_i) + alpha * mean over pairs i < j of (1 - MMCS(D_i, D_j))
 
 as a function of *normalised* atoms: of the gradients here, the part along an atom does
-not count (:class:`.._optimiser.SphericalAdam`).
+not count (:class:`.optimiser.SphericalAdam`).
 """
 
 from typing import NamedTuple
@@ -13,7 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._sae.codes import SparseCodes, bag_sums, bag_totals, by_atom, residual_products
+from .._sae.codes import (
+    AtomMajor,
+    SparseCodes,
+    bag_sums,
+    bag_totals,
+    by_atom,
+    residual_products,
+)
 from .._sae.encoder import encode
 from .._sae.ensemble import Ensemble
 from .matches import PullGraph
@@ -40,29 +47,73 @@ class Gradients(NamedTuple):
         return Gradients(*(part[members] for part in self))
 
 
-class Reconstruction(NamedTuple):
-    """What the codes of a batch make of it."""
+class Backward(NamedTuple):
+    """What codes leave of their targets, and the way from there back to parameters.
 
-    fvu: Tensor
-    """(n_members,), sum (x - x_hat)^2 / (n_samples * total_variance)"""
-    gradients: Gradients
-    """Of the sum of these.  Not yet tangent to the sphere; with tied weights the
-    encoder's and the decoder's are to be added."""
+    For the loss sum (target - codes D)^2 / scale.
+    """
+
     residual: Tensor
-    """(n_members * n_samples, n_features), x - x_hat"""
+    """(n_members * n_samples, n_features), target - codes D"""
+    entries: AtomMajor
+    d_codes: Tensor
+    """(n_entries,), derivatives for the codes that are active, sorted by atom"""
+    weights: Tensor
+    """(n_members * n_samples, k), of the residual in derivatives for atoms"""
+
+    @classmethod
+    def of(
+        cls, codes: SparseCodes, target: Tensor, ensemble: Ensemble, scale: float
+    ) -> "Backward":
+        """From codes (n_members * n_samples, k) of targets (likewise, n_features)."""
+        residual, products = residual_products(
+            target, codes, ensemble.decoder.flatten(0, 1)
+        )
+        # The derivative for x_hat is -2 / scale * residual: the factor goes to the k
+        # codes of a sample instead of its n_features residuals.
+        factor = -2.0 / scale
+        d_codes = products.mul_(factor)
+        d_codes *= codes.values > 0
+        entries = by_atom(codes.indices, ensemble.encoder_bias.numel())
+        return cls(residual, entries, entries.sort(d_codes), codes.values * factor)
+
+    def d_encoder_bias(self) -> Tensor:
+        """Derivatives for encoder biases, (n_members * n_components,)."""
+        return bag_totals(self.d_codes, self.entries.offsets)
+
+    def to_encoder_(self, out: Gradients, X_centred: Tensor) -> None:
+        """Write derivatives for encoders and their biases; X_centred was coded."""
+        _, rows, offsets = self.entries
+        out.encoder_bias.copy_(self.d_encoder_bias().view_as(out.encoder_bias))
+        bag_sums(
+            X_centred.flatten(0, 1),
+            rows,
+            offsets,
+            self.d_codes,
+            out.encoder.flatten(0, 1),
+        )
+
+    def to_decoder_(self, out: Gradients) -> None:
+        """Write derivatives for decoders."""
+        _, rows, offsets = self.entries
+        weights = self.entries.sort(self.weights)
+        bag_sums(self.residual, rows, offsets, weights, out.decoder.flatten(0, 1))
 
 
-def reconstruction(
+def reconstruction_(
+    gradients: Gradients,
     X_centred: Tensor,
     codes: SparseCodes,
     ensemble: Ensemble,
     total_variance: float,
-    out: Gradients | None = None,
-) -> Reconstruction:
+) -> tuple[Tensor, Tensor]:
     """Fraction of variance unexplained on a batch, and its gradients.
 
     Parameters
     ----------
+    gradients : Gradients
+        Written: of the sum of FVU over members.  Not yet tangent to the sphere; with
+        tied weights the encoder's and the decoder's are to be added.
     X_centred : Tensor of shape (n_members, n_samples, n_features)
         Samples less the decoder bias.
     codes : SparseCodes of shape (n_members * n_samples, k)
@@ -70,31 +121,80 @@ def reconstruction(
     ensemble : Ensemble
     total_variance : float
         Variance of the data, summed over features.
-    out : Gradients, optional
-        Where to write them.
 
     Returns
     -------
-    Reconstruction
+    fvu : Tensor of shape (n_members,)
+        sum (x - x_hat)^2 / (n_samples * total_variance)
+    residual : Tensor of shape (n_members * n_samples, n_features)
+        x - x_hat
     """
-    if out is None:
-        out = Gradients.like(ensemble)
-    n_members, n_samples, _ = X_centred.shape
-    scale = n_samples * total_variance
+    scale = X_centred.shape[1] * total_variance
+    back = Backward.of(codes, X_centred.flatten(0, 1), ensemble, scale)
+    back.to_encoder_(gradients, X_centred)
+    back.to_decoder_(gradients)
+    _to_decoder_bias_(gradients, back, gradients.encoder_bias, ensemble, scale)
+    return _fvu(back.residual, len(ensemble), scale), back.residual
+
+
+def pursuit_reconstruction_(
+    gradients: Gradients,
+    X_centred: Tensor,
+    codes: SparseCodes,
+    pursued: SparseCodes,
+    ensemble: Ensemble,
+    total_variance: float,
+) -> Tensor:
+    """FVU by matching pursuit, which decoders follow while encoders follow their own.
+
+    Parameters
+    ----------
+    gradients : Gradients
+        Written: of encoders as :func:`reconstruction_` of the encoder's codes, of
+        decoders as that of matching pursuit's.
+    X_centred : Tensor of shape (n_members, n_samples, n_features)
+    codes, pursued : SparseCodes of shape (n_members * n_samples, k)
+        By the encoder, by matching pursuit.
+    ensemble : Ensemble
+    total_variance : float
+
+    Returns
+    -------
+    Tensor of shape (n_members,)
+    """
+    scale = X_centred.shape[1] * total_variance
     target = X_centred.flatten(0, 1)
-    residual = _back_through_codes(X_centred, codes, target, ensemble, scale, out)
+    Backward.of(codes, target, ensemble, scale).to_encoder_(gradients, X_centred)
+    back = Backward.of(pursued, target, ensemble, scale)
+    back.to_decoder_(gradients)
+    d_bias = back.d_encoder_bias().view_as(gradients.encoder_bias)
+    _to_decoder_bias_(gradients, back, d_bias, ensemble, scale)
+    return _fvu(back.residual, len(ensemble), scale)
+
+
+def _fvu(residual: Tensor, n_members: int, scale: float) -> Tensor:
     per_member = residual.view(n_members, -1)
-    fvu = torch.linalg.vecdot(per_member, per_member) / scale
-    # x_hat holds b itself, and the encoder sees x - b.
-    through_encoder = torch.bmm(
-        out.encoder_bias.unsqueeze(1), ensemble.encoder
-    ).squeeze(1)
-    torch.sub(
-        residual.view(n_members, n_samples, -1).sum(1).mul_(-2.0 / scale),
-        through_encoder,
-        out=out.decoder_bias,
+    return torch.linalg.vecdot(per_member, per_member) / scale
+
+
+def _to_decoder_bias_(
+    gradients: Gradients,
+    back: Backward,
+    d_encoder_bias: Tensor,
+    ensemble: Ensemble,
+    scale: float,
+) -> None:
+    """Write derivatives for decoder biases: x_hat holds b, the encoder sees x - b."""
+    through_encoder = torch.bmm(d_encoder_bias.unsqueeze(1), ensemble.encoder).squeeze(
+        1
     )
-    return Reconstruction(fvu, out, residual)
+    torch.sub(
+        back.residual.view(len(ensemble), -1, back.residual.shape[1])
+        .sum(1)
+        .mul_(-2.0 / scale),
+        through_encoder,
+        out=gradients.decoder_bias,
+    )
 
 
 def add_auxiliary_(
@@ -136,55 +236,11 @@ def add_auxiliary_(
         k = min(AUXILIARY_K, len(atoms))
         codes = encode(X_centred[member], few, k, low_precision)
         found = Gradients.like(few)
-        _back_through_codes(X_centred[member], codes, residual[i], few, scale, found)
+        back = Backward.of(codes, residual[i], few, scale)
+        back.to_encoder_(found, X_centred[member])
+        back.to_decoder_(found)
         for name in ("encoder", "encoder_bias", "decoder"):
             getattr(gradients, name)[i].index_add_(0, atoms, getattr(found, name)[0])
-
-
-def _back_through_codes(
-    X_centred: Tensor,
-    codes: SparseCodes,
-    target: Tensor,
-    ensemble: Ensemble,
-    scale: float,
-    out: Gradients,
-) -> Tensor:
-    """Gradients of sum (target - codes D)^2 / scale, but for those of decoder biases.
-
-    Parameters
-    ----------
-    X_centred : Tensor of shape (n_members, n_samples, n_features)
-        What the codes are of.
-    codes : SparseCodes of shape (n_members * n_samples, k)
-    target : Tensor of shape (n_members * n_samples, n_features)
-    ensemble : Ensemble
-    scale : float
-    out : Gradients
-        Where they are written.
-
-    Returns
-    -------
-    Tensor of shape (n_members * n_samples, n_features)
-        target - codes D
-    """
-    values, indices = codes
-    shape = ensemble.encoder_bias.shape
-    residual, products = residual_products(
-        target, codes, ensemble.decoder.flatten(0, 1)
-    )
-    # The derivative for x_hat is -2 / scale * residual: the factor goes to the k codes
-    # of a sample instead of its n_features residuals.
-    factor = -2.0 / scale
-    d_values = products.mul_(factor)
-    d_values *= values > 0
-    _, rows, offsets = entries = by_atom(indices, shape.numel())
-    d_values, weights = entries.sort(d_values), entries.sort(values * factor)
-    out.encoder_bias.copy_(bag_totals(d_values, offsets).view(shape))
-    bag_sums(
-        X_centred.flatten(0, 1), rows, offsets, d_values, out.encoder.flatten(0, 1)
-    )
-    bag_sums(residual, rows, offsets, weights, out.decoder.flatten(0, 1))
-    return residual
 
 
 def add_mutual_penalty_(

@@ -34,6 +34,11 @@ class SphericalAdam(torch.optim.Adam):
             groups.append({"params": parameters, "on_sphere": len(parameters) - 2})
         super().__init__(groups, lr=learning_rate, betas=BETAS, fused=True)
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Of the steps to come."""
+        for group in self.param_groups:
+            group["lr"] = learning_rate
+
     @torch.no_grad()
     def descend(self) -> None:
         """Take one step; gradients of atoms need not be tangent, and may be changed."""

@@ -11,8 +11,8 @@ from .state import TrainingState
 
 # Steps between two computations of the agreement, which costs more than a step.
 AGREEMENT_INTERVAL = 50
-# Steps without activity after which a callback is told that an atom is dead.
-DEAD_AFTER = 100
+# Steps in which atoms that a callback is told are dead were not active.
+DEAD_WINDOW = 100
 
 
 class Watch:
@@ -65,16 +65,16 @@ class Watch:
         if state.step % AGREEMENT_INTERVAL == 0 or np.isnan(self.agreement):
             self.agreement = self.current_agreement(state)
         settings, done = self.settings, state.step - 1
-        dead = state.idle[: settings.n_saes] >= DEAD_AFTER
-        schedule = state.schedule
+        dead = state.activity.dead_in(DEAD_WINDOW)[: settings.n_saes]
+        stage = state.schedule.stage(done, settings)
         return {
-            "n_steps": schedule.n_steps,
+            "n_steps": state.schedule.n_steps,
             "fvu": float(state.losses[state.n_steps - 1, : settings.n_saes].mean()),
             "agreement": self.agreement,
             "dead": float(dead.double().mean()),
-            "k": schedule.k(done, settings.k, settings.n_components),
-            "alpha": settings.alpha * schedule.alpha(done),
-            "learning_rate": settings.learning_rate * schedule.learning_rate(done),
+            "k": stage.k,
+            "alpha": stage.alpha,
+            "learning_rate": stage.learning_rate,
             "n_reinits": int(state.n_reinits.sum()),
         }
 
@@ -94,7 +94,10 @@ class EpochCallbacks:
     Parameters
     ----------
     estimator : estimator
-    X : ndarray
+        What callbacks are told that they watch.
+    begin_context : callable(max_subtasks) -> context
+        Begins the task of a fit.
+    X : ndarray or Source
     steps_per_epoch : float
     state : TrainingState
         With which training begins.
@@ -102,12 +105,16 @@ class EpochCallbacks:
         Attributes of an estimator fitted so far.
     """
 
-    def __init__(self, estimator, X, steps_per_epoch, state, fitted_attributes):
+    def __init__(
+        self, estimator, begin_context, X, steps_per_epoch, state, fitted_attributes
+    ):
+        # What the user gave.
+        X = getattr(X, "X", X)
         self.arguments = {"estimator": estimator, "X": X, "y": None}
         self.steps_per_epoch = steps_per_epoch
         self.fitted_attributes = fitted_attributes
         self.n_epochs = int(state.step / steps_per_epoch)
-        self.context = estimator._init_callback_context(
+        self.context = begin_context(
             max_subtasks=ceil(state.schedule.n_steps / steps_per_epoch)
         )
         self.context.call_on_fit_task_begin(**self.arguments)

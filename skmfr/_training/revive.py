@@ -11,15 +11,60 @@ from .._sae.codes import decode
 from .._sae.encoder import encode
 from .._sae.pairing import edge_cosines
 from .._utils.random import RESAMPLING, random_numbers
+from .diagnostics import check_convergence
 from .initial import initial_atoms
+from .schedule import Stage, due
 from .settings import Settings
-from .state import TrainingState, atoms_where
+from .state import TrainingState
 
 MAX_REINITS = 3
 # Two SAEs that have an atom this much alike have found a feature.
 SHARED_COSINE = 0.99
+# Steps between two looks for atoms to share.
+SHARE_EVERY = 100
 # An SAE is given at most this share of its atoms at once.
 MAX_GIVEN = 0.01
+
+
+def revive(
+    state: TrainingState,
+    X: Tensor,
+    stage: Stage,
+    batches: Batches,
+    standardiser: Standardiser,
+    settings: Settings,
+) -> None:
+    """Give the second chances that are due after a step.
+
+    Parameters
+    ----------
+    state : TrainingState
+    X : Tensor of shape (n_samples, n_features)
+        This process's part of the batch of the step.
+    stage : Stage
+        What the step did.
+    batches : Batches
+    standardiser : Standardiser
+    settings : Settings
+    """
+    step, schedule = state.step, state.schedule
+    if due(step, settings.reinit_every) and step < schedule.n_steps / 2:
+        target = stage.k / settings.n_components
+        reinitialise_skewed(state, batches, standardiser, settings, target)
+    if step >= schedule.cool_down_from:
+        return
+    every = settings.resample_every
+    share = settings.share_atoms and stage.alpha > 0 and due(state.n_steps, SHARE_EVERY)
+    if share or due(state.n_steps, every):
+        check_convergence(state, settings)
+    if every is not None and due(state.n_steps, every):
+        for_witnesses = batches.for_witnesses(batches.samples(step - 1))
+        if batches.workers.size > 1:
+            # All choose the same samples, and of the whole batch.
+            X = standardiser(batches[step - 1], settings.device, settings.dtype)
+        resample_unmoved(state, settings, X, for_witnesses, stage.k, after=every)
+    if share:
+        transplant_shared(state, settings)
 
 
 def activity_skewness(rates: Tensor, target: float) -> Tensor:
@@ -50,7 +95,7 @@ def reinitialise_skewed(
     """Start each SAE anew whose atoms are used too unequally, a few times at most."""
     if settings.reinit_threshold is None:
         return
-    skewness = activity_skewness(state.rates, target).double().cpu().numpy()
+    skewness = activity_skewness(state.activity.rates, target).double().cpu().numpy()
     skewed = (skewness > settings.reinit_threshold) & (state.n_reinits < MAX_REINITS)
     for i in skewed.nonzero()[0].tolist():
         attempt = int(state.n_reinits[i]) + 1
@@ -83,7 +128,7 @@ def resample_unmoved(
     after : int
         Steps in which nothing moved an atom.
     """
-    for i, atoms in enumerate(atoms_where(state.unmoved >= after)):
+    for i, atoms in enumerate(state.activity.unmoved_in(after)):
         if len(atoms) == 0:
             continue
         donors = for_witnesses == (i >= settings.n_saes)
@@ -150,7 +195,7 @@ def transplant_shared(state: TrainingState, settings: Settings) -> None:
         others = [sae for sae in range(n_saes) if sae != i]
         alone = ~np.any([matches.with_partner(i, sae) for sae in others], axis=0)
         free = np.flatnonzero(alone)
-        rates = state.rates[i].cpu().numpy()
+        rates = state.activity.rates[i].cpu().numpy()
         free = free[np.argsort(rates[free], kind="stable")][: shared.shape[1]]
         shared = shared[:, : len(free)]
         one, other = (
@@ -199,10 +244,7 @@ def restart_member(
     for parameter in state.parameters(i):
         for moment in state.optimiser.state.get(parameter, {}).values():
             moment.zero_()
-    state.rates[i] = settings.k / settings.n_components
-    state.idle[i] = 0
-    state.unmoved[i] = 0
-    state.dead[i] = state.dead[i][:0]
+    state.activity.forget_member(i, settings.k / settings.n_components)
     state.matches.forget(i, np.arange(settings.n_components))
 
 
@@ -231,7 +273,5 @@ def restart_atoms(
             # Not zero: late in training Adam no longer corrects for an empty second
             # moment, and the first steps would be huge.
             moments["exp_avg_sq"][atoms] = moments["exp_avg_sq"].mean(0)
-    state.idle[i, atoms] = 0
-    state.unmoved[i, atoms] = 0
-    state.dead[i] = state.dead[i][~torch.isin(state.dead[i], atoms)]
+    state.activity.forget_atoms(i, atoms)
     state.matches.forget(i, atoms.cpu().numpy())

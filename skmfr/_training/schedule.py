@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, replace
 from math import ceil, cos, inf, pi
+from typing import NamedTuple
+
+from .settings import Settings
 
 # Shares of the planned steps: over which the learning rate and the penalty rise, over
 # which k falls from K_START * k, over which the learning rate falls at the end.
@@ -13,6 +16,19 @@ COOL_DOWN = 0.3
 # finished for matching pursuit, if they are meant for it.
 RELEASE = 1 / 3
 PURSUIT = 2 / 3
+
+
+class Stage(NamedTuple):
+    """What a step does."""
+
+    k: int
+    """active atoms per sample"""
+    alpha: float
+    """weight of the penalty"""
+    learning_rate: float
+    pursue: bool
+    """whether dictionaries follow codes of matching pursuit, whose FVU is the loss,
+    while encoders follow their own; tied weights follow both"""
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,16 @@ class Schedule:
     @classmethod
     def constant(cls, n_steps: int) -> "Schedule":
         return cls(n_steps, cool_down_from=n_steps, rising=1, annealing=0)
+
+    def stage(self, step: int, settings: Settings) -> Stage:
+        """What a step does with these settings."""
+        coupled = settings.n_saes > 1
+        return Stage(
+            k=self.k(step, settings.k, settings.n_components),
+            alpha=settings.alpha * self.alpha(step) if coupled else 0.0,
+            learning_rate=settings.learning_rate * self.learning_rate(step),
+            pursue=settings.for_pursuit and self.pursuing(step),
+        )
 
     def finishing_at(self, step: int) -> "Schedule":
         """The schedule that skips what is left before the final fall."""

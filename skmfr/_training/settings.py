@@ -1,13 +1,23 @@
-"""What the parameters amount to."""
+"""What the parameters amount to on some data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 
 import torch
+
+from .._utils.devices import resolve_device
+
+# Steps of a fit by default; more if one pass over the data takes more.
+DEFAULT_STEPS = 2000
+# Learning rate by default, times the square root of the number of features.
+AUTO_LEARNING_RATE = 0.12
+MAX_AUTO_COMPONENTS = 4096
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the parameters of the estimator amount to."""
+    """What the parameters of the estimator amount to; nothing changes it."""
 
     n_components: int
     n_saes: int
@@ -20,6 +30,7 @@ class Settings:
     reinit_threshold: float | None
     reinit_every: int | None
     resample_every: int | None
+    share_atoms: bool
     seed: int
     device: str
     dtype: torch.dtype
@@ -29,8 +40,64 @@ class Settings:
 
     @property
     def n_members(self) -> int:
+        """SAEs of the group, and witnesses."""
         return self.n_saes + self.n_witnesses
 
     def member_key(self, i: int) -> tuple[int, int]:
         """Key of a member's random numbers, whatever the size of the group."""
         return (0, i) if i < self.n_saes else (1, i - self.n_saes)
+
+
+def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
+    """What parameters amount to on data with so many features.
+
+    Raises
+    ------
+    ValueError
+        If some do not go together, or a number is too large for the precision.
+    """
+    every = parameters["checkpoint_every"]
+    if every is not None and parameters["checkpoint_dir"] is None:
+        raise ValueError(f"checkpoint_every={every} needs a checkpoint_dir, got None.")
+    n_components = parameters["n_components"]
+    if n_components is None:
+        n_components = min(4 * n_features, MAX_AUTO_COMPONENTS)
+    learning_rate = parameters["learning_rate"]
+    if learning_rate == "auto":
+        learning_rate = AUTO_LEARNING_RATE / n_features**0.5
+    precision = parameters["precision"]
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    # What Adam squares must not overflow.
+    largest = torch.finfo(dtype).max ** 0.5
+    for name, value in [
+        ("alpha", parameters["alpha"]),
+        ("learning_rate", learning_rate),
+    ]:
+        if float(value) > largest:
+            raise ValueError(
+                f"{name}={value:g} is too large for precision={precision!r}: it must "
+                f"be at most {largest:g}."
+            )
+    same = "n_saes", "n_witnesses", "matching", "reinit_threshold", "reinit_every"
+    return Settings(
+        **{name: parameters[name] for name in (*same, "resample_every")},
+        n_components=n_components,
+        k=min(parameters["k"], n_components),
+        alpha=float(parameters["alpha"]),
+        tied=bool(parameters["tied"]),
+        share_atoms=bool(parameters["share_atoms"]),
+        learning_rate=float(learning_rate),
+        seed=seed,
+        device=resolve_device(parameters["device"]),
+        dtype=dtype,
+        low_precision=precision == "bfloat16",
+        for_pursuit=parameters["transform_algorithm"] == "omp",
+    )
+
+
+def n_steps_of(parameters: Mapping, steps_per_epoch: float) -> int:
+    """Length of a fit: max_iter epochs, but no more than max_steps."""
+    most = parameters["max_steps"]
+    if most is None:
+        most = max(DEFAULT_STEPS, ceil(steps_per_epoch))
+    return min(ceil(parameters["max_iter"] * steps_per_epoch), most)

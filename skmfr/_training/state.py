@@ -1,6 +1,8 @@
-"""What a fit is asked to do, and everything that it changes."""
+"""All that training changes, in torch while it trains and as NumPy arrays elsewhere."""
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 import torch
@@ -8,10 +10,33 @@ from torch import Tensor
 
 from .._sae.ensemble import Ensemble
 from .._sae.levels import ALIKE, agreement_level, random_agreement
+from .activity import Activity, atoms_where, mask_of
 from .matches import Matches
 from .optimiser import SphericalAdam
 from .schedule import Plateau, Schedule
 from .settings import Settings
+
+# The one table of what there is to keep: checkpoints, pickles and skmfr.io write and
+# read these arrays.  Of n SAEs and witnesses with m atoms of d features, after t steps.
+FIELDS = {
+    "encoder": "float n m d",  # not with tied weights
+    "encoder_bias": "float n m",
+    "decoder": "float n m d",
+    "decoder_bias": "float n d",
+    "rates": "float n m",
+    "idle": "int n m",
+    "unmoved": "int n m",
+    "dead": "bool n m",
+    "losses": "float t n",
+    "n_reinits": "int n",
+    "schedule": "int 4",
+    "plateau": "float 4",
+    "step": "int",
+}
+# Beside them the matches of each pair of SAEs, and what Adam keeps of each parameter.
+MATCHES = re.compile(r"matches (\d+) (\d+)")
+MOMENTS = re.compile(r"adam (\d+) (step|exp_avg|exp_avg_sq)")
+WEIGHTS = ("encoder", "encoder_bias", "decoder", "decoder_bias")
 
 
 @dataclass
@@ -21,15 +46,7 @@ class TrainingState:
     ensemble: Ensemble
     optimiser: SphericalAdam
     matches: Matches
-    rates: Tensor
-    """(n_members, n_components), running share of samples in which an atom is active"""
-    idle: Tensor
-    """(n_members, n_components), steps since an atom was active"""
-    unmoved: Tensor
-    """(n_members, n_components), steps since samples or the auxiliary loss gave an atom
-    a gradient"""
-    dead: list[Tensor]
-    """(n_dead,), the atoms of each member in its auxiliary loss"""
+    activity: Activity
     n_reinits: np.ndarray
     """(n_members,)"""
     losses: Tensor
@@ -52,6 +69,10 @@ class TrainingState:
         """Parameters of one member as the optimiser knows them."""
         return self.optimiser.param_groups[i]["params"]
 
+    def all_parameters(self) -> list[Tensor]:
+        """Parameters of all members, member by member."""
+        return [each for i in range(len(self.ensemble)) for each in self.parameters(i)]
+
 
 def new_state(ensemble: Ensemble, settings: Settings) -> TrainingState:
     """State before the first step of training an ensemble."""
@@ -66,15 +87,95 @@ def new_state(ensemble: Ensemble, settings: Settings) -> TrainingState:
             settings.n_components,
             least_cosine=agreement_level(null, ALIKE),
         ),
-        rates=decoder.new_full(decoder.shape[:2], settings.k / settings.n_components),
-        idle=decoder.new_zeros(decoder.shape[:2], dtype=torch.int64),
-        unmoved=decoder.new_zeros(decoder.shape[:2], dtype=torch.int64),
-        dead=[decoder.new_empty(0, dtype=torch.int64)] * len(ensemble),
+        activity=Activity.at_start(
+            ensemble.encoder_bias, settings.k / settings.n_components
+        ),
         n_reinits=np.zeros(len(ensemble), dtype=int),
         losses=decoder.new_empty(0, len(ensemble)),
     )
 
 
-def atoms_where(mask: Tensor) -> list[Tensor]:
-    """Atoms of each member for which a mask (n_members, n_components) is true."""
-    return list(mask.nonzero()[:, 1].split(mask.sum(1).tolist()))
+def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
+    """Everything that it takes to train on: the arrays of `FIELDS` and beside them."""
+    ensemble, activity = state.ensemble, state.activity
+    n_components = ensemble.n_components
+    arrays = {
+        name: getattr(ensemble, name).cpu().numpy()
+        for name in WEIGHTS
+        if not (name == "encoder" and ensemble.tied)
+    } | {
+        "rates": activity.rates.cpu().numpy(),
+        "idle": activity.idle.cpu().numpy(),
+        "unmoved": activity.unmoved.cpu().numpy(),
+        "dead": mask_of(activity.dead, n_components).numpy(),
+        "losses": state.losses[: state.n_steps].cpu().numpy(),
+        "n_reinits": state.n_reinits,
+        "schedule": np.array(astuple(state.schedule)),
+        "plateau": np.array(astuple(state.plateau)),
+        "step": np.array(state.step),
+    }
+    for index, parameter in enumerate(state.all_parameters()):
+        for name, moment in state.optimiser.state.get(parameter, {}).items():
+            arrays[f"adam {index} {name}"] = moment.cpu().numpy()
+    for (i, j), edges in state.matches.edges.items():
+        arrays[f"matches {i} {j}"] = edges
+    return arrays
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], settings: Settings) -> TrainingState:
+    """Inverse of :func:`to_arrays`, on the device of the settings."""
+
+    def tensor(name: str) -> Tensor:
+        return torch.tensor(arrays[name], device=settings.device)
+
+    decoder = tensor("decoder")
+    ensemble = Ensemble(
+        encoder=decoder if settings.tied else tensor("encoder"),
+        encoder_bias=tensor("encoder_bias"),
+        decoder=decoder,
+        decoder_bias=tensor("decoder_bias"),
+    )
+    state = new_state(ensemble, settings)
+    state.activity = Activity(
+        tensor("rates"), tensor("idle"), tensor("unmoved"), atoms_where(tensor("dead"))
+    )
+    state.losses = tensor("losses")
+    state.n_steps = len(state.losses)
+    tol, patience, best, n_without_gain = arrays["plateau"].tolist()
+    state.begin(
+        Schedule(*arrays["schedule"].tolist()),
+        Plateau(tol, int(patience), best, int(n_without_gain)),
+    )
+    state.step = int(arrays["step"])
+    state.n_reinits = arrays["n_reinits"].copy()
+    for index, parameter in enumerate(state.all_parameters()):
+        names = [name for name in arrays if name.startswith(f"adam {index} ")]
+        if names:
+            state.optimiser.state[parameter] = {
+                name.rsplit(" ", 1)[1]: tensor(name) for name in names
+            }
+    # In the order that training matches them in, whatever that of the arrays.
+    for i, j in state.matches.pairs:
+        if f"matches {i} {j}" in arrays:
+            state.matches.edges[i, j] = arrays[f"matches {i} {j}"]
+    return state
+
+
+def layouts(names: Iterable[str]) -> dict[str, str]:
+    """What the arrays of a state that has some of these names must look like."""
+    names = set(names)
+    tied = "encoder" not in names
+    expected = {n: layout for n, layout in FIELDS.items() if n != "encoder" or not tied}
+    # Parameters of an SAE as the optimiser knows them, without the axis of SAEs.
+    parameters = [FIELDS[name].replace(" n", "") for name in WEIGHTS[tied:]]
+    for name in names:
+        if MATCHES.fullmatch(name):
+            expected[name] = "int 2 *"
+        elif match := MOMENTS.fullmatch(name):
+            prefix, parameter = f"adam {match[1]}", int(match[1]) % len(parameters)
+            expected |= {
+                f"{prefix} step": "float",
+                f"{prefix} exp_avg": parameters[parameter],
+                f"{prefix} exp_avg_sq": parameters[parameter],
+            }
+    return expected

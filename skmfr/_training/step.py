@@ -1,6 +1,6 @@
-"""One step of all SAEs on a batch."""
+"""One step of all SAEs on a batch: gradients are found, and then all moves on."""
 
-from math import ceil
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,21 +9,30 @@ from .._sae.codes import n_active
 from .._sae.encoder import encode
 from .._sae.pursuit import pursuit_codes
 from .._utils.workers import ALONE, Workers
-from .objective import Gradients, add_auxiliary_, add_mutual_penalty_, reconstruction
-from .schedule import due
-from .state import TrainingState, atoms_where
+from .activity import DEAD_INTERVAL
+from .objective import (
+    Gradients,
+    add_auxiliary_,
+    add_mutual_penalty_,
+    pursuit_reconstruction_,
+    reconstruction_,
+)
+from .schedule import Stage, due
+from .state import TrainingState
 
-# Every so many steps dead atoms are looked for: those that were active in none of so
-# many steps, in which an average one was in so many samples.
-DEAD_INTERVAL = 5
-DEAD_AFTER_STEPS = 5
-DEAD_AFTER_SAMPLES = 40
-# Steps over which running activity rates forget.
-RATE_MEMORY = 50
 # Members that have fewer pre-activations in a batch, together, take a step as one, for
 # the sake of what an operation costs by itself.  On a CPU, what one step writes is then
 # still in the cache for the next; on a GPU, arrays of all members must fit in memory.
 SMALL = {"cpu": 1 << 23, "cuda": 1 << 30}
+
+
+class Found(NamedTuple):
+    """What a batch tells, beside the gradients."""
+
+    fvu: Tensor
+    """(n_members,), by matching pursuit where decoders follow it"""
+    rates: Tensor
+    """(n_members, n_components), share of samples in which each atom is active"""
 
 
 def room_for_gradients(state: TrainingState) -> Gradients:
@@ -39,14 +48,12 @@ def room_for_gradients(state: TrainingState) -> Gradients:
     return gradients
 
 
-def train_step(
+def take_step(
     state: TrainingState,
     X: Tensor,
-    k: int,
-    alpha: float,
+    stage: Stage,
     room: Gradients,
     low_precision: bool = False,
-    pursue: bool = False,
     workers: Workers = ALONE,
 ) -> None:
     """One step of all SAEs on one batch.
@@ -57,79 +64,124 @@ def train_step(
         Changed in place.
     X : Tensor of shape (n_samples, n_features)
         Standardised samples: this process's part of the batch.
-    k : int
-    alpha : float
+    stage : Stage
     room : Gradients
         For those of this state, from :func:`room_for_gradients`.
     low_precision : bool
         Whether codes are found in bfloat16.
-    pursue : bool
-        Whether dictionaries follow codes of matching pursuit, whose FVU is then the
-        loss, while encoders follow their own, and dead atoms no loss of theirs.  Tied
-        weights follow both.
     workers : Workers
         Who have a part of the same size each.
     """
-    ensemble = state.ensemble
-    n_members, n_components, n_features = ensemble.decoder.shape
-    n_coupled = state.matches.n_saes if alpha > 0 else 0
-    # Of the whole batch, so that what its parts give adds up.
-    total_variance = float(n_features * workers.size)
+    found = find_gradients(state, X, stage, room, low_precision, workers)
+    n_samples = len(X) * workers.size
+    move_on(state, found, room, n_samples * stage.k / state.ensemble.n_components)
 
-    losses = []
+
+def find_gradients(
+    state: TrainingState,
+    X: Tensor,
+    stage: Stage,
+    room: Gradients,
+    low_precision: bool = False,
+    workers: Workers = ALONE,
+) -> Found:
+    """Write the gradients of the objective on a batch; the state stays as it is.
+
+    As :func:`take_step`.
+    """
+    ensemble = state.ensemble
+    n_members, n_components, _ = ensemble.decoder.shape
     small = SMALL.get(X.device.type, SMALL["cpu"])
     n_together = max(1, small // (len(X) * n_components))
-    for first in range(0, n_members, n_together):
-        members = slice(first, min(first + n_together, n_members))
-        part = ensemble[members]
-        X_centred = part.centred(X)
-        gradients = room.of(members)
-        codes = encode(X_centred, part, k, low_precision)
-        fvu, _, residual = reconstruction(
-            X_centred, codes, part, total_variance, gradients
+    found = [
+        _find_gradients_of(
+            slice(first, min(first + n_together, n_members)),
+            state,
+            X,
+            stage,
+            room,
+            low_precision,
+            workers,
         )
-        if pursue:
-            pursued = pursuit_codes(X, part, k)
-            fvu, by_pursuit, _ = reconstruction(
-                X_centred, pursued, part, total_variance
-            )
-            gradients.decoder.copy_(by_pursuit.decoder)
-            gradients.decoder_bias.copy_(by_pursuit.decoder_bias)
-        else:
-            add_auxiliary_(
-                gradients,
-                X_centred,
-                residual,
-                part,
-                state.dead[members],
-                total_variance,
-                low_precision,
-            )
-        rates = n_active(codes, len(part) * n_components)
-        rates /= len(X) * workers.size
-        workers.add_up_(fvu, rates, *gradients)
-        losses.append(fvu)
+        for first in range(0, n_members, n_together)
+    ]
+    return Found(*map(torch.cat, zip(*found, strict=True)))
 
-        coupled = slice(first, min(members.stop, n_coupled))
-        if coupled.start < coupled.stop:
-            pull = state.matches.graph(like=ensemble.decoder)
-            group = ensemble.decoder[:n_coupled]
-            coupled_gradient = gradients.decoder[: coupled.stop - first]
-            add_mutual_penalty_(coupled_gradient, group, pull, alpha, coupled)
-        if ensemble.tied:
-            gradients.decoder.add_(gradients.encoder)
 
-        rates = rates.view(len(part), n_components)
-        state.rates[members].lerp_(rates, 1 / RATE_MEMORY)
-        active = rates > 0
-        moved = active | (gradients.encoder_bias != 0)
-        state.idle[members] = torch.where(active, 0, state.idle[members] + 1)
-        state.unmoved[members] = torch.where(moved, 0, state.unmoved[members] + 1)
+def _find_gradients_of(
+    members: slice,
+    state: TrainingState,
+    X: Tensor,
+    stage: Stage,
+    room: Gradients,
+    low_precision: bool,
+    workers: Workers,
+) -> Found:
+    """Those of some members."""
+    part, gradients = state.ensemble[members], room.of(members)
+    # Of the whole batch, so that what its parts give adds up.
+    total_variance = float(X.shape[1] * workers.size)
+    X_centred = part.centred(X)
+    codes = encode(X_centred, part, stage.k, low_precision)
+    if stage.pursue:
+        # Dead atoms follow no loss of theirs then.
+        pursued = pursuit_codes(X, part, stage.k)
+        fvu = pursuit_reconstruction_(
+            gradients, X_centred, codes, pursued, part, total_variance
+        )
+    else:
+        fvu, residual = reconstruction_(
+            gradients, X_centred, codes, part, total_variance
+        )
+        dead = state.activity.dead[members]
+        add_auxiliary_(
+            gradients, X_centred, residual, part, dead, total_variance, low_precision
+        )
+    rates = n_active(codes, part.encoder_bias.numel())
+    rates /= len(X) * workers.size
+    workers.add_up_(fvu, rates, *gradients)
+    if stage.alpha > 0:
+        _add_penalty_of(members, state, stage.alpha, gradients)
+    if part.tied:
+        gradients.decoder.add_(gradients.encoder)
+    return Found(fvu, rates.view_as(part.encoder_bias))
 
+
+def _add_penalty_of(
+    members: slice, state: TrainingState, alpha: float, gradients: Gradients
+) -> None:
+    """Add the mutual penalty's gradients of those members that are of the group."""
+    n_saes = state.matches.n_saes
+    coupled = slice(members.start, min(members.stop, n_saes))
+    if coupled.start < coupled.stop:
+        pull = state.matches.graph(like=state.ensemble.decoder)
+        add_mutual_penalty_(
+            gradients.decoder[: coupled.stop - coupled.start],
+            state.ensemble.decoder[:n_saes],
+            pull,
+            alpha,
+            coupled,
+        )
+
+
+def move_on(
+    state: TrainingState, found: Found, gradients: Gradients, samples_of_average: float
+) -> None:
+    """Follow the gradients, and take note of what the batch told.
+
+    Parameters
+    ----------
+    state : TrainingState
+        Changed in place.
+    found : Found
+    gradients : Gradients
+        Where the optimiser looks for them.
+    samples_of_average : float
+        In how many samples of the batch an average atom is active.
+    """
+    state.activity.renew(found.rates, gradients.encoder_bias)
     if due(state.n_steps, DEAD_INTERVAL):
-        samples_of_average = len(X) * workers.size * k / n_components
-        enough = ceil(DEAD_AFTER_SAMPLES / samples_of_average)
-        state.dead = atoms_where(state.idle >= max(DEAD_AFTER_STEPS, enough))
+        state.activity.look_for_dead(samples_of_average)
     state.optimiser.descend()
-    torch.cat(losses, out=state.losses[state.n_steps])
+    state.losses[state.n_steps] = found.fvu
     state.n_steps += 1

@@ -12,20 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 
 from .._estimator import MFRSparseAutoencoder
 from ._safetensors import check_arrays, naming, opened, write_arrays
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
-# The arrays, see `check_arrays`: m atoms, d features, s SAEs, w witnesses, n of both, t
-# steps.
+# The arrays, see `check_arrays`: m atoms, d features, s SAEs, w witnesses, t steps.
 FITTED = {
-    "components_": "float m d",
     "dictionaries_": "float s m d",
     "witness_dictionaries_": "float w m d",
-    "encoder_weights_": "float m d",
     "encoder_bias_": "float m",
     "decoder_bias_": "float d",
     "feature_agreement_": "float m",
@@ -34,38 +32,19 @@ FITTED = {
     "loss_curve_": "float t",
     "n_reinits_": "int s",
 }
-# What training goes on with; SAEs from other packages have none of it.
-STANDARDISER = {
-    "standardiser mean": "float d",
-    "standardiser deviation": "float d",
-}
-TRAINED = {
-    "trained encoder_bias": "float n m",
-    "trained decoder_bias": "float n d",
-    "trained rates": "float n m",
-    "trained idle": "int n m",
-    "trained losses": "float t n",
-    "trained n_reinits": "int n",
-    "trained schedule": "int 4",
-    "trained plateau": "float 4",
-    "trained step": "int",
-}
-# Since version 2.
-OF_DEAD_ATOMS = {"trained unmoved": "int n m", "trained dead": "bool n m"}
-# Some fits leave these too.
-ENCODER = "trained encoder"
-MATCHES = re.compile(r"trained matches \d+ \d+")
-MOMENTS = re.compile(r"trained adam (\d+) (step|exp_avg|exp_avg_sq)")
-# Parameters of an SAE as the optimiser knows them; with tied weights all but the first.
-PARAMETERS = ("float m d", "float m", "float m d", "float d")
+# There only if they are not what the others say.
+WEIGHTS = {"components_": "float m d", "encoder_weights_": "float m d"}
+# Before the names of arrays that training goes on from: those of `_training.state`.
+TRAINING = "training "
 
 
-def save(sae: MFRSparseAutoencoder, path) -> None:
+def save(sae: MFRSparseAutoencoder, path, *, training_state=True) -> None:
     """Write a fitted estimator to one file.
 
     The file is in safetensors format, so that other programs can read its arrays, and
-    :func:`load` executes nothing that it finds there, unlike `pickle` and `joblib`. It
-    holds what `partial_fit`, and `fit` with ``warm_start=True``, go on from.
+    :func:`load` executes nothing that it finds there, unlike `pickle` and `joblib`.
+    Each array is there once: `components_` is ``dictionaries_[reference_sae_]``, and so
+    is `encoder_weights_` of the encoders if there is a state of training.
 
     Parameters
     ----------
@@ -73,6 +52,11 @@ def save(sae: MFRSparseAutoencoder, path) -> None:
         Fitted estimator.
     path : path-like
         File to write. One that is there stays as it is until the new one is whole.
+    training_state : bool, default=True
+        Whether to write what `partial_fit`, and `fit` with ``warm_start=True``, go on
+        from. False writes the reference SAE alone, with its agreement, in a file hardly
+        larger than its weights: `dictionaries_` then holds one, there are no witnesses,
+        and `loss_curve_` is empty.
 
     Raises
     ------
@@ -112,13 +96,16 @@ def save(sae: MFRSparseAutoencoder, path) -> None:
     from .. import __version__
 
     check_sae(sae)
-    arrays = _arrays_of(sae)
+    from .._training.results import without_copies
+
+    attributes = dict(vars(sae)) if training_state else _reference_alone(sae)
+    arrays = _arrays_of(without_copies(attributes))
     description = json.dumps(
         {
             "format_version": FORMAT_VERSION,
             "skmfr_version": __version__,
             "parameters": _parameters_of(sae),
-            "attributes": _attributes_of(sae),
+            "attributes": _attributes_of(sae, attributes["reference_sae_"]),
         },
         default=_plain,
     )
@@ -174,7 +161,8 @@ def load(path) -> MFRSparseAutoencoder:
         metadata = file.metadata() or {}
         description = _described(metadata)
         names = file.keys()
-        expected = _expected_arrays(names, description["format_version"])
+        version = description["format_version"]
+        expected = _expected_arrays(names, version)
         _check_sizes(check_arrays(file, expected))
         arrays = {name: file.get_tensor(name) for name in names}
         if metadata.get("sha256") != _digest(metadata["skmfr"], arrays):
@@ -183,6 +171,8 @@ def load(path) -> MFRSparseAutoencoder:
                 "with."
             )
         sae = _with_parameters(description["parameters"])
+        if version < 3:
+            arrays = _modern(arrays, description["attributes"])
         _set_attributes(sae, description["attributes"], arrays)
     return sae
 
@@ -195,17 +185,37 @@ def check_sae(sae) -> None:
             f"sae is of type {type(sae).__name__}, expected MFRSparseAutoencoder."
         )
     check_is_fitted(sae)
-    # They may have been set after the fit.
-    sae._validate_params()
+    _check_parameters(sae)
 
 
-def _arrays_of(sae: MFRSparseAutoencoder) -> dict[str, np.ndarray]:
-    arrays = {name: getattr(sae, name) for name in FITTED}
-    if sae._trained:
-        arrays |= {f"trained {name}": array for name, array in sae._trained.items()}
-        for name in STANDARDISER:
-            arrays[name] = getattr(sae._standardiser, name.split()[1])
-    return arrays
+def _reference_alone(sae: MFRSparseAutoencoder) -> dict[str, Any]:
+    """Attributes of an estimator that has the reference SAE and nothing else."""
+    i = sae.reference_sae_
+    return vars(sae) | {
+        "dictionaries_": sae.components_[None],
+        "witness_dictionaries_": sae.witness_dictionaries_[:0],
+        "reference_sae_": 0,
+        "mutual_agreement_": sae.mutual_agreement_[i : i + 1],
+        "n_reinits_": sae.n_reinits_[i : i + 1],
+        "loss_curve_": sae.loss_curve_[:0],
+        "_training": {},
+    }
+
+
+def _arrays_of(attributes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    names = [*FITTED, *(name for name in WEIGHTS if name in attributes)]
+    return {name: attributes[name] for name in names} | {
+        f"{TRAINING}{name}": array for name, array in attributes["_training"].items()
+    }
+
+
+def _check_parameters(sae: MFRSparseAutoencoder) -> None:
+    """As `fit` does: they may have been set since, or come from a file."""
+    validate_parameter_constraints(
+        sae._parameter_constraints,
+        sae.get_params(deep=False),
+        caller_name=type(sae).__name__,
+    )
 
 
 def _parameters_of(sae: MFRSparseAutoencoder) -> dict[str, Any]:
@@ -216,14 +226,12 @@ def _parameters_of(sae: MFRSparseAutoencoder) -> dict[str, Any]:
     return parameters
 
 
-def _attributes_of(sae: MFRSparseAutoencoder) -> dict[str, Any]:
+def _attributes_of(sae: MFRSparseAutoencoder, reference: int) -> dict[str, Any]:
     """Fitted attributes that are not arrays of numbers, nor lengths of such."""
     attributes: dict[str, Any] = {
-        name: getattr(sae, name)
-        for name in ("reference_sae_", "agreement_null_", "n_iter_")
+        name: getattr(sae, name) for name in ("agreement_null_", "n_iter_", "n_steps_")
     }
-    if sae._trained:
-        attributes |= {"seed": sae._seed, "scale": sae._standardiser.scale}
+    attributes["reference_sae_"] = reference
     if hasattr(sae, "feature_names_in_"):
         attributes["feature_names_in_"] = sae.feature_names_in_.tolist()
     if hasattr(sae, "_sklearn_output_config"):
@@ -271,28 +279,52 @@ def _described(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     """All arrays of a file of this version that has some of them."""
+    from .._training.results import FIELDS_BESIDE
+    from .._training.state import layouts
+
     names = set(names)
     expected = dict(FITTED)
-    if names.isdisjoint(TRAINED):
+    expected |= {
+        n: layout for n, layout in WEIGHTS.items() if n in names or version < 3
+    }
+    prefix = TRAINING if version > 2 else "trained "
+    trained = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    if not trained:
         return expected
-    expected |= STANDARDISER | TRAINED
-    if version > 1:
-        expected |= OF_DEAD_ATOMS
-    if ENCODER in names:
-        expected[ENCODER] = "float n m d"
-    parameters = PARAMETERS if ENCODER in names else PARAMETERS[1:]
-    for name in names:
-        if MATCHES.fullmatch(name):
-            expected[name] = "int 2 *"
-        elif match := MOMENTS.fullmatch(name):
-            prefix = f"trained adam {match[1]}"
-            parameter = parameters[int(match[1]) % len(parameters)]
-            expected |= {
-                f"{prefix} step": "float",
-                f"{prefix} exp_avg": parameter,
-                f"{prefix} exp_avg_sq": parameter,
-            }
+    state = layouts(trained)
+    # The dictionaries are public attributes.
+    del state["decoder"]
+    if version == 1:
+        del state["unmoved"], state["dead"]
+    beside = FIELDS_BESIDE if version > 2 else {}
+    expected |= {f"{prefix}{name}": each for name, each in (state | beside).items()}
+    if version < 3:
+        expected |= {f"standardiser {n}": "float d" for n in ("mean", "deviation")}
     return expected
+
+
+def _modern(
+    arrays: Mapping[str, np.ndarray], attributes: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """The arrays of a file of version 1 or 2 as version 3 has them."""
+    modern = {
+        re.sub("^(trained|standardiser) ", TRAINING, name): array
+        for name, array in arrays.items()
+    }
+    attributes.setdefault("n_steps_", len(arrays["loss_curve_"]))
+    if "trained step" in arrays:
+        idle = arrays["trained idle"]
+        # Before version 2 there was no auxiliary loss.
+        modern = {
+            f"{TRAINING}unmoved": idle,
+            f"{TRAINING}dead": np.zeros(idle.shape, dtype=bool),
+        } | modern
+        seed = _number(attributes, "seed", int, 0, 2**31 - 1)
+        scale = _number(attributes, "scale", float, ulp(0.0))
+        modern[f"{TRAINING}seed"], modern[f"{TRAINING}scale"] = map(
+            np.array, (seed, scale)
+        )
+    return modern
 
 
 def _check_sizes(sizes: Mapping[str, int]) -> None:
@@ -312,7 +344,7 @@ def _with_parameters(parameters: dict[str, Any]) -> MFRSparseAutoencoder:
             f"it has parameters that this skmfr does not know: {', '.join(unknown)}."
         )
     sae.set_params(**parameters)
-    sae._validate_params()
+    _check_parameters(sae)
     return sae
 
 
@@ -322,26 +354,25 @@ def _set_attributes(
     arrays: Mapping[str, np.ndarray],
 ) -> None:
     """Make an estimator fitted."""
-    from .._data.standardiser import Standardiser
+    from .._training.results import with_copies
 
-    for name in FITTED:
-        setattr(sae, name, arrays[name])
-    n_saes, _, n_features = sae.dictionaries_.shape
-    sae.n_features_in_ = n_features
-    sae.n_steps_ = len(sae.loss_curve_)
-    sae.reference_sae_ = _number(attributes, "reference_sae_", int, 0, n_saes - 1)
-    sae.agreement_null_ = _number(attributes, "agreement_null_", float, 0, 1)
-    sae.n_iter_ = _number(attributes, "n_iter_", int, 0)
-    sae._trained = {
-        name.removeprefix("trained "): array
+    training = {
+        name.removeprefix(TRAINING): array
         for name, array in arrays.items()
-        if name.startswith("trained ")
+        if name.startswith(TRAINING)
     }
-    if sae._trained:
-        sae._seed = _number(attributes, "seed", int, 0, 2**31 - 1)
-        mean, deviation = (arrays[name] for name in STANDARDISER)
-        scale = _number(attributes, "scale", float, ulp(0.0))
-        sae._standardiser = Standardiser(mean, scale, deviation)
+    _check_training(training)
+    n_saes, _, n_features = arrays["dictionaries_"].shape
+    fitted = {name: array for name, array in arrays.items() if name.endswith("_")} | {
+        "n_features_in_": n_features,
+        "reference_sae_": _number(attributes, "reference_sae_", int, 0, n_saes - 1),
+        "agreement_null_": _number(attributes, "agreement_null_", float, 0, 1),
+        "n_iter_": _number(attributes, "n_iter_", int, 0),
+        "n_steps_": _number(attributes, "n_steps_", int, 0),
+        "_training": training,
+    }
+    for name, value in with_copies(fitted).items():
+        setattr(sae, name, value)
     if "feature_names_in_" in attributes:
         names = attributes["feature_names_in_"]
         if not _is_list_of_str(names) or len(names) != n_features:
@@ -352,6 +383,14 @@ def _set_attributes(
         if not isinstance(output, str):
             raise ValueError(f"set_output is {output!r}, expected a name.")
         sae.set_output(transform=output)
+
+
+def _check_training(training: Mapping[str, np.ndarray]) -> None:
+    """Look at the numbers that shapes say nothing about."""
+    if not training:
+        return
+    _number({"seed": training["seed"].item()}, "seed", int, 0, 2**31 - 1)
+    _number({"scale": training["scale"].item()}, "scale", float, ulp(0.0))
 
 
 def _number(attributes: dict[str, Any], name: str, kind: type, low, high=inf):

@@ -180,5 +180,5 @@ def estimator_of(weights: Weights, k, norm_tolerance: float) -> MFRSparseAutoenc
     sae.n_reinits_ = np.zeros(1, dtype=int)
     sae.n_features_in_ = n_features
     # No state of training to go on from.
-    sae._trained = {}
+    sae._training = {}
     return sae

@@ -16,7 +16,7 @@ from skmfr._kernels import kernels_on
 from skmfr._sae.codes import SparseCodes, by_atom, top_k
 from skmfr._sae.encoder import encode
 from skmfr._sae.ensemble import Ensemble
-from skmfr._training.objective import reconstruction
+from skmfr._training.objective import Gradients, reconstruction_
 from skmfr._utils.threads import let_forks_compute
 
 # An atom that is in all samples has more entries than are added up at once.
@@ -181,7 +181,8 @@ def test_gradients_of_several_members_equal_those_of_torch(
 
     def step():
         codes = encode(X_centred, ensemble, k)
-        fvu, gradients, _ = reconstruction(X_centred, codes, ensemble, 3.0)
+        gradients = Gradients.like(ensemble)
+        fvu, _ = reconstruction_(gradients, X_centred, codes, ensemble, 3.0)
         return [fvu, *gradients]
 
     monkeypatch.setattr(skmfr._sae.codes, "kernels_on", lambda device: None)

@@ -65,7 +65,7 @@ def test_state_comes_back_from_disk_as_it_was(
     state = state_after(12, settings)
     state.n_reinits[1] = 2
     state.plateau.ends_with(0.5)
-    state.dead = [torch.arange(i) + 1 for i in (3, 0, 1, 4)]
+    state.activity.dead = [torch.arange(i) + 1 for i in (3, 0, 1, 4)]
     checkpoints.save(state)
     loaded = checkpoints.load(settings)
 
@@ -74,13 +74,15 @@ def test_state_comes_back_from_disk_as_it_was(
     assert loaded.plateau == state.plateau
     assert (loaded.step, loaded.n_steps) == (12, 12)
     assert loaded.ensemble.tied == tied
-    assert [atoms.tolist() for atoms in loaded.dead] == [
+    assert [atoms.tolist() for atoms in loaded.activity.dead] == [
         [1, 2, 3],
         [],
         [1],
         [1, 2, 3, 4],
     ]
-    pull, expected = (each.matches.graph(each.rates) for each in (loaded, state))
+    pull, expected = (
+        each.matches.graph(each.activity.rates) for each in (loaded, state)
+    )
     for one, other in zip(pull, expected, strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -14,6 +14,7 @@ from skmfr._data.standardiser import Standardiser
 from skmfr._sae.encoder import encode
 from skmfr._sae.ensemble import Ensemble
 from skmfr._sae.pursuit import omp_coder
+from skmfr._training.activity import DEAD_INTERVAL, RATE_MEMORY, Activity
 from skmfr._training.checkpoint import from_arrays, to_arrays
 from skmfr._training.initial import initial_atoms, untrained
 from skmfr._training.loop import due, group_fvu, train
@@ -21,14 +22,9 @@ from skmfr._training.matches import Matches
 from skmfr._training.objective import AUXILIARY_K
 from skmfr._training.optimiser import BETAS
 from skmfr._training.revive import restart_atoms, restart_member
-from skmfr._training.schedule import Plateau, Schedule
+from skmfr._training.schedule import Plateau, Schedule, Stage
 from skmfr._training.state import new_state
-from skmfr._training.step import (
-    DEAD_INTERVAL,
-    RATE_MEMORY,
-    room_for_gradients,
-    train_step,
-)
+from skmfr._training.step import room_for_gradients, take_step
 from skmfr.agreement import mmcs
 
 NAMES = ("encoder", "encoder_bias", "decoder", "decoder_bias")
@@ -72,7 +68,8 @@ def standardised(settings, n_samples=64):
 def one_step(state, settings, X, k=None, alpha=0.0):
     if state.n_steps == len(state.losses):
         state.begin(Schedule.constant(100), Plateau())
-    train_step(state, X, k or settings.k, alpha, room_for_gradients(state))
+    stage = Stage(k or settings.k, alpha, settings.learning_rate, pursue=False)
+    take_step(state, X, stage, room_for_gradients(state))
 
 
 def moments(state, i):
@@ -94,8 +91,8 @@ def assert_same_saes(one, other, rtol):
 @pytest.fixture
 def all_dead(monkeypatch):
     """All atoms take part in the auxiliary loss, but those just restarted."""
-    monkeypatch.setattr(skmfr._training, "DEAD_AFTER_STEPS", 0)
-    monkeypatch.setattr(skmfr._training, "DEAD_AFTER_SAMPLES", 0)
+    monkeypatch.setattr(skmfr._training.activity, "DEAD_AFTER_STEPS", 0)
+    monkeypatch.setattr(skmfr._training.activity, "DEAD_AFTER_SAMPLES", 0)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -216,10 +213,12 @@ SOME_DEAD = [torch.tensor([4]), torch.arange(0), torch.arange(20) + 2]
 def test_steps_equal_those_of_adam_on_autograd_gradients(
     make_settings, tied, matching, dead, monkeypatch
 ):
-    monkeypatch.setattr(skmfr._training, "atoms_where", lambda mask: dead)
+    monkeypatch.setattr(
+        Activity, "look_for_dead", lambda self, _: setattr(self, "dead", list(dead))
+    )
     settings = make_settings(n_saes=3, tied=tied, matching=matching)
     state, X, alpha = fresh(settings), standardised(settings), 0.4
-    state.dead = dead
+    state.activity.dead = dead
     for pair in state.matches.pairs:
         state.matches.renew(state.ensemble.decoder, pair)
 
@@ -248,7 +247,9 @@ def test_step_does_not_depend_on_how_many_members_are_computed_together(
 ):
     # Of different members, from the first step on.
     dead = [torch.arange(i) + 3 for i in (2, 0, 1, 7, 4)]
-    monkeypatch.setattr(skmfr._training, "atoms_where", lambda mask: dead)
+    monkeypatch.setattr(
+        Activity, "look_for_dead", lambda self, _: setattr(self, "dead", list(dead))
+    )
     settings = make_settings(n_saes=3, n_witnesses=2, alpha=0.5)
     together = trained(settings, 30)
     for n_together in (1, 2, 4):
@@ -256,8 +257,8 @@ def test_step_does_not_depend_on_how_many_members_are_computed_together(
         monkeypatch.setitem(skmfr._training.step.SMALL, "cpu", size)
         apart = trained(settings, 30)
         assert_same_saes(apart.ensemble, together.ensemble, rtol=1e-9)
-        torch.testing.assert_close(apart.rates, together.rates)
-        assert torch.equal(apart.idle, together.idle)
+        torch.testing.assert_close(apart.activity.rates, together.activity.rates)
+        assert torch.equal(apart.activity.idle, together.activity.idle)
 
 
 def test_atoms_keep_unit_norm(make_settings):
@@ -280,9 +281,9 @@ def test_rates_and_idle_steps_equal_counting(make_settings):
         idle = np.where(counts > 0, 0, idle + 1)
         one_step(state, settings, batch)
     assert idle.any()
-    np.testing.assert_allclose(state.rates, rates, rtol=1e-12)
-    np.testing.assert_array_equal(state.idle, idle)
-    np.testing.assert_array_equal(state.unmoved, idle)
+    np.testing.assert_allclose(state.activity.rates, rates, rtol=1e-12)
+    np.testing.assert_array_equal(state.activity.idle, idle)
+    np.testing.assert_array_equal(state.activity.unmoved, idle)
 
 
 def test_auxiliary_loss_moves_dead_atoms(make_settings):
@@ -291,15 +292,15 @@ def test_auxiliary_loss_moves_dead_atoms(make_settings):
     # The first atom of an SAE is never among the k largest, the second never positive.
     state.ensemble.encoder[:, 0] *= 1e-6
     state.ensemble.encoder_bias[:, 1] = -1e6
-    state.idle[:, :2] = state.unmoved[:, :2] = 7
-    state.dead = [torch.arange(2), torch.arange(0)]
+    state.activity.idle[:, :2] = state.activity.unmoved[:, :2] = 7
+    state.activity.dead = [torch.arange(2), torch.arange(0)]
     one_step(state, settings, X)
     for place in range(3):  # encoder, its bias, decoder
         gradients = torch.stack([state.parameters(i)[place].grad for i in range(2)])
         moved = gradients.view(2, settings.n_components, -1).any(2)
         assert moved[:, :2].tolist() == [[True, False], [False, False]]
-    assert (state.idle[:, :2] == 8).all()
-    assert state.unmoved[:, :2].tolist() == [[0, 8], [8, 8]]
+    assert (state.activity.idle[:, :2] == 8).all()
+    assert state.activity.unmoved[:, :2].tolist() == [[0, 8], [8, 8]]
 
 
 @pytest.mark.parametrize(
@@ -318,19 +319,19 @@ def test_dead_atoms_were_not_active_where_others_were_often(
     state = fresh(settings)
     state.ensemble.encoder_bias[0, [3, 5]] = -1e6
     state.ensemble.encoder_bias[1, 7] = -1e6
-    state.idle[0, 3] = after - 1
-    state.idle[0, 5] = after - 2
-    state.idle[1, 7] = after
+    state.activity.idle[0, 3] = after - 1
+    state.activity.idle[0, 5] = after - 2
+    state.activity.idle[1, 7] = after
     X = sparse_data(n_samples)
     X = Standardiser.of(X)(X, "cpu", settings.dtype)
     one_step(state, settings, X, k)
-    assert [atoms.tolist() for atoms in state.dead] == [[3], [7], []]
+    assert [atoms.tolist() for atoms in state.activity.dead] == [[3], [7], []]
     # They are looked for again after five steps.
-    state.idle[0, 5] = 1000
+    state.activity.idle[0, 5] = 1000
     for _ in range(5):
-        assert [atoms.tolist() for atoms in state.dead] == [[3], [7], []]
+        assert [atoms.tolist() for atoms in state.activity.dead] == [[3], [7], []]
         one_step(state, settings, X, k)
-    assert [atoms.tolist() for atoms in state.dead] == [[3, 5], [7], []]
+    assert [atoms.tolist() for atoms in state.activity.dead] == [[3, 5], [7], []]
 
 
 def test_losses_are_the_fvu_of_each_batch_before_the_step(make_settings):
@@ -355,10 +356,10 @@ def test_restarted_member_goes_on_as_a_new_one(make_settings, tied):
         one_step(state, settings, X)
     others = [moments(state, 0), moments(state, 2)]
     own = initial_atoms(*source(settings), settings, i=1, attempt=1)
-    state.unmoved[1] = 7
-    state.dead = [torch.arange(3), torch.arange(4), torch.arange(0)]
+    state.activity.unmoved[1] = 7
+    state.activity.dead = [torch.arange(3), torch.arange(4), torch.arange(0)]
     restart_member(state, settings, 1, own)
-    assert [len(atoms) for atoms in state.dead] == [3, 0, 0]
+    assert [len(atoms) for atoms in state.activity.dead] == [3, 0, 0]
 
     assert all(not value.any() for each in moments(state, 1) for value in each.values())
     for i, before in zip((0, 2), others, strict=True):
@@ -372,9 +373,9 @@ def test_restarted_member_goes_on_as_a_new_one(make_settings, tied):
         one_step(state, settings, X)
         one_step(new, alone, X)
     assert_same_saes(state.ensemble[1:2], new.ensemble, rtol=1e-9)
-    torch.testing.assert_close(state.rates[1:2], new.rates)
-    assert torch.equal(state.idle[1:2], new.idle)
-    assert torch.equal(state.unmoved[1:2], new.unmoved)
+    torch.testing.assert_close(state.activity.rates[1:2], new.activity.rates)
+    assert torch.equal(state.activity.idle[1:2], new.activity.idle)
+    assert torch.equal(state.activity.unmoved[1:2], new.activity.unmoved)
 
 
 def test_pursuing_dictionaries_follow_the_codes_of_matching_pursuit(make_settings):
@@ -392,7 +393,8 @@ def test_pursuing_dictionaries_follow_the_codes_of_matching_pursuit(make_setting
         losses.append((X - X_hat).square().sum() / X.numel())
     sum(losses).backward()
     state.begin(Schedule.constant(1), Plateau())
-    train_step(state, X, settings.k, 0.0, room_for_gradients(state), pursue=True)
+    stage = Stage(settings.k, 0.0, settings.learning_rate, pursue=True)
+    take_step(state, X, stage, room_for_gradients(state))
     # The gradients are still there after the step.
     found = torch.stack([state.parameters(i)[2].grad for i in range(3)])
     torch.testing.assert_close(found, expected.grad, rtol=1e-6, atol=1e-9)
@@ -421,12 +423,12 @@ def test_restarted_atoms_forget_their_direction_but_not_their_scale(
     before = moments(state, 1)
     atoms = torch.tensor([2, 5])
     directions = torch.eye(2, N_FEATURES, dtype=torch.float64)
-    state.idle[1] = state.unmoved[1] = 7
-    state.dead = [torch.arange(6), torch.arange(6)]
+    state.activity.idle[1] = state.activity.unmoved[1] = 7
+    state.activity.dead = [torch.arange(6), torch.arange(6)]
     restart_atoms(state, 1, atoms, directions)
-    assert state.idle[1].tolist() == state.unmoved[1].tolist()
-    assert (state.idle[1] == 0).nonzero()[:, 0].tolist() == [2, 5]
-    assert [atoms.tolist() for atoms in state.dead] == [
+    assert state.activity.idle[1].tolist() == state.activity.unmoved[1].tolist()
+    assert (state.activity.idle[1] == 0).nonzero()[:, 0].tolist() == [2, 5]
+    assert [atoms.tolist() for atoms in state.activity.dead] == [
         [0, 1, 2, 3, 4, 5],
         [0, 1, 3, 4],
     ]
@@ -450,7 +452,7 @@ def test_atoms_come_alive_by_resampling_that_nothing_else_moves(make_settings, t
         ensemble = fresh(settings).ensemble
         ensemble.encoder_bias[0, ::2] = -1e6
         state = trained(settings, 100, ensemble=ensemble)
-        return state.idle[0, ::2] >= 20
+        return state.activity.idle[0, ::2] >= 20
 
     assert dead_after_training(None).all()
     assert dead_after_training(10).double().mean() < 0.25
@@ -463,11 +465,11 @@ def test_atoms_come_alive_by_the_auxiliary_loss(make_settings, monkeypatch):
         # Each is positive where another one is, but never the largest.
         ensemble.encoder[0, ::2] = 1e-3 * ensemble.encoder[0, 1::2]
         state = trained(settings, 300, ensemble=ensemble)
-        return (state.idle[0, ::2] >= 20).double().mean()
+        return (state.activity.idle[0, ::2] >= 20).double().mean()
 
     # Some of so many atoms find nothing to do.
     assert dead_after_training() < 0.75
-    monkeypatch.setattr(skmfr._training, "DEAD_AFTER_STEPS", 10**9)
+    monkeypatch.setattr(skmfr._training.activity, "DEAD_AFTER_STEPS", 10**9)
     assert dead_after_training() > 0.9
 
 

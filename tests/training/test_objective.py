@@ -10,7 +10,11 @@ from torch.nn.functional import normalize
 from skmfr._sae.encoder import encode
 from skmfr._sae.ensemble import Ensemble
 from skmfr._training.matches import Matches
-from skmfr._training.objective import add_mutual_penalty_, reconstruction
+from skmfr._training.objective import (
+    Gradients,
+    add_mutual_penalty_,
+    reconstruction_,
+)
 from skmfr._training.optimiser import project_to_tangent_
 
 # Three SAEs of a group and a witness.
@@ -47,7 +51,8 @@ def gradients_by_hand(X, ensemble, fvu_weight, alpha, matching):
     """What a training step gives to the optimiser, for either term or both."""
     X_centred = ensemble.centred(X)
     codes = encode(X_centred, ensemble, K)
-    gradients = reconstruction(X_centred, codes, ensemble, TOTAL_VARIANCE).gradients
+    gradients = Gradients.like(ensemble)
+    reconstruction_(gradients, X_centred, codes, ensemble, TOTAL_VARIANCE)
     for gradient in gradients:
         gradient *= fvu_weight
     pull = matches_of(ensemble.decoder, matching).graph(like=ensemble.decoder)
@@ -138,8 +143,9 @@ def test_gradients_equal_autograd(fvu_weight, alpha, matching, tied):
 def test_reconstruction_loss_equals_its_definition(tied):
     X, ensemble = random_numbers(N_SAMPLES, N_FEATURES), random_ensemble(tied)
     X_centred = ensemble.centred(X)
-    fvu, _, _ = reconstruction(
-        X_centred, encode(X_centred, ensemble, K), ensemble, TOTAL_VARIANCE
+    codes = encode(X_centred, ensemble, K)
+    fvu, _ = reconstruction_(
+        Gradients.like(ensemble), X_centred, codes, ensemble, TOTAL_VARIANCE
     )
     expected = fvu_by_definition(
         X,
@@ -162,7 +168,9 @@ def test_float32_loss_of_a_large_batch_is_accurate():
         part = Ensemble.starting_from(ensemble.decoder.to(dtype), tied=True)
         X_centred = part.centred(X.to(dtype))
         codes = encode(X_centred, part, K)
-        losses.append(reconstruction(X_centred, codes, part, TOTAL_VARIANCE).fvu)
+        room = Gradients.like(part)
+        fvu, _ = reconstruction_(room, X_centred, codes, part, TOTAL_VARIANCE)
+        losses.append(fvu)
     torch.testing.assert_close(losses[1].double(), losses[0], rtol=1e-5, atol=0)
 
 

@@ -74,7 +74,7 @@ def test_only_saes_above_the_threshold_start_anew(make_settings):
     target = settings.k / settings.n_components
     # |rate - target| / target is 1, 0.9, 1.1 and 5: skewness 1, 0.73, 1.33 and 125.
     for i, factor in enumerate([2.0, 1.9, 2.1, 6.0]):
-        state.rates[i] = factor * target
+        state.activity.rates[i] = factor * target
     before = state.ensemble.decoder.clone()
     reinitialise_skewed(state, batches, standardiser, settings, target)
 
@@ -92,7 +92,7 @@ def test_sae_starts_anew_a_few_times_at_most_and_differently(make_settings):
     state, batches, standardiser = fresh(settings)
     starts = [state.ensemble.decoder[0].clone()]
     for _ in range(MAX_REINITS + 2):
-        state.rates[0] = 1.0
+        state.activity.rates[0] = 1.0
         reinitialise_skewed(state, batches, standardiser, settings, target=0.1)
         starts.append(state.ensemble.decoder[0].clone())
     np.testing.assert_array_equal(state.n_reinits, [MAX_REINITS, 0])
@@ -107,7 +107,7 @@ def test_without_a_threshold_in_reach_no_sae_starts_anew(make_settings, threshol
     # The larger one is beyond float32.
     settings = make_settings(reinit_threshold=threshold, dtype=torch.float32)
     state, batches, standardiser = fresh(settings)
-    state.rates[:] = 1.0
+    state.activity.rates[:] = 1.0
     before = state.ensemble.decoder.clone()
     reinitialise_skewed(state, batches, standardiser, settings, target=0.1)
     assert torch.equal(state.ensemble.decoder, before)
@@ -163,9 +163,9 @@ def test_unmoved_atoms_point_at_residuals_and_the_others_stay(make_settings):
     state = silent(settings)
     X = torch.from_numpy(random_data(60))
     for_witnesses = np.arange(60) % 2 == 1
-    state.unmoved[0, [3, 7]] = 10
-    state.unmoved[0, 4] = 9  # not yet
-    state.unmoved[2, [0, 1, 23]] = 11
+    state.activity.unmoved[0, [3, 7]] = 10
+    state.activity.unmoved[0, 4] = 9  # not yet
+    state.activity.unmoved[2, [0, 1, 23]] = 11
     before = state.ensemble.decoder.clone()
     resample_unmoved(state, settings, X, for_witnesses, settings.k, after=10)
 
@@ -183,32 +183,32 @@ def test_unmoved_atoms_point_at_residuals_and_the_others_stay(make_settings):
     assert torch.equal(ensemble.encoder[dead], ensemble.decoder[dead])
     assert not ensemble.encoder_bias[dead].any()
     assert (ensemble.encoder_bias[~dead] < -1e5).all()
-    assert not state.unmoved[dead].any()
-    assert state.unmoved[0, 4] == 9
+    assert not state.activity.unmoved[dead].any()
+    assert state.activity.unmoved[0, 4] == 9
 
 
 def test_more_unmoved_atoms_than_donors_replaces_as_many_as_there_are(make_settings):
     settings = make_settings(n_saes=1)
     state = silent(settings)
     X = torch.from_numpy(random_data(10))
-    state.unmoved[:] = 100
+    state.activity.unmoved[:] = 100
     for_witnesses = np.arange(10) >= 4
     before = state.ensemble.decoder.clone()
     resample_unmoved(state, settings, X, for_witnesses, settings.k, after=10)
     changed = (state.ensemble.decoder != before).any(2)
     assert changed.sum() == 4
-    assert torch.equal(changed, state.unmoved == 0)
+    assert torch.equal(changed, state.activity.unmoved == 0)
 
 
 def test_nothing_is_resampled_where_nothing_is_missed(make_settings):
     settings = make_settings(n_saes=1)
     state = silent(settings)
-    state.unmoved[:] = 100
+    state.activity.unmoved[:] = 100
     X = state.ensemble.decoder_bias.expand(10, -1).clone()
     before = state.ensemble.decoder.clone()
     resample_unmoved(state, settings, X, np.zeros(10, bool), settings.k, after=10)
     assert torch.equal(state.ensemble.decoder, before)
-    assert (state.unmoved == 100).all()
+    assert (state.activity.unmoved == 100).all()
 
 
 def sharing(settings, least_cosine=0.6):
@@ -276,7 +276,7 @@ def test_the_least_active_atom_makes_room_and_few_at_once(make_settings):
     settings = make_settings(n_components=4, n_saes=3)
     state, basis = sharing(settings)
     state.ensemble.decoder[0, 2:] = basis[4:]  # it lacks two, and has two alone
-    state.rates[0] = torch.tensor([0.0, 0.0, 0.2, 0.1])
+    state.activity.rates[0] = torch.tensor([0.0, 0.0, 0.2, 0.1])
     transplant_shared(matched(state), settings)
     assert max(1, int(MAX_GIVEN * 4)) == 1
     torch.testing.assert_close(state.ensemble.decoder[0, 2], basis[4])

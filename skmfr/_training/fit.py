@@ -1,0 +1,340 @@
+"""A fit, top to bottom.
+
+Data are split, centred and cut into batches; SAEs start anew, or from an earlier fit or
+a checkpoint; they are trained together; and what they have learned becomes arrays.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from math import ceil
+from pathlib import Path
+from typing import NamedTuple
+
+import joblib
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from .._data.batches import Batches, fingerprint
+from .._data.sources import Source, chunk_starts, n_mixed
+from .._data.standardiser import Standardiser
+from .._utils.random import VALIDATION, random_numbers
+from .._utils.workers import present_workers
+from .checkpoint import Checkpoints
+from .initial import untrained
+from .loop import train
+from .progress import EpochCallbacks, Watch
+from .results import (
+    Earlier,
+    fitted_attributes,
+    signs_of_failure,
+    training_arrays,
+    with_copies,
+    without_copies,
+)
+from .schedule import Plateau, Schedule, due
+from .settings import Settings, n_steps_of, settings_of
+from .state import TrainingState, from_arrays, new_state
+
+# Steps between checkpoints by default.
+CHECKPOINT_EVERY = 500
+# Parameters that have the same value in several spellings, such as "auto".
+RESOLVED = ("n_components", "k", "alpha", "tied", "learning_rate", "device")
+# Parameters that do not change what training does.
+INDIFFERENT_TO_TRAINING = {
+    "transform_algorithm",  # but for pursuit or not
+    "sparse_output",
+    "checkpoint_dir",
+    "checkpoint_every",
+    "callback",
+    "verbose",
+    "random_state",
+}
+
+
+class Fit(NamedTuple):
+    """What a fit leaves."""
+
+    attributes: dict[str, object]
+    """fitted attributes of the estimator; "_training" is what another call goes on
+    from, as plain arrays"""
+    signs: list[str]
+    """of failure"""
+
+
+class Data(NamedTuple):
+    """Data as training sees them."""
+
+    batches: Batches
+    standardiser: Standardiser
+    held_out: np.ndarray | None
+    """(n_held_out,), rows that tell when to stop"""
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.batches.X.dtype
+
+
+def fit(
+    X: np.ndarray | Source,
+    parameters: Mapping,
+    *,
+    seed: int,
+    earlier: Earlier | None = None,
+    one_pass: bool = False,
+    begin_callbacks: Callable[..., EpochCallbacks] | None = None,
+) -> Fit:
+    """Train on checked data, for a whole schedule or for one pass.
+
+    Parameters
+    ----------
+    X : ndarray or Source of shape (n_samples, n_features)
+    parameters : mapping
+        Of the estimator, checked.
+    seed : int
+    earlier : Earlier, optional
+        What to go on from.
+    one_pass : bool
+        Whether to take the data once, at a constant learning rate.
+    begin_callbacks : callable(X, per_epoch, state, attributes_of), optional
+        Gives the `EpochCallbacks` of a fit that begins.
+
+    Raises
+    ------
+    ValueError
+        If parameters do not fit the data or the earlier fit, or training diverges.
+    """
+    settings = settings_of(parameters, X.shape[1], seed)
+    data = prepare(X, parameters, seed, earlier, one_pass)
+    state = start(data, settings, earlier)
+    state.begin(*plan(data, parameters, earlier, one_pass))
+    state, checkpoints = resume(state, data, parameters, settings, one_pass)
+    run(state, data, parameters, settings, checkpoints, begin_callbacks)
+    attributes = fitted_attributes(state, data.standardiser, settings, data.dtype)
+    attributes["n_iter_"] = ceil(state.step / data.batches.per_epoch)
+    moments = one_pass or parameters["warm_start"]
+    attributes["_training"] = training_arrays(state, data.standardiser, seed, moments)
+    return Fit(
+        with_copies(without_copies(attributes)),
+        [] if one_pass else signs_of_failure(state, settings, attributes),
+    )
+
+
+def prepare(
+    X: np.ndarray | Source,
+    parameters: Mapping,
+    seed: int,
+    earlier: Earlier | None,
+    one_pass: bool,
+) -> Data:
+    """Hold rows out, if any; find centre and scale; cut batches."""
+    rows, held_out = None, None
+    if parameters["early_stopping"] and not one_pass:
+        rows, held_out = split(X, parameters["validation_fraction"], seed)
+    standardiser = earlier.standardiser if earlier else Standardiser.of(X, rows)
+    batches = Batches(
+        X,
+        rows,
+        parameters["batch_size"],
+        parameters["shuffle"],
+        seed,
+        key=earlier.n_steps if earlier else 0,
+        workers=present_workers.get(),
+    )
+    return Data(batches, standardiser, held_out)
+
+
+def split(
+    X: np.ndarray | Source, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on, and rows to hold out for early stopping."""
+    # Of many chunks whole ones: for a few rows of each, all would be read.
+    sizes, most = np.diff(chunk_starts(X)), int(fraction * len(X))
+    if len(sizes) <= n_mixed(X) or sizes.max() > most:
+        sizes = np.ones(len(X), dtype=int)
+    order = random_numbers(seed, VALIDATION).permutation(len(sizes))
+    n_rows = np.cumsum(sizes[order])
+    n_held_out = max(1, int(np.searchsorted(n_rows, most, side="right")))
+    if len(sizes) - n_held_out < 1:
+        raise ValueError(
+            f"early_stopping=True with validation_fraction={fraction} leaves no sample "
+            f"to train on: n_samples={len(X)}."
+        )
+    held_out = np.zeros(len(sizes), dtype=bool)
+    held_out[order[:n_held_out]] = True
+    held_out = np.repeat(held_out, sizes)
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def start(data: Data, settings: Settings, earlier: Earlier | None) -> TrainingState:
+    """SAEs before the first step of this fit."""
+    if earlier is None:
+        ensemble = untrained(data.batches, data.standardiser, settings)
+        return new_state(ensemble, settings)
+    check_can_go_on(earlier, settings, data.batches.X.shape[1])
+    dtype = earlier.arrays["encoder_bias"].dtype
+    decoder = np.concatenate([earlier.dictionaries, earlier.witnesses]).astype(dtype)
+    return from_arrays(earlier.arrays | {"decoder": decoder}, settings)
+
+
+def check_can_go_on(earlier: Earlier, settings: Settings, n_features: int) -> None:
+    """Compare settings with those of the fit to go on from.
+
+    Raises
+    ------
+    ValueError
+        If they differ in what cannot change.
+    """
+    n_saes, n_components, n_found = earlier.dictionaries.shape
+    dtype = earlier.arrays["encoder_bias"].dtype
+    for name, wanted, found in [
+        ("n_saes", settings.n_saes, n_saes),
+        ("n_components", settings.n_components, n_components),
+        ("n_features_in_", n_features, n_found),
+        ("n_witnesses", settings.n_witnesses, len(earlier.witnesses)),
+        ("tied", settings.tied, "encoder" not in earlier.arrays),
+        ("precision", str(settings.dtype), f"torch.{dtype}"),
+    ]:
+        if wanted != found:
+            raise ValueError(
+                f"{name}={wanted}, but the fit to go on from had {name}={found}. "
+                "Set warm_start=False and call fit to start anew."
+            )
+
+
+def plan(
+    data: Data, parameters: Mapping, earlier: Earlier | None, one_pass: bool
+) -> tuple[Schedule, Plateau]:
+    """How training goes, and when it may end early."""
+    per_epoch = data.batches.per_epoch
+    if one_pass:
+        return Schedule.constant(ceil(per_epoch)), Plateau()
+    schedule = Schedule.over(
+        n_steps_of(parameters, per_epoch), anneal_k=earlier is None
+    )
+    return schedule, Plateau(parameters["tol"], parameters["n_iter_no_change"])
+
+
+def resume(
+    state: TrainingState,
+    data: Data,
+    parameters: Mapping,
+    settings: Settings,
+    one_pass: bool,
+) -> tuple[TrainingState, Checkpoints | None]:
+    """The state to go on from, of the newest checkpoint if there is one.
+
+    Raises
+    ------
+    ValueError
+        If the processes that share the fit do not do the same.
+    """
+    workers, X = data.batches.workers, data.batches.X
+    is_saved = parameters["checkpoint_dir"] is not None and not one_pass
+    # For which data are read, and so only where it is compared.
+    hash_of_X = fingerprint(X) if is_saved or workers.size > 1 else None
+    checkpoints = None
+    if is_saved:
+        checkpoints = checkpoints_of(state, data, parameters, settings, hash_of_X)
+        state = checkpoints.load(settings) or state
+    workers.check_same(
+        decisive(parameters)
+        | {
+            "X.shape": X.shape,
+            # Of which the samples may be in another order.
+            "hash of X": hash_of_X,
+            "seed drawn from random_state": settings.seed,
+            "step of the checkpoint in checkpoint_dir": state.step,
+        }
+    )
+    return state, checkpoints
+
+
+def decisive(parameters: Mapping) -> dict[str, object]:
+    """The parameters that decide what training does."""
+    return {
+        name: value
+        for name, value in parameters.items()
+        if name not in INDIFFERENT_TO_TRAINING
+    }
+
+
+def checkpoints_of(
+    state: TrainingState,
+    data: Data,
+    parameters: Mapping,
+    settings: Settings,
+    hash_of_X: str | None,
+) -> Checkpoints:
+    """The checkpoints of a fit that begins with this state."""
+    if parameters["random_state"] is None:
+        warnings.warn(
+            f"No other fit will go on from the checkpoints in checkpoint_dir="
+            f"{str(parameters['checkpoint_dir'])!r}, for each has other random "
+            "numbers: random_state=None, expected an integer.",
+            stacklevel=7,
+        )
+    return Checkpoints(
+        Path(parameters["checkpoint_dir"]),
+        decisive(parameters)
+        # What may be written in other ways, and be the same.
+        | {name: getattr(settings, name) for name in RESOLVED}
+        | {
+            "for_pursuit": settings.for_pursuit,
+            "seed": settings.seed,
+            "n_steps_": state.n_steps,
+            "dictionaries_": joblib.hash(state.ensemble.decoder.cpu().numpy()),
+            "X": hash_of_X,
+        },
+        circumstances={"world_size": data.batches.workers.size},
+    )
+
+
+def run(
+    state: TrainingState,
+    data: Data,
+    parameters: Mapping,
+    settings: Settings,
+    checkpoints: Checkpoints | None,
+    begin_callbacks: Callable[..., EpochCallbacks] | None,
+) -> None:
+    """Run the training loop, watched, saved, and open to interruption.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If it is interrupted after its first step.
+    """
+    batches, standardiser, held_out = data
+    every = parameters["checkpoint_every"] or CHECKPOINT_EVERY
+    first = batches.workers.rank == 0
+    epochs = None
+    if begin_callbacks is not None:
+        epochs = begin_callbacks(
+            batches.X,
+            batches.per_epoch,
+            state,
+            lambda state: fitted_attributes(state, standardiser, settings, data.dtype),
+        )
+
+    def after_step(state: TrainingState) -> bool:
+        watch(state)
+        if first and checkpoints is not None and due(state.step, every):
+            checkpoints.save(state)
+        return epochs is not None and epochs(state)
+
+    verbose = parameters["verbose"] if first else 0
+    with Watch(settings, verbose, parameters["callback"]) as watch:
+        try:
+            train(state, batches, standardiser, settings, held_out, after_step)
+        except KeyboardInterrupt:
+            if state.step == 0:
+                raise
+            warnings.warn(
+                f"Training was interrupted after {state.step} of "
+                f"{state.schedule.n_steps} steps; the estimator has what was learned "
+                "so far.",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
+    if epochs is not None:
+        epochs.close(state)
