@@ -112,14 +112,14 @@ class Command(argparse.ArgumentParser):
     def chosen(
         self, arguments: argparse.Namespace
     ) -> Iterator[tuple[argparse.Action, list]]:
-        """Positional arguments, and options that are not at their default, as lists."""
-        for action in self._actions:
+        """Positional arguments, then options that are not at their default; as lists."""
+        for action in sorted(self._actions, key=lambda each: bool(each.option_strings)):
             value = getattr(arguments, action.dest, action.default)
             if value != action.default and action.dest != "results":
                 is_flag = action.nargs == 0
                 several = isinstance(value, (list, tuple))
                 values = [] if is_flag else list(value) if several else [value]
-                yield action, values
+                yield action, [f"{v:g}" if isinstance(v, float) else v for v in values]
 
     def line(self, arguments: argparse.Namespace) -> str:
         """The command as one types it, with DIR or FILE in the place of paths."""
@@ -201,7 +201,7 @@ class Report:
         for action, values in self.command.chosen(self.arguments):
             is_place = any(isinstance(value, Path) for value in values)
             if action.dest != "only" and action.dest not in table and not is_place:
-                words += [action.dest, *values]
+                words += values if action.dest == "label" else [action.dest, *values]
         return "-".join(re.sub(r"[^\w.]+", "-", str(word)) for word in words)
 
 
@@ -218,7 +218,7 @@ def commit() -> str | None:
     head = git("rev-parse", "HEAD")
     if head.returncode != 0:
         return None
-    changes = git("status", "--porcelain", ":/", f":!{FOLDER}").stdout
+    changes = git("status", "--porcelain", "-uno", ":/", f":!{FOLDER}").stdout
     return head.stdout.strip() + ("-dirty" if changes else "")
 
 
@@ -280,7 +280,7 @@ def merged(old: dict, new: dict) -> dict:
     }
 
 
-def save(results: dict, folder: Path = FOLDER) -> None:
+def save(results: dict, folder: Path) -> None:
     """Write a file of results, a row to a line."""
 
     def lines(objects: list[dict]) -> str:
@@ -302,7 +302,7 @@ def save(results: dict, folder: Path = FOLDER) -> None:
     unfinished.replace(path)
 
 
-def load(name: str, folder: Path = FOLDER) -> dict:
+def load(name: str, folder: Path | None = None) -> dict:
     """A file of results, as the docstring of this module tells.
 
     Raises
@@ -312,7 +312,7 @@ def load(name: str, folder: Path = FOLDER) -> dict:
     ValueError
         If it is damaged.
     """
-    path = folder / f"{name}.json"
+    path = (folder or FOLDER) / f"{name}.json"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         for row in results["rows"]:
