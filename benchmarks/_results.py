@@ -112,7 +112,7 @@ class Command(argparse.ArgumentParser):
     def chosen(
         self, arguments: argparse.Namespace
     ) -> Iterator[tuple[argparse.Action, list]]:
-        """Positional arguments, then options that are not at their default; as lists."""
+        """Positional arguments, then options not at their default, as lists."""
         for action in sorted(self._actions, key=lambda each: bool(each.option_strings)):
             value = getattr(arguments, action.dest, action.default)
             if value != action.default and action.dest != "results":
@@ -210,7 +210,7 @@ def commit() -> str | None:
 
     def git(*words: str) -> subprocess.CompletedProcess:
         return subprocess.run(
-            ["git", "-C", str(FOLDER.parent.parent), *words],
+            ["git", "-C", str(FOLDER.parents[1]), *words],
             capture_output=True,
             text=True,
         )
@@ -218,7 +218,8 @@ def commit() -> str | None:
     head = git("rev-parse", "HEAD")
     if head.returncode != 0:
         return None
-    changes = git("status", "--porcelain", "-uno", ":/", f":!{FOLDER}").stdout
+    results = FOLDER.relative_to(FOLDER.parents[1])
+    changes = git("status", "--porcelain", "-uno", ".", f":(exclude){results}").stdout
     return head.stdout.strip() + ("-dirty" if changes else "")
 
 
@@ -271,7 +272,9 @@ def merged(old: dict, new: dict) -> dict:
         rows += measured.pop(name(row), []) if name(row) in names else [row]
     rows += [row for same in measured.values() for row in same]
     runs: list[object] = []
-    runs += (row["run"] for row in rows if row["run"] not in runs)
+    for row in rows:
+        if row["run"] not in runs:
+            runs.append(row["run"])
     return {
         "name": new["name"],
         "digits": new["digits"] | old["digits"],

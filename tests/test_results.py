@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -131,6 +132,31 @@ def test_a_table_that_is_not_finished_replaces_nothing(report, tmp_path):
     assert row["FVU"] == 0.1
 
 
+def test_the_commit_tells_of_changes_but_those_of_results(tmp_path, monkeypatch):
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(_results, "FOLDER", folder)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert _results.commit() is None
+
+    def git(*words):
+        named = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        command = ["git", "-C", str(tmp_path), *named, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True)
+
+    code, results = tmp_path / "code.py", folder / "table.json"
+    for path in (code, results):
+        path.write_text("before")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "All")
+    commit = git("rev-parse", "HEAD").stdout.strip()
+    results.write_text("after")
+    assert _results.commit() == commit
+    code.write_text("after")
+    assert _results.commit() == f"{commit}-dirty"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -238,12 +264,12 @@ def test_pages_do_not_draw_what_is_not_there(page, lines, message):
 
 def test_pages_and_results_name_each_other():
     text = "\n".join(path.read_text() for path in DOCS.rglob("*.md"))
-    blocks = re.findall(r"```\{results\}(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^```\{results\}(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines() if line]
     named = {
-        re.search(r"([^<]*?)>?$", line)[1].strip() for line in lines if line[:1] != ":"
+        re.search(r"([^< ]+?)>?$", line)[1] for line in lines if not line.startswith(":")
     }
     there = {path.stem for path in _results.FOLDER.glob("*.json")}
-    assert named - {""} == there
+    assert named == there
     for name in there:
         assert _results.load(name)["name"] == name
