@@ -265,10 +265,8 @@ def test_pages_do_not_draw_what_is_not_there(page, lines, message):
 def test_pages_and_results_name_each_other():
     text = "\n".join(path.read_text() for path in DOCS.rglob("*.md"))
     blocks = re.findall(r"^```\{results\}(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks for line in block.splitlines() if line]
-    named = {
-        re.search(r"([^< ]+?)>?$", line)[1] for line in lines if not line.startswith(":")
-    }
+    lines = [line for line in "".join(blocks).splitlines() if line[:1] not in ("", ":")]
+    named = {re.search(r"([^< ]+?)>?$", line)[1] for line in lines}
     there = {path.stem for path in _results.FOLDER.glob("*.json")}
     assert named == there
     for name in there:
