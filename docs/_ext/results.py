@@ -30,7 +30,6 @@ from benchmarks import _results
 
 class ResultsTable(SphinxDirective):
     optional_arguments = 1
-    final_argument_whitespace = True
     has_content = True
     option_spec = {
         "columns": directives.unchanged_required,
