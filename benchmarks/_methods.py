@@ -18,6 +18,7 @@ from sklearn.preprocessing import normalize
 
 from benchmarks._paper import LEARNING_RATE, train_paper
 from benchmarks._peers import PEERS, Peer, Standardiser
+from benchmarks._results import Row
 from skmfr import MFRSparseAutoencoder
 from skmfr._sae.coder import reconstruct
 from skmfr._sae.codes import SparseCodes
@@ -31,6 +32,8 @@ from skmfr.metrics import fvu
 DICTIONARY_ALPHA = 1.0
 # A step of it costs a hundred times ours.
 DICTIONARY_SECONDS = 60
+# Of the columns of tables that compare methods.
+DIGITS = {"FVU": 4, "lstsq": 4, "OMP": 4, "seconds": 0}
 
 
 class Problem(NamedTuple):
@@ -233,18 +236,8 @@ def reproducibility(dictionaries: list[np.ndarray]) -> list[dict[str, float]]:
     ]
 
 
-def print_row(name: str, rows: list[dict[str, float]], header: bool) -> None:
-    """A line of a Markdown table: mean and standard deviation over seeds."""
-    if header:
-        print("| method |", " | ".join(rows[0]), "|")
-        print("|---" * (1 + len(rows[0])) + "|")
-    cells = []
-    for column in rows[0]:
-        values = np.array([row[column] for row in rows], dtype=float)
-        digits = {"seconds": 0, "FVU": 4, "lstsq": 4, "OMP": 4}.get(column, 3)
-        cells.append(
-            "–"
-            if np.isnan(values).all()
-            else f"{np.nanmean(values):.{digits}f} ± {np.nanstd(values):.{digits}f}"
-        )
-    print(f"| {name} |", " | ".join(cells), "|", flush=True)
+def over_seeds(name: str, rows: list[dict[str, float]]) -> Row:
+    """A row of a table: the name of a method, and cells with a value for each seed."""
+    return {"method": name} | {
+        column: {"values": [row[column] for row in rows]} for column in rows[0]
+    }

@@ -25,16 +25,18 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import _data
 from benchmarks._methods import (
+    DIGITS,
     Fitted,
     Problem,
     codings,
     fvu_by_coding,
     ours,
+    over_seeds,
     paper,
     peer,
-    print_row,
 )
 from benchmarks._peers import LEARNING_RATES, installed
+from benchmarks._results import Command, Report, Row
 from skmfr.activations import ActivationExtractor, loss_recovered
 from skmfr.metrics import dead_fraction, fvu
 
@@ -44,6 +46,8 @@ N_STEPS = 1500
 BATCH_SIZE = 2048
 # The MLP's output, and its hidden units after the activation function.
 LAYERS = ("model.layers.2.mlp", "model.layers.2.mlp.act_fn")
+# In the last layer nothing comes after what is taken out.
+TIMED_LAYERS = (*LAYERS, "model.layers.4.mlp")
 # Components of the second reference, beside as many as there are active atoms.
 N_REFERENCE = 32
 # Windows of tokens, a million in all, and how often each way is timed.
@@ -102,10 +106,10 @@ def reference(
     }
 
 
-def compare(arguments: argparse.Namespace) -> None:
+def compare(arguments: argparse.Namespace, report: Report) -> None:
     model = AutoModelForCausalLM.from_pretrained(arguments.model)
     windows, held_out = _data.story_windows(arguments.tokens, N_HELD_OUT)
-    for layer in arguments.layers:
+    for layer in arguments.layers or LAYERS:
         X, X_test = (
             _data.activations(model, layer, part) for part in (windows, held_out)
         )
@@ -116,31 +120,46 @@ def compare(arguments: argparse.Namespace) -> None:
         for n_components in arguments.n_components:
             for k in arguments.k:
                 problem = Problem(X, X_test, None, n_components, k, N_STEPS, BATCH_SIZE)
-                print(f"\n{layer}, {n_components} atoms, k={k}\n")
-                table(problem, recovered, arguments.seeds, arguments.only)
+                rows = compared(problem, recovered, arguments.seeds, arguments.only)
+                report(
+                    rows,
+                    {
+                        "what": "compare",
+                        "layers": layer,
+                        "n_components": n_components,
+                        "k": k,
+                    },
+                    DIGITS,
+                )
 
 
-def table(
+def compared(
     problem: Problem, recovered: Callable[[Callable], float], n_seeds: int, only: str
-) -> None:
-    chosen = [each for each in methods() if re.search(only, each[0])]
-    for number, (name, fit) in enumerate(chosen):
-        rows = [
-            measure(problem, fit(problem, seed), recovered) for seed in range(n_seeds)
-        ]
-        print_row(name, rows, header=number == 0)
+) -> Iterator[Row]:
+    for name, fit in methods():
+        if re.search(only, name):
+            yield over_seeds(
+                name,
+                [measure(problem, fit(problem, i), recovered) for i in range(n_seeds)],
+            )
     for n_components in (problem.k, N_REFERENCE):
         row = reference(problem, n_components, recovered)
-        print_row(f"PCA, {n_components} components", [row], header=False)
+        yield {"method": f"PCA, {n_components} components"} | row
 
 
-def extraction(arguments: argparse.Namespace) -> None:
+def extraction(arguments: argparse.Namespace, report: Report) -> None:
+    report(
+        timed(arguments),
+        {"what": "extraction"},
+        {"bare passes, s": 1, "extraction, s": 1, "ratio": 2},
+    )
+
+
+def timed(arguments: argparse.Namespace) -> Iterator[Row]:
     """Seconds for a million tokens, the two ways in turn."""
     model = AutoModelForCausalLM.from_pretrained(arguments.model).eval()
     windows = _data.story_windows(arguments.tokens, N_HELD_OUT)[0][:N_TIMED]
-    print("| layer | bare passes, s | extraction, s | ratio |")
-    print("|---|---|---|---|")
-    for layer in arguments.layers:
+    for layer in arguments.layers or TIMED_LAYERS:
         extractor = ActivationExtractor(model, layer, positions="all", batch_size=64)
         bare, extracting = [], []
         for _ in range(N_REPEATS):
@@ -152,23 +171,28 @@ def extraction(arguments: argparse.Namespace) -> None:
             extractor.transform(windows)
             bare.append(middle - began)
             extracting.append(perf_counter() - middle)
-        cells = median(bare), median(extracting), median(np.divide(extracting, bare))
-        row = " | ".join(f"{cell:.2f}" for cell in cells)
-        print(f"| {layer} | {row} |", flush=True)
+        yield {
+            "layer": layer,
+            "bare passes, s": median(bare),
+            "extraction, s": median(extracting),
+            "ratio": median(np.divide(extracting, bare)),
+        }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Command("activations", __doc__)
     parser.add_argument("what", choices=["compare", "extraction"])
-    parser.add_argument("--model", type=Path, required=True, help="folder")
-    parser.add_argument("--tokens", type=Path, required=True, help=".npy file")
-    parser.add_argument("--layers", nargs="+", default=LAYERS)
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--tokens", type=Path, required=True, metavar="FILE", help=".npy"
+    )
+    parser.add_argument("--layers", nargs="+", help="instead of the usual ones")
     parser.add_argument("--k", nargs="+", type=int, default=[4, 8, 16])
     parser.add_argument("--n-components", nargs="+", type=int, default=[256, 512, 2048])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="", help="regex of names of rows to make")
-    arguments = parser.parse_args()
-    {"compare": compare, "extraction": extraction}[arguments.what](arguments)
+    arguments, report = parser.parse()
+    {"compare": compare, "extraction": extraction}[arguments.what](arguments, report)
 
 
 if __name__ == "__main__":

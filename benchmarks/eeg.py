@@ -17,7 +17,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,8 +35,9 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from benchmarks import _data, _methods
 from benchmarks import _eeg_baselines as baselines
-from benchmarks._methods import Problem, after_pca, ours, print_row
+from benchmarks._methods import DIGITS, Problem, after_pca, ours, over_seeds
 from benchmarks._peers import Peer
+from benchmarks._results import Command, Report, Row
 from benchmarks.memory import PeakMemory, in_own_process
 from benchmarks.recovery import N_COMPONENTS
 from skmfr import MFRSparseAutoencoder
@@ -310,9 +311,10 @@ def measure(split: Split, denoised: np.ndarray) -> dict[str, float]:
     }
 
 
-def print_table(methods: dict[str, Method], splits: list[Split], only: str) -> None:
-    """A row for each method: mean and standard deviation over splits."""
-    header = True
+def compared(
+    methods: dict[str, Method], splits: list[Split], only: str
+) -> Iterator[Row]:
+    """A row for each method, with errors of each split."""
     for name in filter(partial(re.search, only), methods):
         print(name, file=sys.stderr)
         rows = []
@@ -325,11 +327,10 @@ def print_table(methods: dict[str, Method], splits: list[Split], only: str) -> N
         except ImportError as error:
             print(f"{name} is left out: {error}", file=sys.stderr)
             continue
-        print_row(name, rows, header)
-        header = False
+        yield over_seeds(name, rows)
 
 
-def single(arguments: argparse.Namespace) -> None:
+def single(arguments: argparse.Namespace, report: Report) -> None:
     for artefact in arguments.artefacts:
         splits = [
             single_split(
@@ -341,23 +342,28 @@ def single(arguments: argparse.Namespace) -> None:
             )
             for seed in range(arguments.seeds)
         ]
-        print_sizes(f"single: {artefact}", splits)
-        print_table(SINGLE, splits, arguments.only)
+        print_sizes(splits)
+        report(
+            compared(SINGLE, splits, arguments.only),
+            {"table": "single", "artefacts": artefact},
+            DIGITS,
+        )
 
 
-def multi(arguments: argparse.Namespace) -> None:
+def multi(arguments: argparse.Namespace, report: Report) -> None:
     made = [
         multi_split(arguments.data, seed, not arguments.microvolts, arguments.most)
         for seed in range(arguments.seeds)
     ]
     splits = [split for split, *_ in made]
-    print_sizes("multi", splits)
-    print_table(multi_methods(*made[0][1:]), splits, arguments.only)
+    print_sizes(splits)
+    methods = multi_methods(*made[0][1:])
+    report(compared(methods, splits, arguments.only), {"table": "multi"}, DIGITS)
 
 
-def print_sizes(title: str, splits: list[Split]) -> None:
+def print_sizes(splits: list[Split]) -> None:
     sizes = " / ".join(f"{len(s.noisy)}, {len(s.noisy_test)}" for s in splits)
-    print(f"\n{title}; mixtures to train on, to test: {sizes}\n", flush=True)
+    print(f"\nmixtures to train on, to test: {sizes}", flush=True)
 
 
 def paper_windows(path: Path, hop: float) -> np.ndarray:
@@ -375,7 +381,11 @@ def paper_windows(path: Path, hop: float) -> np.ndarray:
     return baselines.flat(_data.cut(signals, 100, round(100 * hop))).astype(np.float32)
 
 
-def paper(arguments: argparse.Namespace) -> None:
+def paper(arguments: argparse.Namespace, report: Report) -> None:
+    report(of_unseen_people(arguments), {"table": "paper"}, {"seconds": 0})
+
+
+def of_unseen_people(arguments: argparse.Namespace) -> Iterator[Row]:
     """FVU of people left out; a column for each."""
     paths = sorted((arguments.data / "eegmat").glob("*.edf"))
     people = sorted({path.stem.split("_")[0] for path in paths})
@@ -408,9 +418,7 @@ def paper(arguments: argparse.Namespace) -> None:
         return fvu(problem.X_test, X_hat)
 
     problems = {person: problem(person) for person in people}
-    print(f"\npaper; {arguments.steps} steps\n", flush=True)
-    chosen = [name for name in methods if re.search(arguments.only, name)]
-    for number, name in enumerate(chosen):
+    for name in filter(partial(re.search, arguments.only), methods):
         rows = []
         for seed in range(arguments.seeds):
             began = perf_counter()
@@ -421,7 +429,7 @@ def paper(arguments: argparse.Namespace) -> None:
             seconds = (perf_counter() - began) / len(problems)
             row |= {"FVU": float(np.mean(list(row.values()))), "seconds": seconds}
             rows.append(row)
-        print_row(name, rows, header=number == 0)
+        yield over_seeds(name, rows)
 
 
 class Task(NamedTuple):
@@ -512,7 +520,11 @@ def corrected_interval(differences: np.ndarray, test_share: float) -> tuple:
     return differences.mean() - half, differences.mean() + half
 
 
-def decode(arguments: argparse.Namespace) -> None:
+def decode(arguments: argparse.Namespace, report: Report) -> None:
+    report(decoded(arguments), {"table": "decode"})
+
+
+def decoded(arguments: argparse.Namespace) -> Iterator[Row]:
     """Accuracy before and after, of the same splits."""
     import mne
 
@@ -521,17 +533,16 @@ def decode(arguments: argparse.Namespace) -> None:
     cv = RepeatedStratifiedKFold(
         n_splits=n_folds, n_repeats=arguments.repeats, random_state=0
     )
-    print("\n| task | classifier | denoised by | before | after | difference | 95 % |")
-    print("|---" * 7 + "|")
     tasks = {"left or right fist": fists, "eyes open or closed": eyes}
     for name in filter(partial(re.search, arguments.only), tasks):
         task = tasks[name](arguments.data / "eegmmidb")
         denoiser = EEGDenoiser(random_state=0).fit(task.raw)
         artefacts = find_artifacts(score_atoms(denoiser, task.raw, channels=FRONTAL))
         ways = {
-            "reconstruction": denoiser.transform,
-            f"{len(artefacts)} ocular atoms removed": partial(
-                denoiser.apply, exclude=artefacts.index
+            "reconstruction": (None, denoiser.transform),
+            "ocular atoms removed": (
+                len(artefacts),
+                partial(denoiser.apply, exclude=artefacts.index),
             ),
         }
         for classifier, pipeline in task.pipelines.items():
@@ -542,15 +553,22 @@ def decode(arguments: argparse.Namespace) -> None:
                     return cross_val_score(pipeline, *task.epochs(raw), cv=cv)
 
             before = accuracy(task.raw)
-            for way, denoise in ways.items():
+            for way, (n_atoms, denoise) in ways.items():
                 after = accuracy(denoise(task.raw))
                 low, high = corrected_interval(after - before, 1 / n_folds)
-                print(
-                    f"| {name} | {classifier} | {way} | {before.mean():.3f} | "
-                    f"{after.mean():.3f} | {np.mean(after - before):+.3f} | "
-                    f"{low:+.3f} to {high:+.3f} |",
-                    flush=True,
-                )
+                yield {
+                    "task": name,
+                    "classifier": classifier,
+                    "denoised by": way,
+                    "atoms": n_atoms,
+                    "before": before.mean(),
+                    "after": after.mean(),
+                    "difference (95 %)": {
+                        "value": np.mean(after - before),
+                        "low": low,
+                        "high": high,
+                    },
+                }
 
 
 def tiled(raw, seconds: float):
@@ -580,15 +598,27 @@ def memory_of(work: Callable, path: Path) -> tuple[float, float]:
     return (memory.peak - memory.before) / 2**30, seconds
 
 
-def speed(arguments: argparse.Namespace) -> None:
+def speed(arguments: argparse.Namespace, report: Report) -> None:
     """Time beside that of mne's filter, and memory."""
     folder = arguments.data / "eegmmidb"
     raw = _data.eegmmidb(sorted(folder.glob("*.edf")))
     raw.set_annotations(None)
-    print(f"\nspeed; {arguments.minutes:g} minutes, median of 3\n")
-    print("| fitted | fit, s | transform, s | mne's filter, s | ratio |")
-    print("|---" * 5 + "|")
-    denoisers, long = {}, tiled(raw, 60 * arguments.minutes)
+    denoisers: dict[str, EEGDenoiser] = {}
+    report(
+        times(raw, arguments.minutes, denoisers),
+        {"table": "speed-time"},
+        {"fit, s": 0, "transform, s": 1, "mne's filter, s": 1, "ratio": 1},
+    )
+    report(
+        memories(raw, arguments.hours, denoisers),
+        {"table": "speed-memory"},
+        {"in memory, GiB": 2, "private memory, GiB": 2, "seconds": 0},
+    )
+
+
+def times(raw, minutes: float, denoisers: dict[str, EEGDenoiser]) -> Iterator[Row]:
+    """Median of 3 transforms of so many minutes; keeps the denoisers fitted for it."""
+    long = tiled(raw, 60 * minutes)
     for name, y in {"without clean signals": None, "with": filtered(raw)}.items():
         began = perf_counter()
         denoisers[name] = EEGDenoiser(random_state=0).fit(raw, y)
@@ -600,23 +630,34 @@ def speed(arguments: argparse.Namespace) -> None:
                 work(long)
                 seconds[column].append(perf_counter() - began)
         ours, mnes = np.median(seconds, axis=1)
-        print(
-            f"| {name} | {fitting:.0f} | {ours:.1f} | {mnes:.1f} | {ours / mnes:.1f} |"
-        )
+        yield {
+            "fitted": name,
+            "fit, s": fitting,
+            "transform, s": ours,
+            "mne's filter, s": mnes,
+            "ratio": ours / mnes,
+        }
+
+
+def memories(raw, hours: float, denoisers: dict[str, EEGDenoiser]) -> Iterator[Row]:
+    """Private memory that work on a recording on disk, of so many hours, adds."""
     works = {
         "mne's filter": filtered,
         "fit": EEGDenoiser(random_state=0).fit,
         **{f"transform, {name}": d.transform for name, d in denoisers.items()},
     }
-    size = len(raw.ch_names) * arguments.hours * 3600 * raw.info["sfreq"] * 8 / 2**30
-    print(f"\nmemory; {arguments.hours:g} hours on disk, {size:.2f} GiB in memory\n")
-    print("| | private memory, GiB | seconds |\n|---|---|---|")
+    size = len(raw.ch_names) * hours * 3600 * raw.info["sfreq"] * 8 / 2**30
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "long_raw.fif"
-        tiled(raw, 3600 * arguments.hours).save(path, fmt="single", verbose="error")
+        tiled(raw, 3600 * hours).save(path, fmt="single", verbose="error")
         for name, work in works.items():
             gigabytes, seconds = in_own_process(memory_of, work, path)
-            print(f"| {name} | {gigabytes:.2f} | {seconds:.0f} |", flush=True)
+            yield {
+                "work": name,
+                "in memory, GiB": size,
+                "private memory, GiB": gigabytes,
+                "seconds": seconds,
+            }
 
 
 TABLES = {
@@ -629,9 +670,11 @@ TABLES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Command("eeg", __doc__)
     parser.add_argument("table", choices=TABLES)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder of the data"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="regex of names of rows to make")
     parser.add_argument("--artefacts", nargs="+", default=["EOG", "EMG"])
@@ -645,8 +688,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20, help="of table decode")
     parser.add_argument("--minutes", type=float, default=10, help="of table speed")
     parser.add_argument("--hours", type=float, default=2, help="of table speed")
-    arguments = parser.parse_args()
-    TABLES[arguments.table](arguments)
+    arguments, report = parser.parse()
+    TABLES[arguments.table](arguments, report)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import pickle
 import tracemalloc
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from time import perf_counter
 
 import joblib
@@ -30,9 +31,9 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
+from benchmarks._results import Command, Row
+from benchmarks.memory import private_bytes
 from skmfr import MFRSparseAutoencoder
-
-from .memory import private_bytes
 
 X = np.random.default_rng(0).standard_normal((64, 6))
 # Where counters of 32 bits, and counters in float32 and float64, end.
@@ -74,47 +75,49 @@ def memory_of_fits(n_fits: int, every: int) -> Iterator[tuple[int, int, int]]:
     tracemalloc.stop()
 
 
-def report_fits(arguments: argparse.Namespace) -> None:
+def fits(arguments: argparse.Namespace) -> Iterator[Row]:
     began = perf_counter()
     every = max(1, arguments.fits // 10)
     for number, private, traced in memory_of_fits(arguments.fits, every):
-        print(
-            f"{number} fits: RssAnon {private / 2**20:.1f} MiB, tracemalloc "
-            f"{traced / 2**10:.0f} KiB; {perf_counter() - began:.0f} s",
-            flush=True,
-        )
+        yield {
+            "fits": number,
+            "RssAnon, MiB": private / 2**20,
+            "tracemalloc, KiB": traced / 2**10,
+            "seconds": perf_counter() - began,
+        }
 
 
-def report_search(arguments: argparse.Namespace) -> None:
+def search(arguments: argparse.Namespace) -> Iterator[Row]:
     grid = {"alpha": np.linspace(0, 1, arguments.candidates)}
-    search = GridSearchCV(small(), grid, cv=2, n_jobs=2, error_score="raise")
+    model = GridSearchCV(small(), grid, cv=2, n_jobs=2, error_score="raise")
     # Twice: the first starts the workers.
     for _ in range(2):
         began = perf_counter()
-        search.fit(X)
+        model.fit(X)
         workers = joblib.Parallel(2)(joblib.delayed(private_bytes)() for _ in range(8))
-        print(
-            f"{len(search.cv_results_['params'])} candidates: RssAnon "
-            f"{private_bytes() / 2**20:.1f} MiB, {max(workers) / 2**20:.1f} MiB in the "
-            f"larger worker; scores finite: "
-            f"{np.isfinite(search.cv_results_['mean_test_score']).all()}; "
-            f"{perf_counter() - began:.0f} s",
-            flush=True,
-        )
+        yield {
+            "candidates": len(model.cv_results_["params"]),
+            "RssAnon, MiB": private_bytes() / 2**20,
+            "in the larger worker, MiB": max(workers) / 2**20,
+            "scores finite": np.isfinite(model.cv_results_["mean_test_score"]).all(),
+            "seconds": perf_counter() - began,
+        }
 
 
-def health(sae: MFRSparseAutoencoder) -> str:
+def health(sae: MFRSparseAutoencoder) -> Row:
     """How far atoms are from unit norm, and whether the rest is finite."""
     drift = np.abs(np.linalg.norm(sae.dictionaries_, axis=2) - 1).max()
     finite = all(
         np.isfinite(array).all()
         for array in (sae.loss_curve_, sae.transform(X), sae.encoder_weights_)
     )
-    return (
-        f"{sae.n_steps_} steps: norms of atoms within {drift:.0e} of 1, finite: "
-        f"{finite}, FVU {sae.loss_curve_[:100].mean():.3f} at first and "
-        f"{sae.loss_curve_[-100:].mean():.3f} at last"
-    )
+    return {
+        "steps": sae.n_steps_,
+        "norms off 1 by": drift,
+        "finite": finite,
+        "FVU at first": sae.loss_curve_[:100].mean(),
+        "FVU at last": sae.loss_curve_[-100:].mean(),
+    }
 
 
 def at_counters(n: int) -> MFRSparseAutoencoder:
@@ -130,36 +133,58 @@ def at_counters(n: int) -> MFRSparseAutoencoder:
     return sae
 
 
-def report_steps(arguments: argparse.Namespace) -> None:
-    began = perf_counter()
-    sae = small(max_steps=arguments.steps, max_iter=arguments.steps).fit(X)
-    print(f"one fit, {health(sae)}; {perf_counter() - began:.0f} s", flush=True)
-    began, memory = perf_counter(), private_bytes()
+def one_fit(n_steps: int) -> MFRSparseAutoencoder:
+    return small(max_steps=n_steps, max_iter=n_steps).fit(X)
+
+
+def many_calls(n_calls: int) -> MFRSparseAutoencoder:
     sae = small()
-    for _ in range(arguments.steps // 20):
+    for _ in range(n_calls):
         sae.partial_fit(X)
-    grown = (private_bytes() - memory) / 2**20
-    print(
-        f"partial_fit, {health(sae)}; RssAnon grew by {grown:.1f} MiB; "
-        f"{perf_counter() - began:.0f} s",
-        flush=True,
-    )
-    for n in COUNTERS:
-        print(f"from step {n} of Adam, {health(at_counters(n))}", flush=True)
+    return sae
+
+
+def steps(arguments: argparse.Namespace) -> Iterator[Row]:
+    trained = {
+        "one fit": partial(one_fit, arguments.steps),
+        "calls of partial_fit": partial(many_calls, arguments.steps // 20),
+        **{f"from step {n} of Adam": partial(at_counters, n) for n in COUNTERS},
+    }
+    for name, train in trained.items():
+        began, memory = perf_counter(), private_bytes()
+        sae = train()
+        yield (
+            {"training": name}
+            | health(sae)
+            | {
+                "RssAnon grew by, MiB": (private_bytes() - memory) / 2**20,
+                "seconds": perf_counter() - began,
+            }
+        )
+
+
+LOADS = {"fits": fits, "search": search, "steps": steps}
+DIGITS = {
+    "RssAnon, MiB": 1,
+    "tracemalloc, KiB": 0,
+    "in the larger worker, MiB": 1,
+    "norms off 1 by": None,
+    "RssAnon grew by, MiB": 1,
+    "seconds": 0,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    loads = {"fits": report_fits, "search": report_search, "steps": report_steps}
-    parser.add_argument("loads", nargs="*", choices=[[], *loads], default=[])
+    parser = Command("load", __doc__)
+    parser.add_argument("loads", nargs="*", choices=[[], *LOADS], default=[])
     parser.add_argument("--fits", type=int, default=10_000)
     parser.add_argument("--candidates", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=100_000)
-    arguments = parser.parse_args()
+    arguments, report = parser.parse()
     # Fits of a few steps fail in every way that fits warn of.
     warnings.simplefilter("ignore", ConvergenceWarning)
-    for name in arguments.loads or loads:
-        loads[name](arguments)
+    for name in arguments.loads or LOADS:
+        report(LOADS[name](arguments), {"loads": name}, DIGITS)
 
 
 if __name__ == "__main__":

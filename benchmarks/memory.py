@@ -20,6 +20,7 @@ from time import perf_counter, sleep
 
 import numpy as np
 
+from benchmarks._results import Command, Row
 from skmfr import MFRSparseAutoencoder
 
 SHARD_BYTES = 1 << 28
@@ -90,7 +91,7 @@ def written(folder: Path, storage: str, n_samples: int, n_features: int):
     return paths or X
 
 
-def measure(gigabytes: float, arguments: argparse.Namespace) -> str:
+def measure(gigabytes: float, arguments: argparse.Namespace) -> Row:
     """Fit data of this size, and say what it took."""
     n_samples = int(gigabytes * 2**30 / 4 / arguments.n_features)
     with tempfile.TemporaryDirectory() as folder:
@@ -105,15 +106,16 @@ def measure(gigabytes: float, arguments: argparse.Namespace) -> str:
                 random_state=0,
             ).fit(X)
             seconds = perf_counter() - began
-    return (
-        f"{gigabytes:.1f} GiB of data, {arguments.storage}: RssAnon "
-        f"{memory.before / 2**30:.2f} GiB before, {memory.peak / 2**30:.3f} GiB at "
-        f"most; {seconds:.0f} s"
-    )
+    return {
+        "data, GiB": gigabytes,
+        "before, GiB": memory.before / 2**30,
+        "at most, GiB": memory.peak / 2**30,
+        "seconds": seconds,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Command("memory", __doc__)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[4.0])
     parser.add_argument(
         "--storage", choices=["memmap", "shards", "zarr"], default="memmap"
@@ -123,9 +125,13 @@ def main() -> None:
     parser.add_argument("--n-saes", type=int, default=3, help="and one witness")
     parser.add_argument("--k", type=int, default=8)
     parser.add_argument("--max-steps", type=int, default=200)
-    arguments = parser.parse_args()
-    for gigabytes in arguments.gigabytes:
-        print(in_own_process(measure, gigabytes, arguments), flush=True)
+    arguments, report = parser.parse()
+    rows = (
+        in_own_process(measure, gigabytes, arguments)
+        for gigabytes in arguments.gigabytes
+    )
+    digits = {"data, GiB": None, "before, GiB": 2, "at most, GiB": 2, "seconds": 0}
+    report(rows, {"storage": arguments.storage}, digits)
 
 
 if __name__ == "__main__":

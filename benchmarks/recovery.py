@@ -21,7 +21,6 @@ and show *reproducibility* instead: the mean cosine of each
 atom with its nearest in the dictionary of another seed.
 """
 
-import argparse
 import re
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -36,6 +35,7 @@ from sklearn.preprocessing import normalize
 
 from benchmarks import _data
 from benchmarks._methods import (
+    DIGITS,
     Fitted,
     Problem,
     after_pca,
@@ -43,12 +43,13 @@ from benchmarks._methods import (
     estimator,
     fvu_by_coding,
     ours,
+    over_seeds,
     paper,
     peer,
-    print_row,
     reproducibility,
 )
 from benchmarks._peers import LEARNING_RATES, installed
+from benchmarks._results import Command, Row
 from skmfr.agreement import feature_agreement, mmcs
 from skmfr.datasets import make_mfr_synthetic, make_superposition
 from skmfr.metrics import (
@@ -174,9 +175,8 @@ def summarise(
     fit: Callable[[Problem, int], Fitted],
     problems: Callable[[int], Problem],
     n_seeds: int,
-    header: bool,
-) -> None:
-    """Fit with each seed, measure, and print a row."""
+) -> Row:
+    """Fit with each seed, and measure."""
     rows, dictionaries = [], []
     for seed in range(n_seeds):
         problem = problems(seed)
@@ -186,20 +186,19 @@ def summarise(
     if problem.truth is None and n_seeds > 1:
         for row, cells in zip(rows, reproducibility(dictionaries), strict=True):
             row |= cells
-    print_row(name, rows, header)
+    return over_seeds(name, rows)
 
 
-def compare(problems: Callable[[int], Problem], n_seeds: int, only: str) -> None:
-    rows = methods(problems(0).X.shape[1])
-    chosen = [each for each in rows if re.search(only, each[0])]
-    for number, (name, fit) in enumerate(chosen):
-        summarise(name, fit, problems, n_seeds, header=number == 0)
+def compare(
+    problems: Callable[[int], Problem], n_seeds: int, only: str
+) -> Iterator[Row]:
+    for name, fit in methods(problems(0).X.shape[1]):
+        if re.search(only, name):
+            yield summarise(name, fit, problems, n_seeds)
 
 
-def trust(problems: Callable[[int], Problem], n_seeds: int) -> None:
+def trust(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
     """Twice as many atoms as features, so that some are false; pooled over seeds."""
-    print("| alpha | witnesses | false atoms | AUROC | in the group | trusted | true |")
-    print("|---" * 7 + "|")
     for alpha in ALPHAS:
         for n_witnesses in (1, 2):
             pooled: list[list[np.ndarray]] = [[], [], [], []]
@@ -218,15 +217,19 @@ def trust(problems: Callable[[int], Problem], n_seeds: int) -> None:
                 for column, cell in zip(pooled, cells, strict=True):
                     column.append(cell)
             true, witnessed, own, trusted = map(np.concatenate, pooled)
-            print(
-                f"| {alpha:g} | {n_witnesses} | {np.sum(~true)} of {len(true)} | "
-                f"{auroc(true, witnessed):.3f} | {auroc(true, own):.3f} | "
-                f"{np.sum(trusted)} | {np.mean(true[trusted]):.3f} |",
-                flush=True,
-            )
+            yield {
+                "alpha": alpha,
+                "witnesses": n_witnesses,
+                "atoms": len(true),
+                "false atoms": np.sum(~true),
+                "AUROC": auroc(true, witnessed),
+                "in the group": auroc(true, own),
+                "trusted": np.sum(trusted),
+                "true": np.mean(true[trusted]),
+            }
 
 
-def ablation(problems: Callable[[int], Problem], n_seeds: int) -> None:
+def ablation(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
     """Penalty, reinitialisation and number of SAEs, on and off."""
     settings = [{"n_saes": 1, "reinit_threshold": t} for t in (None, REINIT_THRESHOLD)]
     settings += [
@@ -238,7 +241,7 @@ def ablation(problems: Callable[[int], Problem], n_seeds: int) -> None:
     # The smallest alpha that moves agreement with two SAEs.
     settings += [{"n_saes": 2, "alpha": alpha} for alpha in (0.01, 0.03, 0.1, 0.3)]
     settings += [{"resample_every": None}, {"matching": "max"}, {"tied": True}]
-    search(problems, n_seeds, settings)
+    return search(problems, n_seeds, settings)
 
 
 # Constants of training that are not parameters, and what else they might be.
@@ -262,20 +265,21 @@ DESIGN = {
 }
 
 
-def design(problems: Callable[[int], Problem], n_seeds: int) -> None:
+def design(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
     """What each constant of the training is good for."""
-    for number, (name, change) in enumerate(DESIGN.items()):
+    for name, change in DESIGN.items():
         with change:
-            summarise(name, ours(), problems, n_seeds, header=number == 0)
+            row = summarise(name, ours(), problems, n_seeds)
+        yield row
 
 
-def basin(problems: Callable[[int], Problem], n_seeds: int) -> None:
+def basin(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
     """Where training of one SAE ends that starts from the truth, turned by noise.
 
     Noise of length 1 turns a unit vector by 45 degrees, of length 2 by 63.
     """
     alone = ours(n_saes=1, n_witnesses=0)
-    for number, noise in enumerate((1.0, 2.0)):
+    for noise in (1.0, 2.0):
 
         def fit(problem: Problem, seed: int, noise=noise) -> Fitted:
             def start(batches, standardiser, settings, i, attempt=0) -> torch.Tensor:
@@ -292,27 +296,26 @@ def basin(problems: Callable[[int], Problem], n_seeds: int) -> None:
                 return alone(problem, seed)
 
         name = f"from the truth and noise of length {noise:g}"
-        summarise(name, fit, problems, n_seeds, header=number == 0)
-    summarise("from samples", alone, problems, n_seeds, header=False)
+        yield summarise(name, fit, problems, n_seeds)
+    yield summarise("from samples", alone, problems, n_seeds)
     with patch("skmfr._training.initial.INITIAL_NOISE", 1e6):
-        summarise("from random atoms", alone, problems, n_seeds, header=False)
+        row = summarise("from random atoms", alone, problems, n_seeds)
+    yield row
 
 
-def grid(problems: Callable[[int], Problem], n_seeds: int) -> None:
+def grid(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
     """Frequency of reinitialisation and alpha."""
     settings = [
         {"alpha": alpha, "reinit_threshold": REINIT_THRESHOLD, "reinit_every": every}
         for alpha in ALPHAS
         for every in (10, 50, 200)
     ]
-    search(problems, n_seeds, settings)
+    return search(problems, n_seeds, settings)
 
 
-def select(problems: Callable[[int], Problem], n_seeds: int) -> None:
+def select(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
     """What a grid search over k and alpha finds, by each scorer."""
     scorers = ("own score", "fixed L0", "agreement")
-    print("| k | alpha | " + " | ".join(scorers) + " |")
-    print("|---" * 5 + "|")
     scores = []
     for seed in range(n_seeds):
         problem = problems(seed)
@@ -332,21 +335,18 @@ def select(problems: Callable[[int], Problem], n_seeds: int) -> None:
         )
         results = search.fit(problem.X[:40_000]).cv_results_
         scores.append([results[f"mean_test_{name}"] for name in scorers])
-    mean = np.mean(scores, axis=0)
-    for parameters, row in zip(results["params"], mean.T, strict=True):
-        print(
-            f"| {parameters['k']} | {parameters['alpha']} | "
-            + " | ".join(f"{value:.4f}" for value in row)
-            + " |"
-        )
-    for name, column in zip(scorers, mean, strict=True):
-        print(f"best by {name}: {results['params'][int(np.argmax(column))]}")
+    for number, parameters in enumerate(results["params"]):
+        cells = np.array(scores)[:, :, number]
+        yield {"k": parameters["k"], "alpha": parameters["alpha"]} | {
+            name: {"values": values}
+            for name, values in zip(scorers, cells.T, strict=True)
+        }
 
 
-def search(problems, n_seeds: int, settings: list[dict]) -> None:
-    for number, parameters in enumerate(settings):
+def search(problems, n_seeds: int, settings: list[dict]) -> Iterator[Row]:
+    for parameters in settings:
         name = ", ".join(f"{key}={value}" for key, value in parameters.items())
-        summarise(name, ours(**parameters), problems, n_seeds, header=number == 0)
+        yield summarise(name, ours(**parameters), problems, n_seeds)
 
 
 TABLES = {
@@ -360,15 +360,19 @@ TABLES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Command("recovery", __doc__)
     parser.add_argument("table", choices=["compare", *TABLES])
     parser.add_argument("--data", nargs="+", default=["superposition"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="", help="regex of names of rows to make")
-    parser.add_argument("--eeg", type=Path, help="folder of EDF files")
-    parser.add_argument("--model", type=Path, help="folder of a language model")
-    parser.add_argument("--tokens", type=Path, help="token ids for it, .npy")
-    arguments = parser.parse_args()
+    parser.add_argument("--eeg", type=Path, metavar="DIR", help="folder of EDF files")
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="folder of a language model"
+    )
+    parser.add_argument(
+        "--tokens", type=Path, metavar="FILE", help="token ids for it, .npy"
+    )
+    arguments, report = parser.parse()
 
     real = {
         "digits": digits,
@@ -379,11 +383,12 @@ def main() -> None:
     for name in arguments.data:
         # Synthetic data are new for each seed, real ones are read once.
         problems = SYNTHETIC.get(name) or constant(real[name]())
-        print(f"\n{arguments.table}: {name}\n")
         if arguments.table == "compare":
-            compare(problems, arguments.seeds, arguments.only)
+            rows = compare(problems, arguments.seeds, arguments.only)
         else:
-            TABLES[arguments.table](problems, arguments.seeds)
+            rows = TABLES[arguments.table](problems, arguments.seeds)
+        table = {"table": arguments.table, "data": name}
+        report(rows, table, DIGITS | {"alpha": None})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ process of its own less what it held before (RssAnon, Linux).
 ``growth`` shows how a step of ours grows with each size.  ``transform`` times coding.
 """
 
-import argparse
 import re
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -26,6 +25,7 @@ import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from benchmarks import _paper, _peers
+from benchmarks._results import Command, Row
 from benchmarks.memory import PeakMemory, in_own_process
 from skmfr import MFRSparseAutoencoder
 from skmfr._data.batches import Batches
@@ -63,6 +63,17 @@ SIZES = (
     Size(2048, 768, 3072, 32),
     Size(4096, 768, 12288, 32),
 )
+
+
+DIGITS = {
+    "value": None,
+    "step, ms": 1,
+    "ratio": 2,
+    "rows/s": 0,
+    "rows/s x SAEs": 0,
+    "memory, MB": 0,
+    "share": 2,
+}
 
 
 class TurnIsOver(Exception):
@@ -309,33 +320,30 @@ def added_memory(name: str, size: Size) -> int:
     return memory.peak - memory.before
 
 
-def compare(sizes: list[Size], only: str) -> None:
+def compare(size: Size, only: str) -> Iterator[Row]:
     chosen = {
         name: contender
         for name, contender in contenders().items()
         if re.search(only, name)
     }
-    for size in sizes:
-        clocks = {name: Clock(size) for name in chosen}
-        for _ in range(N_TURNS):
-            for name, contender in chosen.items():
-                take_a_turn(contender, size, clocks[name])
-        print("\nbatch {}, {} features, {} atoms, k={}\n".format(*size))
-        print("| | step, ms | ratio | rows/s | rows/s x SAEs | memory, MB |")
-        print("|---" * 6 + "|")
+    clocks = {name: Clock(size) for name in chosen}
+    for _ in range(N_TURNS):
         for name, contender in chosen.items():
-            steps, products = map(np.array, (clocks[name].steps, clocks[name].products))
-            rate = size.batch_size / np.median(steps)
-            low, middle, high = np.quantile(
-                steps / (contender.n_products * np.median(products)), [0.25, 0.5, 0.75]
-            )
-            memory = in_own_process(added_memory, name, size)
-            print(
-                f"| {name} | {1e3 * np.median(steps):.1f} | {middle:.2f} "
-                f"({low:.2f}-{high:.2f}) | {rate:.0f} | {contender.n_saes * rate:.0f} |"
-                f" {memory / 1e6:.0f} |",
-                flush=True,
-            )
+            take_a_turn(contender, size, clocks[name])
+    for name, contender in chosen.items():
+        steps, products = map(np.array, (clocks[name].steps, clocks[name].products))
+        rate = size.batch_size / np.median(steps)
+        low, middle, high = np.quantile(
+            steps / (contender.n_products * np.median(products)), [0.25, 0.5, 0.75]
+        )
+        yield {
+            "trains": name,
+            "step, ms": 1e3 * np.median(steps),
+            "ratio": {"value": middle, "low": low, "high": high},
+            "rows/s": rate,
+            "rows/s x SAEs": contender.n_saes * rate,
+            "memory, MB": in_own_process(added_memory, name, size) / 1e6,
+        }
 
 
 # From the size in the middle, of two SAEs and a witness.
@@ -359,10 +367,8 @@ def in_auxiliary_loss(share: float):
     return patch.object(Activity, "look_for_dead", first_atoms)
 
 
-def growth() -> None:
+def growth() -> Iterator[Row]:
     """A step of ours, each size changed alone."""
-    print("| | | step, ms | ratio |")
-    print("|---" * 4 + "|")
     for parameter, values in GROWTH.items():
         for value in values:
             size, n_saes, dead = SIZES[1], 2, nullcontext()
@@ -378,17 +384,16 @@ def growth() -> None:
                 for _ in range(N_TURNS):
                     take_a_turn(Contender(step, n_saes, n_saes + 1), size, clock)
             products = (n_saes + 1) * np.median(clock.products)
-            print(
-                f"| {parameter} | {value} | {1e3 * np.median(clock.steps):.1f} |"
-                f" {np.median(clock.steps) / products:.2f} |",
-                flush=True,
-            )
+            yield {
+                "size": parameter,
+                "value": value,
+                "step, ms": 1e3 * np.median(clock.steps),
+                "ratio": np.median(clock.steps) / products,
+            }
 
 
-def transform(sizes: list[Size]) -> None:
+def transform(sizes: list[Size]) -> Iterator[Row]:
     """Rows a second of `transform`, and their share of the rate of bare products."""
-    print("| batch | features | atoms | k | algorithm | rows/s | share |")
-    print("|---" * 7 + "|")
     for size in sizes:
         batch_size, n_features, n_components, k = size
         X = size.data()
@@ -416,14 +421,18 @@ def transform(sizes: list[Size]) -> None:
                 products.append(perf_counter() - middle)
             # The first time fills caches and allocates.
             seconds = np.median(coding[1:])
-            print(
-                f"| {batch_size} | {n_features} | {n_components} | {k} | {algorithm} |"
-                f" {len(X) / seconds:.0f} | {np.median(products[1:]) / seconds:.2f} |",
-                flush=True,
-            )
+            yield {
+                "batch": batch_size,
+                "features": n_features,
+                "atoms": n_components,
+                "k": k,
+                "algorithm": algorithm,
+                "rows/s": len(X) / seconds,
+                "share": np.median(products[1:]) / seconds,
+            }
 
 
-def add_choices(parser: argparse.ArgumentParser) -> None:
+def add_choices(parser: Command) -> None:
     """Options that say what is compared."""
     parser.add_argument(
         "--size",
@@ -436,18 +445,19 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Command("speed", __doc__)
     parser.add_argument("what", choices=["compare", "growth", "transform"])
     add_choices(parser)
-    arguments = parser.parse_args()
+    arguments, report = parser.parse()
     sizes = [Size(*arguments.size)] if arguments.size else list(SIZES)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     if arguments.what == "compare":
-        compare(sizes, arguments.only)
+        for size in sizes:
+            table = {"what": "compare", "size": "-".join(map(str, size))}
+            report(compare(size, arguments.only), table, DIGITS)
     elif arguments.what == "growth":
-        growth()
+        report(growth(), {"what": "growth"}, DIGITS)
     else:
-        transform(sizes)
+        report(transform(sizes), {"what": "transform"}, DIGITS)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ them.
 ``--device cpu --size 64 16 64 4`` tries the script without a GPU.
 """
 
-import argparse
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks import _peers, speed
+from benchmarks._results import Command, Row
 from benchmarks.speed import (
     Clock,
     Contender,
@@ -48,6 +48,15 @@ SIZES = (
     Size(4096, 768, 12288, 32),
     Size(8192, 768, 24576, 32),
 )
+DIGITS = {
+    "step, ms": 2,
+    "rows/s": 0,
+    "rows/s x SAEs": 0,
+    "products": 2,
+    "memory": 2,
+    "product, TFLOP/s": 1,
+    "copy, GB/s": 0,
+}
 # Of the scores, by the name of the arithmetic.
 DTYPES = {"bfloat16": torch.bfloat16, "TF32": torch.float32}
 
@@ -162,11 +171,7 @@ def bytes_needed(size: Size, arithmetic: str) -> int:
     return 8 * 4 * n_parameters + 2 * scores
 
 
-def compare(size: Size, only: str, device: str) -> None:
-    print("\nbatch {}, {} features, {} atoms, k={}\n".format(*size))
-    print("| | step, ms | rows/s | rows/s x SAEs | products | memory |")
-    print("|---" * 6 + "|")
-    ceilings = {}
+def compare(size: Size, only: str, device: str) -> Iterator[Row]:
     for name, (arithmetic, contender) in entries(device).items():
         if not re.search(only, name):
             continue
@@ -175,32 +180,34 @@ def compare(size: Size, only: str, device: str) -> None:
         step = clock.seconds()
         product, rate = product_seconds(size, arithmetic, device), bandwidth(device)
         n_flops = 2 * size.batch_size * size.n_features * size.n_components
-        ceilings[f"{arithmetic} product, TFLOP/s"] = n_flops / product / 1e12
-        ceilings["copy, GB/s"] = rate / 1e9
         needed = contender.n_products * bytes_needed(size, arithmetic)
-        print(
-            f"| {name} | {1e3 * step:.2f} | {size.batch_size / step:.0f} |"
-            f" {contender.n_saes * size.batch_size / step:.0f} |"
-            f" {contender.n_products * product / step:.2f} |"
-            f" {needed / rate / step:.2f} |",
-            flush=True,
-        )
-    print("\nmeasured: " + "; ".join(f"{k}: {v:.3g}" for k, v in ceilings.items()))
+        yield {
+            "trains": name,
+            "step, ms": 1e3 * step,
+            "rows/s": size.batch_size / step,
+            "rows/s x SAEs": contender.n_saes * size.batch_size / step,
+            "products": contender.n_products * product / step,
+            "memory": needed / rate / step,
+            "product, TFLOP/s": n_flops / product / 1e12,
+            "copy, GB/s": rate / 1e9,
+        }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Command("speed_gpu", __doc__)
     parser.add_argument("--device", default="cuda")
     add_choices(parser)
-    arguments = parser.parse_args()
+    arguments, report = parser.parse()
     device = arguments.device
-    name = "CPU" if device == "cpu" else torch.cuda.get_device_name(device)
-    kernels = "with" if kernels_on(torch.empty(0, device=device).device) else "without"
-    print(f"torch {torch.__version__}, {name}, {kernels} kernels")
+    more = {
+        "gpu": None if device == "cpu" else torch.cuda.get_device_name(device),
+        "kernels": bool(kernels_on(torch.empty(0, device=device).device)),
+    }
     sizes = [Size(*arguments.size)] if arguments.size else SIZES
     with tf32():
         for size in sizes:
-            compare(size, arguments.only, device)
+            rows = compare(size, arguments.only, device)
+            report(rows, {"size": "-".join(map(str, size))}, DIGITS, **more)
 
 
 if __name__ == "__main__":

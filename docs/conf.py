@@ -1,6 +1,12 @@
 """Configuration of Sphinx."""
 
+import sys
+from pathlib import Path
+
 import skmfr
+
+# benchmarks, whose results are drawn, and the directive that draws them.
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parent / "_ext")]
 
 project = "skmfr"
 author = "the skmfr developers"
@@ -10,6 +16,7 @@ version = release = skmfr.__version__
 extensions = [
     "myst_parser",
     "numpydoc",
+    "results",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx-mathjax-offline",

@@ -1,4 +1,7 @@
-"""Each table of benchmarks/ in small: made to its end, with numbers that are right."""
+"""Each table of benchmarks/ in small: made to its end, with numbers that are right.
+
+What is printed is also written, and drawn again from what is written.
+"""
 
 import sys
 
@@ -10,8 +13,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from benchmarks import (
     _data,
     _methods,
+    _results,
     activations,
     eeg,
+    load,
     memory,
     recovery,
     speed,
@@ -26,24 +31,21 @@ OWN = "^(ours|paper|PCA|Mini)"
 
 
 @pytest.fixture
-def printed(monkeypatch, capsys):
-    """Runs a benchmark's command; the lines that it prints."""
-
-    def run(module, *arguments) -> list[str]:
-        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-        capsys.readouterr()
-        module.main()
-        return capsys.readouterr().out.splitlines()
-
-    return run
-
-
-@pytest.fixture
-def table(printed):
+def table(monkeypatch, capsys, tmp_path_factory):
     """Runs a benchmark's command; the rows that it prints, by their first cell."""
 
     def run(module, *arguments) -> dict[str, list[str]]:
-        lines = [line for line in printed(module, *arguments) if line[:2] == "| "]
+        folder = tmp_path_factory.mktemp("results")
+        given = [*map(str, arguments), "--results", str(folder)]
+        monkeypatch.setattr(sys, "argv", [module.__name__, *given])
+        capsys.readouterr()
+        module.main()
+        printed = capsys.readouterr().out.splitlines()
+        (path,) = folder.iterdir()
+        results = _results.load(path.stem, folder)
+        drawn = _results.markdown(results["rows"], results["digits"])
+        assert drawn == [line for line in printed if line.startswith("|")]
+        lines = [line for line in drawn if line[:2] == "| "]
         rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
         assert len({len(row) for row in rows}) == 1
         return {name: cells for name, *cells in rows}
@@ -185,10 +187,19 @@ def test_speed_on_a_gpu_is_tried_without_one(table, monkeypatch):
     assert number(of_all) == pytest.approx(3 * number(rate), abs=2)
 
 
-def test_memory(printed):
+def test_memory(table):
     small = ["--gigabytes", 0.001, "--max-steps", 3, "--storage", "shards"]
-    (line,) = printed(memory, *small)
-    assert "0.0 GiB of data, shards: RssAnon" in line
+    before, at_most, _ = table(memory, *small)["0.001"]
+    assert 0 < number(before) <= number(at_most)
+
+
+def test_load(table, monkeypatch):
+    assert list(table(load, "fits", "--fits", 2)) == ["fits", "0", "1", "2"]
+    (candidates,) = set(table(load, "search", "--candidates", 2)) - {"candidates"}
+    assert int(candidates) == 2
+    monkeypatch.setattr(load, "COUNTERS", [2**24])
+    rows = table(load, "steps", "--steps", 40)
+    assert [row[0] for row in rows.values()] == ["steps", "40", "2", "201"]
 
 
 def test_eeg(table, tmp_path, monkeypatch):
