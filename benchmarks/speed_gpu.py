@@ -35,7 +35,7 @@ from benchmarks.speed import (
     add_choices,
     take_a_turn,
 )
-from skmfr._kernels import kernels_on
+from skmfr._kernels import backend
 
 N_SAES = 3
 # Steps that do not count: in them kernels are compiled and moments allocated.
@@ -195,8 +195,8 @@ def main() -> None:
     arguments = parser.parse_args()
     device = arguments.device
     name = "CPU" if device == "cpu" else torch.cuda.get_device_name(device)
-    kernels = "with" if kernels_on(torch.empty(0, device=device).device) else "without"
-    print(f"torch {torch.__version__}, {name}, {kernels} kernels")
+    kernels = backend(torch.empty(0, device=device).device).__name__
+    print(f"torch {torch.__version__}, {name}, {kernels}")
     sizes = [Size(*arguments.size)] if arguments.size else SIZES
     with tf32():
         for size in sizes:

@@ -104,8 +104,8 @@ def test_a_fit_without_numba_is_the_same_and_warns_once(tmp_path):
     assert int(run(FIT, "with", tmp_path / "with.npy")) == 0
     assert int(run(FIT, "without", tmp_path / "without.npy")) == 1
     expected, found = (np.load(tmp_path / f"{x}.npy") for x in ("with", "without"))
-    # The digits that are kept of components.
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    # Trained in float32, with sums in another order.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_numba_is_not_imported_before_it_is_needed():
