@@ -13,7 +13,7 @@ process of its own less what it held before (RssAnon, Linux).
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from time import perf_counter
@@ -30,6 +30,7 @@ from benchmarks.memory import PeakMemory, in_own_process
 from skmfr import MFRSparseAutoencoder
 from skmfr._data.batches import Batches
 from skmfr._data.standardiser import Standardiser as OurStandardiser
+from skmfr._kernels import LIBRARIES, backend
 from skmfr._training.activity import Activity
 from skmfr._training.initial import untrained
 from skmfr._training.loop import renew_matches, train
@@ -249,14 +250,25 @@ def dictionary_learning(size: Size, clock: Clock) -> None:
             clock.tick()
 
 
+@contextmanager
+def without_numba() -> Iterator[None]:
+    """PyTorch serves on the CPU."""
+    with patch.dict(LIBRARIES, clear=True):
+        backend.cache_clear()
+        try:
+            yield
+        finally:
+            backend.cache_clear()
+
+
 WITHOUT = {
-    "oneDNN": patch("skmfr._kernels.dense._dtypes_of_onednn", frozenset),
-    "Numba": patch("skmfr._kernels._cpu", lambda: None),
+    "oneDNN": partial(patch, "skmfr._kernels.dense._dtypes_of_onednn", frozenset),
+    "Numba": without_numba,
 }
 
 
 def ours_without(library: str, size: Size, clock: Clock, **options) -> None:
-    with WITHOUT[library]:
+    with WITHOUT[library]():
         ours(size, clock, **options)
 
 

@@ -26,8 +26,9 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-@pytest.fixture(params=["numba", "triton"])
+@pytest.fixture(params=["torch", "numba", "triton"])
 def kernels(request):
+    """Each module of kernels whose library is there."""
     return pytest.importorskip(f"skmfr._kernels._{request.param}")
 
 

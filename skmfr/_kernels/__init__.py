@@ -1,8 +1,16 @@
-"""Kernels that take the place of PyTorch's operators, in `_sae.codes` and for Adam.
+"""What a step does past the encoder's product, by the fastest means of a device.
 
-A step of training reads, past the encoder's product, the atoms of each sample and the
-samples of each atom several times over.  The kernels read them fewer times, in Numba on
-CPUs and in Triton on GPUs.  Where these are not installed, PyTorch's operators serve.
+Such a step reads the atoms of each sample and the samples of each atom several times
+over.  Kernels read them fewer times: in Numba on CPUs (`_numba`), in Triton on GPUs
+(`_triton`).  PyTorch's operators (`_torch`) serve everywhere else.  All three modules
+have the same five functions, which `_torch` defines:
+
+- ``residual_products(X, values, indices, dictionary)``: what codes leave of samples,
+  and its dot products with their atoms;
+- ``gather_dot(X, atoms, indices)``: dot products of samples with some atoms each;
+- ``bag_sums(X, rows, offsets, weights, out, add)``: weighted sums of rows;
+- ``largest(scores, k)``: the largest positive scores of each row;
+- ``adam_step(parameters, gradients, ...)``: one step of Adam on the unit sphere.
 """
 
 import warnings
@@ -11,60 +19,42 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
+from torch import Tensor
+
+LIBRARIES = {"cpu": "numba", "cuda": "triton"}
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def kernels_on(device: torch.device) -> ModuleType | None:
-    """The kernels for a device, if they run there.
+@cache
+def backend(device: torch.device) -> ModuleType:
+    """The module that serves on a device: `_numba`, `_triton` or `_torch`.
 
-    Here alone it is chosen between kernels and PyTorch's operators.
+    Numba and Triton are imported here, when they are first needed.  Where they do not
+    run, `_torch` serves, and a warning says so, once in a process.
     """
-    if device.type == "cuda":
-        return _for_gpu(device)
-    return _for_cpu() if device.type == "cpu" else None
-
-
-def _for_cpu() -> ModuleType | None:
-    cpu = _cpu()
-    # PyTorch's operators use all of its threads, in any case.
-    if cpu and torch.get_num_threads() > 1 and not cpu.has_threads():
-        return None
-    return cpu
-
-
-@cache
-def _cpu() -> ModuleType | None:
-    return _imported("_numba", "the CPU")
-
-
-@cache
-def _for_gpu(device: torch.device) -> ModuleType | None:
-    gpu = _imported("_triton", "the GPU")
-    # Triton compiles when a kernel is called, which takes a C compiler and a GPU that
-    # is not too old, and what is missing is told in errors of many kinds.
+    library = LIBRARIES.get(device.type)
+    # What is missing is told in errors of many kinds: Numba wants no NumPy that is too
+    # new, Triton a C compiler and a GPU that is not too old.
     try:
-        if gpu:
-            gpu.try_all(device)
+        if library:
+            kernels = import_module(f"._{library}", __name__)
+            if device.type == "cuda":
+                kernels.try_all(device)
+            return kernels
     except Exception as error:
-        _warn(device, error)
-        return None
-    return gpu
+        warnings.warn(
+            f"{library} does not run on {device}, so that PyTorch's operators serve, "
+            f"which take longer.  To change that, install what is missing "
+            f"(python -m pip install {library}).  {type(error).__name__}: {error}",
+            stacklevel=3,
+        )
+    return import_module("._torch", __name__)
 
 
-def _imported(name: str, place: str) -> ModuleType | None:
-    """A module of kernels, if the library that they are written in is installed."""
-    try:
-        return import_module(f".{name}", __name__)
-    except ImportError as error:
-        # A library may be there, and not what it needs: Numba wants no NumPy that is
-        # too new.
-        if not (isinstance(error, ModuleNotFoundError) and error.name == name[1:]):
-            _warn(place, error)
-        return None
+def as_integers(scores: Tensor) -> Tensor:
+    """Scores seen as integers, which kernels compare faster.
 
-
-def _warn(place: object, error: Exception) -> None:
-    warnings.warn(
-        f"Kernels do not run on {place}, so that training is slower there: "
-        f"{type(error).__name__}: {error}",
-        stacklevel=4,
-    )
+    Floats that are not negative are ordered as their bit patterns, and below them come
+    the negative ones.
+    """
+    return scores.view(INTEGERS[scores.itemsize])

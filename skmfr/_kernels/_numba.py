@@ -1,6 +1,6 @@
-"""What a step does past the encoder's product, as Numba kernels.
+"""The kernels in Numba, for CPUs.
 
-What counts on a CPU are rows read from its last cache, n * k of them for the codes of n
+What counts there are rows read from the last cache, n * k of them for the codes of n
 samples, and for the search instructions per score.
 
 - :func:`residual_products` reads the atoms of a sample twice, but the second time,
@@ -12,105 +12,102 @@ samples, and for the search instructions per score.
 - :func:`adam_step` is bound by memory, and goes through atoms once, where projection,
   optimiser and normalising do so one after the other.
 
-All kernels treat rows one by one, the same way in any number of threads.  They copy
-rows number by number, for assigning slices would take a second more to compile.
+All kernels treat rows one by one, the same way in any number of threads.  The threads
+are Python's, and a kernel lets go of the interpreter's lock.  Numba's own would need a
+second compilation of each kernel, longer than the first; they may not be shared
+by threads of Python everywhere, and they do not survive a fork.
+
+The first fit on a machine waits for the compiler, so what is compiled is little:
+parts of the rows are found in Python, indices are int64 alone, and rows are copied
+number by number, for assigning slices takes longer.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from functools import cache
+from queue import SimpleQueue
+from threading import Thread
+from typing import NamedTuple
 
 import numba
 import numpy as np
 import torch
-from numba import prange
 from torch import Tensor
+
+from . import as_integers
 
 # What a sum of floats must allow to be made in vectors.  NaN and infinity stay what
 # they are, as long as no other order of the sum takes infinity from infinity.
 IN_VECTORS = {"contract", "nsz", "reassoc"}
 
 
-def compiled(**options) -> Callable:
-    """Decorator: compile a function, once for all processes if that can be stored."""
+class _Part(NamedTuple):
+    """What one of several threads does."""
 
-    def decorate(function: Callable) -> Callable:
-        try:
-            return numba.njit(function, nogil=True, cache=True, **options)
-        except RuntimeError:  # no folder to store it in
-            return numba.njit(function, nogil=True, **options)
+    number: int
+    n_parts: int
 
-    return decorate
-
-
-@cache
-def has_threads() -> bool:
-    """Whether Numba's threads may be used from several threads of Python at once."""
-    _squares_in_parts(np.zeros(2), 2)
-    return numba.threading_layer() != "workqueue"
-
-
-@compiled(parallel=True)
-def _squares_in_parts(x, n_parts):
-    for part in prange(n_parts):
-        x[part] = part * part
-
-
-def _run(kernel: Callable, in_parts: Callable, n_rows: int, *arguments) -> None:
-    """Call a kernel for all rows, in the threads of PyTorch."""
-    arrays = [
-        each.contiguous().numpy() if isinstance(each, Tensor) else each
-        for each in arguments
-    ]
-    n_parts = min(torch.get_num_threads(), n_rows)
-    if n_parts > 1:
-        in_parts(n_parts, *arrays)
-    else:
-        kernel(0, 1, *arrays)
+    def of(self, n_rows: int) -> tuple[int, int]:
+        """The rows that it begins and ends with."""
+        begin, end = self.number * n_rows, (self.number + 1) * n_rows
+        return begin // self.n_parts, end // self.n_parts
 
 
 def residual_products(
     X: Tensor, values: Tensor, indices: Tensor, dictionary: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`.._sae.codes.residual_products`."""
-    residual = X.new_empty(X.shape)
-    products = X.new_empty(indices.shape)
-    _run(
-        _residual_products,
-        _residual_products_in_parts,
-        len(X),
-        X,
-        values,
-        indices,
-        dictionary,
-        residual,
-        products,
-    )
+    """As in `_torch`."""
+    residual, products = X.new_empty(X.shape), X.new_empty(indices.shape)
+    arrays = _arrays(X, values, indices, dictionary, residual, products)
+    _share(len(X), lambda part: _residual_products(*part.of(len(X)), *arrays))
     return residual, products
 
 
 def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
-    """As :func:`.._sae.codes.gather_dot`."""
+    """As in `_torch`."""
     products = X.new_empty(indices.shape)
-    _run(_gather_dot, _gather_dot_in_parts, len(X), X, indices, atoms, products)
+    arrays = _arrays(X, atoms, indices, products)
+    _share(len(X), lambda part: _gather_dot(*part.of(len(X)), *arrays))
     return products
 
 
 def bag_sums(
     X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor, out: Tensor, add: bool
 ) -> None:
-    """As :func:`.._sae.codes.bag_sums`, into ``out``."""
-    _run(_bag_sums, _bag_sums_in_parts, len(out), X, rows, offsets, weights, out, add)
+    """As in `_torch`."""
+    arrays = _arrays(X, rows, offsets, weights, out)
+    n_entries, n_bags = len(rows), len(out)
+
+    def sum_bags(part: _Part) -> None:
+        # Of about as many entries in all parts.
+        begin, end = np.searchsorted(arrays[2], part.of(n_entries))
+        is_last = part.number == part.n_parts - 1
+        _bag_sums(begin, n_bags if is_last else end, *arrays, add)
+
+    _share(n_entries, sum_bags)
 
 
-def largest(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As :func:`.._sae.codes.largest`, with the numbers before the indices."""
-    n_rows, n_columns = numbers.shape
+def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As in `_torch`."""
+    n_rows, n_columns = scores.shape
     # Twice as many columns in a group as would make maxima and candidates as many: a
     # maximum costs less than a candidate.
     size = max(1, min(int(2 * (n_columns / k) ** 0.5), n_columns // k))
-    found = numbers.new_empty(n_rows, k)
+    found = scores.new_empty(n_rows, k)
     indices = torch.empty(n_rows, k, dtype=torch.int64)
-    _run(_largest, _largest_in_parts, n_rows, numbers, size, found, indices)
+    numbers, *places = _arrays(as_integers(scores), as_integers(found), indices)
+
+    def search(part: _Part) -> None:
+        # The last place of each is for what is not wanted.
+        n_groups = n_columns // size
+        maxima = np.empty(n_groups, numbers.dtype)
+        groups = np.empty(n_groups + 1, np.uint32)
+        candidates = np.empty(n_columns + 1, numbers.dtype)
+        columns = np.empty(n_columns + 1, np.uint32)
+        room = maxima, groups, candidates, columns
+        _largest(*part.of(n_rows), numbers, size, *room, *places)
+
+    _share(n_rows, search)
     return found, indices
 
 
@@ -125,24 +122,10 @@ def adam_step(
     eps: float,
     on_sphere: int,
 ) -> None:
-    """One step of Adam (Kingma & Ba 2015, algorithm 1), in one pass over its arrays.
-
-    Parameters
-    ----------
-    parameters, gradients, means, squares : list of Tensor
-        Of one shape (n_rows, n_features) or (n_features,) for each parameter.
-        Parameters and the running means of gradients and their squares are changed.
-    n_steps : Tensor of shape ()
-        Of these parameters so far, this one included.
-    learning_rate : float
-    betas : tuple of two float
-    eps : float
-    on_sphere : int
-        Which of the parameters has rows that stay on the unit sphere.
-    """
+    """As in `_torch`, in one pass over all arrays."""
     arrays = [
-        tuple(tensor.view(-1, tensor.shape[-1]).numpy() for tensor in tensors)
-        for tensors in (parameters, gradients, means, squares)
+        [tensor.view(-1, tensor.shape[-1]).numpy() for tensor in tensors]
+        for tensors in zip(parameters, gradients, means, squares, strict=True)
     ]
     # Means that begin at 0 are divided by 1 - beta^t, which is left to two factors.
     beta, gamma = betas
@@ -151,14 +134,66 @@ def adam_step(
     numbers = np.array(
         [1 - beta, gamma, 1 - gamma, rate, scale, eps], arrays[0][0].dtype
     )
-    n_rows = max(len(array) for array in arrays[0])
-    _run(_adam_step, _adam_step_in_parts, n_rows, *arrays, numbers, on_sphere)
+
+    def step_rows(part: _Part) -> None:
+        for number, (parameter, *others) in enumerate(arrays):
+            begin, end = part.of(len(parameter))
+            is_atoms = number == on_sphere
+            _adam_rows(begin, end, parameter, *others, numbers, is_atoms)
+
+    _share(max(len(parameter) for parameter, *_ in arrays), step_rows)
 
 
-@compiled()
-def _bounds(part, n_parts, n_rows):
-    """Where one of several equal parts of the rows begins and ends."""
-    return part * n_rows // n_parts, (part + 1) * n_rows // n_parts
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    return [tensor.contiguous().numpy() for tensor in tensors]
+
+
+def _share(n_rows: int, work: Callable[[_Part], None]) -> None:
+    """Have as many threads as PyTorch has do their parts of the work."""
+    n_parts = max(1, min(torch.get_num_threads(), n_rows))
+    done: SimpleQueue = SimpleQueue()
+    for number in range(1, n_parts):
+        _tasks(os.getpid(), number).put((work, _Part(number, n_parts), done))
+    try:
+        work(_Part(0, n_parts))
+    finally:
+        # Also if interrupted: they write into what is the caller's.
+        errors = [done.get() for _ in range(1, n_parts)]
+    for error in filter(None, errors):
+        raise error
+
+
+@cache
+def _tasks(process: int, number: int) -> SimpleQueue:
+    """What a thread of this process is told to do; a fork starts its own threads."""
+    tasks: SimpleQueue = SimpleQueue()
+    Thread(target=_serve, args=(tasks,), name=f"skmfr-{number}", daemon=True).start()
+    return tasks
+
+
+def _serve(tasks: SimpleQueue) -> None:
+    while True:
+        work, part, done = tasks.get()
+        try:
+            work(part)
+        except BaseException as error:
+            done.put(error)
+        else:
+            done.put(None)
+        # Not to be kept until there is more to do.
+        del work, part, done
+
+
+def compiled(**options) -> Callable:
+    """Decorator: compile a function, once for all processes if that can be stored."""
+
+    def decorate(function: Callable) -> Callable:
+        try:
+            return numba.njit(function, nogil=True, cache=True, **options)
+        except RuntimeError:  # no folder to store it in
+            return numba.njit(function, nogil=True, **options)
+
+    return decorate
 
 
 @compiled(fastmath=IN_VECTORS)
@@ -201,43 +236,23 @@ def _dot_rows(x, X, rows, products):
 
 
 @compiled()
-def _residual_products(
-    part, n_parts, X, values, indices, dictionary, residual, products
-):
+def _residual_products(begin, end, X, values, indices, dictionary, residual, products):
     n_features = X.shape[1]
-    for i in range(*_bounds(part, n_parts, len(X))):
+    for i in range(begin, end):
         for f in range(n_features):
             residual[i, f] = X[i, f]
         _add_rows(residual[i], dictionary, indices[i], values[i], X.dtype.type(-1))
         _dot_rows(residual[i], dictionary, indices[i], products[i])
 
 
-@compiled(parallel=True)
-def _residual_products_in_parts(
-    n_parts, X, values, indices, dictionary, residual, products
-):
-    for part in prange(n_parts):
-        _residual_products(
-            part, n_parts, X, values, indices, dictionary, residual, products
-        )
-
-
 @compiled()
-def _gather_dot(part, n_parts, X, indices, atoms, products):
-    for i in range(*_bounds(part, n_parts, len(X))):
+def _gather_dot(begin, end, X, atoms, indices, products):
+    for i in range(begin, end):
         _dot_rows(X[i], atoms, indices[i], products[i])
 
 
-@compiled(parallel=True)
-def _gather_dot_in_parts(n_parts, X, indices, atoms, products):
-    for part in prange(n_parts):
-        _gather_dot(part, n_parts, X, indices, atoms, products)
-
-
 @compiled()
-def _bag_sums(part, n_parts, X, rows, offsets, weights, sums, add):
-    begin = _first_bag(offsets, part, n_parts)
-    end = _first_bag(offsets, part + 1, n_parts)
+def _bag_sums(begin, end, X, rows, offsets, weights, sums, add):
     for bag in range(begin, end):
         entries = slice(offsets[bag], offsets[bag + 1])
         if not add:
@@ -246,31 +261,12 @@ def _bag_sums(part, n_parts, X, rows, offsets, weights, sums, add):
 
 
 @compiled()
-def _first_bag(offsets, part, n_parts):
-    """The bag that a part begins with, if all parts have as many entries."""
-    first, last = 0, len(offsets) - 1
-    if part == n_parts:
-        return last
-    entry = part * offsets[last] // n_parts
-    while first < last:
-        middle = (first + last) // 2
-        if offsets[middle] < entry:
-            first = middle + 1
-        else:
-            last = middle
-    return first
-
-
-@compiled(parallel=True)
-def _bag_sums_in_parts(n_parts, X, rows, offsets, weights, sums, add):
-    for part in prange(n_parts):
-        _bag_sums(part, n_parts, X, rows, offsets, weights, sums, add)
-
-
-@compiled()
 def _threshold(numbers, k):
     """A number that k of these reach; more only where that many are equal to it."""
-    low, high = numbers.min(), numbers.max()
+    low, high = numbers[0], numbers[0]
+    for number in numbers:
+        low = number if number < low else low
+        high = number if number > high else high
     while low < high:
         # Their mean, rounded up; the sum of the two may overflow.
         middle = numbers.dtype.type((low | high) - ((low ^ high) >> 1))
@@ -287,17 +283,15 @@ def _threshold(numbers, k):
 
 
 @compiled()
-def _largest(part, n_parts, numbers, size, found, indices):
+def _largest(
+    begin, end, numbers, size, maxima, groups, candidates, columns, found, indices
+):
     # Unsigned, so that indices are not looked at for being negative, which costs more
     # than the rest.  What is not wanted is overwritten, without a branch.
     one, none = np.uint64(1), np.uint64(0)
     n_columns, k = numbers.shape[1], indices.shape[1]
-    n_groups = n_columns // size
-    maxima = np.empty(n_groups, numbers.dtype)
-    groups = np.empty(n_groups + 1, np.uint32)
-    candidates = np.empty(n_columns + 1, numbers.dtype)
-    columns = np.empty(n_columns + 1, np.uint32)
-    for i in range(*_bounds(part, n_parts, len(numbers))):
+    n_groups = len(maxima)
+    for i in range(begin, end):
         row = numbers[i]
         # Strided groups, so that maxima are of contiguous vectors.
         for g in range(n_groups):
@@ -338,12 +332,6 @@ def _largest(part, n_parts, numbers, size, found, indices):
                 n_found += 1
 
 
-@compiled(parallel=True)
-def _largest_in_parts(n_parts, numbers, size, found, indices):
-    for part in prange(n_parts):
-        _largest(part, n_parts, numbers, size, found, indices)
-
-
 @compiled(fastmath=IN_VECTORS, error_model="numpy")
 def _adam_rows(begin, end, parameter, gradient, mean, square, numbers, on_sphere):
     one, zero = parameter.dtype.type(1), parameter.dtype.type(0)
@@ -366,31 +354,3 @@ def _adam_rows(begin, end, parameter, gradient, mean, square, numbers, on_sphere
             factor = one / np.sqrt(size)
             for f in range(n_features):
                 p[f] *= factor
-
-
-@compiled()
-def _adam_step(
-    part, n_parts, parameters, gradients, means, squares, numbers, on_sphere
-):
-    for a in range(len(parameters)):
-        begin, end = _bounds(part, n_parts, len(parameters[a]))
-        _adam_rows(
-            begin,
-            end,
-            parameters[a],
-            gradients[a],
-            means[a],
-            squares[a],
-            numbers,
-            a == on_sphere,
-        )
-
-
-@compiled(parallel=True)
-def _adam_step_in_parts(
-    n_parts, parameters, gradients, means, squares, numbers, on_sphere
-):
-    for part in prange(n_parts):
-        _adam_step(
-            part, n_parts, parameters, gradients, means, squares, numbers, on_sphere
-        )

@@ -1,4 +1,4 @@
-"""What a step does past the encoder's product, as Triton kernels, for GPUs.
+"""The kernels in Triton, for GPUs.
 
 What counts there are bytes.  Codes of n samples ask for n * k rows of a matrix; what a
 kernel touches beside them, samples, residuals and 12 bytes per code, is less by a
@@ -14,7 +14,7 @@ factor of about k.  PyTorch's operators
   columns of all rows (128 where k is 32: 13 MB).  These stay in the cache, and a matrix
   is read from memory once;
 - launch some 27 kernels to search a block of scores.  :func:`largest` holds a row, or a
-  part of it, and counts as :func:`.cpu.largest` does;
+  part of it, and counts as that of `_numba` does;
 - go through atoms once to project their gradients on the sphere, once for Adam, and
   again to normalise them.  :func:`adam_step` does it while it holds an atom.
 
@@ -28,6 +28,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from . import as_integers
 
 # Of the rows that a program holds.
 TILE_BYTES = 1 << 14
@@ -55,8 +57,7 @@ def try_all(device: torch.device) -> None:
     residual_products(X, X, place, X)
     bounds = torch.arange(2, device=device)
     bag_sums(X, place[0], bounds, X[0], torch.empty_like(X), add=False)
-    numbers = X.new_zeros(1, SEARCHED_BYTES, dtype=torch.int32)
-    largest(numbers, 1)
+    largest(X.new_zeros(1, SEARCHED_BYTES), 1)
     one, two, three, four = ([X.clone()] for _ in range(4))
     adam_step(one, two, three, four, X[0, 0], 0.1, (0.9, 0.99), 1e-8, on_sphere=0)
 
@@ -64,13 +65,13 @@ def try_all(device: torch.device) -> None:
 def residual_products(
     X: Tensor, values: Tensor, indices: Tensor, dictionary: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`.._sae.codes.residual_products`."""
+    """As in `_torch`."""
     residual, values = X.new_empty(X.shape), values.contiguous()
     return residual, _products(X, dictionary, indices, values, residual)
 
 
 def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
-    """As :func:`.._sae.codes.gather_dot`."""
+    """As in `_torch`."""
     if indices.numel() == 0:
         # Matching pursuit begins without atoms.
         return X.new_empty(indices.shape)
@@ -112,7 +113,7 @@ def _products(
 def bag_sums(
     X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor, out: Tensor, add: bool
 ) -> None:
-    """As :func:`.._sae.codes.bag_sums`, into ``out``."""
+    """As in `_torch`."""
     n_bags, n_features = out.shape
     columns = _n_columns(BAG_ROWS, X)
     with torch.cuda.device_of(X):
@@ -129,8 +130,13 @@ def bag_sums(
         )
 
 
-def largest(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As :func:`.cpu.largest`."""
+def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As in `_torch`."""
+    found, indices = _largest_integers(as_integers(scores), k)
+    return found.view(scores.dtype), indices
+
+
+def _largest_integers(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n_rows, n_columns = numbers.shape
     most = SEARCHED_BYTES // max(4, numbers.itemsize)
     n_parts = triton.cdiv(n_columns, most)
@@ -156,7 +162,7 @@ def largest(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
             num_warps=_n_warps(columns),
         )
     if n_parts > 1:
-        found, place = largest(found, k)
+        found, place = _largest_integers(found, k)
         indices = indices.gather(1, place)
     return found, indices
 
@@ -172,7 +178,7 @@ def adam_step(
     eps: float,
     on_sphere: int,
 ) -> None:
-    """As :func:`.cpu.adam_step`."""
+    """As in `_torch`."""
     # As an argument it would be rounded to float32.
     rate = parameters[0].new_full((), learning_rate)
     arrays = zip(parameters, gradients, means, squares, strict=True)

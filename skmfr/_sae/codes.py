@@ -6,7 +6,6 @@ one primitive, a weighted sum of gathered rows (:func:`bag_sums`), on codes sort
 sample or by atom, or its transpose, a dot product per gathered row.
 """
 
-import warnings
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,20 +13,8 @@ import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
-from .._kernels import kernels_on
-
-INTEGER_OF_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Number and column are packed into an integer twice as large, and rows of up to so many
-# of these are partitioned by NumPy: there its vector instructions make it ten times as
-# fast as torch, above it is no faster.
-PACKED_COLUMNS = {2: 512, 4: 256}
-
-# PyTorch warns, once in a process, that its CSR tensors may still change.
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    torch.zeros(1, 1).to_sparse_csr()
+from .._kernels import backend
 
 
 class SparseCodes(NamedTuple):
@@ -60,8 +47,6 @@ class AtomMajor(NamedTuple):
 def top_k(scores: Tensor, k: int) -> SparseCodes:
     """TopK(ReLU(scores), k): the largest k positive scores of each row, unordered.
 
-    Several times faster than ``torch.topk``, see :func:`largest`.
-
     Parameters
     ----------
     scores : Tensor of shape (n_samples, n_components)
@@ -73,77 +58,14 @@ def top_k(scores: Tensor, k: int) -> SparseCodes:
     SparseCodes of shape (n_samples, k)
         Where a row has fewer than k positive scores, the value is 0 and the atom any.
     """
-    # Floats that are not negative are ordered as their bit patterns, below them come
-    # the negative ones, and integers compare faster.
-    numbers = scores.view(INTEGER_OF_SIZE[scores.itemsize])
-    if kernels := kernels_on(numbers.device):
-        values, indices = kernels.largest(numbers, k)
-    else:
-        indices = largest(numbers, k)
-        values = numbers.gather(1, indices)
-    return SparseCodes(values.view(scores.dtype).clamp_(min=0), indices)
-
-
-def largest(numbers: Tensor, k: int) -> Tensor:
-    """Where the largest k integers of each row are, unordered.
-
-    The columns are dealt into groups.  The k groups with the largest maxima contain
-    the k largest numbers: a group that holds one of them has a maximum at least as
-    large, and there are at most k such groups.  So the selection, which costs far more
-    per element than a maximum, sees few of them.
-
-    Parameters
-    ----------
-    numbers : Tensor of shape (n_rows, n_columns)
-    k : int
-
-    Returns
-    -------
-    Tensor of shape (n_rows, k), int64
-    """
-    n_columns, bits = numbers.shape[1], 8 * numbers.itemsize
-    on_cpu = numbers.device.type == "cpu"
-    n_packed = PACKED_COLUMNS.get(numbers.itemsize, 0) if on_cpu else 0
-    if n_columns <= n_packed:
-        wider = INTEGER_OF_SIZE[2 * numbers.itemsize]
-        columns = torch.arange(n_columns, dtype=wider)
-        packed = numbers.to(wider).bitwise_left_shift_(bits).bitwise_or_(columns)
-        packed.numpy().partition(n_columns - k, axis=1)
-        return packed[:, n_columns - k :].long() & ((1 << bits) - 1)
-    # Maxima and candidates are as many when a group holds sqrt(n / k) columns; near
-    # that, a size that leaves candidates few enough to be packed, and few columns over.
-    ideal = (n_columns / k) ** 0.5
-    size = min(
-        range(max(1, round(0.7 * ideal)), round(1.25 * ideal) + 1),
-        key=lambda size: (
-            size * k + n_columns % size > n_packed,
-            n_columns % size,
-        ),
-    )
-    if size < 2 or (size == 2 and n_columns > 2 * n_packed):
-        return torch.topk(numbers, k, dim=1, sorted=False).indices
-    n_groups = n_columns // size
-    dealt = n_groups * size
-    # Strided groups, so that the maximum runs over contiguous vectors.
-    grouped = numbers[:, :dealt].unflatten(1, (size, n_groups))
-    groups = largest(grouped.amax(1), k)
-    candidates = grouped.gather(2, groups.unsqueeze(1).expand(-1, size, -1)).flatten(1)
-    if dealt < n_columns:
-        candidates = torch.cat([candidates, numbers[:, dealt:]], dim=1)
-    place = largest(candidates, k)
-    row = torch.div(place, k, rounding_mode="floor")
-    columns = groups.gather(1, place - row * k).add_(row, alpha=n_groups)
-    if dealt < n_columns:
-        over = place - size * k
-        columns = torch.where(over >= 0, dealt + over, columns)
-    return columns
+    values, indices = backend(scores.device).largest(scores, k)
+    return SparseCodes(values.clamp_(min=0), indices)
 
 
 @lru_cache(maxsize=8)
-def entry_layout(n_samples: int, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where the entries of each sample begin, and the sample of each entry."""
-    offsets = torch.arange(n_samples + 1, device=device) * k
-    return offsets, torch.arange(n_samples, device=device).repeat_interleave(k)
+def bounds_of_samples(n_samples: int, k: int, device: torch.device) -> Tensor:
+    """Where the entries of each sample begin and end."""
+    return torch.arange(n_samples + 1, device=device) * k
 
 
 def bag_sums(
@@ -173,22 +95,10 @@ def bag_sums(
     -------
     Tensor of shape (n_bags, n_features)
     """
-    if kernels := kernels_on(X.device):
-        if out is None:
-            out = X.new_empty(len(offsets) - 1, X.shape[1])
-        kernels.bag_sums(X, rows, offsets, weights, out, add)
-        return out
-    sums = embedding_bag(
-        rows,
-        X,
-        offsets,
-        mode="sum",
-        per_sample_weights=weights,
-        include_last_offset=True,
-    )
     if out is None:
-        return sums
-    return out.add_(sums) if add else out.copy_(sums)
+        out = X.new_empty(len(offsets) - 1, X.shape[1])
+    backend(X.device).bag_sums(X, rows, offsets, weights, out, add)
+    return out
 
 
 def bag_totals(weights: Tensor, offsets: Tensor) -> Tensor:
@@ -209,7 +119,7 @@ def decode(codes: SparseCodes, dictionary: Tensor) -> Tensor:
     -------
     Tensor of shape (n_samples, n_features)
     """
-    offsets, _ = entry_layout(*codes.indices.shape, codes.indices.device)
+    offsets = bounds_of_samples(*codes.indices.shape, codes.indices.device)
     # Of codes of one atom, flattening makes a strided view.
     values, indices = (part.flatten().contiguous() for part in codes)
     return bag_sums(dictionary, indices, offsets, values)
@@ -228,26 +138,7 @@ def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
     -------
     Tensor of shape (n_samples, k)
     """
-    if kernels := kernels_on(X.device):
-        return kernels.gather_dot(X, atoms, indices)
-    offsets, samples = entry_layout(*indices.shape, indices.device)
-    # Two ways to do it without writing out the gathered atoms, which are n_samples * k
-    # * n_features numbers: as entries of a matrix product, and as the backward pass of
-    # `decode` for its values, which on the CPU takes nearly twice as long.
-    if X.device.type == "cpu":
-        wanted = torch.sparse_csr_tensor(
-            offsets,
-            indices.flatten(),
-            X.new_zeros(indices.numel()),
-            (len(X), len(atoms)),
-            check_invariants=False,
-        )
-        dots = torch.sparse.sampled_addmm(wanted, X, atoms.T, beta=0.0)
-        return dots.values().view_as(indices)
-    dots = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        X, atoms, indices.flatten().contiguous(), offsets[:-1], samples, 0
-    )
-    return dots.view_as(indices)
+    return backend(X.device).gather_dot(X, atoms, indices)
 
 
 def residual_products(
@@ -266,11 +157,7 @@ def residual_products(
     residual : Tensor of shape (n_samples, n_features)
     products : Tensor of shape (n_samples, k)
     """
-    if kernels := kernels_on(X.device):
-        return kernels.residual_products(X, *codes, dictionary)
-    residual = decode(codes, dictionary)
-    torch.sub(X, residual, out=residual)
-    return residual, gather_dot(residual, dictionary, codes.indices)
+    return backend(X.device).residual_products(X, *codes, dictionary)
 
 
 def by_atom(indices: Tensor, n_components: int) -> AtomMajor:
@@ -296,9 +183,10 @@ def by_atom(indices: Tensor, n_components: int) -> AtomMajor:
             ),
             shape=(n_samples, n_components),
         ).tocsc()
+        # One type of integers, for Numba compiles anew for each.
         return AtomMajor(
             *(
-                torch.from_numpy(array)
+                torch.from_numpy(array).long()
                 for array in (entries.data, entries.indices, entries.indptr)
             )
         )
@@ -306,11 +194,6 @@ def by_atom(indices: Tensor, n_components: int) -> AtomMajor:
     atoms, order = torch.sort(indices.flatten().int(), stable=True)
     bounds = torch.arange(n_components + 1, device=indices.device, dtype=torch.int32)
     return AtomMajor(order, order // k, torch.searchsorted(atoms, bounds))
-
-
-def row_dot(X: Tensor, Y: Tensor) -> Tensor:
-    """Dot product of the rows of two matrices, (n_rows, 1)."""
-    return gather_dot(X, Y, torch.arange(len(X), device=X.device).unsqueeze(1))
 
 
 def n_active(codes: SparseCodes, n_components: int) -> Tensor:

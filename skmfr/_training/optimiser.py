@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from .._kernels import kernels_on
-from .._sae.codes import row_dot
+from .._kernels import backend
 from .._sae.ensemble import Ensemble
 
 # Gradients of an atom are sparse in time: the usual 0.999 remembers too much of the
@@ -42,15 +41,11 @@ class SphericalAdam(torch.optim.Adam):
     @torch.no_grad()
     def descend(self) -> None:
         """Take one step; gradients of atoms need not be tangent, and may be changed."""
-        kernels = kernels_on(self.param_groups[0]["params"][0].device)
-        if kernels is None:
-            self._descend_by_torch()
-            return
         for group in self.param_groups:
             parameters = group["params"]
             moments = [self._moments(parameter) for parameter in parameters]
             torch._foreach_add_([each["step"] for each in moments], 1)
-            kernels.adam_step(
+            backend(parameters[0].device).adam_step(
                 parameters,
                 [parameter.grad for parameter in parameters],
                 [each["exp_avg"] for each in moments],
@@ -62,16 +57,6 @@ class SphericalAdam(torch.optim.Adam):
                 group["on_sphere"],
             )
 
-    def _descend_by_torch(self) -> None:
-        dictionaries = [
-            group["params"][group["on_sphere"]] for group in self.param_groups
-        ]
-        for atoms in dictionaries:
-            project_to_tangent_(atoms.grad, atoms)
-        self.step()
-        for atoms in dictionaries:
-            atoms.div_(torch.linalg.vector_norm(atoms, dim=-1, keepdim=True))
-
     def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
         """What is kept of a parameter, in the form that PyTorch keeps it."""
         moments = self.state[parameter]
@@ -80,14 +65,3 @@ class SphericalAdam(torch.optim.Adam):
             moments["exp_avg"] = torch.zeros_like(parameter)
             moments["exp_avg_sq"] = torch.zeros_like(parameter)
         return moments
-
-
-def project_to_tangent_(gradient: Tensor, atoms: Tensor) -> Tensor:
-    """Remove from each row of the gradient its part along the atom, in place.
-
-    Parameters
-    ----------
-    gradient, atoms : Tensor of shape (n_components, n_features)
-        Atoms of unit norm.
-    """
-    return gradient.addcmul_(row_dot(gradient, atoms), atoms, value=-1.0)

@@ -1,23 +1,15 @@
-"""Kernels, of Numba and Triton, against definitions and PyTorch's operators."""
+"""The kernels in PyTorch, Numba and Triton, against definitions."""
 
-import multiprocessing
 import os
 import subprocess
 import sys
-from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-import skmfr._kernels
-import skmfr._sae.codes
-from skmfr._kernels import kernels_on
-from skmfr._sae.codes import SparseCodes, by_atom, top_k
-from skmfr._sae.encoder import encode
-from skmfr._sae.ensemble import Ensemble
-from skmfr._training.objective import Gradients, reconstruction_
-from skmfr._utils.threads import let_forks_compute
+from skmfr._sae.codes import SparseCodes, by_atom
 
 # An atom that is in all samples has more entries than are added up at once.
 N_SAMPLES, N_COMPONENTS = 37, 9
@@ -121,28 +113,28 @@ def test_search_for_the_largest(kernels, there, n_columns, k, dtype):
 @pytest.mark.parametrize(
     ("n_columns", "k"), [(1000, 32), (1025, 1), (1025, 102), (1025, 140)]
 )
-def test_search_in_parts(monkeypatch, there, kernels, n_columns, k):
+def test_search_in_parts(monkeypatch, kernels, there, n_columns, k):
     if hasattr(kernels, "SEARCHED_BYTES"):
         monkeypatch.setattr(kernels, "SEARCHED_BYTES", 1 << 10)
     assert_largest(kernels, there, rows_to_search(n_columns, torch.float32), k)
 
 
 def rows_to_search(n_columns, dtype):
-    """Scores as integers; many are equal, or of the smallest integer, that of -0.0."""
+    """Scores of which many are equal, none positive, or -0.0."""
     scores = random_numbers(6, n_columns)
     scores[1] = 0.0
     scores[2] = -0.0
     scores[3] = -scores[3].abs()
     scores[4] = (2 * scores[4]).round()
-    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-    return scores.to(dtype).view(integer)
+    return scores.to(dtype)
 
 
-def assert_largest(kernels, there, numbers, k):
-    found, indices = (part.cpu() for part in kernels.largest(*there(numbers), k))
-    assert torch.equal(found, numbers.gather(1, indices))
-    expected = torch.topk(numbers, k).values
-    assert torch.equal(found.sort(1, descending=True).values, expected)
+def assert_largest(kernels, there, scores, k):
+    found, indices = (part.cpu() for part in kernels.largest(*there(scores), k))
+    assert found.dtype == scores.dtype
+    assert torch.equal(found, scores.gather(1, indices))
+    expected = torch.topk(scores.relu(), k).values
+    assert torch.equal(found.relu().sort(1, descending=True).values, expected)
     assert (indices.sort(1).values.diff(dim=1) > 0).all()
 
 
@@ -168,84 +160,114 @@ def test_kernels_take_codes_without_entries(kernels, there):
     assert_close(found, torch.zeros_like(X))
 
 
-# What a step computes, of several SAEs in one, with kernels in place of PyTorch.
-@pytest.mark.parametrize("tied", [False, True])
-def test_gradients_of_several_members_equal_those_of_torch(
-    monkeypatch, kernels, there, tied
+ADAM = 0.9, 0.99, 1e-8
+
+
+def step_by_definition(parameter, gradient, mean, square, t, rate, on_sphere):
+    """Kingma & Ba 2015, algorithm 1; of atoms what is tangent counts."""
+    beta, gamma, eps = ADAM
+    if on_sphere:
+        along = (gradient * parameter).sum(1, keepdims=True)
+        gradient = gradient - along * parameter
+    mean = beta * mean + (1 - beta) * gradient
+    square = gamma * square + (1 - gamma) * gradient**2
+    size = np.sqrt(square / (1 - gamma**t)) + eps
+    parameter = parameter - rate * mean / (1 - beta**t) / size
+    if on_sphere:
+        parameter /= np.linalg.norm(parameter, axis=1, keepdims=True)
+    return parameter, mean, square
+
+
+@pytest.mark.usefixtures("n_threads")
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("on_sphere", [0, 2])
+def test_steps_of_adam(kernels, there, on_sphere, dtype):
+    shapes = [(N_COMPONENTS, 19), (N_COMPONENTS,), (N_COMPONENTS, 19), (19,)]
+    parameters = [random_numbers(*shape, dtype=dtype) for shape in shapes]
+    atoms = torch.nn.functional.normalize(parameters[on_sphere])
+    parameters[on_sphere] = atoms
+    expected = [(each.double().numpy(), 0.0, 0.0) for each in parameters]
+    parameters = there(*(each.clone() for each in parameters))
+    means, squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    for t in range(1, 6):
+        rate, n_steps = 0.1 / t, torch.tensor(float(t))
+        gradients = [random_numbers(*s, dtype=dtype, seed=t) for s in shapes]
+        for gradient in gradients:
+            gradient[..., -1] = 0.0  # a feature that never has any
+        expected = [
+            step_by_definition(p, g.double().numpy(), m, v, t, rate, i == on_sphere)
+            for i, ((p, m, v), g) in enumerate(zip(expected, gradients, strict=True))
+        ]
+        kernels.adam_step(
+            parameters,
+            there(*gradients),
+            means,
+            squares,
+            *there(n_steps),
+            rate,
+            ADAM[:2],
+            ADAM[2],
+            on_sphere,
+        )
+        kept = zip(parameters, means, squares, strict=True)
+        for found, truth in zip(kept, expected, strict=True):
+            for part, other in zip(found, truth, strict=True):
+                assert_close(part, torch.from_numpy(other).to(dtype))
+
+
+def test_a_gradient_whose_square_overflows_stops_what_it_belongs_to(kernels, there):
+    atoms = torch.nn.functional.normalize(random_numbers(5, 7, dtype=torch.float32))
+    parameters = there(random_numbers(5, 7, dtype=torch.float32, seed=1), atoms)
+    before = parameters[0].clone()
+    means, squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    for t in range(1, 4):
+        gradients = [
+            random_numbers(5, 7, dtype=torch.float32, seed=10 * t + i) for i in (0, 1)
+        ]
+        if t == 1:
+            gradients[0][2, 3] = 1e25
+        kernels.adam_step(
+            parameters,
+            there(*gradients),
+            means,
+            squares,
+            *there(torch.tensor(float(t))),
+            0.1,
+            ADAM[:2],
+            ADAM[2],
+            on_sphere=1,
+        )
+    assert parameters[0][2, 3] == before[2, 3]
+    assert (parameters[0] != before).sum() == before.numel() - 1
+    for parameter in parameters:
+        assert parameter.isfinite().all()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_rows_do_not_depend_on_those_beside_them(
+    kernels, there, n_threads, monkeypatch
 ):
-    n_members, n_samples, n_features, k = 3, 20, 70, 4
-    atoms = random_numbers(n_members, N_COMPONENTS, n_features)
-    (atoms,) = there(torch.nn.functional.normalize(atoms, dim=2))
-    ensemble = Ensemble.starting_from(atoms, tied)
-    X_centred = ensemble.centred(*there(random_numbers(n_samples, n_features)))
+    X = random_numbers(N_SAMPLES, 70, dtype=torch.float32)
+    atoms = random_numbers(N_COMPONENTS, 70, dtype=torch.float32, seed=3)
+    codes = random_codes(5, torch.float32)
+    scores = random_numbers(N_SAMPLES, 101, dtype=torch.float32, seed=4)
 
-    def step():
-        codes = encode(X_centred, ensemble, k)
-        gradients = Gradients.like(ensemble)
-        fvu, _ = reconstruction_(gradients, X_centred, codes, ensemble, 3.0)
-        return [fvu, *gradients]
+    def of_rows(rows):
+        part, values, indices = there(X[rows], codes.values[rows], codes.indices[rows])
+        on_device = there(atoms)[0]
+        return [
+            *kernels.residual_products(part, values, indices, on_device),
+            kernels.gather_dot(part, on_device, indices),
+            *kernels.largest(*there(scores[rows]), 7),
+        ]
 
-    monkeypatch.setattr(skmfr._sae.codes, "kernels_on", lambda device: None)
-    expected = step()
-    called = []
-    monkeypatch.setattr(
-        skmfr._sae.codes, "kernels_on", lambda device: called.append(device) or kernels
-    )
-    found = step()
-    assert called
-    for part, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(part, other, rtol=1e-12, atol=1e-14)
-
-
-def test_kernels_of_numba_are_used_on_the_cpu():
-    cpu = pytest.importorskip("skmfr._kernels._numba")
     with threadpool_limits(1):
-        assert kernels_on(torch.device("cpu")) is cpu
-    if cpu.has_threads():
-        assert kernels_on(torch.device("cpu")) is cpu
-
-
-def test_without_threads_that_may_be_shared_torch_serves(monkeypatch):
-    cpu = pytest.importorskip("skmfr._kernels._numba")
-    monkeypatch.setattr(cpu, "has_threads", lambda: False)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert kernels_on(torch.device("cpu")) is None
-
-
-def test_a_numba_that_does_not_load_is_told(monkeypatch):
-    pytest.importorskip("numba")
-    monkeypatch.delitem(sys.modules, "skmfr._kernels._numba", raising=False)
-    monkeypatch.delattr(skmfr._kernels, "cpu", raising=False)
-    monkeypatch.setitem(sys.modules, "numba", ModuleType("numba"))
-    with pytest.warns(UserWarning, match="Kernels do not run on the CPU.*prange"):
-        assert skmfr._kernels._cpu.__wrapped__() is None
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_kernels_of_triton_are_used_on_a_gpu():
-    gpu = pytest.importorskip("skmfr._kernels._triton")
-    assert kernels_on(torch.device("cuda", 0)) is gpu
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_torch_serves_where_kernels_fail():
-    pytest.importorskip("triton")
-    skmfr._kernels._for_gpu.cache_clear()
-    with pytest.warns(UserWarning, match="Kernels do not run on cuda:0"):
-        assert kernels_on(torch.device("cuda", 0)) is None
-
-
-# What OpenMP knows of its threads does not survive a fork; what Numba does then is to
-# end the process.
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_kernels_run_in_forked_processes():
-    let_forks_compute()
-    scores = random_numbers(50, 200)
-    expected = top_k(scores, 3)
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        found = pool.apply_async(top_k, (scores, 3)).get(timeout=60)
-    for part, other in zip(found, expected, strict=True):
-        assert torch.equal(part, other)
+        expected = of_rows(slice(None))
+    # The threads of PyTorch may be fewer, where cores are.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    for rows in (slice(None), slice(11, 12), slice(5, N_SAMPLES)):
+        for found, whole in zip(of_rows(rows), expected, strict=True):
+            assert torch.equal(found, whole[rows])
 
 
 # In a process of its own, which does not interpret them.
@@ -254,13 +276,13 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from skmfr._kernels import _triton as gpu
+from skmfr._kernels import _triton as kernels
 
 OTHERS = dict.fromkeys(["n_features", "n_columns", "k", "size", "width"], "i32")
 OTHERS |= {"indices": "*i64", "n_steps": "*fp32"}
 
 def strip(n_rows, itemsize):
-    return max(gpu.TILE_BYTES // n_rows, gpu.MIN_COLUMN_BYTES) // itemsize
+    return max(kernels.TILE_BYTES // n_rows, kernels.MIN_COLUMN_BYTES) // itemsize
 
 def compiled(kernel, itemsize, fixed, index, n_numbers=4096):
     integer = f"*i{8 * itemsize}"
@@ -276,30 +298,30 @@ def compiled(kernel, itemsize, fixed, index, n_numbers=4096):
     return triton.compile(
         ASTSource(kernel, signature, fixed, aligned),
         target=GPUTarget("cuda", int(sys.argv[1]), 32),
-        options={"num_warps": gpu._n_warps(n_numbers)},
+        options={"num_warps": kernels._n_warps(n_numbers)},
     )
 
-n_rows = gpu.BAG_ROWS
+n_rows = kernels.BAG_ROWS
 for bits in (16, 32, 64):
     # The widest.
-    width = gpu.SEARCHED_BYTES // max(4, bits // 8)
-    fixed = {"COLUMNS": width, "CHUNK": width // 4, "SIZE": gpu.GROUP_SIZE}
+    width = kernels.SEARCHED_BYTES // max(4, bits // 8)
+    fixed = {"COLUMNS": width, "CHUNK": width // 4, "SIZE": kernels.GROUP_SIZE}
     fixed["LOWEST"] = -(2 ** (bits - 1))
-    done = compiled(gpu._largest, bits // 8, fixed, None, width)
+    done = compiled(kernels._largest, bits // 8, fixed, None, width)
     print(done.metadata.shared, len(done.asm["cubin"]))
 
-products, no_residual = gpu._strip_products, {"values": None, "residual": None}
-adam = {"BETA": 0.9, "GAMMA": 0.99, "EPS": 1e-8, "COLUMNS": gpu.ADAM_COLUMNS}
+products, no_residual = kernels._strip_products, {"values": None, "residual": None}
+adam = {"BETA": 0.9, "GAMMA": 0.99, "EPS": 1e-8, "COLUMNS": kernels.ADAM_COLUMNS}
 for itemsize in (4, 8):
     n_32, n_64, n_bag = (strip(n, itemsize) for n in (32, 64, n_rows))
     for kernel, fixed, index in [
         (products, {"ENTRIES": 32, "COLUMNS": n_32}, None),
         (products, {"ENTRIES": 64, "COLUMNS": n_64} | no_residual, None),
         # Entries of codes, edges of the pull graph.
-        (gpu._strip_sums, {"ADD": False, "ROWS": n_rows, "COLUMNS": n_bag}, "*i64"),
-        (gpu._strip_sums, {"ADD": True, "ROWS": n_rows, "COLUMNS": n_bag}, "*i32"),
-        (gpu._adam_rows, adam | {"ON_SPHERE": False}, None),
-        (gpu._adam_rows, adam | {"ON_SPHERE": True}, None),
+        (kernels._strip_sums, {"ADD": False, "ROWS": n_rows, "COLUMNS": n_bag}, "*i64"),
+        (kernels._strip_sums, {"ADD": True, "ROWS": n_rows, "COLUMNS": n_bag}, "*i32"),
+        (kernels._adam_rows, adam | {"ON_SPHERE": False}, None),
+        (kernels._adam_rows, adam | {"ON_SPHERE": True}, None),
     ]:
         done = compiled(kernel, itemsize, fixed, index)
         print(done.metadata.shared, len(done.asm["cubin"]))

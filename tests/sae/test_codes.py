@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy import sparse
 
-import skmfr._kernels
 from skmfr._sae.codes import (
     SparseCodes,
     bag_sums,
@@ -14,11 +13,8 @@ from skmfr._sae.codes import (
     decode,
     gather_dot,
     n_active,
-    row_dot,
     top_k,
 )
-
-pytestmark = pytest.mark.usefixtures("operators")
 
 N_SAMPLES, N_COMPONENTS, N_FEATURES, K = 37, 23, 11, 5
 # With primes no group size divides the columns; k = 1 has the largest groups, k = m
@@ -34,15 +30,6 @@ SIZES += [
     (4096, 3),
 ]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
-
-
-@pytest.fixture(params=["kernels", "torch"])
-def operators(request, monkeypatch):
-    """Kernels, where they are installed, and PyTorch's operators."""
-    if request.param == "torch":
-        monkeypatch.setattr(skmfr._kernels, "_cpu", lambda: None)
-    elif skmfr._kernels.kernels_on(torch.device("cpu")) is None:
-        pytest.skip("needs numba")
 
 
 def random_numbers(*shape, seed=0):
@@ -164,12 +151,6 @@ def test_n_active_counts_positive_codes():
     codes = random_codes()
     expected = (dense(codes) > 0).sum(0).double()
     assert_equal(n_active(codes, N_COMPONENTS), expected)
-
-
-def test_row_dot_equals_dense_einsum():
-    X, Y = random_numbers(9, 4), random_numbers(9, 4, seed=1)
-    expected = torch.einsum("ij,ij->i", X, Y).unsqueeze(1)
-    torch.testing.assert_close(row_dot(X, Y), expected)
 
 
 @pytest.mark.parametrize("repeated", [False, True])

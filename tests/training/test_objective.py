@@ -15,7 +15,6 @@ from skmfr._training.objective import (
     add_mutual_penalty_,
     reconstruction_,
 )
-from skmfr._training.optimiser import project_to_tangent_
 
 # Three SAEs of a group and a witness.
 N_SAES, N_MEMBERS = 3, 4
@@ -62,7 +61,9 @@ def gradients_by_hand(X, ensemble, fvu_weight, alpha, matching):
     )
     if ensemble.tied:
         gradients.decoder.add_(gradients.encoder)
-    project_to_tangent_(gradients.decoder.flatten(0, 1), ensemble.decoder.flatten(0, 1))
+    # The optimiser takes what is tangent.
+    along = (gradients.decoder * ensemble.decoder).sum(-1, keepdim=True)
+    gradients.decoder.sub_(along * ensemble.decoder)
     found = dict(zip(NAMES, gradients, strict=True))
     if ensemble.tied:
         del found["encoder"]

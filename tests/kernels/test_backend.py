@@ -1,0 +1,181 @@
+"""Which kernels serve where, what is said of it, and threads, forks and caches."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+import skmfr._kernels
+from skmfr._kernels import backend
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def not_yet_chosen(monkeypatch):
+    """A process in which no device has its kernels yet."""
+    monkeypatch.delitem(sys.modules, "skmfr._kernels._numba", raising=False)
+    monkeypatch.delattr(skmfr._kernels, "_numba", raising=False)
+    backend.cache_clear()
+    yield
+    backend.cache_clear()
+
+
+def test_numba_serves_on_the_cpu():
+    numba_kernels = pytest.importorskip("skmfr._kernels._numba")
+    assert backend(CPU) is numba_kernels
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_triton_serves_on_a_gpu():
+    triton_kernels = pytest.importorskip("skmfr._kernels._triton")
+    assert backend(torch.device("cuda", 0)) is triton_kernels
+
+
+def test_torch_serves_on_other_devices():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backend(torch.device("meta")).__name__ == "skmfr._kernels._torch"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.usefixtures("not_yet_chosen")
+def test_torch_serves_where_triton_fails():
+    with pytest.warns(UserWarning, match="triton does not run on cuda:0"):
+        found = backend(torch.device("cuda", 0))
+    assert found.__name__ == "skmfr._kernels._torch"
+
+
+@pytest.mark.usefixtures("not_yet_chosen")
+@pytest.mark.parametrize("numba", [None, ModuleType("numba")])
+def test_torch_serves_where_numba_is_missing_or_fails_and_says_so_once(
+    monkeypatch, numba
+):
+    monkeypatch.setitem(sys.modules, "numba", numba)
+    with pytest.warns(UserWarning, match="numba does not run on cpu.*pip install"):
+        found = backend(CPU)
+    assert found.__name__ == "skmfr._kernels._torch"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backend(CPU) is found
+
+
+FIT = """
+import sys, warnings
+import numpy as np
+from skmfr import MFRSparseAutoencoder
+
+def fit():
+    X = np.random.default_rng(0).standard_normal((300, 12))
+    return MFRSparseAutoencoder(16, k=3, max_steps=20, random_state=0).fit(X)
+
+if sys.argv[1] == "without":
+    sys.modules["numba"] = None
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    np.save(sys.argv[2], fit().components_)
+    fit()
+print(sum("numba does not run" in str(each.message) for each in told))
+"""
+
+
+def run(code, *arguments, cwd=None, **environment):
+    process = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_a_fit_without_numba_is_the_same_and_warns_once(tmp_path):
+    pytest.importorskip("numba")
+    assert int(run(FIT, "with", tmp_path / "with.npy")) == 0
+    assert int(run(FIT, "without", tmp_path / "without.npy")) == 1
+    expected, found = (np.load(tmp_path / f"{x}.npy") for x in ("with", "without"))
+    # Trained in float32, with sums in another order.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_numba_is_not_imported_before_it_is_needed():
+    code = "import sys, skmfr._estimator, skmfr._training.step; print(*sys.modules)"
+    modules = run(code).split()
+    assert "skmfr._kernels" in modules
+    assert "numba" not in modules
+
+
+# What OpenMP knows of its threads does not survive a fork, nor do those of Python.
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_process_starts_threads_of_its_own(monkeypatch):
+    largest = pytest.importorskip("skmfr._kernels._numba").largest
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    scores = torch.randn(50, 200, generator=torch.Generator().manual_seed(0))
+    expected = largest(scores, 3)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        found = pool.apply_async(largest, (scores, 3)).get(timeout=60)
+    for part, other in zip(found, expected, strict=True):
+        assert torch.equal(part, other)
+
+
+def test_an_error_in_a_thread_is_raised_and_the_threads_go_on(monkeypatch):
+    share = pytest.importorskip("skmfr._kernels._numba")._share
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+
+    def fail(part):
+        if part.number == 2:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        share(10, fail)
+    done = []
+    share(10, lambda part: done.append(part.of(10)))
+    assert sorted(done) == [(0, 3), (3, 6), (6, 10)]
+
+
+COMPILE = """
+import torch
+from skmfr._kernels import _numba
+
+print(_numba.__file__)
+_numba.gather_dot(torch.ones(1, 1), torch.ones(1, 1), torch.zeros(1, 1).long())
+"""
+
+
+@pytest.mark.parametrize("may_be_written", ["package", "user's folder", "neither"])
+def test_compiled_kernels_are_kept_where_files_may_be_written(tmp_path, may_be_written):
+    pytest.importorskip("numba")
+    package, user = tmp_path / "package", tmp_path / "user"
+    package.mkdir()
+    shutil.copytree(
+        Path(skmfr.__file__).parent,
+        package / "skmfr",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    user.mkdir()
+    # A file in the place of a folder is in the way of any user, even of root.
+    if may_be_written != "package":
+        (package / "skmfr" / "_kernels" / "__pycache__").touch()
+    if may_be_written == "neither":
+        user = user / "no folder"
+        user.touch()
+    homes = dict.fromkeys(["HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"], str(user))
+    where = run(COMPILE, cwd=package, NUMBA_CACHE_DIR="", **homes)
+    assert where.startswith(str(package))
+    kept = {
+        folder.name
+        for folder in (package, user)
+        if any(folder.rglob("_numba._gather_dot*.nbc"))
+    }
+    expected = {"package": {"package"}, "user's folder": {"user"}, "neither": set()}
+    assert kept == expected[may_be_written]
