@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from .._estimator import MFRSparseAutoencoder
+from .._estimator import MFRSparseAutoencoder, check_parameters, set_fitted
 from ._safetensors import check_arrays, naming, opened, write_arrays
 
 FORMAT_VERSION = 2
@@ -196,7 +196,7 @@ def check_sae(sae) -> None:
         )
     check_is_fitted(sae)
     # They may have been set after the fit.
-    sae._validate_params()
+    check_parameters(sae)
 
 
 def _arrays_of(sae: MFRSparseAutoencoder) -> dict[str, np.ndarray]:
@@ -312,7 +312,7 @@ def _with_parameters(parameters: dict[str, Any]) -> MFRSparseAutoencoder:
             f"it has parameters that this skmfr does not know: {', '.join(unknown)}."
         )
     sae.set_params(**parameters)
-    sae._validate_params()
+    check_parameters(sae)
     return sae
 
 
@@ -324,8 +324,7 @@ def _set_attributes(
     """Make an estimator fitted."""
     from .._data.standardiser import Standardiser
 
-    for name in FITTED:
-        setattr(sae, name, arrays[name])
+    set_fitted(sae, {name: arrays[name] for name in FITTED})
     n_saes, _, n_features = sae.dictionaries_.shape
     sae.n_features_in_ = n_features
     sae.n_steps_ = len(sae.loss_curve_)
