@@ -13,8 +13,8 @@ from torch import Tensor
 from .._data.sources import Source
 from .._utils.devices import resolve_device
 from .._utils.threads import let_forks_compute
-from .codes import SparseCodes
 from .coder import Coder
+from .codes import SparseCodes
 from .ensemble import Ensemble
 
 # Fitted attributes, in the order of an ensemble.

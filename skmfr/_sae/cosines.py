@@ -15,7 +15,8 @@ def nearest_cosines(
     """Largest cosine of each unit atom with another dictionary, and where it is."""
     from .pairing import largest_cosines
 
-    cosine, index = largest_cosines(*_as_tensors(*_same_dtype(atoms, others)))
+    rows, columns = _as_tensors(*_same_dtype(atoms, others))
+    cosine, index = largest_cosines(rows, columns)
     return np.clip(cosine.numpy(), -1.0, 1.0), index.numpy()
 
 
@@ -72,7 +73,8 @@ def matched_cosines(
     from .pairing import assign_atoms
 
     atoms, others = _same_dtype(atoms, others)
-    partner = assign_atoms(*_as_tensors(atoms, others), EXACT_LIMIT).numpy()
+    rows, columns = _as_tensors(atoms, others)
+    partner = assign_atoms(rows, columns, EXACT_LIMIT).numpy()
     return np.clip(np.sum(atoms * others[partner], axis=1), -1.0, 1.0), partner
 
 
@@ -87,8 +89,8 @@ def _same_dtype(atoms: np.ndarray, others: np.ndarray) -> list[np.ndarray]:
     return [array.astype(dtype, copy=False) for array in (atoms, others)]
 
 
-def _as_tensors(*arrays: np.ndarray) -> list:
+def _as_tensors(atoms: np.ndarray, others: np.ndarray):
     """Copies on the CPU: PyTorch warns of sharing arrays that are read-only."""
     import torch
 
-    return [torch.tensor(array, device="cpu") for array in arrays]
+    return torch.tensor(atoms, device="cpu"), torch.tensor(others, device="cpu")

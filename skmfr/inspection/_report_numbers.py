@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from .._data.moments import fvu_of_blocks
+from .._data.sources import Source
 from .._utils.top import Best
 
 # Bins of a histogram on either side of 0, a power of 2.
@@ -128,7 +129,9 @@ class Histograms:
         return Histogram((first - N_BINS) * width, width, self.counts[atom, first:stop])
 
 
-def atom_statistics(estimator, X: np.ndarray, n_examples: int) -> AtomStatistics:
+def atom_statistics(
+    estimator, X: np.ndarray | Source, n_examples: int
+) -> AtomStatistics:
     """What each atom does on X, which is read and coded block by block.
 
     Parameters
