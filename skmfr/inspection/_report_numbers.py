@@ -138,7 +138,7 @@ def atom_statistics(
     ----------
     estimator : MFRSparseAutoencoder
         Fitted.
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray or Source of shape (n_samples, n_features)
         Checked.
     n_examples : int
         Samples to keep for each atom.
