@@ -42,6 +42,8 @@ N_TURNS = 3
 N_STEPS = 15
 N_WARM = 4
 SECONDS = 10.0
+# Calls with a single sample.
+N_CALLS = 50
 # What is planned as such is a long run: warm-up and what counts as dead depend on it.
 PLANNED = 10**6
 
@@ -384,9 +386,12 @@ def growth() -> None:
 
 
 def transform(sizes: list[Size]) -> None:
-    """Rows a second of `transform`, and their share of the rate of bare products."""
-    print("| batch | features | atoms | k | algorithm | rows/s | share |")
-    print("|---" * 7 + "|")
+    """Rows a second of `transform`, and their share of the rate of bare products.
+
+    Of batches, with sparse output, and of a single row, as an estimator is by default.
+    """
+    print("| batch | features | atoms | k | algorithm | call, ms | rows/s | share |")
+    print("|---" * 8 + "|")
     for size in sizes:
         batch_size, n_features, n_components, k = size
         X = size.data()
@@ -397,28 +402,38 @@ def transform(sizes: list[Size]) -> None:
             k=k,
             max_steps=5,
             batch_size=batch_size,
-            sparse_output=True,
             random_state=0,
         ).fit(X)
-        samples, encoder = map(torch.from_numpy, (X, sae.encoder_weights_))
-        scores = torch.empty(len(X), n_components)
         for algorithm in ("encoder", "lstsq", "omp"):
-            sae.set_params(transform_algorithm=algorithm)
-            coding, products = [], []
-            for _ in range(N_TURNS + 1):
-                began = perf_counter()
-                sae.transform(X)
-                middle = perf_counter()
-                torch.mm(samples, encoder.T, out=scores)
-                coding.append(middle - began)
-                products.append(perf_counter() - middle)
-            # The first time fills caches and allocates.
-            seconds = np.median(coding[1:])
-            print(
-                f"| {batch_size} | {n_features} | {n_components} | {k} | {algorithm} |"
-                f" {len(X) / seconds:.0f} | {np.median(products[1:]) / seconds:.2f} |",
-                flush=True,
-            )
+            for rows, n_calls in ((X, N_TURNS), (X[:1], N_CALLS)):
+                sae.set_params(
+                    transform_algorithm=algorithm, sparse_output=len(rows) > 1
+                )
+                seconds, product = seconds_to_code(sae, rows, n_calls)
+                print(
+                    f"| {min(batch_size, len(rows))} | {n_features} | {n_components} |"
+                    f" {k} | {algorithm} | {1e3 * seconds:.2f} |"
+                    f" {len(rows) / seconds:.0f} | {product / seconds:.2f} |",
+                    flush=True,
+                )
+
+
+def seconds_to_code(
+    sae: MFRSparseAutoencoder, X: np.ndarray, n_calls: int
+) -> tuple[float, float]:
+    """Median time of `transform`, and of the bare product with the encoder."""
+    samples, encoder = torch.from_numpy(X), torch.tensor(sae.encoder_weights_)
+    scores = torch.empty(len(X), len(encoder))
+    coding, products = [], []
+    for _ in range(n_calls + 1):
+        began = perf_counter()
+        sae.transform(X)
+        middle = perf_counter()
+        torch.mm(samples, encoder.T, out=scores)
+        coding.append(middle - began)
+        products.append(perf_counter() - middle)
+    # The first time fills caches and allocates.
+    return np.median(coding[1:]), np.median(products[1:])
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
