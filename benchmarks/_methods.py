@@ -20,11 +20,10 @@ from benchmarks._paper import LEARNING_RATE, train_paper
 from benchmarks._peers import PEERS, Peer, Standardiser
 from benchmarks._results import Row
 from skmfr import MFRSparseAutoencoder
-from skmfr._sae.coder import reconstruct
+from skmfr._sae.coder import Coder
 from skmfr._sae.codes import SparseCodes
 from skmfr._sae.ensemble import Ensemble
 from skmfr._sae.lstsq import refitted
-from skmfr._sae.pursuit import omp_coder
 from skmfr.agreement import feature_agreement, matched_cosine, mmcs
 from skmfr.metrics import fvu
 
@@ -190,8 +189,9 @@ def codings(sae: Peer, k: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     "encoder" is the method's own way, "lstsq" least squares on its support, "omp"
     orthogonal matching pursuit with k atoms: the last two are the same code for all.
     """
-    ensemble = Ensemble.starting_from(torch.from_numpy(sae.atoms[None]), tied=True)
-    ensemble.decoder_bias = torch.from_numpy(sae.decoder_bias[None])
+    ensemble = Ensemble.starting_from(torch.tensor(sae.atoms[None]), tied=True)
+    ensemble.decoder_bias = torch.tensor(sae.decoder_bias[None])
+    pursuit = Coder(ensemble, k, "omp")
 
     def encoder(X: np.ndarray) -> np.ndarray:
         return sae.encode(X) @ sae.atoms + sae.decoder_bias
@@ -206,11 +206,10 @@ def codings(sae: Peer, k: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         support[rows, place] = codes.indices
         values[rows, place] = codes.data
         own = SparseCodes(torch.from_numpy(values), torch.from_numpy(support))
-        return reconstruct(refitted(own, samples, ensemble), ensemble).numpy()
+        return pursuit.decode(refitted(own, samples, ensemble)).numpy()
 
     def omp(X: np.ndarray) -> np.ndarray:
-        codes = omp_coder(ensemble, k)(torch.from_numpy(X))
-        return reconstruct(codes, ensemble).numpy()
+        return pursuit.reconstruct(torch.from_numpy(X)).numpy()
 
     return {"encoder": encoder, "lstsq": lstsq, "omp": omp}
 

@@ -44,6 +44,8 @@ N_TURNS = 3
 N_STEPS = 15
 N_WARM = 4
 SECONDS = 10.0
+# Calls with a single sample.
+N_CALLS = 50
 # What is planned as such is a long run: warm-up and what counts as dead depend on it.
 PLANNED = 10**6
 
@@ -69,6 +71,7 @@ SIZES = (
 DIGITS = {
     "value": None,
     "step, ms": 1,
+    "call, ms": 2,
     "ratio": 2,
     "rows/s": 0,
     "rows/s x SAEs": 0,
@@ -405,7 +408,10 @@ def growth() -> Iterator[Row]:
 
 
 def transform(sizes: list[Size]) -> Iterator[Row]:
-    """Rows a second of `transform`, and their share of the rate of bare products."""
+    """Rows a second of `transform`, and their share of the rate of bare products.
+
+    Of batches, with sparse output, and of a single row, as an estimator is by default.
+    """
     for size in sizes:
         batch_size, n_features, n_components, k = size
         X = size.data()
@@ -416,32 +422,42 @@ def transform(sizes: list[Size]) -> Iterator[Row]:
             k=k,
             max_steps=5,
             batch_size=batch_size,
-            sparse_output=True,
             random_state=0,
         ).fit(X)
-        samples, encoder = map(torch.from_numpy, (X, sae.encoder_weights_))
-        scores = torch.empty(len(X), n_components)
         for algorithm in ("encoder", "lstsq", "omp"):
-            sae.set_params(transform_algorithm=algorithm)
-            coding, products = [], []
-            for _ in range(N_TURNS + 1):
-                began = perf_counter()
-                sae.transform(X)
-                middle = perf_counter()
-                torch.mm(samples, encoder.T, out=scores)
-                coding.append(middle - began)
-                products.append(perf_counter() - middle)
-            # The first time fills caches and allocates.
-            seconds = np.median(coding[1:])
-            yield {
-                "batch": batch_size,
-                "features": n_features,
-                "atoms": n_components,
-                "k": k,
-                "algorithm": algorithm,
-                "rows/s": len(X) / seconds,
-                "share": np.median(products[1:]) / seconds,
-            }
+            for rows, n_calls in ((X, N_TURNS), (X[:1], N_CALLS)):
+                sae.set_params(
+                    transform_algorithm=algorithm, sparse_output=len(rows) > 1
+                )
+                seconds, product = seconds_to_code(sae, rows, n_calls)
+                yield {
+                    "batch": min(batch_size, len(rows)),
+                    "features": n_features,
+                    "atoms": n_components,
+                    "k": k,
+                    "algorithm": algorithm,
+                    "call, ms": 1e3 * seconds,
+                    "rows/s": len(rows) / seconds,
+                    "share": product / seconds,
+                }
+
+
+def seconds_to_code(
+    sae: MFRSparseAutoencoder, X: np.ndarray, n_calls: int
+) -> tuple[float, float]:
+    """Median time of `transform`, and of the bare product with the encoder."""
+    samples, encoder = torch.from_numpy(X), torch.tensor(sae.encoder_weights_)
+    scores = torch.empty(len(X), len(encoder))
+    coding, products = [], []
+    for _ in range(n_calls + 1):
+        began = perf_counter()
+        sae.transform(X)
+        middle = perf_counter()
+        torch.mm(samples, encoder.T, out=scores)
+        coding.append(middle - began)
+        products.append(perf_counter() - middle)
+    # The first time fills caches and allocates.
+    return np.median(coding[1:]), np.median(products[1:])
 
 
 def add_choices(parser: Command) -> None:

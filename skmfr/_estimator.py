@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping
 from functools import partial
 from numbers import Integral, Real
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-from scipy import sparse
 from sklearn import get_config
 from sklearn.base import (
     BaseEstimator,
@@ -32,16 +31,23 @@ from ._data.sources import (
 )
 from ._utils.documentation import DocumentationLinkMixin
 
-if TYPE_CHECKING:
-    from ._sae.codes import SparseCodes
-    from ._sae.ensemble import Ensemble
-
 try:
     from sklearn.callback import CallbackSupportMixin
 except ImportError:  # scikit-learn < 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands where scikit-learn has no callbacks."""
+
+
+# Fitted arrays that coders, or agreement, are computed from.
+READ_ONLY = {
+    "components_",
+    "dictionaries_",
+    "witness_dictionaries_",
+    "encoder_weights_",
+    "encoder_bias_",
+    "decoder_bias_",
+}
 
 
 class MFRSparseAutoencoder(
@@ -505,8 +511,7 @@ class MFRSparseAutoencoder(
             one_pass=one_pass,
             begin_callbacks=begin_callbacks,
         )
-        for name, value in found.attributes.items():
-            setattr(self, name, value)
+        set_fitted(self, found.attributes)
         if one_pass:
             self.n_iter_ = n_calls + 1
         for sign in found.signs:
@@ -523,42 +528,6 @@ class MFRSparseAutoencoder(
                 "can go on from it. Set warm_start=False and call fit to train anew."
             )
         return True
-
-    def _coded_blocks(
-        self, X: np.ndarray | Source
-    ) -> Iterator[tuple[np.ndarray, SparseCodes, Ensemble]]:
-        """Blocks of X with their codes and the SAE that made them, in torch."""
-        import torch
-
-        from ._sae.coder import ALGORITHMS, n_rows_per_block
-        from ._sae.ensemble import Ensemble
-        from ._utils.devices import resolve_device
-        from ._utils.threads import let_forks_compute
-
-        let_forks_compute()
-        device = resolve_device(self.device, fall_back=True)
-        sae = Ensemble(
-            *(
-                torch.from_numpy(np.array(array[None], dtype=X.dtype)).to(device)
-                for array in (
-                    self.encoder_weights_,
-                    self.encoder_bias_,
-                    self.components_,
-                    self.decoder_bias_,
-                )
-            )
-        )
-        k = min(self.k, sae.n_components)
-        algorithm = self.transform_algorithm
-        coder = ALGORITHMS[algorithm](sae, k)
-        n_rows = n_rows_per_block(algorithm, sae, k)
-        for start in range(0, len(X), n_rows):
-            block = np.array(X[start : start + n_rows], order="C")
-            yield block, coder(torch.from_numpy(block).to(device)), sae
-
-    def _check_X(self, X) -> np.ndarray | Source:
-        check_is_fitted(self)
-        return self._checked(X, reset=False)
 
     def _checked(self, X, reset: bool) -> np.ndarray | Source:
         """X as an array, or what reads it piece by piece."""
@@ -597,19 +566,11 @@ class MFRSparseAutoencoder(
         ValueError
             If X is not numeric, finite and as wide as the training data.
         """
-        X = self._check_X(X)
-        n_components = len(self.components_)
-        blocks = [as_csr(codes, n_components) for _, codes, _ in self._coded_blocks(X)]
-        if not self.sparse_output:
-            dense = np.zeros((len(X), n_components), dtype=X.dtype)
-            start = 0
-            for block in blocks:
-                block.todense(out=dense[start : start + block.shape[0]])
-                start += block.shape[0]
-            return dense
-        codes = sparse.vstack(blocks, format="csr")
-        codes.sort_indices()
-        return codes
+        from ._sae.arrays import coder_of, csr_codes, dense_codes
+
+        X = checked_data(self, X)
+        codes_of = csr_codes if self.sparse_output else dense_codes
+        return codes_of(coder_of(self, X), X)
 
     def inverse_transform(self, X):
         """Reconstruct samples from codes.
@@ -663,26 +624,11 @@ class MFRSparseAutoencoder(
         ValueError
             If X is not numeric, finite and as wide as the training data.
         """
-        X = self._check_X(X)
-        reconstructed = np.empty(X.shape, X.dtype)
-        start = 0
-        for block, X_hat in self._reconstructed_blocks(X, trusted_only):
-            reconstructed[start : start + len(block)] = X_hat
-            start += len(block)
-        return reconstructed
+        from ._sae.arrays import coder_of, reconstruct
 
-    def _reconstructed_blocks(
-        self, X: np.ndarray | Source, trusted_only: bool = False
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        import torch
-
-        from ._sae.coder import reconstruct
-
-        for block, codes, sae in self._coded_blocks(X):
-            if trusted_only:
-                trusted = torch.from_numpy(self.trusted_).to(codes.indices.device)
-                codes = codes._replace(values=codes.values * trusted[codes.indices])
-            yield block, reconstruct(codes, sae).cpu().numpy()
+        X = checked_data(self, X)
+        kept = self.trusted_ if trusted_only else None
+        return reconstruct(coder_of(self, X), X, kept)
 
     def score(self, X, y=None):
         """Share of the variance of X that its reconstruction explains.
@@ -705,8 +651,10 @@ class MFRSparseAutoencoder(
         ValueError
             If X is not numeric, finite and as wide as the training data.
         """
-        X = self._check_X(X)
-        return 1.0 - fvu_of_blocks(self._reconstructed_blocks(X))
+        from ._sae.arrays import coder_of, reconstructed_blocks
+
+        X = checked_data(self, X)
+        return 1.0 - fvu_of_blocks(reconstructed_blocks(coder_of(self, X), X))
 
     def __getstate__(self):
         from ._training.results import without_copies
@@ -716,7 +664,9 @@ class MFRSparseAutoencoder(
     def __setstate__(self, state):
         from ._training.results import with_copies
 
-        super().__setstate__(with_copies(state))
+        super().__setstate__(state)
+        # Arrays come out of a pickle so that they can be written to.
+        set_fitted(self, with_copies(state))
 
     @property
     def _n_features_out(self) -> int:
@@ -732,16 +682,24 @@ class MFRSparseAutoencoder(
         return tags
 
 
-def as_csr(codes: SparseCodes, n_components: int) -> sparse.csr_array:
-    """Codes of a block of samples without what is zero, (n_samples, n_components)."""
-    values, indices = (part.cpu().numpy() for part in codes)
-    rows, places = np.nonzero(values)
-    begins = np.searchsorted(rows, np.arange(len(values) + 1))
-    return sparse.csr_array(
-        (
-            values[rows, places],
-            indices[rows, places].astype(np.int32),
-            begins.astype(np.int32),
-        ),
-        shape=(len(values), n_components),
-    )
+def checked_data(sae: MFRSparseAutoencoder, X) -> np.ndarray | Source:
+    """X as a fitted estimator codes it: an array, or what reads it piece by piece."""
+    check_is_fitted(sae)
+    return sae._checked(X, reset=False)
+
+
+def check_parameters(sae: MFRSparseAutoencoder) -> None:
+    """Raise an error that names a parameter, if one is not as described."""
+    sae._validate_params()
+
+
+def set_fitted(sae: MFRSparseAutoencoder, attributes: Mapping[str, Any]) -> None:
+    """Set fitted attributes; those that coders are made of become read-only.
+
+    An edit in place, which coders would not see, then raises.
+    """
+    for name, value in attributes.items():
+        if name in READ_ONLY:
+            value = value.view()
+            value.flags.writeable = False
+        setattr(sae, name, value)

@@ -168,7 +168,8 @@ def test_speed(table, monkeypatch):
     # Of one SAE and of three, samples a second.
     _, _, rate, of_all, _ = rows["ours, 3 SAE, alpha=0"]
     assert number(of_all) == pytest.approx(3 * number(rate), abs=2)
-    assert len(table(speed, "transform", *size)) == 1 + 1
+    # Of batches and of a single row.
+    assert len(table(speed, "transform", *size)) == 1 + 2
     monkeypatch.setattr(speed, "SIZES", (None, speed.Size(32, 12, 24, 3)))
     monkeypatch.setattr(speed, "GROWTH", {"n_saes": (2, 3), "k": (1, 2)})
     assert len(table(speed, "growth")) == 1 + 2

@@ -9,6 +9,7 @@ make much of any rounding.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from .codes import SparseCodes, decode
@@ -16,26 +17,65 @@ from .encoder import encoder_coder, rows_per_block
 from .ensemble import Ensemble
 from .lstsq import lstsq_coder, n_rows_with_atoms
 from .pursuit import omp_coder
-from .selection import Coder, block_size
+from .selection import BlockCoder, block_size
 
-
-def n_rows_per_block(algorithm: str, sae: Ensemble, k: int) -> int:
-    """Samples to code at once, for intermediate arrays of bounded size."""
-    n_components, n_features = sae.decoder.shape[1:]
-    device = sae.decoder.device
-    if algorithm == "encoder":
-        most = rows_per_block(n_components, device, sae.decoder.dtype)
-        return min(most, max(16, block_size(device) // n_features))
-    return n_rows_with_atoms(sae, k)
-
-
-ALGORITHMS: dict[str, Callable[[Ensemble, int], Coder]] = {
+ALGORITHMS: dict[str, Callable[[Ensemble, int], BlockCoder]] = {
     "encoder": encoder_coder,
     "lstsq": lstsq_coder,
     "omp": omp_coder,
 }
 
 
-def reconstruct(codes: SparseCodes, sae: Ensemble) -> Tensor:
-    """z D + b, (n_samples, n_features)."""
-    return decode(codes, sae.decoder[0]) + sae.decoder_bias
+class Coder:
+    """Codes of samples by one SAE, and back: tensors in, tensors out.
+
+    What an algorithm needs to know of the weights is made once.  Threads may share a
+    coder: what it still makes at first use is the same if two make it.
+
+    Parameters
+    ----------
+    sae : Ensemble of one member
+        On the device, and in the dtype, of the samples to come.
+    k : int
+        Clipped to the number of atoms.
+    algorithm : {"encoder", "lstsq", "omp"}
+    """
+
+    def __init__(self, sae: Ensemble, k: int, algorithm: str):
+        self.sae = sae
+        self.k = min(k, sae.n_components)
+        self.algorithm = algorithm
+        self._codes_of_block = ALGORITHMS[algorithm](sae, self.k)
+
+    @property
+    def atoms(self) -> Tensor:
+        """D, (n_components, n_features)."""
+        return self.sae.decoder[0]
+
+    @property
+    def n_rows(self) -> int:
+        """Samples to code at once, for intermediate arrays of bounded size."""
+        if self.algorithm != "encoder":
+            return n_rows_with_atoms(self.sae, self.k)
+        n_components, n_features = self.atoms.shape
+        device = self.atoms.device
+        most = rows_per_block(n_components, device, self.atoms.dtype)
+        return min(most, max(16, block_size(device) // n_features))
+
+    @torch.no_grad()
+    def __call__(self, X: Tensor) -> SparseCodes:
+        """Codes of samples (n_samples, n_features), however many."""
+        # A model may run in autocast, which would take bfloat16 for products.
+        with torch.autocast(X.device.type, enabled=False):
+            blocks = [self._codes_of_block(block) for block in X.split(self.n_rows)]
+        if len(blocks) == 1:
+            return blocks[0]
+        return SparseCodes(*(torch.cat(part) for part in zip(*blocks, strict=True)))
+
+    def decode(self, codes: SparseCodes) -> Tensor:
+        """z D + b, (n_samples, n_features)."""
+        return decode(codes, self.atoms) + self.sae.decoder_bias
+
+    def reconstruct(self, X: Tensor) -> Tensor:
+        """Samples (n_samples, n_features), coded and decoded."""
+        return self.decode(self(X))

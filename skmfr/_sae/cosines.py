@@ -13,11 +13,10 @@ def nearest_cosines(
     atoms: np.ndarray, others: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Largest cosine of each unit atom with another dictionary, and where it is."""
-    import torch
-
     from .pairing import largest_cosines
 
-    cosine, index = largest_cosines(*map(torch.from_numpy, _same_dtype(atoms, others)))
+    rows, columns = _as_tensors(*_same_dtype(atoms, others))
+    cosine, index = largest_cosines(rows, columns)
     return np.clip(cosine.numpy(), -1.0, 1.0), index.numpy()
 
 
@@ -71,14 +70,11 @@ def matched_cosines(
 
     Partners are a permutation.
     """
-    import torch
-
     from .pairing import assign_atoms
 
     atoms, others = _same_dtype(atoms, others)
-    partner = assign_atoms(
-        torch.from_numpy(atoms), torch.from_numpy(others), EXACT_LIMIT
-    ).numpy()
+    rows, columns = _as_tensors(atoms, others)
+    partner = assign_atoms(rows, columns, EXACT_LIMIT).numpy()
     return np.clip(np.sum(atoms * others[partner], axis=1), -1.0, 1.0), partner
 
 
@@ -91,3 +87,10 @@ def share_of_at_least(tau: float, cosines: np.ndarray) -> float:
 def _same_dtype(atoms: np.ndarray, others: np.ndarray) -> list[np.ndarray]:
     dtype = np.result_type(atoms, others)
     return [array.astype(dtype, copy=False) for array in (atoms, others)]
+
+
+def _as_tensors(atoms: np.ndarray, others: np.ndarray):
+    """Copies on the CPU: PyTorch warns of sharing arrays that are read-only."""
+    import torch
+
+    return torch.tensor(atoms, device="cpu"), torch.tensor(others, device="cpu")

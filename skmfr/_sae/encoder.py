@@ -6,7 +6,7 @@ from torch import Tensor
 from .._kernels.dense import linear
 from .codes import SparseCodes, gather_dot, top_k
 from .ensemble import Ensemble
-from .selection import Coder, lengths, rounding, same_dot, select
+from .selection import BlockCoder, lengths, rounding, same_dot, select
 
 # Candidates beside k, or a quarter of k.  Scores of bfloat16 are off by 1/256 at most:
 # of random data, digits and superposed features no sample got other atoms with so many
@@ -80,7 +80,7 @@ def encode(
     return SparseCodes(values, indices)
 
 
-def encoder_coder(sae: Ensemble, k: int) -> Coder:
+def encoder_coder(sae: Ensemble, k: int) -> BlockCoder:
     """TopK(ReLU((x - b) E^T + c), k).
 
     Parameters

@@ -6,7 +6,7 @@ from torch import Tensor
 from .codes import SparseCodes
 from .encoder import encoder_coder
 from .ensemble import Ensemble
-from .selection import Coder, block_size
+from .selection import BlockCoder, block_size
 
 # Squared distance of an atom to the span of others below which it counts as one that
 # depends on them: it is no more than rounding of the products of atoms.
@@ -16,7 +16,7 @@ DEPENDENT = {torch.float32: 1e-5, torch.float64: 1e-12}
 RIDGE = 1e-12
 
 
-def lstsq_coder(sae: Ensemble, k: int) -> Coder:
+def lstsq_coder(sae: Ensemble, k: int) -> BlockCoder:
     """Least squares on the support of the encoder's codes; signs are free."""
     by_encoder = encoder_coder(sae, k)
     return lambda X: refitted(by_encoder(X), X, sae)
@@ -29,7 +29,7 @@ def refitted(codes: SparseCodes, X: Tensor, sae: Ensemble) -> SparseCodes:
     """
     # Which atom depends on others should not hang on the order of nearly equal codes.
     indices, place = codes.indices.sort(1)
-    atoms = sae.decoder[0].double()[indices]
+    atoms = sae.decoder[0][indices].double()
     gram = atoms @ atoms.mT
     active = independent(gram, codes.values.gather(1, place) != 0)
     values = least_squares(X - sae.decoder_bias, atoms, gram, active)

@@ -10,13 +10,13 @@ from .._kernels.dense import linear
 from .codes import SparseCodes, decode, gather_dot
 from .ensemble import Ensemble
 from .lstsq import DEPENDENT, RIDGE, least_squares, n_rows_with_atoms
-from .selection import Coder, lengths, rounding, same_dot, select
+from .selection import BlockCoder, lengths, rounding, same_dot, select
 
 # Dictionaries up to this size have products of all atoms made (256 MB in float32).
 MAX_GRAM = 8192
 
 
-def omp_coder(sae: Ensemble, k: int) -> Coder:
+def omp_coder(sae: Ensemble, k: int) -> BlockCoder:
     """Orthogonal matching pursuit: k atoms, one at a time; signs are free.
 
     Each step adds the atom with the largest absolute product with the residual, and

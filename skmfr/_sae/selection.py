@@ -10,8 +10,8 @@ from .codes import SparseCodes, top_k
 # Numbers in the largest intermediate array, 64 MB in float32; on GPUs, where a block
 # takes as many launches whatever its size, 512 MB.
 BLOCK_SIZE, BLOCK_SIZE_ON_GPU = 1 << 24, 1 << 27
-# Codes of samples (n_samples, n_features), by what was prepared for all of them.
-Coder = Callable[[Tensor], SparseCodes]
+# Codes of a block of samples (n_samples, n_features), by what was prepared for all.
+BlockCoder = Callable[[Tensor], SparseCodes]
 
 
 def block_size(device: torch.device) -> int:

@@ -206,7 +206,7 @@ class ActivationExtractor(
             token ids out of the vocabulary, sequences longer than the context, or
             inputs without such a position.
         """
-        extraction, inputs = self._prepared(X)
+        extraction, inputs = prepared(self, X)
         first = extraction.first(inputs).pooled(self.positions)
         self.n_features_out_ = first.shape[1]
         if self.sae is not None:
@@ -237,7 +237,7 @@ class ActivationExtractor(
         """
         if self.sae is not None:
             check_is_fitted(self, "sae_")
-        extraction, inputs = self._prepared(X)
+        extraction, inputs = prepared(self, X)
         sae = None if self.sae is None else self.sae_
         if self.out is not None:
             fingerprint = self._fingerprint(extraction, inputs, self.positions, sae)
@@ -250,25 +250,6 @@ class ActivationExtractor(
         # What the cache holds serves any SAE.
         rows = self._activations(extraction, inputs, "all")
         return code(rows, inputs.rows_each(len(rows)), self.positions, sae)
-
-    def _prepared(self, X) -> tuple[Extraction, Inputs]:
-        """The model, ready to run, and inputs that it takes."""
-        self._validate_params()
-        model, device = as_model(self.model, self.device)
-        tokenizer = self.tokenizer
-        if tokenizer is None and model is not self.model and holds_texts(X):
-            tokenizer = load_tokenizer(fspath(self.model))
-        find_layer(model, self.layer)
-        inputs = check_inputs(X, model, tokenizer, self.max_length, self.pad_token_id)
-        extraction = Extraction(
-            model,
-            self.layer,
-            self.feature_axis,
-            self.batch_size,
-            device,
-            self.verbose,
-        )
-        return extraction, inputs
 
     def _activations(self, extraction, inputs, positions):
         """Activations in memory, or out of the cache."""
@@ -324,6 +305,28 @@ class ActivationExtractor(
         # What X may be, the model decides.
         tags.no_validation = True
         return tags
+
+
+def prepared(extractor: ActivationExtractor, X) -> tuple[Extraction, Inputs]:
+    """The model, ready to run, and inputs that it takes."""
+    extractor._validate_params()
+    model, device = as_model(extractor.model, extractor.device)
+    tokenizer = extractor.tokenizer
+    if tokenizer is None and model is not extractor.model and holds_texts(X):
+        tokenizer = load_tokenizer(fspath(extractor.model))
+    find_layer(model, extractor.layer)
+    inputs = check_inputs(
+        X, model, tokenizer, extractor.max_length, extractor.pad_token_id
+    )
+    extraction = Extraction(
+        model,
+        extractor.layer,
+        extractor.feature_axis,
+        extractor.batch_size,
+        device,
+        extractor.verbose,
+    )
+    return extraction, inputs
 
 
 def _extracted(extraction, inputs, positions, fingerprint):

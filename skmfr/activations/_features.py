@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._sae.cosines import nearest_elsewhere
 from .._utils.extras import needed_by
 from .._utils.top import Best
-from ._extractor import ActivationExtractor
+from ._extractor import ActivationExtractor, prepared
 from ._models import as_model, check_width
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
     >>> contexts.inputs.shape, contexts.tokens.shape
     ((32, 10), (32, 10, 13))
     """
-    extraction, inputs = extractor._prepared(X)
+    extraction, inputs = prepared(extractor, X)
     best: Best | None = None
     with extraction.blocks(inputs) as blocks:
         for block in blocks:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from numbers import Integral
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .._data.sources import as_array
+from .._estimator import MFRSparseAutoencoder
+from .._sae.arrays import coder_of
+from .._sae.codes import SparseCodes, decode
 from ._inputs import Batch, Inputs, check_inputs
 from ._models import (
     as_model,
@@ -134,11 +140,10 @@ def loss_recovered(
         return activations
 
     def spliced(activations: Tensor, counting: Tensor) -> Tensor:
-        rows = as_array(activations[counting])
+        rows = activations[counting]
         check_width(sae, rows.shape[1], layer)
         replaced = activations.clone()
-        X_hat = np.asarray(reconstruct(rows))
-        replaced[counting] = torch.from_numpy(X_hat).to(activations)
+        replaced[counting] = reconstruct(rows).to(activations)
         return replaced
 
     def constant(value: Tensor) -> Change:
@@ -212,7 +217,21 @@ def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
     return ids, torch.from_numpy(batch.mask).to(ids.device)
 
 
-def _reconstruction(sae) -> Callable[[np.ndarray], np.ndarray]:
+def _reconstruction(sae) -> Callable[[Tensor], Tensor]:
+    """What reconstructs rows of activations."""
+    if isinstance(sae, MFRSparseAutoencoder):
+        check_is_fitted(sae)
+
+        def by_coder(rows: Tensor) -> Tensor:
+            rows = _for_coder(rows)
+            return coder_of(sae, rows).reconstruct(rows)
+
+        return by_coder
+    of_arrays = _reconstruction_of_arrays(sae)
+    return lambda rows: torch.from_numpy(np.asarray(of_arrays(as_array(rows))))
+
+
+def _reconstruction_of_arrays(sae) -> Callable[[np.ndarray], np.ndarray]:
     if hasattr(sae, "reconstruct"):
         return sae.reconstruct
     if hasattr(sae, "transform") and hasattr(sae, "inverse_transform"):
@@ -223,6 +242,12 @@ def _reconstruction(sae) -> Callable[[np.ndarray], np.ndarray]:
         "sae must have reconstruct, or transform and inverse_transform, or be "
         f"callable, got {type(sae).__name__}."
     )
+
+
+def _for_coder(rows: Tensor) -> Tensor:
+    """Activations in float32 at least, where there is float64, which coders need."""
+    rows = rows.detach().to(torch.promote_types(rows.dtype, torch.float32))
+    return rows.cpu() if rows.device.type == "mps" else rows
 
 
 def steer(
@@ -313,19 +338,56 @@ def steer(
         )
     module, _ = as_model(model)
     find_layer(module, layer)
-    directions = sae.components_[atoms]
+    # z' is z times some factors, plus constants at the chosen atoms.
+    factors, constants = np.ones(n_components), np.zeros(len(atoms))
+    if how == "set":
+        factors[atoms], constants = 0.0, constants + values
+    else:
+        factors[atoms] = values
+    shift = _shift(sae, factors - 1, constants @ sae.components_[atoms])
 
     def steered(activations: Tensor) -> Tensor:
-        rows = as_array(activations.flatten(0, 1))
+        rows = activations.flatten(0, 1)
         check_width(sae, rows.shape[1], layer)
-        # Of an array or a CSR array.
-        codes = sae.transform(rows)[:, atoms]
-        codes = codes if isinstance(codes, np.ndarray) else codes.toarray()
-        change = (values if how == "set" else codes * values) - codes
-        shift = torch.from_numpy((change @ directions).astype(rows.dtype))
-        return activations + shift.view(activations.shape).to(activations)
+        return activations + shift(rows).view(activations.shape).to(activations)
 
     return _steering(module, layer, steered)
+
+
+def _shift(sae, change: np.ndarray, constant: np.ndarray) -> Callable[[Tensor], Tensor]:
+    """What is added to rows of activations with codes z: ``(z * change) D + constant``.
+
+    Parameters
+    ----------
+    sae : MFRSparseAutoencoder, or what has transform and components_
+    change : ndarray of shape (n_components,)
+    constant : ndarray of shape (n_features,)
+    """
+    if not isinstance(sae, MFRSparseAutoencoder):
+
+        def of_arrays(rows: Tensor) -> Tensor:
+            codes = sparse.csr_array(sae.transform(as_array(rows)))
+            shift = (codes * change) @ sae.components_ + constant
+            return torch.from_numpy(shift)
+
+        return of_arrays
+
+    @cache
+    def on(device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        return [
+            torch.tensor(array, dtype=dtype, device=device)
+            for array in (change, constant)
+        ]
+
+    def by_coder(rows: Tensor) -> Tensor:
+        rows = _for_coder(rows)
+        coder = coder_of(sae, rows)
+        values, indices = coder(rows)
+        change, constant = on(rows.device, rows.dtype)
+        changed = SparseCodes(values * change[indices], indices)
+        return decode(changed, coder.atoms) + constant
+
+    return by_coder
 
 
 @contextmanager

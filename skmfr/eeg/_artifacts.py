@@ -10,6 +10,12 @@ from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from .._utils.extras import needed_by
+from ._fitted import (
+    as_scaled,
+    check_atoms_are_signals,
+    check_length,
+    codes_of_windows,
+)
 from ._recordings import Reader, check_recording, chunks, is_raw
 from ._windows import count_windows, cut_windows, overlap_add
 
@@ -49,7 +55,7 @@ def atom_waveforms(denoiser) -> np.ndarray:
     (8, 2, 32)
     """
     check_is_fitted(denoiser)
-    denoiser._check_atoms_are_signals("atom_waveforms")
+    check_atoms_are_signals(denoiser, "atom_waveforms")
     return denoiser.atoms_ * denoiser.scale_.astype(denoiser.atoms_.dtype)[:, None]
 
 
@@ -330,15 +336,15 @@ def windows_of_chunks(denoiser, n_times: int) -> Iterator[tuple[slice, slice, sl
 def code_windows(denoiser, X) -> sparse.csr_array:
     """Codes of the windows of a recording, (n_windows, n_atoms)."""
     check_is_fitted(denoiser)
-    denoiser._check_atoms_are_signals("Scoring atoms")
+    check_atoms_are_signals(denoiser, "Scoring atoms")
     if not is_raw(X):
         raise ValueError(f"X must be an mne.io.Raw, got {type(X).__name__}.")
     check_recording(X, denoiser.ch_names_, denoiser.sfreq_)
     reader = Reader(X, denoiser.ch_names_, "X")
-    denoiser._check_length(reader)
+    check_length(denoiser, reader)
     codes = []
     for span, own, _ in windows_of_chunks(denoiser, X.n_times):
-        part = denoiser._codes_of_windows(denoiser._scaled(reader.read(span)))
+        part = codes_of_windows(denoiser, as_scaled(denoiser, reader.read(span)))
         codes.append(sparse.csr_array(part[own]))
     return sparse.vstack(codes, format="csr")
 

@@ -25,6 +25,14 @@ from ._filters import (
     solve_filters,
     spatial_filters,
 )
+from ._fitted import (
+    as_scaled,
+    check_atoms_are_signals,
+    check_length,
+    checked_atoms,
+    codes_of_windows,
+    flat_windows,
+)
 from ._quality import rrmse_t
 from ._recordings import (
     Reader,
@@ -261,13 +269,13 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         signals = [noisy.read(piece) for piece in pieces]
         self.mean_ = self.clean_mean_ = channel_means(signals)
         self.scale_ = self._scale(signals)
-        signals = [self._scaled(signal) for signal in signals]
+        signals = [as_scaled(self, signal) for signal in signals]
         if clean is None:
             self._fit_windows(signals)
         else:
             targets = [clean.read(piece) for piece in pieces]
             self.clean_mean_ = channel_means(targets)
-            targets = [self._scaled(target, self.clean_mean_) for target in targets]
+            targets = [as_scaled(self, target, self.clean_mean_) for target in targets]
             folds = self._folds(groups, [len(signal) for signal in signals], X)
             self._fit_filters(signals, targets, folds, rng)
         return self
@@ -325,14 +333,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
                 f"window={self.window}, sfreq={self.sfreq_}."
             )
         self.hop_ = max(1, round(self.n_times_ * (1 - self.overlap)))
-        self._check_length(noisy)
-
-    def _check_length(self, reader: Reader) -> None:
-        if reader.shape[2] < self.n_times_:
-            raise ValueError(
-                f"{reader.name} has {reader.shape[2]} samples, which is shorter than a "
-                f"window of {self.n_times_} samples; lower the parameter window."
-            )
+        check_length(self, noisy)
 
     def _scale(self, signals: list[np.ndarray]) -> np.ndarray:
         """Standard deviation of each channel."""
@@ -346,11 +347,6 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
                 "out, or mark them as bad."
             )
         return scale
-
-    def _scaled(self, signals: np.ndarray, mean: Any = None) -> np.ndarray:
-        mean = self.mean_ if mean is None else mean
-        scaled = (signals - mean[:, None]) / self.scale_[:, None]
-        return scaled.astype(np.float32)
 
     def _folds(self, groups, lengths: list[int], X) -> list[np.ndarray]:
         """Number of the fold of each epoch that is fitted, piece by piece."""
@@ -373,7 +369,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
 
     def _fit_windows(self, signals: list[np.ndarray]) -> None:
         """Atoms of windows of all channels."""
-        windows = np.concatenate([self._flat_windows(signal) for signal in signals])
+        windows = np.concatenate([flat_windows(self, signal) for signal in signals])
         n_dimensions = min(N_DIMENSIONS, *windows.shape)
         self.pca_ = PCA(n_dimensions, random_state=self.random_state).fit(windows)
         sae = self._new_sae(
@@ -383,19 +379,10 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         atoms = self.sae_.components_ @ self.pca_.components_
         self.atoms_ = atoms.reshape(-1, self.n_channels_, self.n_times_)
 
-    def _flat_windows(self, signals: np.ndarray) -> np.ndarray:
-        """Windows of all channels, (n_epochs * n_windows, n_channels * n_times_)."""
-        windows = cut_windows(signals, self.n_times_, self.hop_)
-        return windows.swapaxes(1, 2).reshape(-1, self.n_channels_ * self.n_times_)
-
     def _from_flat_windows(self, windows: np.ndarray, shape) -> np.ndarray:
         n_epochs, n_channels, n_times = shape
         windows = windows.reshape(n_epochs, -1, n_channels, self.n_times_)
         return overlap_add(windows.swapaxes(1, 2), n_times, self.hop_)
-
-    def _codes_of_windows(self, signals: np.ndarray) -> np.ndarray:
-        """Codes, (n_epochs * n_windows, n_atoms)."""
-        return self.sae_.transform(self.pca_.transform(self._flat_windows(signals)))
 
     def _fit_filters(self, noisy, clean, folds, rng) -> None:
         """Spatial filters, codes of spectra, and the second dictionary."""
@@ -468,24 +455,10 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
 
     def _kept(self, codes):
         """Codes, changed in place, without those of atoms that are left out."""
-        codes[:, self._checked_atoms(self.exclude)] = 0
+        codes[:, checked_atoms(self, self.exclude)] = 0
         if self.trusted_only:
             codes[:, ~self.sae_.trusted_] = 0
         return codes
-
-    def _checked_atoms(self, numbers, name: str = "exclude") -> np.ndarray:
-        """Numbers of atoms (n,) that a parameter of this name gives."""
-        atoms, n_atoms = np.asarray(numbers), len(self.sae_.components_)
-        if atoms.size == 0:
-            return np.zeros(0, dtype=int)
-        if atoms.dtype.kind not in "iu" or atoms.ndim != 1:
-            raise ValueError(f"{name} must be numbers of atoms, got {numbers!r}.")
-        if atoms.min() < 0 or atoms.max() >= n_atoms:
-            raise ValueError(
-                f"{name} must be numbers from 0 to {n_atoms - 1}, as there are "
-                f"{n_atoms} atoms, got {numbers!r}."
-            )
-        return atoms
 
     def transform(self, X):
         """Denoise signals.
@@ -531,28 +504,20 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
             where atoms are not parts of the signals.
         """
         check_is_fitted(self)
-        self._check_atoms_are_signals("apply")
-        atoms = self._checked_atoms(self.exclude if exclude is None else exclude)
+        check_atoms_are_signals(self, "apply")
+        atoms = checked_atoms(self, self.exclude if exclude is None else exclude)
 
         def without(signals: np.ndarray) -> np.ndarray:
-            codes = self._codes_of_windows(signals)[:, atoms]
+            codes = codes_of_windows(self, signals)[:, atoms]
             removed = np.tensordot(codes, self.atoms_[atoms], 1)
             return signals - self._from_flat_windows(removed, signals.shape)
 
         return self._mapped(X, without)
 
-    def _check_atoms_are_signals(self, what: str) -> None:
-        if hasattr(self, "filters_"):
-            raise ValueError(
-                f"{what} needs a denoiser that was fitted without y: with clean "
-                "signals, atoms are spectra, and none of them is a part of the signal. "
-                "Use transform."
-            )
-
     def _denoise(self, signals: np.ndarray) -> np.ndarray:
         """Scaled signals (n_epochs, n_channels, n_times), denoised."""
         if not hasattr(self, "filters_"):
-            codes = self._kept(self._codes_of_windows(signals))
+            codes = self._kept(codes_of_windows(self, signals))
             windows = self.pca_.inverse_transform(self.sae_.inverse_transform(codes))
             return self._from_flat_windows(windows, signals.shape)
         spectra = self._spectra(signals)
@@ -580,11 +545,11 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
                 f"X has {source.shape[1]} channels; the denoiser was fitted on "
                 f"{self.n_channels_}."
             )
-        self._check_length(source)
+        check_length(self, source)
 
         def changed(signals: np.ndarray) -> np.ndarray:
             # The difference, so that what is not changed keeps all of its digits.
-            scaled = self._scaled(signals)
+            scaled = as_scaled(self, signals)
             difference = (change(scaled) - scaled) * self.scale_[:, None]
             difference += (self.clean_mean_ - self.mean_)[:, None]
             return (signals + difference).astype(signals.dtype)
@@ -642,7 +607,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         if y is not None:
             return -float(np.mean(rrmse_t(target, denoised)))
         as_samples = [
-            self._scaled(signals).swapaxes(1, 2).reshape(-1, self.n_channels_)
+            as_scaled(self, signals).swapaxes(1, 2).reshape(-1, self.n_channels_)
             for signals in (target, denoised)
         ]
         return 1.0 - fvu(*as_samples)

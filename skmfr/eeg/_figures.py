@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._utils.extras import needed_by
 from ._artifacts import atom_waveforms, code_windows, leading_vectors, score_atoms
+from ._fitted import checked_atoms
 from ._recordings import channels_to_fit, check_channels, is_raw
 from ._windows import overlap_add
 
@@ -73,7 +74,7 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
     >>> figure = plot_atom(EEGDenoiser(sae=sae).fit(raw), 5, raw)
     """
     check_is_fitted(denoiser)
-    denoiser._checked_atoms([atom], "atom")
+    checked_atoms(denoiser, [atom], "atom")
     return _draw_atom(denoiser, atom, X, code_windows(denoiser, X), n_windows)
 
 
@@ -374,9 +375,9 @@ def add_to_report(
         import matplotlib.pyplot as plt
 
     if artifacts is None:
-        excluded = denoiser._checked_atoms(denoiser.exclude)
+        excluded = checked_atoms(denoiser, denoiser.exclude)
         artifacts = score_atoms(denoiser, X).loc[excluded]
-    atoms = denoiser._checked_atoms(artifacts.index, "the index of artifacts")
+    atoms = checked_atoms(denoiser, artifacts.index, "the index of artifacts")
     table = artifacts.to_html(float_format="{:.3g}".format, classes="table")
     report.add_html(table, f"Atoms removed: {len(artifacts)}", section=title)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._estimator import checked_data
 from .._sae.levels import TRUSTED, agreement_level
 from .._utils.checks import as_matrix
 from ..agreement import feature_agreement, random_agreement
@@ -241,9 +242,11 @@ def _checked(agreement: np.ndarray) -> np.ndarray:
 
 def _usage(sae, X) -> np.ndarray:
     """Share of samples in which each atom is active, (n_components,)."""
-    X = sae._check_X(X)
+    from .._sae.arrays import coded_blocks, coder_of
+
+    X = checked_data(sae, X)
     n_active = np.zeros(len(sae.components_))
-    for _, codes, _ in sae._coded_blocks(X):
+    for _, codes in coded_blocks(coder_of(sae, X), X):
         active = codes.indices[codes.values != 0].cpu().numpy()
         n_active += np.bincount(active, minlength=len(n_active))
     return n_active / len(X)

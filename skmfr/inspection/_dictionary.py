@@ -158,11 +158,12 @@ class DictionaryDisplay:
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         from ..eeg import EEGDenoiser
+        from ..eeg._fitted import check_atoms_are_signals
 
         denoiser = None
         if isinstance(estimator, EEGDenoiser):
             check_is_fitted(estimator)
-            estimator._check_atoms_are_signals(cls.__name__)
+            check_atoms_are_signals(estimator, cls.__name__)
             denoiser, estimator = estimator, estimator.sae_
         _, sae = split_fitted(estimator)
         named = named_dictionaries(sae)

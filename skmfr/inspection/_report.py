@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 
-from .._estimator import MFRSparseAutoencoder
+from .._estimator import MFRSparseAutoencoder, checked_data
 from .._utils.files import replacing
 from ._report_data import Words, rating_data, report_data
 from ._report_numbers import atom_statistics
@@ -260,7 +260,7 @@ def report(
     >>> "upper stroke" in page.html()
     True
     """
-    X = estimator._check_X(X)
+    X = checked_data(estimator, X)
     n_atoms = len(estimator.components_)
     _check_size("contexts", contexts and contexts.codes, estimator)
     _check_size("effects", effects and effects.promoted, estimator)
@@ -371,7 +371,7 @@ def blinded_report(
     items: list[tuple] = []
     key: list[dict] = []
     for name, estimator in estimators.items():
-        checked = estimator._check_X(X)
+        checked = checked_data(estimator, X)
         own = contexts and contexts[name]
         _check_size(f"contexts[{name!r}]", own and own.codes, estimator)
         view = _view(estimator, image_shape, ch_names, sfreq, own)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .._data.sources import Source
 from .._sae.cosines import nearest_elsewhere
 from .._sae.levels import TRUSTED, agreement_level
 from ._report_numbers import AtomStatistics
@@ -93,7 +94,7 @@ def _histogram(statistics: AtomStatistics, atom: int) -> dict[str, Any]:
 
 
 def packed_shapes(
-    view: View, X: np.ndarray, samples: np.ndarray, **rows: np.ndarray
+    view: View, X: np.ndarray | Source, samples: np.ndarray, **rows: np.ndarray
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Shapes of samples and of whatever else, in 8 bits.
 
@@ -136,7 +137,7 @@ def _samples(described: list[dict[str, Any]]) -> np.ndarray:
 
 def report_data(
     estimator,
-    X: np.ndarray,
+    X: np.ndarray | Source,
     statistics: AtomStatistics,
     view: View,
     atoms: np.ndarray,
@@ -219,7 +220,7 @@ def _loss_points(losses: np.ndarray) -> dict[str, Any]:
 
 def rating_data(
     items: list[tuple[Any, AtomStatistics, int, Words]],
-    X: np.ndarray,
+    X: np.ndarray | Source,
     view: View,
     study: str,
 ) -> tuple[dict[str, Any], dict[str, str]]:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from .._data.moments import fvu_of_blocks
-from .._estimator import as_csr
+from .._data.sources import Source
 from .._utils.top import Best
 
 # Bins of a histogram on either side of 0, a power of 2.
@@ -129,14 +129,16 @@ class Histograms:
         return Histogram((first - N_BINS) * width, width, self.counts[atom, first:stop])
 
 
-def atom_statistics(estimator, X: np.ndarray, n_examples: int) -> AtomStatistics:
+def atom_statistics(
+    estimator, X: np.ndarray | Source, n_examples: int
+) -> AtomStatistics:
     """What each atom does on X, which is read and coded block by block.
 
     Parameters
     ----------
     estimator : MFRSparseAutoencoder
         Fitted.
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray or Source of shape (n_samples, n_features)
         Checked.
     n_examples : int
         Samples to keep for each atom.
@@ -155,12 +157,12 @@ def atom_statistics(estimator, X: np.ndarray, n_examples: int) -> AtomStatistics
         best.add(codes, start, np.ones(codes.shape[0], dtype=int))
 
     def reconstructed() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        from .._sae.coder import reconstruct
+        from .._sae.arrays import as_csr, coded_blocks, coder_of
 
-        start = 0
-        for block, codes, sae in estimator._coded_blocks(X):
+        coder, start = coder_of(estimator, X), 0
+        for block, codes in coded_blocks(coder, X):
             count(as_csr(codes, n_components), start)
-            yield block, reconstruct(codes, sae).cpu().numpy()
+            yield block, coder.decode(codes).cpu().numpy()
             start += len(block)
 
     fvu = fvu_of_blocks(reconstructed())

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 
-from .._estimator import MFRSparseAutoencoder
+from .._estimator import MFRSparseAutoencoder, check_parameters, set_fitted
 from ._safetensors import check_arrays, naming, opened, write_arrays
 
 FORMAT_VERSION = 3
@@ -185,7 +184,8 @@ def check_sae(sae) -> None:
             f"sae is of type {type(sae).__name__}, expected MFRSparseAutoencoder."
         )
     check_is_fitted(sae)
-    _check_parameters(sae)
+    # They may have been set after the fit.
+    check_parameters(sae)
 
 
 def _reference_alone(sae: MFRSparseAutoencoder) -> dict[str, Any]:
@@ -207,15 +207,6 @@ def _arrays_of(attributes: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: attributes[name] for name in names} | {
         f"{TRAINING}{name}": array for name, array in attributes["_training"].items()
     }
-
-
-def _check_parameters(sae: MFRSparseAutoencoder) -> None:
-    """As `fit` does: they may have been set since, or come from a file."""
-    validate_parameter_constraints(
-        sae._parameter_constraints,
-        sae.get_params(deep=False),
-        caller_name=type(sae).__name__,
-    )
 
 
 def _parameters_of(sae: MFRSparseAutoencoder) -> dict[str, Any]:
@@ -344,7 +335,7 @@ def _with_parameters(parameters: dict[str, Any]) -> MFRSparseAutoencoder:
             f"it has parameters that this skmfr does not know: {', '.join(unknown)}."
         )
     sae.set_params(**parameters)
-    _check_parameters(sae)
+    check_parameters(sae)
     return sae
 
 
@@ -371,8 +362,7 @@ def _set_attributes(
         "n_steps_": _number(attributes, "n_steps_", int, 0),
         "_training": training,
     }
-    for name, value in with_copies(fitted).items():
-        setattr(sae, name, value)
+    set_fitted(sae, with_copies(fitted))
     if "feature_names_in_" in attributes:
         names = attributes["feature_names_in_"]
         if not _is_list_of_str(names) or len(names) != n_features:

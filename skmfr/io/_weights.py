@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._estimator import MFRSparseAutoencoder
+from .._estimator import MFRSparseAutoencoder, set_fitted
 from .._utils.files import replacing
 from ..agreement import random_agreement
 from ._safetensors import check_arrays, opened, write_arrays
@@ -164,21 +164,29 @@ def estimator_of(weights: Weights, k, norm_tolerance: float) -> MFRSparseAutoenc
             "atoms of unit norm would."
         )
     sae = MFRSparseAutoencoder(n_components, n_saes=1, k=k, n_witnesses=0)
-    sae.components_ = weights.decoder / norms[:, None]
-    sae.dictionaries_ = sae.components_[None]
-    sae.witness_dictionaries_ = sae.dictionaries_[:0]
-    sae.reference_sae_ = 0
-    sae.encoder_weights_ = weights.encoder * norms[:, None]
-    sae.encoder_bias_ = weights.encoder_bias * norms
-    sae.decoder_bias_ = weights.decoder_bias
-    sae.feature_agreement_ = np.full_like(norms, np.nan)
-    sae.mutual_agreement_ = sae.feature_agreement_[None]
-    sae.agreement_null_ = random_agreement(n_features, n_components)
-    sae.trusted_ = np.zeros(n_components, dtype=bool)
-    sae.n_iter_ = sae.n_steps_ = 0
-    sae.loss_curve_ = norms[:0]
-    sae.n_reinits_ = np.zeros(1, dtype=int)
-    sae.n_features_in_ = n_features
+    atoms = weights.decoder / norms[:, None]
+    unknown = np.full_like(norms, np.nan)
+    set_fitted(
+        sae,
+        {
+            "components_": atoms,
+            "dictionaries_": atoms[None],
+            "witness_dictionaries_": atoms[None][:0],
+            "reference_sae_": 0,
+            "encoder_weights_": weights.encoder * norms[:, None],
+            "encoder_bias_": weights.encoder_bias * norms,
+            "decoder_bias_": weights.decoder_bias,
+            "feature_agreement_": unknown,
+            "mutual_agreement_": unknown[None],
+            "agreement_null_": random_agreement(n_features, n_components),
+            "trusted_": np.zeros(n_components, dtype=bool),
+            "n_iter_": 0,
+            "n_steps_": 0,
+            "loss_curve_": norms[:0],
+            "n_reinits_": np.zeros(1, dtype=int),
+            "n_features_in_": n_features,
+        },
+    )
     # No state of training to go on from.
     sae._training = {}
     return sae

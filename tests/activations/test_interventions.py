@@ -1,4 +1,7 @@
+import sys
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import skmfr.activations._interventions as interventions
 from skmfr import MFRSparseAutoencoder
 from skmfr.activations import ActivationExtractor, ablate, loss_recovered, steer
 
@@ -126,6 +130,10 @@ def test_a_model_in_training_mode_is_not_dropped_out(gpt2, tokens, sae):
 
 
 def outputs(model, tokens) -> np.ndarray:
+    return outputs_of(model, tokens).numpy()
+
+
+def outputs_of(model, tokens) -> torch.Tensor:
     """What the layer gives after hooks that are there."""
     kept: list = []
     handle = model.transformer.h[0].mlp.register_forward_hook(
@@ -134,7 +142,7 @@ def outputs(model, tokens) -> np.ndarray:
     with torch.no_grad():
         model(torch.tensor(tokens))
     handle.remove()
-    return kept[0].flatten(0, 1).numpy()
+    return kept[0].flatten(0, 1)
 
 
 @pytest.mark.parametrize("algorithm", ["encoder", "omp"])
@@ -202,6 +210,79 @@ def test_contexts_nest_and_end_with_errors(gpt2, tokens, sae):
     with pytest.raises(RuntimeError, match="stop"), steer(gpt2, LAYER, sae, 0, 1.0):
         raise RuntimeError("stop")
     assert not any(module._forward_hooks for module in gpt2.transformer.h[0].modules())
+
+
+@contextmanager
+def without_arrays():
+    """Context in which a tensor that becomes an array, or the other way, is an error.
+
+    Kernels for the CPU, which look at tensors as arrays, are let through.
+    """
+    kernels = "skmfr._kernels", "skmfr._sae.codes"
+
+    def refusing(convert):
+        def refused(*arguments, **options):
+            caller = sys._getframe(1).f_globals["__name__"]
+            assert caller.startswith(kernels), f"{caller} converts to or from NumPy"
+            return convert(*arguments, **options)
+
+        return refused
+
+    conversions = [(torch, "from_numpy"), (torch.Tensor, "numpy")]
+    conversions += [(torch.Tensor, "__array__"), (torch.Tensor, "tolist")]
+    with ExitStack() as stack:
+        for owner, name in conversions:
+            convert = refusing(getattr(owner, name))
+            stack.enter_context(patch.object(owner, name, convert))
+        yield
+
+
+@pytest.mark.parametrize("algorithm", ["encoder", "lstsq", "omp"])
+def test_activations_of_a_forward_pass_never_become_arrays(
+    gpt2, tokens, sae, algorithm, monkeypatch
+):
+    sae = deepcopy(sae).set_params(transform_algorithm=algorithm)
+    ids = torch.tensor(tokens)
+    call, n_calls = interventions.call, []
+
+    def guarded(*arguments):
+        n_calls.append(1)
+        with without_arrays():
+            return call(*arguments)
+
+    # Those that a function of arrays needs are found.
+    with (
+        pytest.raises(AssertionError, match="converts to or from NumPy"),
+        steer(gpt2, LAYER, PCA(4).fit(np.eye(WIDTH)), 0, 1.0),
+        without_arrays(),
+    ):
+        gpt2(ids)
+    for how in ("set", "scale"):
+        with steer(gpt2, LAYER, sae, [1, 2], 3.0, how=how), without_arrays():
+            gpt2(ids)
+    monkeypatch.setattr(interventions, "call", guarded)
+    loss_recovered(gpt2, LAYER, sae, tokens)
+    assert n_calls
+
+
+def test_models_in_bfloat16_are_changed_by_codes_in_float32(gpt2, tokens, sae):
+    model = deepcopy(gpt2).bfloat16()
+    before = outputs_of(model, tokens)
+    assert before.dtype == torch.bfloat16
+    with steer(model, LAYER, sae, [0, 3], 0.5, how="scale"):
+        after = outputs_of(model, tokens)
+    codes = sae.transform(before.float().numpy())[:, [0, 3]]
+    change = torch.from_numpy(-0.5 * codes @ sae.components_[[0, 3]])
+    torch.testing.assert_close(after, before + change.bfloat16(), rtol=0.01, atol=1e-4)
+    _, losses = loss_recovered(model, LAYER, sae, tokens, return_losses=True)
+
+    def reconstructed(output):
+        X_hat = sae.reconstruct(output.flatten(0, 1).float().numpy())
+        return torch.tensor(X_hat).view_as(output).bfloat16()
+
+    assert losses.spliced == pytest.approx(
+        loss_with(model, tokens, reconstructed), abs=0.01
+    )
 
 
 def test_gradients_pass(gpt2, tokens, sae):

@@ -1,0 +1,138 @@
+"""The coder of a fitted estimator, and arrays that go through it block by block."""
+
+from collections.abc import Iterator
+from operator import is_
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from .._data.sources import Source
+from .._utils.devices import resolve_device
+from .._utils.threads import let_forks_compute
+from .coder import Coder
+from .codes import SparseCodes
+from .ensemble import Ensemble
+
+# Fitted attributes, in the order of an ensemble.
+WEIGHTS = ("encoder_weights_", "encoder_bias_", "components_", "decoder_bias_")
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+# The last coder of each estimator, and what it was made for.  Beside the estimators, so
+# that neither pickles nor copies hold it; and without a lock, which a fork could find
+# locked for ever: two threads that come first at once make a coder each.
+_coders: WeakKeyDictionary[Any, tuple[list[np.ndarray], tuple, Coder]] = (
+    WeakKeyDictionary()
+)
+
+
+def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
+    """The coder of a fitted estimator, for data like X.
+
+    It is made anew when a weight is another array or a parameter has changed.
+
+    Parameters
+    ----------
+    estimator : MFRSparseAutoencoder
+    X : ndarray, Source or Tensor
+        A tensor is coded on its device, all else on that of the estimator.
+    """
+    let_forks_compute()
+    if isinstance(X, Tensor):
+        device, dtype = str(X.device), X.dtype
+    else:
+        device = resolve_device(estimator.device, fall_back=True)
+        dtype = DTYPES[X.dtype.name]
+    weights = [getattr(estimator, name) for name in WEIGHTS]
+    settings = estimator.k, estimator.transform_algorithm, device, dtype
+    if estimator in _coders:
+        known_weights, known_settings, coder = _coders[estimator]
+        if settings == known_settings and all(map(is_, weights, known_weights)):
+            return coder
+    sae = Ensemble(
+        *(torch.tensor(array[None], dtype=dtype, device=device) for array in weights)
+    )
+    coder = Coder(sae, estimator.k, estimator.transform_algorithm)
+    # An array that can be written to may change, and nobody would know.
+    if not any(array.flags.writeable for array in weights):
+        _coders[estimator] = weights, settings, coder
+    return coder
+
+
+def coded_blocks(
+    coder: Coder, X: np.ndarray | Source
+) -> Iterator[tuple[np.ndarray, SparseCodes]]:
+    """Blocks of samples with their codes, on the device of the coder."""
+    n_rows = coder.n_rows
+    for start in range(0, len(X), n_rows):
+        block = np.array(X[start : start + n_rows], order="C")
+        yield block, coder(torch.from_numpy(block).to(coder.atoms.device))
+
+
+def reconstructed_blocks(
+    coder: Coder, X: np.ndarray | Source, kept: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Blocks of samples with their reconstructions.
+
+    Parameters
+    ----------
+    coder : Coder
+    X : ndarray or Source of shape (n_samples, n_features)
+    kept : ndarray of shape (n_components,), bool, optional
+        Atoms that take part; all by default.
+    """
+    for block, codes in coded_blocks(coder, X):
+        if kept is not None:
+            chosen = torch.tensor(kept, device=codes.indices.device)[codes.indices]
+            codes = codes._replace(values=codes.values * chosen)
+        yield block, coder.decode(codes).cpu().numpy()
+
+
+def reconstruct(
+    coder: Coder, X: np.ndarray | Source, kept: np.ndarray | None = None
+) -> np.ndarray:
+    """Reconstructions (n_samples, n_features), see :func:`reconstructed_blocks`."""
+    X_hat, start = np.empty(X.shape, X.dtype), 0
+    for block, reconstructed in reconstructed_blocks(coder, X, kept):
+        X_hat[start : start + len(block)] = reconstructed
+        start += len(block)
+    return X_hat
+
+
+def dense_codes(coder: Coder, X: np.ndarray | Source) -> np.ndarray:
+    """Codes, (n_samples, n_components)."""
+    dense, start = np.zeros((len(X), len(coder.atoms)), X.dtype), 0
+    for block, codes in coded_blocks(coder, X):
+        values, indices = (part.cpu() for part in codes)
+        out = torch.from_numpy(dense[start : start + len(block)])
+        # An inactive entry, which may name any atom, adds 0.
+        out.scatter_add_(1, indices, values)
+        start += len(block)
+    return dense
+
+
+def csr_codes(coder: Coder, X: np.ndarray | Source) -> sparse.csr_array:
+    """Codes, (n_samples, n_components), with the atoms of each sample in order."""
+    n_components = len(coder.atoms)
+    blocks = [as_csr(codes, n_components) for _, codes in coded_blocks(coder, X)]
+    stacked = sparse.vstack(blocks, format="csr")
+    stacked.sort_indices()
+    return stacked
+
+
+def as_csr(codes: SparseCodes, n_components: int) -> sparse.csr_array:
+    """Codes of a block of samples without what is zero, (n_samples, n_components)."""
+    values, indices = (part.cpu().numpy() for part in codes)
+    rows, places = np.nonzero(values)
+    begins = np.searchsorted(rows, np.arange(len(values) + 1))
+    return sparse.csr_array(
+        (
+            values[rows, places],
+            indices[rows, places].astype(np.int32),
+            begins.astype(np.int32),
+        ),
+        shape=(len(values), n_components),
+    )

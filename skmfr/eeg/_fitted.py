@@ -1,0 +1,64 @@
+"""What a fitted denoiser makes of signals and of numbers of its atoms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._recordings import Reader
+from ._windows import cut_windows
+
+
+def check_length(denoiser, reader: Reader) -> None:
+    """Whether signals fill a window."""
+    if reader.shape[2] < denoiser.n_times_:
+        raise ValueError(
+            f"{reader.name} has {reader.shape[2]} samples, which is shorter than a "
+            f"window of {denoiser.n_times_} samples; lower the parameter window."
+        )
+
+
+def check_atoms_are_signals(denoiser, what: str) -> None:
+    """Whether the denoiser was fitted without clean signals, as `what` needs it."""
+    if hasattr(denoiser, "filters_"):
+        raise ValueError(
+            f"{what} needs a denoiser that was fitted without y: with clean "
+            "signals, atoms are spectra, and none of them is a part of the signal. "
+            "Use transform."
+        )
+
+
+def checked_atoms(denoiser, numbers, name: str = "exclude") -> np.ndarray:
+    """Numbers of atoms (n,) that a parameter of this name gives."""
+    atoms, n_atoms = np.asarray(numbers), len(denoiser.sae_.components_)
+    if atoms.size == 0:
+        return np.zeros(0, dtype=int)
+    if atoms.dtype.kind not in "iu" or atoms.ndim != 1:
+        raise ValueError(f"{name} must be numbers of atoms, got {numbers!r}.")
+    if atoms.min() < 0 or atoms.max() >= n_atoms:
+        raise ValueError(
+            f"{name} must be numbers from 0 to {n_atoms - 1}, as there are "
+            f"{n_atoms} atoms, got {numbers!r}."
+        )
+    return atoms
+
+
+def as_scaled(denoiser, signals: np.ndarray, mean: Any = None) -> np.ndarray:
+    """Signals (..., n_channels, n_times) in units of the fit, float32."""
+    mean = denoiser.mean_ if mean is None else mean
+    centred = signals - mean[:, None]
+    return (centred / denoiser.scale_[:, None]).astype(np.float32)
+
+
+def flat_windows(denoiser, signals: np.ndarray) -> np.ndarray:
+    """Windows of all channels, (n_epochs * n_windows, n_channels * n_times_)."""
+    windows = cut_windows(signals, denoiser.n_times_, denoiser.hop_)
+    n_values = denoiser.n_channels_ * denoiser.n_times_
+    return windows.swapaxes(1, 2).reshape(-1, n_values)
+
+
+def codes_of_windows(denoiser, signals: np.ndarray) -> np.ndarray:
+    """Codes of scaled signals, (n_epochs * n_windows, n_atoms)."""
+    windows = flat_windows(denoiser, signals)
+    return denoiser.sae_.transform(denoiser.pca_.transform(windows))
