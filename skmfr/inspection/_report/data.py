@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .._sae.cosines import nearest_elsewhere
-from .._sae.levels import TRUSTED, agreement_level
-from ._report_numbers import AtomStatistics
-from ._report_views import Shapes, View, significant, thinned
+from ..._sae.cosines import nearest_elsewhere
+from ..._sae.levels import TRUSTED, agreement_level
+from .statistics import AtomStatistics
+from .views import Shapes, View, significant, thinned
 
 if TYPE_CHECKING:
-    from ..activations import Contexts, LogitEffects
+    from ...activations import Contexts, LogitEffects
 
 # Points of the curve of losses, at most.
 N_POINTS = 300
@@ -113,7 +113,7 @@ def packed_shapes(
     blobs : dict of str
         Their bytes in base64, by name.
     """
-    from .._data.batches import row_blocks
+    from ..._data.batches import row_blocks
 
     if view.kind == "text":
         return {"view": view._asdict()}, {}

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from .._data.moments import fvu_of_blocks
-from .._estimator import as_csr
-from .._utils.top import Best
+from ..._data.moments import fvu_of_blocks
+from ..._estimator import as_csr
+from ..._utils.top import Best
 
 # Bins of a histogram on either side of 0, a power of 2.
 N_BINS = 32
@@ -155,7 +155,7 @@ def atom_statistics(estimator, X: np.ndarray, n_examples: int) -> AtomStatistics
         best.add(codes, start, np.ones(codes.shape[0], dtype=int))
 
     def reconstructed() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        from .._sae.coder import reconstruct
+        from ..._sae.coder import reconstruct
 
         start = 0
         for block, codes, sae in estimator._coded_blocks(X):
