@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._utils.extras import needed_by
 from ._recordings import Reader, check_recording, chunks, is_raw
+from ._unsupervised import codes_of_windows
 from ._windows import count_windows, cut_windows, overlap_add
 
 if TYPE_CHECKING:
@@ -338,7 +339,7 @@ def code_windows(denoiser, X) -> sparse.csr_array:
     denoiser._check_length(reader)
     codes = []
     for span, own, _ in windows_of_chunks(denoiser, X.n_times):
-        part = denoiser._codes_of_windows(denoiser._scaled(reader.read(span)))
+        part = codes_of_windows(denoiser, denoiser._scaled(reader.read(span)))
         codes.append(sparse.csr_array(part[own]))
     return sparse.vstack(codes, format="csr")
 
