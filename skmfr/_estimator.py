@@ -78,8 +78,8 @@ class MFRSparseAutoencoder(
 
     SAE i codes a sample as ``z = TopK(ReLU((x - b_i) E_i^T + c_i), k)`` and
     reconstructs it as ``z D_i + b_i``, with atoms (rows of ``D_i``) of unit norm.
-    Minimised is ``sum_i FVU_i + alpha * mean_{i<j} (1 - MMCS(D_i, D_j))``: the fraction
-    of variance unexplained, and the mean cosine of matched atoms, where atoms that are
+    Minimised is ``sum_i FVU_i + alpha * mean_{i<j} (1 - C(D_i, D_j))``: the fraction of
+    variance unexplained, and C, the mean cosine of matched atoms, where atoms that are
     not alike count as unmatched.  Atoms that no sample activates follow a loss of their
     own, in which they code what the others leave (AuxK of Gao et al., 2024).
 

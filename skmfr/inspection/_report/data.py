@@ -72,7 +72,7 @@ class _Ids:
         return " ".join(map(str, ids))
 
 
-def describe(
+def details_of(
     statistics: AtomStatistics, atoms: Sequence[int], words: Words
 ) -> list[dict[str, Any]]:
     """What is known of some atoms: samples, histograms, texts."""
@@ -165,7 +165,7 @@ def report_data(
     blobs : dict of str
         Base64.
     """
-    shown = describe(statistics, atoms.tolist(), words)
+    shown = details_of(statistics, atoms.tolist(), words)
     data, blobs = packed_shapes(
         view,
         X,
@@ -188,7 +188,7 @@ def report_data(
         },
         "matches": [
             {
-                "name": name.replace("sae", "SAE"),
+                "name": name,
                 "cosine": significant(cosine),
                 "atom": index.tolist(),
             }
@@ -244,7 +244,7 @@ def rating_data(
     """
     shown = []
     for _, statistics, atom, words in items:
-        (item,) = describe(statistics, [atom], words)
+        (item,) = details_of(statistics, [atom], words)
         shown.append(_relative(item))
     atoms = np.stack([estimator.components_[atom] for estimator, _, atom, _ in items])
     data, blobs = packed_shapes(view, X, _samples(shown), atoms=atoms)
