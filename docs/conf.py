@@ -1,6 +1,12 @@
 """Configuration of Sphinx."""
 
+import sys
+from pathlib import Path
+
 import skmfr
+
+# benchmarks, whose results are drawn, and the directive that draws them.
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parent / "_ext")]
 
 project = "skmfr"
 author = "the skmfr developers"
@@ -8,6 +14,7 @@ project_copyright = "the skmfr developers"
 version = release = skmfr.__version__
 
 extensions = [
+    "house",
     "myst_parser",
     "numpydoc",
     "sphinx.ext.autodoc",
