@@ -3,9 +3,10 @@
 from numbers import Integral
 
 import numpy as np
-from sklearn.utils import Bunch, check_array
+from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, validate_params
 
+from .._utils.checks import as_floats
 from ._synthetic import _generator
 
 
@@ -148,15 +149,8 @@ def make_noisy_eeg(
 
 
 def _checked_array(name: str, values, n_dims: tuple[int, ...]) -> np.ndarray:
-    """Finite numbers, float32 or float64, at least one."""
-    array = check_array(
-        values,
-        dtype=[np.float64, np.float32],
-        ensure_2d=False,
-        allow_nd=True,
-        ensure_min_samples=0,
-        input_name=name,
-    )
+    """Finite numbers, at least one, in so many dimensions."""
+    array = as_floats(values, name)
     if array.ndim not in n_dims or not array.size:
         allowed = " or ".join(f"{n}-D" for n in n_dims)
         raise ValueError(
