@@ -10,7 +10,7 @@ import random
 from itertools import combinations
 from pathlib import Path
 
-import tomllib
+import tomllib  # of Python 3.11, which Sphinx needs too
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
@@ -94,13 +94,13 @@ def arranged(
     """Place and floor of each room, each moved to where it is best, again and again."""
     draw = random.Random(0)
     found = []
-    for _ in range(12):
+    for _ in range(30):
         places = {
             room: (draw.choice(PLACES), row)
             for row, floor in enumerate(rows)
             for room in floor
         }
-        for room in 5 * draw.sample(list(places), len(places)):
+        for room in 3 * draw.sample(list(places), len(places)):
             tried = [places | {room: (x, places[room][1])} for x in PLACES]
             places = min(tried, key=lambda places: badness(places, arrows))
         found.append((badness(places, arrows), places))
