@@ -293,8 +293,10 @@ def plot_overlay(
             )
     times = before.times[first : first + n_shown]
     strongest = np.argsort(-change.sum(0), kind="stable")[:N_TRACES]
-    signals = [raw.get_data(names, first, first + n_shown) for raw in (before, after)]
-    return _draw_overlay(times, *signals, strongest, [names[i] for i in strongest])
+    one, other = (
+        raw.get_data(names, first, first + n_shown) for raw in (before, after)
+    )
+    return _draw_overlay(times, one, other, strongest, [names[i] for i in strongest])
 
 
 def _draw_overlay(
