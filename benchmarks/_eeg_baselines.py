@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA, MiniBatchDictionaryLearning, sparse_encod
 from sklearn.preprocessing import normalize
 
 from skmfr.eeg import rrmse_t
-from skmfr.eeg._denoiser import relative_weights
+from skmfr.eeg._supervised import relative_weights
 
 SFREQ = 256.0
 # Relative to the mean eigenvalue.

@@ -14,6 +14,7 @@ project_copyright = "the skmfr developers"
 version = release = skmfr.__version__
 
 extensions = [
+    "house",
     "myst_parser",
     "numpydoc",
     "results",

@@ -67,8 +67,8 @@ class MFRSparseAutoencoder(
 
     SAE i codes a sample as ``z = TopK(ReLU((x - b_i) E_i^T + c_i), k)`` and
     reconstructs it as ``z D_i + b_i``, with atoms (rows of ``D_i``) of unit norm.
-    Minimised is ``sum_i FVU_i + alpha * mean_{i<j} (1 - MMCS(D_i, D_j))``: the fraction
-    of variance unexplained, and the mean cosine of matched atoms, where atoms that are
+    Minimised is ``sum_i FVU_i + alpha * mean_{i<j} (1 - C(D_i, D_j))``: the fraction of
+    variance unexplained, and C, the mean cosine of matched atoms, where atoms that are
     not alike count as unmatched.  Atoms that no sample activates follow a loss of their
     own, in which they code what the others leave (AuxK of Gao et al., 2024).
 
@@ -699,7 +699,8 @@ def set_fitted(sae: MFRSparseAutoencoder, attributes: Mapping[str, Any]) -> None
     An edit in place, which coders would not see, then raises.
     """
     for name, value in attributes.items():
-        if name in READ_ONLY:
-            value = value.view()
-            value.flags.writeable = False
         setattr(sae, name, value)
+        # Nor may what it is a view of change.
+        while name in READ_ONLY and isinstance(value, np.ndarray):
+            value.flags.writeable = False
+            value = value.base

@@ -116,7 +116,7 @@ def test_matched_cosine_above_the_exact_limit_is_near_the_exact_one(monkeypatch,
     atoms = random_atoms(300, 8).astype(dtype)
     others = random_atoms(300, 8, seed=1).astype(dtype)
     exact = matched_cosine(atoms, others)
-    monkeypatch.setattr(skmfr._sae.cosines, "EXACT_LIMIT", 50)
+    monkeypatch.setattr(skmfr._sae.cosines, "EXACT_ONCE", 50)
     assert matched_cosine(atoms, others) == pytest.approx(exact, rel=1e-3)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skmfr import MFRSparseAutoencoder
-from skmfr.eeg import _denoiser
+from skmfr.eeg import _supervised
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "docs/index.md"] + [
@@ -70,7 +70,7 @@ NAMES = {
 @pytest.fixture
 def short_fits(monkeypatch):
     """Fits that end after a few steps, from little data."""
-    monkeypatch.setattr(_denoiser, "FIT_ROWS", 500)
+    monkeypatch.setattr(_supervised, "FIT_ROWS", 500)
     n_steps = MFRSparseAutoencoder._n_steps
     monkeypatch.setattr(
         MFRSparseAutoencoder,

@@ -5,8 +5,9 @@ PyTorch is imported when it computes, so that importing skmfr is light.
 
 import numpy as np
 
-# One-to-one matchings are exact up to this many atoms (9 s, 1.3 GB).
-EXACT_LIMIT = 8192
+# Matchings that are made once, for a number to report, are exact up to this many atoms
+# (9 s, 1.3 GB).
+EXACT_ONCE = 8192
 
 
 def nearest_cosines(
@@ -18,6 +19,15 @@ def nearest_cosines(
     rows, columns = _as_tensors(*_same_dtype(atoms, others))
     cosine, index = largest_cosines(rows, columns)
     return np.clip(cosine.numpy(), -1.0, 1.0), index.numpy()
+
+
+def named_dictionaries(
+    dictionaries: np.ndarray, witnesses: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Dictionaries, those of the group first, and what to call them."""
+    return {f"SAE {i}": atoms for i, atoms in enumerate(dictionaries)} | {
+        f"witness {i}": atoms for i, atoms in enumerate(witnesses)
+    }
 
 
 def nearest_elsewhere(
@@ -35,15 +45,11 @@ def nearest_elsewhere(
     Returns
     -------
     dict of (cosine, index)
-        As :func:`nearest_cosines`, by "sae 1", ..., "witness 0", ...
+        As :func:`nearest_cosines`, by the names of :func:`named_dictionaries`.
     """
-    others = {
-        f"sae {i}": atoms for i, atoms in enumerate(dictionaries) if i != reference
-    } | {f"witness {i}": atoms for i, atoms in enumerate(witnesses)}
-    return {
-        name: nearest_cosines(dictionaries[reference], atoms)
-        for name, atoms in others.items()
-    }
+    named = named_dictionaries(dictionaries, witnesses)
+    atoms = named.pop(f"SAE {reference}")
+    return {name: nearest_cosines(atoms, others) for name, others in named.items()}
 
 
 def mean_nearest_cosine(atoms: np.ndarray, dictionaries) -> np.ndarray:
@@ -74,7 +80,7 @@ def matched_cosines(
 
     atoms, others = _same_dtype(atoms, others)
     rows, columns = _as_tensors(atoms, others)
-    partner = assign_atoms(rows, columns, EXACT_LIMIT).numpy()
+    partner = assign_atoms(rows, columns, EXACT_ONCE).numpy()
     return np.clip(np.sum(atoms * others[partner], axis=1), -1.0, 1.0), partner
 
 

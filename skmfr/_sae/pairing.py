@@ -9,9 +9,9 @@ from torch import Tensor
 
 from .._kernels.dense import linear
 
-# One-to-one matching is exact up to this many atoms (0.5 s); what it costs grows with
-# their cube.
-EXACT_LIMIT = 2048
+# Matchings that training renews are exact up to this many atoms (0.5 s); what they cost
+# grows with their cube.
+EXACT_RENEWED = 2048
 # Above, each atom may be matched to so many nearest ones.  With 16, the total cosine
 # was that of the exact matching in five digits wherever both could be had.
 N_CANDIDATES = 16
@@ -19,8 +19,8 @@ N_CANDIDATES = 16
 MAX_ROUNDS = 10
 # ... down to so few that all of their pairs are candidates.
 REST_SIZE = 256
-# Similarities are made in blocks of rows of about this many numbers.
-BLOCK_SIZE = 1 << 24
+# Cosines are made in blocks of rows of about this many numbers.
+COSINES_AT_ONCE = 1 << 24
 
 
 def largest_cosines(atoms: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,14 +37,14 @@ def largest_cosines(atoms: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     cosine : Tensor of shape (n_atoms,)
     index : Tensor of shape (n_atoms,)
     """
-    n_rows = max(1, BLOCK_SIZE // len(others))
+    n_rows = max(1, COSINES_AT_ONCE // len(others))
     blocks = [linear(block, others).max(1) for block in atoms.split(n_rows)]
     cosine, index = zip(*blocks, strict=True)
     return torch.cat(cosine), torch.cat(index)
 
 
 def assign_atoms(
-    atoms: Tensor, others: Tensor, exact_limit: int = EXACT_LIMIT
+    atoms: Tensor, others: Tensor, exact_limit: int = EXACT_RENEWED
 ) -> Tensor:
     """One-to-one matching of two dictionaries of the same size.
 
@@ -120,7 +120,7 @@ def _nearest_pairs(
     """
     n_nearest = min(n_nearest, len(columns))
     targets = others[columns]
-    n_rows = max(1, BLOCK_SIZE // len(columns))
+    n_rows = max(1, COSINES_AT_ONCE // len(columns))
     blocks = [
         linear(atoms[block], targets).topk(n_nearest) for block in rows.split(n_rows)
     ]

@@ -2,10 +2,11 @@
 
 The objective of a fit is::
 
-    sum_i (FVU_i + AuxK_i) + alpha * mean over pairs i < j of (1 - MMCS(D_i, D_j))
+    sum_i (FVU_i + AuxK_i) + alpha * mean over pairs i < j of (1 - C(D_i, D_j))
 
 as a function of *normalised* atoms: of the gradients here, the part along an atom does
-not count (:class:`.optimiser.SphericalAdam`).
+not count (:class:`.optimiser.SphericalAdam`).  C is the mean cosine of matched atoms.
+Marks et al. (2024) call it MMCS, which in :mod:`skmfr.agreement` is another mean.
 """
 
 from typing import NamedTuple
@@ -250,7 +251,7 @@ def add_mutual_penalty_(
     alpha: float,
     members: slice = slice(None),
 ) -> Tensor:
-    """Add the gradient of alpha * (1 - mean MMCS over pairs), for fixed matches.
+    """Add the gradient of alpha * (1 - mean of C over pairs), for fixed matches.
 
     Parameters
     ----------
@@ -258,7 +259,7 @@ def add_mutual_penalty_(
         Of the dictionaries of the chosen SAEs, changed in place.
     dictionaries : Tensor of shape (n_saes, n_components, n_features)
     pull : PullGraph
-        Symmetric weights W between all atoms: mean MMCS = 1/2 sum W_ab <D_a, D_b>, so
+        Symmetric weights W between all atoms: mean of C = 1/2 sum W_ab <D_a, D_b>, so
         that its gradient is W D.
     alpha : float
     members : slice

@@ -32,7 +32,18 @@ def unit_atoms(
 
 def as_matrix(array, name: str, accept_sparse=False):
     """Check a matrix of finite numbers, with an error that names the argument."""
-    array = check_array(
+    array = as_floats(array, name, accept_sparse)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(
+            f"{name} has shape {array.shape}, expected a matrix with at least one row "
+            "and one column."
+        )
+    return array
+
+
+def as_floats(array, name: str, accept_sparse=False):
+    """Finite numbers, float32 or float64, in whatever shape."""
+    return check_array(
         array,
         accept_sparse=accept_sparse,
         dtype=[np.float64, np.float32],
@@ -42,9 +53,3 @@ def as_matrix(array, name: str, accept_sparse=False):
         ensure_min_features=0,
         input_name=name,
     )
-    if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(
-            f"{name} has shape {array.shape}, expected a matrix with at least one row "
-            "and one column."
-        )
-    return array

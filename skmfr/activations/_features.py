@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Numbers in a block of logits, 64 MB in float32.
-BLOCK_SIZE = 1 << 24
+LOGITS_AT_ONCE = 1 << 24
 # Where transformers keeps the norm that stands before the decoder head.
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 
@@ -273,7 +273,7 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
     atoms = torch.tensor(sae.components_, dtype=torch.float32, device=weight.device)
     atoms = _through_norm(atoms, module)
     n_tokens = min(n_tokens, len(unembedding))
-    n_rows = max(1, BLOCK_SIZE // len(unembedding))
+    n_rows = max(1, LOGITS_AT_ONCE // len(unembedding))
     parts = []
     for block in atoms.split(n_rows):
         logits = block @ unembedding.T
@@ -353,6 +353,7 @@ def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.Dat
     for name, (cosine, index) in nearest_elsewhere(
         sae.reference_sae_, sae.dictionaries_, sae.witness_dictionaries_
     ).items():
+        name = name.lower()
         columns |= {name: index, f"{name} cosine": cosine}
     table = pd.DataFrame(columns)
     table.index.name = "atom"

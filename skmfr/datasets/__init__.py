@@ -1,6 +1,7 @@
 """Data whose true features are known, and EEG."""
 
-from ._eeg import fetch_eegbci, fetch_eegdenoisenet, fetch_eegmat, make_noisy_eeg
+from ._eeg import fetch_eegbci, fetch_eegdenoisenet, fetch_eegmat
+from ._mixtures import make_noisy_eeg
 from ._synthetic import make_mfr_synthetic, make_superposition
 
 __all__ = [

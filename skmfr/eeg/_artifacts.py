@@ -14,9 +14,9 @@ from ._fitted import (
     as_scaled,
     check_atoms_are_signals,
     check_length,
-    codes_of_windows,
 )
 from ._recordings import Reader, check_recording, chunks, is_raw
+from ._unsupervised import codes_of_windows
 from ._windows import count_windows, cut_windows, overlap_add
 
 if TYPE_CHECKING:

@@ -3,60 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import ceil
 from numbers import Real
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
-from sklearn.decomposition import PCA
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
-from tqdm import tqdm
 
 from .._estimator import MFRSparseAutoencoder
 from .._utils.documentation import DocumentationLinkMixin
 from ..metrics import fvu
-from ._filters import (
-    N_NEIGHBOURS,
-    apply_filters,
-    describe,
-    solve_filters,
-    spatial_filters,
-)
-from ._fitted import (
-    as_scaled,
-    check_atoms_are_signals,
-    check_length,
-    checked_atoms,
-    codes_of_windows,
-    flat_windows,
-)
+from ._filters import N_NEIGHBOURS
+from ._fitted import as_scaled, check_atoms_are_signals, check_length, checked_atoms
 from ._quality import rrmse_t
 from ._recordings import (
     Reader,
     channels_to_fit,
     check_recording,
-    chunks,
     is_epochs,
     is_raw,
+    mapped,
     pieces_to_fit,
 )
-from ._windows import count_windows, cut_windows, overlap_add
+from ._supervised import filtered_signals, fit_filters, folds_of_epochs
+from ._unsupervised import contributed, explained, fit_windows
 
 # Seconds.
 DEFAULT_WINDOW = 1.0
 # Numbers in the windows of a fit, 512 MB in float32; of more data some are drawn.
 FIT_NUMBERS = 2**27
-# Channels of windows that the second dictionary is learned from, at most.
-FIT_ROWS = 50_000
-N_FOLDS = 5
-# Principal components of windows that an SAE learns from, at most.
-N_DIMENSIONS = 512
-# Epochs are weighted by one over their clean power, but no more than those at this
-# quantile of it.
-LEAST_POWER = 0.05
 
 
 class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
@@ -271,13 +250,14 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         self.scale_ = self._scale(signals)
         signals = [as_scaled(self, signal) for signal in signals]
         if clean is None:
-            self._fit_windows(signals)
+            fit_windows(self, signals)
         else:
             targets = [clean.read(piece) for piece in pieces]
             self.clean_mean_ = channel_means(targets)
             targets = [as_scaled(self, target, self.clean_mean_) for target in targets]
-            folds = self._folds(groups, [len(signal) for signal in signals], X)
-            self._fit_filters(signals, targets, folds, rng)
+            lengths = [len(signal) for signal in signals]
+            folds = folds_of_epochs(groups, lengths, is_raw(X))
+            fit_filters(self, signals, targets, folds, rng)
         return self
 
     def _opened(self, X) -> Reader:
@@ -348,118 +328,6 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
             )
         return scale
 
-    def _folds(self, groups, lengths: list[int], X) -> list[np.ndarray]:
-        """Number of the fold of each epoch that is fitted, piece by piece."""
-        n = sum(lengths)
-        if groups is None:
-            numbers = np.arange(n) * N_FOLDS // n
-        else:
-            if is_raw(X) or len(groups) != n:
-                raise ValueError(
-                    f"groups must have an entry for each epoch of X, got "
-                    f"{len(groups)} for {'a recording' if is_raw(X) else n}."
-                )
-            numbers = np.unique(groups, return_inverse=True)[1] % N_FOLDS
-        return np.split(numbers, np.cumsum(lengths)[:-1])
-
-    def _new_sae(self, **usual):
-        if self.sae is not None:
-            return clone(self.sae).set_params(sparse_output=False)
-        return MFRSparseAutoencoder(**usual, random_state=self.random_state)
-
-    def _fit_windows(self, signals: list[np.ndarray]) -> None:
-        """Atoms of windows of all channels."""
-        windows = np.concatenate([flat_windows(self, signal) for signal in signals])
-        n_dimensions = min(N_DIMENSIONS, *windows.shape)
-        self.pca_ = PCA(n_dimensions, random_state=self.random_state).fit(windows)
-        sae = self._new_sae(
-            n_components=256, k=16, transform_algorithm="omp", max_steps=1000
-        )
-        self.sae_ = sae.fit(self.pca_.transform(windows))
-        atoms = self.sae_.components_ @ self.pca_.components_
-        self.atoms_ = atoms.reshape(-1, self.n_channels_, self.n_times_)
-
-    def _from_flat_windows(self, windows: np.ndarray, shape) -> np.ndarray:
-        n_epochs, n_channels, n_times = shape
-        windows = windows.reshape(n_epochs, -1, n_channels, self.n_times_)
-        return overlap_add(windows.swapaxes(1, 2), n_times, self.hop_)
-
-    def _fit_filters(self, noisy, clean, folds, rng) -> None:
-        """Spatial filters, codes of spectra, and the second dictionary."""
-        noisy, clean, folds = remixed(noisy, clean, folds, self._rows_of, rng)
-        spectra = [self._spectra(signal) for signal in noisy]
-        targets = [self._spectra(signal) for signal in clean]
-        weights = [
-            np.broadcast_to(weight[:, None, None], spectrum.shape[:3])
-            for weight, spectrum in zip(relative_weights(clean), spectra, strict=True)
-        ]
-        numbers = [
-            np.broadcast_to(fold[:, None, None], spectrum.shape[:3])
-            for fold, spectrum in zip(folds, spectra, strict=True)
-        ]
-        n_freqs = spectra[0].shape[3]
-
-        if self.n_channels_ > 1:
-            as_windows = (-1, self.n_channels_, n_freqs)
-            self.spatial_filters_ = spatial_filters(
-                np.concatenate([part.reshape(as_windows) for part in spectra]),
-                np.concatenate([part.reshape(as_windows) for part in targets]),
-                np.concatenate([part[:, :, 0].ravel() for part in weights]),
-            )
-        rows = rng.permutation(sum(weight.size for weight in weights))[:FIT_ROWS]
-
-        def chosen(parts: list) -> np.ndarray:
-            width = parts[0].shape[3:]
-            return np.concatenate([part.reshape(-1, *width) for part in parts])[rows]
-
-        filtered = [self._spatially_filtered(part) for part in spectra]
-        features = chosen(
-            [describe(*pair) for pair in zip(spectra, filtered, strict=True)]
-        )
-        self.feature_mean_, scale = features.mean(0), features.std(0)
-        self.feature_scale_ = np.where(scale > 0, scale, 1).astype(np.float32)
-        features = (features - self.feature_mean_) / self.feature_scale_
-        self.sae_ = self._new_sae(n_components=128, k=8, max_steps=1000).fit(features)
-        inputs = [chosen(spectra)]
-        if self.n_channels_ > 1:
-            inputs.append(chosen(filtered))
-        self.filters_, self.penalty_ = solve_filters(
-            self._codes_of_features(features),
-            inputs,
-            chosen(targets),
-            chosen(weights),
-            chosen(numbers),
-        )
-
-    def _rows_of(self, signals: np.ndarray) -> int:
-        n_windows = count_windows(signals.shape[2], self.n_times_, self.hop_)
-        return len(signals) * n_windows * self.n_channels_
-
-    def _spectra(self, signals: np.ndarray) -> np.ndarray:
-        """Of windows, (n_epochs, n_windows, n_channels, n_freqs), complex."""
-        windows = cut_windows(signals, self.n_times_, self.hop_)
-        return np.fft.rfft(windows).astype(np.complex64).swapaxes(1, 2)
-
-    def _spatially_filtered(self, spectra: np.ndarray) -> np.ndarray | None:
-        if self.n_channels_ == 1:
-            return None
-        return np.einsum(
-            "fij,ewjf->ewif", self.spatial_filters_, spectra, optimize=True
-        )
-
-    def _codes_of_features(self, features: np.ndarray) -> np.ndarray:
-        """What combines the filters: 1, features, and codes of the SAE."""
-        codes = self._kept(self.sae_.transform(features))
-        one = np.ones((len(features), 1), dtype=features.dtype)
-        return np.hstack([one, features, codes])
-
-    def _kept(self, codes):
-        """Codes, changed in place, without those of atoms that are left out."""
-        codes[:, checked_atoms(self, self.exclude)] = 0
-        if self.trusted_only:
-            codes[:, ~self.sae_.trusted_] = 0
-        return codes
-
     def transform(self, X):
         """Denoise signals.
 
@@ -480,7 +348,8 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
             the fit, or X is shorter than a window or has values that are not finite.
         """
         check_is_fitted(self)
-        return self._mapped(X, self._denoise)
+        denoised = filtered_signals if hasattr(self, "filters_") else explained
+        return self._mapped(X, partial(denoised, self))
 
     def apply(self, X, exclude=None):
         """Remove atoms from signals, and leave all else as it is.
@@ -506,34 +375,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         check_atoms_are_signals(self, "apply")
         atoms = checked_atoms(self, self.exclude if exclude is None else exclude)
-
-        def without(signals: np.ndarray) -> np.ndarray:
-            codes = codes_of_windows(self, signals)[:, atoms]
-            removed = np.tensordot(codes, self.atoms_[atoms], 1)
-            return signals - self._from_flat_windows(removed, signals.shape)
-
-        return self._mapped(X, without)
-
-    def _denoise(self, signals: np.ndarray) -> np.ndarray:
-        """Scaled signals (n_epochs, n_channels, n_times), denoised."""
-        if not hasattr(self, "filters_"):
-            codes = self._kept(codes_of_windows(self, signals))
-            windows = self.pca_.inverse_transform(self.sae_.inverse_transform(codes))
-            return self._from_flat_windows(windows, signals.shape)
-        spectra = self._spectra(signals)
-        filtered = self._spatially_filtered(spectra)
-        features = describe(spectra, filtered)
-        features = features.reshape(-1, features.shape[-1])
-        features = (features - self.feature_mean_) / self.feature_scale_
-        n_freqs = spectra.shape[3]
-        inputs = [
-            part.reshape(-1, n_freqs)
-            for part in (spectra, filtered)
-            if part is not None
-        ]
-        clean = apply_filters(self._codes_of_features(features), inputs, self.filters_)
-        windows = np.fft.irfft(clean.reshape(spectra.shape), self.n_times_)
-        return overlap_add(windows.swapaxes(1, 2), signals.shape[2], self.hop_)
+        return self._mapped(X, lambda scaled: scaled - contributed(self, scaled, atoms))
 
     def _mapped(self, X: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
         """A copy of X whose channels of the fit went through a function."""
@@ -554,27 +396,8 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
             difference += (self.clean_mean_ - self.mean_)[:, None]
             return (signals + difference).astype(signals.dtype)
 
-        if is_raw(X):
-            target = X.copy().load_data(verbose="error")
-            rows = [target.ch_names.index(name) for name in self.ch_names_]
-            margin = self.n_times_ + N_NEIGHBOURS * self.hop_
-            parts = list(chunks(X.n_times, self.hop_, margin, self.sfreq_))
-            for first, last, start, stop in tqdm(parts, disable=not self.verbose):
-                part = changed(source.read(slice(first, last)))[0]
-                target[rows, start:stop] = part[:, start - first : stop - first]
-            return target
-        if is_epochs(X):
-            target = X.copy().load_data()
-            values = target.get_data(copy=False)
-            rows = [target.ch_names.index(name) for name in self.ch_names_]
-        else:
-            target = values = np.empty_like(source.X)
-            rows = list(range(self.n_channels_))
-        n_together = max(1, 2**22 // (self.n_channels_ * source.shape[2]))
-        for start in range(0, len(values), n_together):
-            part = slice(start, start + n_together)
-            values[part, rows] = changed(source.read(part))
-        return target
+        margin = self.n_times_ + N_NEIGHBOURS * self.hop_
+        return mapped(source, changed, self.hop_, margin, verbose=self.verbose)
 
     def score(self, X, y=None):
         """How well signals are denoised; more is better.
@@ -628,68 +451,3 @@ def channel_means(signals: list[np.ndarray]) -> np.ndarray:
     """Mean over epochs and times, (n_channels,), of arrays (n_epochs, ..., n_times)."""
     n = sum(signal.shape[0] * signal.shape[2] for signal in signals)
     return sum(signal.sum((0, 2), dtype=float) for signal in signals) / n
-
-
-def relative_weights(clean: list[np.ndarray]) -> list[np.ndarray]:
-    """One over the power of each epoch, so that errors count relative to it.
-
-    Parameters
-    ----------
-    clean : list of ndarray of shape (n_epochs, n_channels, n_times)
-
-    Returns
-    -------
-    list of ndarray of shape (n_epochs,), float32
-        Of mean 1.
-    """
-    power = [np.square(signals).mean((1, 2)) for signals in clean]
-    together = np.concatenate(power)
-    least = max(np.quantile(together, LEAST_POWER), 1e-6 * together.mean())
-    least += np.finfo(np.float32).tiny
-    mean = np.mean(1 / np.maximum(together, least))
-    return [(1 / (np.maximum(p, least) * mean)).astype(np.float32) for p in power]
-
-
-def remixed(noisy, clean, folds, rows_of, rng):
-    """Add mixtures of clean epochs with the noise of others, while there is room.
-
-    The noise of an epoch is what it has beyond the clean one. Its size relative to the
-    clean one, and the size of the mixture, are those of epochs in the data. Noise goes
-    round inside a fold, so that no fold knows that of another.
-
-    Parameters
-    ----------
-    noisy, clean : list of ndarray of shape (n_epochs, n_channels, n_times)
-    folds : list of ndarray of shape (n_epochs,)
-    rows_of : callable(ndarray) -> int
-        How much room some epochs take, of `FIT_ROWS`.
-    rng : Generator
-
-    Returns
-    -------
-    noisy, clean, folds
-        The same, and more.
-    """
-    if any(signals.shape[1:] != clean[0].shape[1:] for signals in clean):
-        return noisy, clean, folds  # spans of recordings
-    all_noisy, all_clean, all_folds = map(np.concatenate, (noisy, clean, folds))
-
-    def size(signals: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.square(signals).mean((1, 2), keepdims=True))
-
-    noise = all_noisy - all_clean
-    noise_size, clean_size = size(noise), size(all_clean)
-    for _ in range(FIT_ROWS // rows_of(all_noisy) - 1):
-        donors, ratios = np.arange(len(noise)), np.arange(len(noise))
-        for fold in np.unique(all_folds):
-            members = np.flatnonzero(all_folds == fold)
-            donors[members] = rng.permutation(members)
-            ratios[members] = rng.permutation(members)
-        tiny = np.finfo(np.float32).tiny
-        wanted = clean_size * noise_size[ratios] / (clean_size[ratios] + tiny)
-        mixed = all_clean + noise[donors] * wanted / (noise_size[donors] + tiny)
-        gain = size(all_noisy) / (size(mixed) + tiny)
-        noisy = [*noisy, gain * mixed]
-        clean = [*clean, gain * all_clean]
-        folds = [*folds, all_folds]
-    return noisy, clean, folds

@@ -259,7 +259,7 @@ def plot_overlay(
     >>> figure = plot_overlay(before, after, duration=5)
     """
     with needed_by("plot_overlay", "eeg"):
-        import matplotlib.pyplot as plt
+        import matplotlib.pyplot  # noqa: F401 (what draws imports it again)
 
     if not (is_raw(before) and is_raw(after)):
         raise ValueError(
@@ -293,28 +293,41 @@ def plot_overlay(
                 f"start={start} is outside the recording of {before.times[-1]:.1f} s."
             )
     times = before.times[first : first + n_shown]
-    signals = [
-        (MICROVOLTS * raw.get_data(names, first, first + n_shown), *style)
-        for raw, *style in ((before, "before", BEFORE), (after, "after", AFTER))
-    ]
     strongest = np.argsort(-change.sum(0), kind="stable")[:N_TRACES]
+    one, other = (
+        raw.get_data(names, first, first + n_shown) for raw in (before, after)
+    )
+    return _draw_overlay(times, one, other, strongest, [names[i] for i in strongest])
+
+
+def _draw_overlay(
+    times: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    strongest: np.ndarray,
+    names: list[str],
+) -> Figure:
+    """Draw two spans (n_channels, n_times): all channels together, and some of them."""
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(
         1 + len(strongest),
         figsize=(10, 2 + 1.2 * len(strongest)),
         sharex=True,
         layout="constrained",
     )
-    for data, label, color in signals:
+    for signals, label, color in (before, "before", BEFORE), (after, "after", AFTER):
+        data = MICROVOLTS * signals
         axes[0].plot(times, data.std(0), color=color, label=label, linewidth=1)
         for axis, channel in zip(axes[1:], strongest, strict=True):
             axis.plot(times, data[channel], color=color, linewidth=1)
-            axis.set_ylabel(names[channel])
+    for axis, name in zip(axes, ["all", *names], strict=True):
+        axis.set_ylabel(name)
     axes[0].set_title(
         f"Global field power and the {len(strongest)} channels that changed most, "
         "microvolts",
         loc="left",
     )
-    axes[0].set_ylabel("all")
     above = {"loc": "lower right", "bbox_to_anchor": (1, 1)}
     axes[0].legend(**above, ncols=2, frameon=False)
     axes[-1].set(xlabel="Time (s)", xlim=(times[0], times[-1]))

@@ -67,7 +67,7 @@ def spatial_filters(
     return np.linalg.solve(among, across).swapaxes(1, 2)
 
 
-def describe(noisy: np.ndarray, filtered: np.ndarray | None) -> np.ndarray:
+def spectral_features(noisy: np.ndarray, filtered: np.ndarray | None) -> np.ndarray:
     """What a channel of a window looks like: the features that are coded.
 
     Log-power spectra of the channel, of its neighbourhood in time, and, with several

@@ -1,13 +1,14 @@
-"""What a fitted denoiser makes of signals and of numbers of its atoms."""
+"""What both ways of denoising take from a denoiser."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 
+from .._estimator import MFRSparseAutoencoder
 from ._recordings import Reader
-from ._windows import cut_windows
 
 
 def check_length(denoiser, reader: Reader) -> None:
@@ -51,14 +52,16 @@ def as_scaled(denoiser, signals: np.ndarray, mean: Any = None) -> np.ndarray:
     return (centred / denoiser.scale_[:, None]).astype(np.float32)
 
 
-def flat_windows(denoiser, signals: np.ndarray) -> np.ndarray:
-    """Windows of all channels, (n_epochs * n_windows, n_channels * n_times_)."""
-    windows = cut_windows(signals, denoiser.n_times_, denoiser.hop_)
-    n_values = denoiser.n_channels_ * denoiser.n_times_
-    return windows.swapaxes(1, 2).reshape(-1, n_values)
+def without_excluded(denoiser, codes: np.ndarray) -> np.ndarray:
+    """Codes, changed in place, without those of atoms that are left out."""
+    codes[:, checked_atoms(denoiser, denoiser.exclude)] = 0
+    if denoiser.trusted_only:
+        codes[:, ~denoiser.sae_.trusted_] = 0
+    return codes
 
 
-def codes_of_windows(denoiser, signals: np.ndarray) -> np.ndarray:
-    """Codes of scaled signals, (n_epochs * n_windows, n_atoms)."""
-    windows = flat_windows(denoiser, signals)
-    return denoiser.sae_.transform(denoiser.pca_.transform(windows))
+def new_sae(denoiser, **usual) -> MFRSparseAutoencoder:
+    """The SAE that a denoiser is to fit, with these parameters if it has none."""
+    if denoiser.sae is not None:
+        return clone(denoiser.sae).set_params(sparse_output=False)
+    return MFRSparseAutoencoder(**usual, random_state=denoiser.random_state)

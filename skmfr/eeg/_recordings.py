@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 # Seconds of a continuous recording that are read at once.
 CHUNK = 30.0
+# Numbers of epochs that are.
+EPOCHS_NUMBERS = 2**22
 
 
 def is_raw(X: Any) -> bool:
@@ -222,3 +225,47 @@ def chunks(n_times: int, hop: int, margin: int, sfreq: float) -> Iterator[tuple]
         yield max(0, start - margin), min(n_times, stop + margin), start, stop
         if stop == n_times:
             break
+
+
+def mapped(
+    reader: Reader,
+    change: Callable[[np.ndarray], np.ndarray],
+    hop: int,
+    margin: int,
+    verbose: bool,
+) -> Any:
+    """A copy of X whose channels went through a function, piece by piece.
+
+    Parameters
+    ----------
+    reader : Reader
+        Of X.
+    change : callable
+        Takes and gives arrays of shape (n_epochs, n_channels, n_times).
+    hop, margin : int
+        As in :func:`chunks`.
+    verbose : bool
+        Whether to show a progress bar for recordings.
+    """
+    X = reader.X
+    if is_raw(X):
+        target = X.copy().load_data(verbose="error")
+        rows = [target.ch_names.index(name) for name in reader.ch_names]
+        parts = list(chunks(X.n_times, hop, margin, X.info["sfreq"]))
+        for first, last, start, stop in tqdm(parts, disable=not verbose):
+            part = change(reader.read(slice(first, last)))[0]
+            target[rows, start:stop] = part[:, start - first : stop - first]
+        return target
+    if is_epochs(X):
+        target = X.copy().load_data()
+        values = target.get_data(copy=False)
+        rows = [target.ch_names.index(name) for name in reader.ch_names]
+    else:
+        target = values = np.empty_like(X)
+        rows = reader.ch_names
+    n_epochs, n_channels, n_times = reader.shape
+    n_together = max(1, EPOCHS_NUMBERS // (n_channels * n_times))
+    for start in range(0, n_epochs, n_together):
+        part = slice(start, start + n_together)
+        values[part, rows] = change(reader.read(part))
+    return target

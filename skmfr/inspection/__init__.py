@@ -3,7 +3,7 @@
 from ._agreement import FeatureAgreementDisplay
 from ._dictionary import DictionaryDisplay
 from ._reconstruction import ReconstructionDisplay
-from ._report import BlindedReport, Report, blinded_report, report
+from ._report.reports import BlindedReport, Report, blinded_report, report
 from ._similarity import SimilarityDisplay
 from ._training import TrainingCurveDisplay, TrainingHistory
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from .._sae.cosines import named_dictionaries
 from .._utils.checks import unit_atoms
 from ..agreement import feature_agreement, nearest_atoms
 from ._drawing import (
@@ -18,7 +19,7 @@ from ._drawing import (
     import_pyplot,
     panels,
 )
-from ._fitted import check_labels, chosen, named_dictionaries, split_fitted
+from ._fitted import check_labels, chosen, split_fitted
 
 
 class DictionaryDisplay:
@@ -166,7 +167,7 @@ class DictionaryDisplay:
             check_atoms_are_signals(estimator, cls.__name__)
             denoiser, estimator = estimator, estimator.sae_
         _, sae = split_fitted(estimator)
-        named = named_dictionaries(sae)
+        named = named_dictionaries(sae.dictionaries_, sae.witness_dictionaries_)
         reference = f"SAE {sae.reference_sae_}"
         named = {f"{reference}\n(reference)": named.pop(reference), **named}
         shown = chosen(atoms, "atoms", sae.feature_agreement_)

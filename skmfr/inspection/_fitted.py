@@ -36,13 +36,6 @@ def transformed(before, X):
     return X if before is None else before.transform(X)
 
 
-def named_dictionaries(sae: MFRSparseAutoencoder) -> dict[str, np.ndarray]:
-    """All dictionaries, those of the group first, and what to call them."""
-    return {f"SAE {i}": atoms for i, atoms in enumerate(sae.dictionaries_)} | {
-        f"witness {i}": atoms for i, atoms in enumerate(sae.witness_dictionaries_)
-    }
-
-
 def agreement_with(sae: MFRSparseAutoencoder) -> str:
     """In words, whom `feature_agreement_` is agreement with."""
     n_witnesses = len(sae.witness_dictionaries_)

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._sae.cosines import matched_cosines
+from .._sae.cosines import matched_cosines, named_dictionaries
 from .._utils.checks import unit_atoms
 from ._drawing import import_pyplot, new_axes
-from ._fitted import check_labels, named_dictionaries, split_fitted
+from ._fitted import check_labels, split_fitted
 
 # Atoms are drawn one by one up to this many; above, in blocks.
 MAX_PIXELS = 256
@@ -122,7 +122,7 @@ class SimilarityDisplay:
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         _, sae = split_fitted(estimator)
-        named = named_dictionaries(sae)
+        named = named_dictionaries(sae.dictionaries_, sae.witness_dictionaries_)
         return cls.from_dictionaries(
             list(named.values()),
             labels=list(named),

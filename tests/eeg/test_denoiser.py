@@ -12,8 +12,8 @@ from sklearn.utils import get_tags
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.datasets import make_noisy_eeg
-from skmfr.eeg import EEGDenoiser, _denoiser, _recordings, rrmse_t
-from skmfr.eeg._denoiser import relative_weights, remixed
+from skmfr.eeg import EEGDenoiser, _denoiser, _recordings, _supervised, rrmse_t
+from skmfr.eeg._supervised import relative_weights, remixed
 from skmfr.eeg._windows import cut_windows, overlap_add
 
 mne = pytest.importorskip("mne")
@@ -58,7 +58,7 @@ def some_epochs(data):
 def small_fits():
     """No mixtures beyond a few, for speed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_denoiser, "FIT_ROWS", 3000)
+        patch.setattr(_supervised, "FIT_ROWS", 3000)
         yield
 
 
@@ -363,9 +363,9 @@ def test_tags_say_three_dimensions(supervised):
 
 def test_groups_decide_which_epochs_are_left_out_together(monkeypatch):
     seen = []
-    solve = _denoiser.solve_filters
+    solve = _supervised.solve_filters
     monkeypatch.setattr(
-        _denoiser, "solve_filters", lambda *a: seen.append(a[-1]) or solve(*a)
+        _supervised, "solve_filters", lambda *a: seen.append(a[-1]) or solve(*a)
     )
     noisy, clean = signals(20)
     denoiser = EEGDenoiser(sfreq=SFREQ, sae=small_sae(max_steps=5))
@@ -386,7 +386,7 @@ def test_weights_are_one_over_the_power_of_epochs():
 
 
 def test_mixtures_have_the_noise_of_others_at_strengths_that_occur(monkeypatch):
-    monkeypatch.setattr(_denoiser, "FIT_ROWS", 3 * 20)
+    monkeypatch.setattr(_supervised, "FIT_ROWS", 3 * 20)
     rng = np.random.default_rng(0)
     clean, noise = rng.standard_normal((2, 20, 3, 50))
     noise *= rng.uniform(0.5, 5, (20, 1, 1))

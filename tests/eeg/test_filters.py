@@ -7,10 +7,10 @@ from skmfr.eeg._filters import (
     SPATIAL_PENALTY,
     apply_filters,
     band_edges,
-    describe,
     log_power,
     solve_filters,
     spatial_filters,
+    spectral_features,
 )
 
 
@@ -125,10 +125,10 @@ def test_known_filters_are_found():
     np.testing.assert_allclose(gains, truth, atol=1e-3)
 
 
-def test_neighbouring_windows_are_described_by_their_mean():
+def test_neighbouring_windows_are_spectral_featuresd_by_their_mean():
     rng = np.random.default_rng(0)
     spectra = complex_noise(rng, 2, 20, 1, 65)
-    features = describe(spectra, None)
+    features = spectral_features(spectra, None)
     power = log_power(spectra)
     n_bands = power.shape[-1]
     assert features.shape == (2, 20, 1, 2 * n_bands)

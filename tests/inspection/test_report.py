@@ -13,7 +13,9 @@ from sklearn.base import clone
 from skmfr import MFRSparseAutoencoder
 from skmfr.activations import Contexts, LogitEffects
 from skmfr.agreement import nearest_atoms
-from skmfr.inspection import _report_numbers, _report_views, blinded_report, report
+from skmfr.inspection import blinded_report, report
+from skmfr.inspection._report import views
+from skmfr.inspection._report.statistics import Histograms, atom_statistics
 from skmfr.metrics import fvu
 
 HOSTILE = "</script><script>document.title = 'run'</script><!-- \" ' &amp;"
@@ -61,7 +63,7 @@ def unpacked(page, name: str) -> np.ndarray:
 def test_numbers_are_those_of_all_codes(X, sae, small_blocks, algorithm):
     sae = clone(sae).fit(X).set_params(transform_algorithm=algorithm)
     codes = sae.transform(X)
-    statistics = _report_numbers.atom_statistics(sae, X, n_examples=5)
+    statistics = atom_statistics(sae, X, n_examples=5)
     active = codes != 0
     np.testing.assert_allclose(statistics.density, active.mean(0))
     mean = codes.sum(0) / np.maximum(active.sum(0), 1)
@@ -77,7 +79,7 @@ def test_numbers_are_those_of_all_codes(X, sae, small_blocks, algorithm):
 def test_examples_are_the_largest_codes(X, sae, small_blocks, algorithm):
     sae = clone(sae).fit(X).set_params(transform_algorithm=algorithm)
     codes = sae.transform(X)
-    statistics = _report_numbers.atom_statistics(sae, X, n_examples=5)
+    statistics = atom_statistics(sae, X, n_examples=5)
     for atom, column in enumerate(codes.T):
         order = np.argsort(-column, kind="stable")[:5]
         order = order[column[order] > 0]
@@ -90,7 +92,7 @@ def test_examples_are_the_largest_codes(X, sae, small_blocks, algorithm):
 def test_histograms_are_those_of_numpy(X, sae, small_blocks, algorithm):
     sae = clone(sae).fit(X).set_params(transform_algorithm=algorithm)
     codes = sae.transform(X)
-    histograms = _report_numbers.atom_statistics(sae, X, n_examples=1).histograms
+    histograms = atom_statistics(sae, X, n_examples=1).histograms
     n_negative = 0
     for atom, column in enumerate(codes.T):
         active = column[column != 0]
@@ -111,9 +113,9 @@ def test_histograms_do_not_depend_on_how_codes_come():
     atoms[atoms == 2] = 0
     values = rng.normal(size=400) * 10.0 ** rng.integers(-6, 6, size=400)
     values[:20] = 2.0 ** np.arange(-10, 10)
-    at_once = _report_numbers.Histograms(3)
+    at_once = Histograms(3)
     at_once.add(atoms, values)
-    one_by_one = _report_numbers.Histograms(3)
+    one_by_one = Histograms(3)
     for i in np.argsort(np.abs(values)):
         one_by_one.add(atoms[[i]], values[[i]])
     for atom in range(3):
@@ -189,13 +191,13 @@ def test_full_detail_goes_to_atoms_with_the_largest_squared_codes(X, sae):
 )
 @pytest.mark.parametrize("n_shapes", [10, 8_000, 300_000, 10**9])
 def test_many_shapes_are_means_of_neighbours(way, shape, n_shapes):
-    view = _report_views.make_view(1200, sfreq=200, **way)
+    view = views.make_view(1200, sfreq=200, **way)
     assert view.shape == shape
-    fewer = _report_views.thinned(view, n_shapes)
+    fewer = views.thinned(view, n_shapes)
     n_points = np.prod(fewer.shape)
-    assert n_points * n_shapes <= max(_report_views.MOST_BYTES, 3 * n_shapes)
+    assert n_points * n_shapes <= max(views.MOST_BYTES, 3 * n_shapes)
     rows = np.random.default_rng(0).normal(size=(5, 1200))
-    averaged = _report_views.averaged(rows, view, fewer)
+    averaged = views.averaged(rows, view, fewer)
     assert averaged.shape == (5, n_points)
     if n_shapes == 10:
         assert fewer == view
@@ -235,7 +237,7 @@ def test_a_page_of_16k_atoms_stays_below_15_mb(large):
     assert len(data["details"]) == 500
     assert len(data["table"]["usage"]) == len(data["names"]) == 16_384
     # What is left is more than shapes may take.
-    assert len(page) < 15e6 - 4 / 3 * _report_views.MOST_BYTES
+    assert len(page) < 15e6 - 4 / 3 * views.MOST_BYTES
 
 
 def test_memory_maps_and_frames_give_the_same_page(X, sae, tmp_path):

@@ -43,7 +43,7 @@ def all_matched(matching, dictionaries, least_cosine=-2.0):
 @pytest.mark.parametrize("n_rows", [1, 5, 13, 100])
 def test_nearest_atoms_equal_brute_force_in_any_blocks(monkeypatch, n_rows):
     atoms, others = random_atoms(13, 4), random_atoms(19, 4, seed=1)
-    monkeypatch.setattr(skmfr._sae.pairing, "BLOCK_SIZE", n_rows * len(others))
+    monkeypatch.setattr(skmfr._sae.pairing, "COSINES_AT_ONCE", n_rows * len(others))
     cosine, index = largest_cosines(atoms, others)
     cosines = np.array([[a @ b for b in others.numpy()] for a in atoms.numpy()])
     np.testing.assert_allclose(cosine, cosines.max(1), rtol=1e-14)
@@ -86,7 +86,7 @@ def test_candidates_contain_the_nearest_atoms_in_both_directions(
 ):
     monkeypatch.setattr(skmfr._sae.pairing, "REST_SIZE", rest_size)
     monkeypatch.setattr(skmfr._sae.pairing, "N_CANDIDATES", 3)
-    monkeypatch.setattr(skmfr._sae.pairing, "BLOCK_SIZE", 7 * 100)
+    monkeypatch.setattr(skmfr._sae.pairing, "COSINES_AT_ONCE", 7 * 100)
     atoms, others = random_atoms(100, 8), random_atoms(100, 8, seed=1)
     pairs = candidate_pairs(atoms, others).toarray()
     cosines = (atoms @ others.T).numpy()

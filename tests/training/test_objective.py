@@ -78,7 +78,7 @@ def fvu_by_definition(X, support, encoder, encoder_bias, atoms, decoder_bias):
     return (X - X_hat).square().sum((1, 2)) / (len(X) * TOTAL_VARIANCE)
 
 
-def mmcs_by_definition(atoms, others, matching):
+def matched_cosine_by_definition(atoms, others, matching):
     """Mean cosine of matched atoms; the matches are fixed."""
     cosines = atoms @ others.T
     fixed = cosines.detach().numpy()
@@ -89,9 +89,11 @@ def mmcs_by_definition(atoms, others, matching):
     return (there + back) / 2
 
 
-def mean_mmcs(dictionaries, matching):
+def mean_matched_cosine(dictionaries, matching):
     pairs = combinations(dictionaries[:N_SAES], 2)
-    return torch.stack([mmcs_by_definition(*pair, matching) for pair in pairs]).mean()
+    return torch.stack(
+        [matched_cosine_by_definition(*pair, matching) for pair in pairs]
+    ).mean()
 
 
 def support_of(X, ensemble):
@@ -120,7 +122,7 @@ def gradients_by_autograd(X, ensemble, fvu_weight, alpha, matching):
         atoms,
         leaves["decoder_bias"],
     )
-    penalty = 1 - mean_mmcs(atoms, matching)
+    penalty = 1 - mean_matched_cosine(atoms, matching)
     (fvu_weight * fvu.sum() + alpha * penalty).backward()
     return {name: leaf.grad for name, leaf in leaves.items()}
 
@@ -186,11 +188,11 @@ def test_witness_feels_no_penalty():
 
 
 @pytest.mark.parametrize("matching", ["hungarian", "max"])
-def test_mean_mmcs_is_half_the_quadratic_form_of_the_pull(matching):
+def test_mean_matched_cosine_is_half_the_quadratic_form_of_the_pull(matching):
     dictionaries = random_ensemble(tied=True).decoder[:N_SAES]
     pull = matches_of(dictionaries, matching).graph(like=dictionaries)
     # sum_ab W_ab <D_a, D_b> = <D, W D>
     gradient = torch.zeros_like(dictionaries)
     form = -(dictionaries * add_mutual_penalty_(gradient, dictionaries, pull, 1)).sum()
-    expected = mean_mmcs(dictionaries, matching)
+    expected = mean_matched_cosine(dictionaries, matching)
     torch.testing.assert_close(form / 2, expected, rtol=1e-12, atol=0)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from .._data.moments import fvu_of_blocks
-from .._data.sources import Source
-from .._utils.top import Best
+from ..._data.moments import fvu_of_blocks
+from ..._data.sources import Source
+from ..._utils.top import Best
 
 # Bins of a histogram on either side of 0, a power of 2.
 N_BINS = 32
@@ -157,7 +157,7 @@ def atom_statistics(
         best.add(codes, start, np.ones(codes.shape[0], dtype=int))
 
     def reconstructed() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        from .._sae.arrays import as_csr, coded_blocks, coder_of
+        from ..._sae.arrays import as_csr, coded_blocks, coder_of
 
         coder, start = coder_of(estimator, X), 0
         for block, codes in coded_blocks(coder, X):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ._report_numbers import AtomStatistics
+from .statistics import AtomStatistics
 
 
 def render(

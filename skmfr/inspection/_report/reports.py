@@ -17,12 +17,12 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 
-from .._estimator import MFRSparseAutoencoder, checked_data
-from .._utils.files import replacing
-from ._report_data import Words, rating_data, report_data
-from ._report_numbers import atom_statistics
-from ._report_page import evidence, render, rule, summary_html
-from ._report_views import make_view
+from ..._estimator import MFRSparseAutoencoder, checked_data
+from ..._utils.files import replacing
+from .data import Words, rating_data, report_data
+from .page import evidence, render, rule, summary_html
+from .statistics import atom_statistics
+from .views import make_view
 
 
 class Report:

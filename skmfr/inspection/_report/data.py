@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .._data.sources import Source
-from .._sae.cosines import nearest_elsewhere
-from .._sae.levels import TRUSTED, agreement_level
-from ._report_numbers import AtomStatistics
-from ._report_views import Shapes, View, significant, thinned
+from ..._data.sources import Source
+from ..._sae.cosines import nearest_elsewhere
+from ..._sae.levels import TRUSTED, agreement_level
+from .statistics import AtomStatistics
+from .views import Shapes, View, significant, thinned
 
 if TYPE_CHECKING:
-    from ..activations import Contexts, LogitEffects
+    from ...activations import Contexts, LogitEffects
 
 # Points of the curve of losses, at most.
 N_POINTS = 300
@@ -73,7 +73,7 @@ class _Ids:
         return " ".join(map(str, ids))
 
 
-def describe(
+def details_of(
     statistics: AtomStatistics, atoms: Sequence[int], words: Words
 ) -> list[dict[str, Any]]:
     """What is known of some atoms: samples, histograms, texts."""
@@ -114,7 +114,7 @@ def packed_shapes(
     blobs : dict of str
         Their bytes in base64, by name.
     """
-    from .._data.batches import row_blocks
+    from ..._data.batches import row_blocks
 
     if view.kind == "text":
         return {"view": view._asdict()}, {}
@@ -166,7 +166,7 @@ def report_data(
     blobs : dict of str
         Base64.
     """
-    shown = describe(statistics, atoms.tolist(), words)
+    shown = details_of(statistics, atoms.tolist(), words)
     data, blobs = packed_shapes(
         view,
         X,
@@ -189,7 +189,7 @@ def report_data(
         },
         "matches": [
             {
-                "name": name.replace("sae", "SAE"),
+                "name": name,
                 "cosine": significant(cosine),
                 "atom": index.tolist(),
             }
@@ -245,7 +245,7 @@ def rating_data(
     """
     shown = []
     for _, statistics, atom, words in items:
-        (item,) = describe(statistics, [atom], words)
+        (item,) = details_of(statistics, [atom], words)
         shown.append(_relative(item))
     atoms = np.stack([estimator.components_[atom] for estimator, _, atom, _ in items])
     data, blobs = packed_shapes(view, X, _samples(shown), atoms=atoms)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._drawing import check_image_shape
+from .._drawing import check_image_shape
 
 # What shapes may take in a page; a third more once they are text.
 MOST_BYTES = 8_000_000

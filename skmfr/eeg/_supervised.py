@@ -1,0 +1,204 @@
+"""Denoising learned from clean signals: codes of spectra combine filters."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._filters import (
+    apply_filters,
+    solve_filters,
+    spatial_filters,
+    spectral_features,
+)
+from ._fitted import new_sae, without_excluded
+from ._windows import count_windows, cut_windows, overlap_add
+
+# Channels of windows that the second dictionary is learned from, at most.
+FIT_ROWS = 50_000
+# Epochs are weighted by one over their clean power, but no more than those at this
+# quantile of it.
+LEAST_POWER = 0.05
+N_FOLDS = 5
+
+
+def folds_of_epochs(groups, lengths: list[int], is_recording: bool) -> list[np.ndarray]:
+    """Number of the fold of each epoch that is fitted, piece by piece."""
+    n = sum(lengths)
+    if groups is None:
+        numbers = np.arange(n) * N_FOLDS // n
+    else:
+        if is_recording or len(groups) != n:
+            raise ValueError(
+                f"groups must have an entry for each epoch of X, got {len(groups)} for "
+                f"{'a recording' if is_recording else n}."
+            )
+        numbers = np.unique(groups, return_inverse=True)[1] % N_FOLDS
+    return np.split(numbers, np.cumsum(lengths)[:-1])
+
+
+def fit_filters(
+    denoiser,
+    noisy: list[np.ndarray],
+    clean: list[np.ndarray],
+    folds: list[np.ndarray],
+    rng: np.random.Generator,
+) -> None:
+    """Spatial filters, codes of spectra, and the second dictionary.
+
+    Parameters
+    ----------
+    denoiser : EEGDenoiser
+        Gets the attributes that it has with clean signals.
+    noisy, clean : list of ndarray of shape (n_epochs, n_channels, n_times)
+        Scaled signals.
+    folds : list of ndarray of shape (n_epochs,)
+    rng : Generator
+    """
+
+    def rows_of(signals: np.ndarray) -> int:
+        n_windows = count_windows(signals.shape[2], denoiser.n_times_, denoiser.hop_)
+        return len(signals) * n_windows * denoiser.n_channels_
+
+    noisy, clean, folds = remixed(noisy, clean, folds, rows_of, rng)
+    spectra = [_spectra(denoiser, signals) for signals in noisy]
+    targets = [_spectra(denoiser, signals) for signals in clean]
+    weights = _for_rows(relative_weights(clean), spectra)
+    several = denoiser.n_channels_ > 1
+    if several:
+        denoiser.spatial_filters_ = spatial_filters(
+            np.concatenate([part.reshape(-1, *part.shape[2:]) for part in spectra]),
+            np.concatenate([part.reshape(-1, *part.shape[2:]) for part in targets]),
+            np.concatenate([part[:, :, 0].ravel() for part in weights]),
+        )
+    rows = rng.permutation(sum(weight.size for weight in weights))[:FIT_ROWS]
+
+    def chosen(parts: list) -> np.ndarray:
+        width = parts[0].shape[3:]
+        return np.concatenate([part.reshape(-1, *width) for part in parts])[rows]
+
+    filtered = [_spatially_filtered(denoiser, part) for part in spectra]
+    features = chosen(
+        [spectral_features(*pair) for pair in zip(spectra, filtered, strict=True)]
+    )
+    denoiser.feature_mean_, scale = features.mean(0), features.std(0)
+    denoiser.feature_scale_ = np.where(scale > 0, scale, 1).astype(np.float32)
+    features = (features - denoiser.feature_mean_) / denoiser.feature_scale_
+    sae = new_sae(denoiser, n_components=128, k=8, max_steps=1000)
+    denoiser.sae_ = sae.fit(features)
+    denoiser.filters_, denoiser.penalty_ = solve_filters(
+        _combining(denoiser, features),
+        [chosen(spectra), chosen(filtered)] if several else [chosen(spectra)],
+        chosen(targets),
+        chosen(weights),
+        chosen(_for_rows(folds, spectra)),
+    )
+
+
+def filtered_signals(denoiser, signals: np.ndarray) -> np.ndarray:
+    """Scaled signals (n_epochs, n_channels, n_times), denoised by the filters."""
+    spectra = _spectra(denoiser, signals)
+    filtered = _spatially_filtered(denoiser, spectra)
+    features = spectral_features(spectra, filtered)
+    features = features.reshape(-1, features.shape[-1])
+    features = (features - denoiser.feature_mean_) / denoiser.feature_scale_
+    n_freqs = spectra.shape[3]
+    inputs = [
+        part.reshape(-1, n_freqs) for part in (spectra, filtered) if part is not None
+    ]
+    clean = apply_filters(_combining(denoiser, features), inputs, denoiser.filters_)
+    windows = np.fft.irfft(clean.reshape(spectra.shape), denoiser.n_times_)
+    return overlap_add(windows.swapaxes(1, 2), signals.shape[2], denoiser.hop_)
+
+
+def _spectra(denoiser, signals: np.ndarray) -> np.ndarray:
+    """Of windows, (n_epochs, n_windows, n_channels, n_freqs), complex."""
+    windows = cut_windows(signals, denoiser.n_times_, denoiser.hop_)
+    return np.fft.rfft(windows).astype(np.complex64).swapaxes(1, 2)
+
+
+def _spatially_filtered(denoiser, spectra: np.ndarray) -> np.ndarray | None:
+    if denoiser.n_channels_ == 1:
+        return None
+    return np.einsum(
+        "fij,ewjf->ewif", denoiser.spatial_filters_, spectra, optimize=True
+    )
+
+
+def _combining(denoiser, features: np.ndarray) -> np.ndarray:
+    """What combines the filters: 1, features, and codes of the SAE."""
+    codes = without_excluded(denoiser, denoiser.sae_.transform(features))
+    one = np.ones((len(features), 1), dtype=features.dtype)
+    return np.hstack([one, features, codes])
+
+
+def _for_rows(by_epoch: list[np.ndarray], spectra: list[np.ndarray]) -> list:
+    """Numbers of epochs, for each channel of each window of them."""
+    return [
+        np.broadcast_to(numbers[:, None, None], spectrum.shape[:3])
+        for numbers, spectrum in zip(by_epoch, spectra, strict=True)
+    ]
+
+
+def relative_weights(clean: list[np.ndarray]) -> list[np.ndarray]:
+    """One over the power of each epoch, so that errors count relative to it.
+
+    Parameters
+    ----------
+    clean : list of ndarray of shape (n_epochs, n_channels, n_times)
+
+    Returns
+    -------
+    list of ndarray of shape (n_epochs,), float32
+        Of mean 1.
+    """
+    power = [np.square(signals).mean((1, 2)) for signals in clean]
+    together = np.concatenate(power)
+    least = max(np.quantile(together, LEAST_POWER), 1e-6 * together.mean())
+    least += np.finfo(np.float32).tiny
+    mean = np.mean(1 / np.maximum(together, least))
+    return [(1 / (np.maximum(p, least) * mean)).astype(np.float32) for p in power]
+
+
+def remixed(noisy, clean, folds, rows_of, rng):
+    """Add mixtures of clean epochs with the noise of others, while there is room.
+
+    The noise of an epoch is what it has beyond the clean one. Its size relative to the
+    clean one, and the size of the mixture, are those of epochs in the data. Noise goes
+    round inside a fold, so that no fold knows that of another.
+
+    Parameters
+    ----------
+    noisy, clean : list of ndarray of shape (n_epochs, n_channels, n_times)
+    folds : list of ndarray of shape (n_epochs,)
+    rows_of : callable(ndarray) -> int
+        How much room some epochs take, of `FIT_ROWS`.
+    rng : Generator
+
+    Returns
+    -------
+    noisy, clean, folds
+        The same, and more.
+    """
+    if any(signals.shape[1:] != clean[0].shape[1:] for signals in clean):
+        return noisy, clean, folds  # spans of recordings
+    all_noisy, all_clean, all_folds = map(np.concatenate, (noisy, clean, folds))
+
+    def size(signals: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.square(signals).mean((1, 2), keepdims=True))
+
+    noise = all_noisy - all_clean
+    noise_size, clean_size = size(noise), size(all_clean)
+    for _ in range(FIT_ROWS // rows_of(all_noisy) - 1):
+        donors, ratios = np.arange(len(noise)), np.arange(len(noise))
+        for fold in np.unique(all_folds):
+            members = np.flatnonzero(all_folds == fold)
+            donors[members] = rng.permutation(members)
+            ratios[members] = rng.permutation(members)
+        tiny = np.finfo(np.float32).tiny
+        wanted = clean_size * noise_size[ratios] / (clean_size[ratios] + tiny)
+        mixed = all_clean + noise[donors] * wanted / (noise_size[donors] + tiny)
+        gain = size(all_noisy) / (size(mixed) + tiny)
+        noisy = [*noisy, gain * mixed]
+        clean = [*clean, gain * all_clean]
+        folds = [*folds, all_folds]
+    return noisy, clean, folds
