@@ -785,13 +785,14 @@ class MFRSparseAutoencoder(
         if source is not None:
             # Values that are not finite are found when they are read.
             return validate_data(self, source, reset=reset, skip_check_array=True)
-        X = validate_data(
-            self,
-            as_array(X),
-            dtype=[np.float64, np.float32],
-            ensure_all_finite=False,
-            reset=reset,
-        )
+        if reset or not as_validated(self, X):
+            X = validate_data(
+                self,
+                as_array(X),
+                dtype=[np.float64, np.float32],
+                ensure_all_finite=False,
+                reset=reset,
+            )
         if not get_config()["assume_finite"]:
             check_finite(X)
         return X
@@ -929,6 +930,21 @@ def checked_data(sae: MFRSparseAutoencoder, X) -> np.ndarray | Source:
     """X as a fitted estimator codes it: an array, or what reads it piece by piece."""
     check_is_fitted(sae)
     return sae._checked(X, reset=False)
+
+
+def as_validated(sae: MFRSparseAutoencoder, X) -> bool:
+    """Whether scikit-learn's checks would give X back, for a fitted estimator.
+
+    They take as long as a row is coded.
+    """
+    return (
+        type(X) is np.ndarray
+        and X.ndim == 2
+        and len(X) > 0
+        and X.shape[1] == sae.n_features_in_
+        and X.dtype in (np.float32, np.float64)
+        and not hasattr(sae, "feature_names_in_")
+    )
 
 
 def check_parameters(sae: MFRSparseAutoencoder) -> None:
