@@ -280,9 +280,11 @@ class MFRSparseAutoencoder(
     Notes
     -----
     Data are centred and divided by one number inside; the fitted attributes are in
-    units of the data. Over a fit, k falls from twice its value to that value in the
-    first half of the steps, and the learning rate to zero in the last 30 %. The penalty
-    rises after the first half, and is gone after 80 %.
+    units of the data. Arrays of weights and biases are read-only, as they are prepared
+    once for all samples to come; assign a new array to change one. Over a fit, k falls
+    from twice its value to that value in the first half of the steps, and the learning
+    rate to zero in the last 30 %. The penalty rises after the first half, and is gone
+    after 80 %.
 
     References
     ----------
