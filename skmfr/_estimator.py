@@ -276,9 +276,11 @@ class MFRSparseAutoencoder(
     Notes
     -----
     Data are centred and divided by one number inside; the fitted attributes are in
-    units of the data. Over a fit, k falls from twice its value to that value in the
-    first half of the steps, and the learning rate to zero in the last 30 %. The penalty
-    rises after the first half, and is gone after 80 %.
+    units of the data. Arrays of weights and biases are read-only, as they are prepared
+    once for all samples to come; assign a new array to change one. Over a fit, k falls
+    from twice its value to that value in the first half of the steps, and the learning
+    rate to zero in the last 30 %. The penalty rises after the first half, and is gone
+    after 80 %.
 
     References
     ----------
@@ -535,13 +537,14 @@ class MFRSparseAutoencoder(
         if source is not None:
             # Values that are not finite are found when they are read.
             return validate_data(self, source, reset=reset, skip_check_array=True)
-        X = validate_data(
-            self,
-            as_array(X),
-            dtype=[np.float64, np.float32],
-            ensure_all_finite=False,
-            reset=reset,
-        )
+        if reset or not as_validated(self, X):
+            X = validate_data(
+                self,
+                as_array(X),
+                dtype=[np.float64, np.float32],
+                ensure_all_finite=False,
+                reset=reset,
+            )
         if not get_config()["assume_finite"]:
             check_finite(X)
         return X
@@ -686,6 +689,21 @@ def checked_data(sae: MFRSparseAutoencoder, X) -> np.ndarray | Source:
     """X as a fitted estimator codes it: an array, or what reads it piece by piece."""
     check_is_fitted(sae)
     return sae._checked(X, reset=False)
+
+
+def as_validated(sae: MFRSparseAutoencoder, X) -> bool:
+    """Whether scikit-learn's checks would give X back, for a fitted estimator.
+
+    They take as long as a row is coded.
+    """
+    return (
+        type(X) is np.ndarray
+        and X.ndim == 2
+        and len(X) > 0
+        and X.shape[1] == sae.n_features_in_
+        and X.dtype in (np.float32, np.float64)
+        and not hasattr(sae, "feature_names_in_")
+    )
 
 
 def check_parameters(sae: MFRSparseAutoencoder) -> None:
