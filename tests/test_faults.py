@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,48 +82,71 @@ from pathlib import Path
 from test_faults import WRITERS
 import skmfr.activations._storage
 
-writer, folder, place = WRITERS[sys.argv[1]], Path(sys.argv[2]), sys.argv[3]
 skmfr.activations._storage.SECONDS_BETWEEN_NOTES = 0
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
-if place == "replacing":
-    os.replace = die
-else:
-    # The system ends the process in the middle of a file.
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    largest = max(path.stat().st_size for path in folder.iterdir())
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
-writer(folder, again=True)
+def write_and_die(kind, place, folder):
+    if place == "replacing":
+        os.replace = die
+    else:
+        # The system ends the process in the middle of a file.
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        largest = max(path.stat().st_size for path in folder.iterdir())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
+    WRITERS[kind](folder, again=True)
+
+# Forks have imported what takes seconds to import.
+for folder in map(Path, sys.argv[1:]):
+    process = os.fork()
+    if not process:
+        write_and_die(*folder.name.split(), folder)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 """
+KINDS, PLACES = ["model", "page", "activations"], ["writing", "replacing"]
 
 
-@linux
-@pytest.mark.parametrize("place", ["writing", "replacing"])
-@pytest.mark.parametrize("kind", ["model", "page", "activations"])
-def test_a_killed_writer_leaves_what_was_whole_and_can_be_repeated(
-    tmp_path, kind, place
-):
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    for folder in (killed, whole):
-        folder.mkdir()
-        WRITERS[kind](folder)
-    before = contents(killed)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Folders, by kind and place, what was in them, and what had been written whole."""
+    root = tmp_path_factory.mktemp("killed")
+    before = {}
+    for kind in KINDS:
+        whole = root / kind
+        whole.mkdir()
+        WRITERS[kind](whole)
+        before[kind] = contents(whole)
+        for place in PLACES:
+            shutil.copytree(whole, root / f"{kind} {place}")
+        WRITERS[kind](whole, again=True)
+    folders = [root / f"{kind} {place}" for kind in KINDS for place in PLACES]
     ended = subprocess.run(
-        [sys.executable, "-c", KILLED, kind, killed, place],
-        check=False,
+        [sys.executable, "-c", KILLED, *folders],
+        check=True,
+        capture_output=True,
+        text=True,
         cwd=Path(__file__).parent,
         env=environment(),
     )
-    assert ended.returncode in (-signal.SIGKILL, -signal.SIGXFSZ)
-    left = contents(killed)
-    assert left.items() > before.items()  # and what was being written
+    codes = set(map(int, ended.stdout.split()))
+    assert codes == {-signal.SIGKILL, -signal.SIGXFSZ}
+    return root, before
 
-    for folder in (killed, whole):
-        WRITERS[kind](folder, again=True)
+
+@linux
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_writer_leaves_what_was_whole_and_can_be_repeated(killed, kind, place):
+    root, before = killed
+    folder, whole = root / f"{kind} {place}", root / kind
+    left = contents(folder)
+    assert left.items() > before[kind].items()  # and what was being written
+
+    WRITERS[kind](folder, again=True)
     for path in whole.iterdir():
-        found = killed / path.name
+        found = folder / path.name
         if kind == "model":  # safetensors writes its header in any order
             codes = [load(each).transform(samples()) for each in (path, found)]
             np.testing.assert_array_equal(*codes)
@@ -130,7 +154,7 @@ def test_a_killed_writer_leaves_what_was_whole_and_can_be_repeated(
             assert found.read_bytes() == path.read_bytes()
     # Nothing else but what was being written, which is removed when it is old, and what
     # safetensors writes first.
-    more = {path.name for path in killed.iterdir()} - {p.name for p in whole.iterdir()}
+    more = {path.name for path in folder.iterdir()} - {p.name for p in whole.iterdir()}
     assert all(name.endswith(".tmp") or name.startswith(".tmp") for name in more)
 
 
