@@ -41,6 +41,12 @@ from . import as_integers
 IN_VECTORS = {"contract", "nsz", "reassoc"}
 
 
+# Nanoseconds of work below which a thread takes longer to be told than to help, and
+# what a kernel takes for a number that it reads, or searches, or moves.
+WORTH_A_THREAD = 250_000
+READ, SEARCHED, MOVED = 0.17, 2.0, 3.0
+
+
 class _Part(NamedTuple):
     """What one of several threads does."""
 
@@ -59,7 +65,8 @@ def residual_products(
     """As in `_torch`."""
     residual, products = X.new_empty(X.shape), X.new_empty(indices.shape)
     arrays = _arrays(X, values, indices, dictionary, residual, products)
-    _share(len(X), lambda part: _residual_products(*part.of(len(X)), *arrays))
+    time = 2 * READ * indices.numel() * X.shape[1]
+    _share(len(X), time, lambda part: _residual_products(*part.of(len(X)), *arrays))
     return residual, products
 
 
@@ -67,7 +74,8 @@ def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
     """As in `_torch`."""
     products = X.new_empty(indices.shape)
     arrays = _arrays(X, atoms, indices, products)
-    _share(len(X), lambda part: _gather_dot(*part.of(len(X)), *arrays))
+    time = READ * indices.numel() * X.shape[1]
+    _share(len(X), time, lambda part: _gather_dot(*part.of(len(X)), *arrays))
     return products
 
 
@@ -84,7 +92,7 @@ def bag_sums(
         is_last = part.number == part.n_parts - 1
         _bag_sums(begin, n_bags if is_last else end, *arrays, add)
 
-    _share(n_entries, sum_bags)
+    _share(n_entries, READ * n_entries * X.shape[1], sum_bags)
 
 
 def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -107,7 +115,7 @@ def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         room = maxima, groups, candidates, columns
         _largest(*part.of(n_rows), numbers, size, *room, *places)
 
-    _share(n_rows, search)
+    _share(n_rows, SEARCHED * scores.numel(), search)
     return found, indices
 
 
@@ -141,16 +149,27 @@ def adam_step(
             is_atoms = number == on_sphere
             _adam_rows(begin, end, parameter, *others, numbers, is_atoms)
 
-    _share(max(len(parameter) for parameter, *_ in arrays), step_rows)
+    n_rows = max(len(parameter) for parameter, *_ in arrays)
+    time = MOVED * sum(parameter.size for parameter, *_ in arrays)
+    _share(n_rows, time, step_rows)
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.contiguous().numpy() for tensor in tensors]
 
 
-def _share(n_rows: int, work: Callable[[_Part], None]) -> None:
-    """Have as many threads as PyTorch has do their parts of the work."""
-    n_parts = max(1, min(torch.get_num_threads(), n_rows))
+def _share(n_rows: int, time: float, work: Callable[[_Part], None]) -> None:
+    """Have threads, as many as PyTorch has or are worth it, do parts of the work.
+
+    Parameters
+    ----------
+    n_rows : int
+    time : float
+        About how many nanoseconds one thread takes.
+    work : callable(part)
+    """
+    most = min(torch.get_num_threads(), n_rows, int(time / WORTH_A_THREAD))
+    n_parts = max(1, most)
     done: SimpleQueue = SimpleQueue()
     for number in range(1, n_parts):
         _tasks(os.getpid(), number).put((work, _Part(number, n_parts), done))

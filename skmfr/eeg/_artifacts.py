@@ -147,7 +147,7 @@ def score_atoms(
     >>> info = mne.create_info(["Cz", "Fp1", "Fp2", "EOG"], 100, ["eeg"] * 3 + ["eog"])
     >>> raw = mne.io.RawArray(data, info, verbose="error")
     >>> sae = MFRSparseAutoencoder(
-    ...     n_components=16, k=4, n_saes=1, transform_algorithm="omp", max_steps=100,
+    ...     n_components=16, k=4, n_saes=1, transform_algorithm="omp", max_steps=30,
     ...     random_state=0,
     ... )
     >>> denoiser = EEGDenoiser(sae=sae).fit(raw)

@@ -163,12 +163,14 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
     Examples
     --------
     >>> import numpy as np
+    >>> from skmfr import MFRSparseAutoencoder
     >>> from skmfr.eeg import EEGDenoiser
     >>> rng = np.random.default_rng(0)
     >>> clean = np.sin(np.arange(64) / 2 + rng.uniform(0, 6, (100, 1, 1)))
     >>> noisy = clean + rng.standard_normal((100, 1, 64))
-    >>> denoiser = EEGDenoiser(sfreq=32, random_state=0).fit(noisy[:80], clean[:80])
-    >>> denoised = denoiser.transform(noisy[80:])
+    >>> sae = MFRSparseAutoencoder(16, k=4, max_steps=50, random_state=0)
+    >>> denoiser = EEGDenoiser(sfreq=32, sae=sae, random_state=0)
+    >>> denoised = denoiser.fit(noisy[:80], clean[:80]).transform(noisy[80:])
     >>> denoised.shape
     (20, 1, 64)
     >>> bool(denoiser.score(noisy[80:], clean[80:]) > -0.5)

@@ -58,8 +58,8 @@ class FeatureAgreementDisplay:
     >>> from skmfr import MFRSparseAutoencoder
     >>> from skmfr.inspection import FeatureAgreementDisplay
     >>> X, _ = load_digits(return_X_y=True)
-    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=200, random_state=0)
-    >>> display = FeatureAgreementDisplay.from_estimator(sae.fit(X), X)
+    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=100, random_state=0)
+    >>> display = FeatureAgreementDisplay.from_estimator(sae.fit(X[:500]), X)
     >>> display.ax_.get_ylabel()
     'Agreement with 1 witness (cosine)'
     """

@@ -75,9 +75,9 @@ class DictionaryDisplay:
     >>> from skmfr import MFRSparseAutoencoder
     >>> from skmfr.inspection import DictionaryDisplay
     >>> X, _ = load_digits(return_X_y=True)
-    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=200, random_state=0)
+    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=100, random_state=0)
     >>> display = DictionaryDisplay.from_estimator(
-    ...     sae.fit(X), atoms=5, image_shape=(8, 8)
+    ...     sae.fit(X[:500]), atoms=5, image_shape=(8, 8)
     ... )
     >>> display.axes_.shape
     (4, 5)

@@ -71,9 +71,9 @@ class ReconstructionDisplay:
     >>> from skmfr import MFRSparseAutoencoder
     >>> from skmfr.inspection import ReconstructionDisplay
     >>> X, _ = load_digits(return_X_y=True)
-    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=200, random_state=0)
+    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=100, random_state=0)
     >>> display = ReconstructionDisplay.from_estimator(
-    ...     sae.fit(X), X, image_shape=(8, 8)
+    ...     sae.fit(X[:500]), X, image_shape=(8, 8)
     ... )
     >>> display.axes_.shape
     (2, 5)

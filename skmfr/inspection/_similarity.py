@@ -73,8 +73,8 @@ class SimilarityDisplay:
     >>> from skmfr import MFRSparseAutoencoder
     >>> from skmfr.inspection import SimilarityDisplay
     >>> X, _ = load_digits(return_X_y=True)
-    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=200, random_state=0)
-    >>> SimilarityDisplay.from_estimator(sae.fit(X)).similarity.shape
+    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=100, random_state=0)
+    >>> SimilarityDisplay.from_estimator(sae.fit(X[:500])).similarity.shape
     (4, 4)
     >>> SimilarityDisplay.from_estimator(sae, pair=(0, 1)).similarity.shape
     (64, 64)

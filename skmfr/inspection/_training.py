@@ -34,12 +34,12 @@ class TrainingHistory(list):
     >>> X, _ = load_digits(return_X_y=True)
     >>> history = TrainingHistory()
     >>> sae = MFRSparseAutoencoder(
-    ...     n_components=64, max_steps=200, callback=history, random_state=0
-    ... ).fit(X)
+    ...     n_components=64, max_steps=100, callback=history, random_state=0
+    ... ).fit(X[:500])
     >>> history
-    TrainingHistory of 200 steps
+    TrainingHistory of 100 steps
     >>> history[-1]["step"], history[-1]["dead"]
-    (200, 0.0)
+    (100, 0.0)
     """
 
     def __call__(self, step, info):
@@ -105,9 +105,9 @@ class TrainingCurveDisplay:
     >>> from skmfr.inspection import TrainingCurveDisplay, TrainingHistory
     >>> X, _ = load_digits(return_X_y=True)
     >>> sae = MFRSparseAutoencoder(
-    ...     n_components=64, max_steps=200, callback=TrainingHistory(), random_state=0
+    ...     n_components=64, max_steps=100, callback=TrainingHistory(), random_state=0
     ... )
-    >>> display = TrainingCurveDisplay.from_estimator(sae.fit(X))
+    >>> display = TrainingCurveDisplay.from_estimator(sae.fit(X[:500]))
     >>> list(display.lines_)
     ['fvu', 'agreement', 'dead', 'n_reinits']
     """

@@ -255,7 +255,7 @@ def report(
     >>> from skmfr import MFRSparseAutoencoder
     >>> from skmfr.inspection import report
     >>> X, _ = load_digits(return_X_y=True)
-    >>> sae = MFRSparseAutoencoder(64, max_steps=200, random_state=0).fit(X)
+    >>> sae = MFRSparseAutoencoder(64, max_steps=100, random_state=0).fit(X[:500])
     >>> page = report(sae, X, image_shape=(8, 8), feature_names={3: "upper stroke"})
     >>> "upper stroke" in page.html()
     True
