@@ -27,9 +27,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture(params=["torch", "numba", "triton"])
-def kernels(request):
+def kernels(request, monkeypatch):
     """Each module of kernels whose library is there."""
-    return pytest.importorskip(f"skmfr._kernels._{request.param}")
+    module = pytest.importorskip(f"skmfr._kernels._{request.param}")
+    # Several threads for however little there is to do.
+    monkeypatch.setattr(module, "WORTH_A_THREAD", 1, raising=False)
+    return module
 
 
 @pytest.fixture

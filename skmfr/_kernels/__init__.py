@@ -38,8 +38,7 @@ def backend(device: torch.device) -> ModuleType:
     try:
         if library:
             kernels = import_module(f"._{library}", __name__)
-            if device.type == "cuda":
-                kernels.try_all(device)
+            kernels.try_all(device)
             return kernels
     except Exception as error:
         warnings.warn(

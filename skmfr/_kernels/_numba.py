@@ -13,25 +13,21 @@ samples, and for the search instructions per score.
   optimiser and normalising do so one after the other.
 
 All kernels treat rows one by one, the same way in any number of threads.  The threads
-are Python's, and a kernel lets go of the interpreter's lock.  Numba's own would need a
-second compilation of each kernel, longer than the first; they may not be shared
-by threads of Python everywhere, and they do not survive a fork.
+are Numba's, which share OpenMP's with PyTorch: threads of Python would wait for a core
+on which one of OpenMP still spins, and steps took 1.3 to 1.6 times as long with them.
 
-The first fit on a machine waits for the compiler, so what is compiled is little:
-parts of the rows are found in Python, indices are int64 alone, and rows are copied
-number by number, for assigning slices takes longer.
+The first fit on a machine waits for the compiler, so what is compiled is little: a
+kernel for one thread, and for several only when there is enough to do for them; indices
+are int64 alone; rows are copied number by number, for assigning slices takes longer.
 """
 
-import os
 from collections.abc import Callable, Sequence
-from functools import cache
-from queue import SimpleQueue
-from threading import Thread
-from typing import NamedTuple
+from importlib import import_module
 
 import numba
 import numpy as np
 import torch
+from numba import prange
 from torch import Tensor
 
 from . import as_integers
@@ -41,22 +37,32 @@ from . import as_integers
 IN_VECTORS = {"contract", "nsz", "reassoc"}
 
 
-# Nanoseconds of work below which a thread takes longer to be told than to help, and
+# Nanoseconds of work that are worth another thread, and the compiler's time for it; and
 # what a kernel takes for a number that it reads, or searches, or moves.
-WORTH_A_THREAD = 250_000
+WORTH_A_THREAD = 300_000
 READ, SEARCHED, MOVED = 0.17, 2.0, 3.0
 
 
-class _Part(NamedTuple):
-    """What one of several threads does."""
+def try_all(device: torch.device) -> None:
+    """Look for threads that several threads of Python may use at once.
 
-    number: int
-    n_parts: int
-
-    def of(self, n_rows: int) -> tuple[int, int]:
-        """The rows that it begins and ends with."""
-        begin, end = self.number * n_rows, (self.number + 1) * n_rows
-        return begin // self.n_parts, end // self.n_parts
+    Raises
+    ------
+    RuntimeError
+        If there are none.
+    """
+    # Set as Numba is imported, without being declared.
+    if vars(numba.config)["THREADING_LAYER"] != "workqueue":
+        for layer in ("omp", "tbb"):
+            try:
+                import_module(f"numba.np.ufunc.{layer}pool")
+            except ImportError:
+                continue
+            return
+    raise RuntimeError(
+        "Numba has its threading layer workqueue alone, which ends the process if two "
+        "threads use it at once: install OpenMP or the package tbb."
+    )
 
 
 def residual_products(
@@ -66,7 +72,8 @@ def residual_products(
     residual, products = X.new_empty(X.shape), X.new_empty(indices.shape)
     arrays = _arrays(X, values, indices, dictionary, residual, products)
     time = 2 * READ * indices.numel() * X.shape[1]
-    _share(len(X), time, lambda part: _residual_products(*part.of(len(X)), *arrays))
+    bounds = _bounds(len(X), time)
+    _run(_residual_products, _residual_products_in_parts, bounds, *arrays)
     return residual, products
 
 
@@ -75,7 +82,7 @@ def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
     products = X.new_empty(indices.shape)
     arrays = _arrays(X, atoms, indices, products)
     time = READ * indices.numel() * X.shape[1]
-    _share(len(X), time, lambda part: _gather_dot(*part.of(len(X)), *arrays))
+    _run(_gather_dot, _gather_dot_in_parts, _bounds(len(X), time), *arrays)
     return products
 
 
@@ -84,15 +91,11 @@ def bag_sums(
 ) -> None:
     """As in `_torch`."""
     arrays = _arrays(X, rows, offsets, weights, out)
-    n_entries, n_bags = len(rows), len(out)
-
-    def sum_bags(part: _Part) -> None:
-        # Of about as many entries in all parts.
-        begin, end = np.searchsorted(arrays[2], part.of(n_entries))
-        is_last = part.number == part.n_parts - 1
-        _bag_sums(begin, n_bags if is_last else end, *arrays, add)
-
-    _share(n_entries, READ * n_entries * X.shape[1], sum_bags)
+    # Of about as many entries in all parts.
+    entries = _bounds(len(rows), READ * len(rows) * X.shape[1])
+    bounds = np.searchsorted(arrays[2], entries)
+    bounds[-1] = len(out)
+    _run(_bag_sums, _bag_sums_in_parts, bounds, *arrays, add)
 
 
 def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -105,17 +108,20 @@ def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     indices = torch.empty(n_rows, k, dtype=torch.int64)
     numbers, *places = _arrays(as_integers(scores), as_integers(found), indices)
 
-    def search(part: _Part) -> None:
-        # The last place of each is for what is not wanted.
-        n_groups = n_columns // size
-        maxima = np.empty(n_groups, numbers.dtype)
-        groups = np.empty(n_groups + 1, np.uint32)
-        candidates = np.empty(n_columns + 1, numbers.dtype)
-        columns = np.empty(n_columns + 1, np.uint32)
-        room = maxima, groups, candidates, columns
-        _largest(*part.of(n_rows), numbers, size, *room, *places)
-
-    _share(n_rows, SEARCHED * scores.numel(), search)
+    bounds = _bounds(n_rows, SEARCHED * scores.numel())
+    n_parts, n_groups = len(bounds) - 1, n_columns // size
+    # The last place of each is for what is not wanted.
+    room = (
+        np.empty((n_parts, n_groups), numbers.dtype),
+        np.empty((n_parts, n_groups + 1), np.uint32),
+        np.empty((n_parts, n_columns + 1), numbers.dtype),
+        np.empty((n_parts, n_columns + 1), np.uint32),
+    )
+    if n_parts == 1:
+        own = [part[0] for part in room]
+        _largest(*bounds.tolist(), numbers, size, *own, *places)
+    else:
+        _largest_in_parts(bounds, numbers, size, *room, *places)
     return found, indices
 
 
@@ -143,64 +149,32 @@ def adam_step(
         [1 - beta, gamma, 1 - gamma, rate, scale, eps], arrays[0][0].dtype
     )
 
-    def step_rows(part: _Part) -> None:
-        for number, (parameter, *others) in enumerate(arrays):
-            begin, end = part.of(len(parameter))
-            is_atoms = number == on_sphere
-            _adam_rows(begin, end, parameter, *others, numbers, is_atoms)
-
-    n_rows = max(len(parameter) for parameter, *_ in arrays)
-    time = MOVED * sum(parameter.size for parameter, *_ in arrays)
-    _share(n_rows, time, step_rows)
+    for number, rows in enumerate(arrays):
+        bounds = _bounds(len(rows[0]), MOVED * rows[0].size)
+        is_atoms = number == on_sphere
+        _run(_adam_rows, _adam_rows_in_parts, bounds, *rows, numbers, is_atoms)
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.contiguous().numpy() for tensor in tensors]
 
 
-def _share(n_rows: int, time: float, work: Callable[[_Part], None]) -> None:
-    """Have threads, as many as PyTorch has or are worth it, do parts of the work.
+def _bounds(n_rows: int, time: float) -> np.ndarray:
+    """Where parts of the rows begin and end, (n_parts + 1,) int64.
 
-    Parameters
-    ----------
-    n_rows : int
-    time : float
-        About how many nanoseconds one thread takes.
-    work : callable(part)
+    As many parts as PyTorch has threads, or as are worth it, if one thread takes about
+    so many nanoseconds for all.
     """
     most = min(torch.get_num_threads(), n_rows, int(time / WORTH_A_THREAD))
     n_parts = max(1, most)
-    done: SimpleQueue = SimpleQueue()
-    for number in range(1, n_parts):
-        _tasks(os.getpid(), number).put((work, _Part(number, n_parts), done))
-    try:
-        work(_Part(0, n_parts))
-    finally:
-        # Also if interrupted: they write into what is the caller's.
-        errors = [done.get() for _ in range(1, n_parts)]
-    for error in filter(None, errors):
-        raise error
+    return np.arange(n_parts + 1) * n_rows // n_parts
 
 
-@cache
-def _tasks(process: int, number: int) -> SimpleQueue:
-    """What a thread of this process is told to do; a fork starts its own threads."""
-    tasks: SimpleQueue = SimpleQueue()
-    Thread(target=_serve, args=(tasks,), name=f"skmfr-{number}", daemon=True).start()
-    return tasks
-
-
-def _serve(tasks: SimpleQueue) -> None:
-    while True:
-        work, part, done = tasks.get()
-        try:
-            work(part)
-        except BaseException as error:
-            done.put(error)
-        else:
-            done.put(None)
-        # Not to be kept until there is more to do.
-        del work, part, done
+def _run(kernel: Callable, in_parts: Callable, bounds: np.ndarray, *arguments) -> None:
+    if len(bounds) == 2:
+        kernel(*bounds.tolist(), *arguments)
+    else:
+        in_parts(bounds, *arguments)
 
 
 def compiled(**options) -> Callable:
@@ -373,3 +347,66 @@ def _adam_rows(begin, end, parameter, gradient, mean, square, numbers, on_sphere
             factor = one / np.sqrt(size)
             for f in range(n_features):
                 p[f] *= factor
+
+
+@compiled(parallel=True)
+def _residual_products_in_parts(
+    bounds, X, values, indices, dictionary, residual, products
+):
+    for part in prange(len(bounds) - 1):
+        _residual_products(
+            bounds[part],
+            bounds[part + 1],
+            X,
+            values,
+            indices,
+            dictionary,
+            residual,
+            products,
+        )
+
+
+@compiled(parallel=True)
+def _gather_dot_in_parts(bounds, X, atoms, indices, products):
+    for part in prange(len(bounds) - 1):
+        _gather_dot(bounds[part], bounds[part + 1], X, atoms, indices, products)
+
+
+@compiled(parallel=True)
+def _bag_sums_in_parts(bounds, X, rows, offsets, weights, out, add):
+    for part in prange(len(bounds) - 1):
+        _bag_sums(bounds[part], bounds[part + 1], X, rows, offsets, weights, out, add)
+
+
+@compiled(parallel=True)
+def _largest_in_parts(
+    bounds, numbers, size, maxima, groups, candidates, columns, found, indices
+):
+    for part in prange(len(bounds) - 1):
+        _largest(
+            bounds[part],
+            bounds[part + 1],
+            numbers,
+            size,
+            maxima[part],
+            groups[part],
+            candidates[part],
+            columns[part],
+            found,
+            indices,
+        )
+
+
+@compiled(parallel=True)
+def _adam_rows_in_parts(bounds, parameter, gradient, mean, square, numbers, on_sphere):
+    for part in prange(len(bounds) - 1):
+        _adam_rows(
+            bounds[part],
+            bounds[part + 1],
+            parameter,
+            gradient,
+            mean,
+            square,
+            numbers,
+            on_sphere,
+        )

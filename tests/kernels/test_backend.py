@@ -12,9 +12,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 import skmfr._kernels
 from skmfr._kernels import backend
+from skmfr._utils.threads import let_forks_compute
 
 CPU = torch.device("cpu")
 
@@ -115,36 +117,44 @@ def test_numba_is_not_imported_before_it_is_needed():
     assert "numba" not in modules
 
 
-# What OpenMP knows of its threads does not survive a fork, nor do those of Python.
+# What OpenMP knows of its threads does not survive a fork; what Numba does then is to
+# end the process.
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_forked_process_starts_threads_of_its_own(monkeypatch):
-    largest = pytest.importorskip("skmfr._kernels._numba").largest
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+def test_kernels_run_in_forked_processes(monkeypatch):
+    kernels = pytest.importorskip("skmfr._kernels._numba")
+    monkeypatch.setattr(kernels, "WORTH_A_THREAD", 1)
+    let_forks_compute()
     scores = torch.randn(50, 200, generator=torch.Generator().manual_seed(0))
-    expected = largest(scores, 3)
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        found = pool.apply_async(largest, (scores, 3)).get(timeout=60)
+    with threadpool_limits(2):
+        expected = kernels.largest(scores, 3)
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            found = pool.apply_async(kernels.largest, (scores, 3)).get(timeout=60)
     for part, other in zip(found, expected, strict=True):
         assert torch.equal(part, other)
 
 
-def test_an_error_in_a_thread_is_raised_and_the_threads_go_on(monkeypatch):
-    share = pytest.importorskip("skmfr._kernels._numba")._share
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+def test_torch_serves_where_numba_has_the_layer_workqueue_alone(monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.setattr("numba.core.config.THREADING_LAYER", "workqueue")
+    backend.cache_clear()
+    with pytest.warns(UserWarning, match="numba does not run on cpu.*workqueue"):
+        assert backend(torch.device("cpu")).__name__ == "skmfr._kernels._torch"
+    backend.cache_clear()
 
-    def fail(part):
-        if part.number == 2:
-            raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        share(10, fail)
-    done = []
-    share(10, lambda part: done.append(part.of(10)))
-    assert sorted(done) == [(0, 3), (3, 6), (6, 10)]
+def test_more_threads_are_asked_for_only_if_there_is_enough_to_do(monkeypatch):
+    bounds = pytest.importorskip("skmfr._kernels._numba")._bounds
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    worth = sys.modules["skmfr._kernels._numba"].WORTH_A_THREAD
+    assert bounds(10, worth - 1).tolist() == [0, 10]
+    assert bounds(10, 3 * worth).tolist() == [0, 3, 6, 10]
+    assert bounds(10, 9 * worth).tolist() == [0, 2, 5, 7, 10]
+    assert bounds(2, 9 * worth).tolist() == [0, 1, 2]
 
 
 COMPILE = """
 import torch
+from threadpoolctl import threadpool_limits
 from skmfr._kernels import _numba
 
 print(_numba.__file__)
