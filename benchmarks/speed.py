@@ -165,6 +165,7 @@ def ours(
         reinit_threshold=None,
         reinit_every=None,
         resample_every=100,
+        share_atoms=True,
         seed=0,
         device=device,
         dtype=torch.float32,
