@@ -30,6 +30,7 @@ from skmfr import MFRSparseAutoencoder
 from skmfr._data.batches import Batches
 from skmfr._data.sources import Chunked
 from skmfr._sae.ensemble import Ensemble
+from skmfr._training.fit import split
 from skmfr._training.progress import DEAD_WINDOW, Watch
 from skmfr._training.schedule import Plateau, Schedule
 from skmfr._training.state import new_state
@@ -923,7 +924,7 @@ def test_a_fit_of_chunked_data_resumes_to_the_same_bytes(
 def test_early_stopping_holds_out_whole_chunks_if_there_are_many(in_chunks):
     def n_held_out(data):
         """Of each 50 rows."""
-        rows, validation = small(validation_fraction=0.2)._split(Chunked(data), seed=0)
+        rows, validation = split(Chunked(data), 0.2, seed=0)
         np.testing.assert_array_equal(np.sort(np.r_[rows, validation]), np.arange(600))
         return np.bincount(validation // 50, minlength=12)
 
