@@ -344,6 +344,8 @@ def test_loading_takes_at_most_twice_the_size_of_a_file(tmp_path):
 from zipfile import ZipFile
 from skmfr import MFRSparseAutoencoder
 from skmfr._training.checkpoint import Checkpoints
+from skmfr._training.settings import settings_of
+from skmfr._training.state import from_arrays
 from skmfr.io import load, save
 
 def refused(load, *arguments):
@@ -359,7 +361,7 @@ def size(path):
 folder = Path(sys.argv[1])
 X = np.random.default_rng(0).standard_normal((100, 256))
 sae = MFRSparseAutoencoder(4096, k=2, n_saes=1, max_steps=1).partial_fit(X)
-settings = sae._settings(256, seed=0)
+settings = settings_of(sae.get_params(), 256, seed=0)
 
 model = folder / "model"
 save(sae, model)
@@ -372,7 +374,9 @@ model.write_bytes((2**62).to_bytes(8, "little") + content[8:])
 print(growth(refused, load, model), size(model))
 
 checkpoints = Checkpoints(folder, {})
-checkpoints.save(sae._restored_state(settings))
+decoder = np.concatenate([sae.dictionaries_, sae.witness_dictionaries_])
+arrays = sae._training | {"decoder": decoder.astype(np.float32)}
+checkpoints.save(from_arrays(arrays, settings))
 (path,) = checkpoints.paths()
 print(growth(checkpoints.load, settings), size(path))
 with ZipFile(path) as archive:
