@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from skmfr import MFRSparseAutoencoder
+from skmfr._training import fit
 from skmfr.eeg import _supervised
 
 ROOT = Path(__file__).parents[1]
@@ -71,11 +72,9 @@ NAMES = {
 def short_fits(monkeypatch):
     """Fits that end after a few steps, from little data."""
     monkeypatch.setattr(_supervised, "FIT_ROWS", 500)
-    n_steps = MFRSparseAutoencoder._n_steps
+    n_steps_of = fit.n_steps_of
     monkeypatch.setattr(
-        MFRSparseAutoencoder,
-        "_n_steps",
-        lambda self, steps_per_epoch: min(n_steps(self, steps_per_epoch), MOST_STEPS),
+        fit, "n_steps_of", lambda *arguments: min(n_steps_of(*arguments), MOST_STEPS)
     )
 
 

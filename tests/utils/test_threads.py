@@ -48,7 +48,7 @@ np.savez(sys.argv[1], **found)
 @pytest.fixture(scope="module")
 def results_of_processes(tmp_path_factory):
     path = tmp_path_factory.mktemp("results") / "found.npz"
-    folders = [Path(skmfr.__file__).parents[1], Path(__file__).parents[1]]
+    folders = [Path(skmfr.__file__).parents[1], Path(__file__).parent]
     subprocess.run(
         [sys.executable, "-c", SCRIPT, path],
         check=True,
