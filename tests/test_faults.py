@@ -393,5 +393,6 @@ print(growth(refused, checkpoints.load, settings), size(path))
     assert len(numbers) == 10
     for growth, size in zip(numbers[::2], numbers[1::2], strict=True):
         assert size > 2**24
-        # Allocators round up.
-        assert growth < 2.1 * size, numbers
+        # Pages of the mapped file count as long as the system keeps them mapped, beside
+        # the arrays made from them; allocators round up.
+        assert growth < 2.3 * size, numbers
