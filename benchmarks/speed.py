@@ -171,6 +171,7 @@ def ours(
         dtype=torch.float32,
         low_precision=precision == "bfloat16",
         for_pursuit=False,
+        positive_code=False,
     )
     standardiser = OurStandardiser.of(X)
     batches = Batches(X, None, batch_size, shuffle=True, seed=0)

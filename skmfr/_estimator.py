@@ -107,10 +107,20 @@ class MFRSparseAutoencoder(
     transform_algorithm : {"encoder", "lstsq", "omp"}, default="encoder"
         How samples are coded after training: by the encoder; by least squares on the
         atoms that the encoder picks; or by orthogonal matching pursuit, which is
-        slower and reconstructs best. The last two give coefficients of both signs.
-        It can be changed after `fit`; but if it is "omp" in `fit`, the last fifth of
-        the steps fits the dictionaries to codes of matching pursuit, which takes longer
-        and is at the cost of the encoder's.
+        slower and reconstructs best. The last two give coefficients of both signs,
+        unless `positive_code` is True. It can be changed after `fit`; but if it is
+        "omp" in `fit`, the last fifth of the steps fits the dictionaries to codes of
+        matching pursuit, which takes longer and is at the cost of the encoder's.
+        Least squares leave out an atom whose cosine with the span of those before it,
+        in the order of `components_`, is above .99875: its coefficient would be large,
+        and undone by theirs.
+
+    positive_code : bool, default=False
+        Whether codes by "lstsq" and "omp" are not negative, as the encoder's always
+        are: non-negative least squares, and the algorithm of Lawson and Hanson (1974)
+        for it, ended when k atoms are in use. An atom then stands for one direction
+        instead of two, so that codes of k entries can be compared with the encoder's.
+        It can be changed after `fit`, as `transform_algorithm`.
 
     sparse_output : bool, default=False
         Whether `transform` returns a SciPy CSR array.
@@ -311,6 +321,7 @@ class MFRSparseAutoencoder(
         "n_witnesses": [Interval(Integral, 0, None, closed="left")],
         "tied": ["boolean"],
         "transform_algorithm": [StrOptions({"encoder", "lstsq", "omp"})],
+        "positive_code": ["boolean"],
         "sparse_output": ["boolean"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "max_steps": [Interval(Integral, 1, None, closed="left"), None],
@@ -349,6 +360,7 @@ class MFRSparseAutoencoder(
         n_witnesses=1,
         tied=False,
         transform_algorithm="encoder",
+        positive_code=False,
         sparse_output=False,
         max_iter=1000,
         max_steps=None,
@@ -380,6 +392,7 @@ class MFRSparseAutoencoder(
         self.n_witnesses = n_witnesses
         self.tied = tied
         self.transform_algorithm = transform_algorithm
+        self.positive_code = positive_code
         self.sparse_output = sparse_output
         self.max_iter = max_iter
         self.max_steps = max_steps
@@ -561,7 +574,8 @@ class MFRSparseAutoencoder(
         -------
         codes : ndarray or CSR array of shape (n_samples, n_components)
             At most k entries of a row are not zero; with
-            ``transform_algorithm="encoder"`` none is negative. float32 for float32
+            ``transform_algorithm="encoder"`` or ``positive_code=True`` none is
+            negative. float32 for float32
             data and for float16 in files, float64 otherwise.
 
         Raises

@@ -71,6 +71,7 @@ def make_settings():
             "dtype": torch.float64,
             "low_precision": False,
             "for_pursuit": False,
+            "positive_code": False,
         }
         return Settings(**(usual | changes))
 

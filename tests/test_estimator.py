@@ -167,14 +167,16 @@ def test_tied_weights_encode_with_the_atoms():
 # Transform and back
 
 
+@pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("algorithm", ["encoder", "lstsq", "omp"])
-def test_codes_are_sparse_and_reconstruct_as_scored(fitted, algorithm):
-    sae = clone(fitted).set_params(transform_algorithm=algorithm).fit(X)
+def test_codes_are_sparse_and_reconstruct_as_scored(fitted, algorithm, positive):
+    coding = {"transform_algorithm": algorithm, "positive_code": positive}
+    sae = clone(fitted).set_params(**coding).fit(X)
     codes = sae.transform(X)
     reconstructed = sae.inverse_transform(codes)
 
     assert np.count_nonzero(codes, axis=1).max() <= sae.k
-    assert algorithm != "encoder" or codes.min() >= 0
+    assert (codes.min() >= 0) == (algorithm == "encoder" or positive)
     np.testing.assert_allclose(
         reconstructed, codes @ sae.components_ + sae.decoder_bias_, atol=1e-12
     )
@@ -185,12 +187,14 @@ def test_codes_are_sparse_and_reconstruct_as_scored(fitted, algorithm):
     assert score == pytest.approx(expected, rel=1e-10)
 
 
-def test_better_coding_of_one_dictionary_scores_better(fitted):
+@pytest.mark.parametrize("positive", [False, True])
+def test_better_coding_of_one_dictionary_scores_better(fitted, positive):
+    fitted.set_params(positive_code=positive)
     scores = [
         fitted.set_params(transform_algorithm=algorithm).score(X)
         for algorithm in ("encoder", "lstsq", "omp")
     ]
-    fitted.set_params(transform_algorithm="encoder")
+    fitted.set_params(transform_algorithm="encoder", positive_code=False)
     assert scores == sorted(scores)
     assert scores[0] < scores[2]
 
@@ -273,8 +277,9 @@ def test_units_of_the_data_go_to_codes_and_biases_only(plain):
     )
 
 
-def test_a_fit_for_matching_pursuit_finishes_the_dictionary_for_it():
-    parameters = {"max_steps": 200, "alpha": 0.0}
+@pytest.mark.parametrize("positive", [False, True])
+def test_a_fit_for_matching_pursuit_finishes_the_dictionary_for_it(positive):
+    parameters = {"max_steps": 200, "alpha": 0.0, "positive_code": positive}
     plain = small(**parameters).fit(X).set_params(transform_algorithm="omp")
     pursued = small(transform_algorithm="omp", **parameters).fit(X)
     assert 1 - pursued.score(X) < 0.95 * (1 - plain.score(X))

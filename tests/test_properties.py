@@ -120,6 +120,7 @@ PARAMETERS = {
     "n_witnesses": st.integers(0, 2),
     "tied": st.booleans(),
     "transform_algorithm": st.sampled_from(["encoder", "lstsq", "omp"]),
+    "positive_code": st.booleans(),
     "sparse_output": st.booleans(),
     "max_iter": st.integers(1, 30) | st.just(2**40),
     "max_steps": st.integers(1, 10),

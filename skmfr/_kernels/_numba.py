@@ -30,13 +30,17 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from . import as_integers
+from . import as_integers, batched
+from .dense import linear, rounding
 
 # What a sum of floats must allow to be made in vectors.  NaN and infinity stay what
 # they are, as long as no other order of the sum takes infinity from infinity.
 IN_VECTORS = {"contract", "nsz", "reassoc"}
 
 
+# Numbers between the rows of a Gram matrix: a cache holds few lines whose addresses
+# differ by a multiple of 4096 bytes, and rows are often as long.
+GAP = 16
 # Nanoseconds of work that are worth another thread, and the compiler's time for it; and
 # what a kernel takes for a number that it reads, or searches, or moves.
 WORTH_A_THREAD = 300_000
@@ -153,6 +157,78 @@ def adam_step(
         bounds = _bounds(len(rows[0]), MOVED * rows[0].size)
         is_atoms = number == on_sphere
         _run(_adam_rows, _adam_rows_in_parts, bounds, *rows, numbers, is_atoms)
+
+
+def gram(atoms: Tensor) -> Tensor:
+    """As in `batched`, with rows that do not fall on the same places of caches."""
+    n_components = len(atoms)
+    room = atoms.new_empty(n_components, n_components + GAP)
+    room[:, :n_components] = linear(atoms, atoms)
+    return room
+
+
+def pursuit(
+    X: Tensor, atoms: Tensor, gram: Tensor | None, k: int, positive: bool
+) -> tuple[Tensor, Tensor]:
+    """As in `batched`, which serves without a Gram matrix."""
+    if gram is None:
+        return batched.pursuit(X, atoms, gram, k, positive)
+    from ._numba_pursuit import MIN_TILES, TILE, _pursuit, _pursuit_in_parts
+
+    n_samples, n_components = len(X), len(atoms)
+    values = X.new_zeros(n_samples, k)
+    indices = torch.zeros(n_samples, k, dtype=torch.int64)
+    sizes = torch.linalg.vector_norm(X, dim=1, dtype=torch.float64)
+    limits = (
+        rounding(X),
+        batched.DEPENDENT[X.dtype],
+        rounding(X) + 100 * batched.RIDGE,
+    )
+    bounds = _bounds(n_samples, READ * k * k * n_components * n_samples)
+    n_parts = len(bounds) - 1
+    products = X.new_empty(n_parts, n_components)
+    peaks = X.new_empty(n_parts, max(MIN_TILES, -(-n_components // TILE)))
+    of_products, of_peaks = as_integers(products), as_integers(peaks)
+    all_but_sign = torch.iinfo(of_products.dtype).max
+    # Signs are dropped, or make a number less than all that are not negative.
+    mask = -1 if positive else all_but_sign
+    masks = np.full((n_parts, 1), mask, of_products.numpy().dtype)
+    room = (
+        *_arrays(products, of_products),
+        masks,
+        *_arrays(of_peaks, peaks),
+        np.zeros((n_parts, batched.TRIES * k), np.uint32),
+        np.zeros((n_parts, n_components), np.uint32),
+    )
+    arrays = _arrays(X, atoms, linear(X, atoms), gram, sizes)
+    results = _arrays(values, indices)
+    if n_parts == 1:
+        own = tuple(part[0] for part in room)
+        _pursuit(*bounds.tolist(), *arrays, k, positive, limits, own, *results)
+    else:
+        _pursuit_in_parts(bounds, *arrays, k, positive, limits, room, *results)
+    return values, indices
+
+
+def least_squares(
+    X: Tensor,
+    atoms: Tensor,
+    indices: Tensor,
+    used: Tensor,
+    apart: float,
+    positive: bool,
+) -> Tensor:
+    """As in `batched`."""
+    from ._numba_pursuit import _least_squares, _least_squares_in_parts
+
+    values = X.new_empty(indices.shape)
+    nothing = torch.linalg.vector_norm(X, dim=1, dtype=torch.float64)
+    nothing *= 100 * batched.RIDGE
+    arrays = _arrays(X, atoms, indices, used)
+    numbers = apart, nothing.numpy(), positive, values.numpy()
+    bounds = _bounds(len(X), READ * indices.numel() * indices.shape[1] * X.shape[1])
+    _run(_least_squares, _least_squares_in_parts, bounds, *arrays, *numbers)
+    return values
 
 
 def _arrays(*tensors: Tensor) -> list[np.ndarray]:

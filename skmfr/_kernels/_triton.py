@@ -30,6 +30,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import as_integers
+from .batched import gram, least_squares, pursuit
 
 # Of the rows that a program holds.
 TILE_BYTES = 1 << 14

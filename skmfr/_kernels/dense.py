@@ -1,9 +1,13 @@
-"""Dense products, by the fastest of the libraries that PyTorch brings along."""
+"""Dense products: by the fastest of the libraries, or always rounded the same way."""
 
 from functools import cache
 
 import torch
 from torch import Tensor
+
+# Numbers in the largest intermediate array, 64 MB in float32; on GPUs, where a block
+# takes as many launches whatever its size, 512 MB.
+BLOCK_SIZE, BLOCK_SIZE_ON_GPU = 1 << 24, 1 << 27
 
 
 def linear(X: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -41,3 +45,35 @@ def _dtypes_of_onednn() -> frozenset[torch.dtype]:
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return frozenset({torch.float32, torch.bfloat16})
     return frozenset({torch.float32})
+
+
+def rounding(X: Tensor) -> float:
+    """A bound on what rounding does to products of vectors of norm 1.
+
+    It is seven times what it does to sums of n_features numbers of one sign, on
+    average; other sums are rounded less.
+    """
+    return 2 * torch.finfo(X.dtype).eps * X.shape[1] ** 0.5
+
+
+def block_size(device: torch.device) -> int:
+    """How many numbers an intermediate array may have."""
+    return BLOCK_SIZE if device.type == "cpu" else BLOCK_SIZE_ON_GPU
+
+
+def same_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
+    """Dot product of each sample with some atoms of its own, (n_samples, n).
+
+    On CPUs the same bits wherever sample and atom stand, which neither a matrix product
+    nor BLAS's dot product of two vectors grants: they add up in an order that depends
+    on shapes and addresses.  On GPUs the order is another one for a handful of sums.
+    """
+    n_rows = max(1, block_size(X.device) // (indices.shape[1] * X.shape[1]))
+    return torch.cat(
+        [
+            (samples.unsqueeze(1) * atoms[chosen]).sum(2)
+            for samples, chosen in zip(
+                X.split(n_rows), indices.split(n_rows), strict=True
+            )
+        ]
+    )

@@ -47,7 +47,8 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
         device = resolve_device(estimator.device, fall_back=True)
         dtype = DTYPES[X.dtype.name]
     weights = [getattr(estimator, name) for name in WEIGHTS]
-    settings = estimator.k, estimator.transform_algorithm, device, dtype
+    how = estimator.transform_algorithm, estimator.positive_code
+    settings = estimator.k, *how, device, dtype
     if estimator in _coders:
         known_weights, known_settings, coder = _coders[estimator]
         if settings == known_settings and all(map(is_, weights, known_weights)):
@@ -55,7 +56,7 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     sae = Ensemble(
         *(torch.tensor(array[None], dtype=dtype, device=device) for array in weights)
     )
-    coder = Coder(sae, estimator.k, estimator.transform_algorithm)
+    coder = Coder(sae, estimator.k, *how)
     # An array that can be written to may change, and nobody would know.
     if not any(array.flags.writeable for array in weights):
         _coders[estimator] = weights, settings, coder

@@ -12,15 +12,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._kernels.dense import block_size
 from .codes import SparseCodes, decode
 from .encoder import encoder_coder, rows_per_block
 from .ensemble import Ensemble
-from .lstsq import lstsq_coder, n_rows_with_atoms
+from .lstsq import lstsq_coder
 from .pursuit import omp_coder
-from .selection import BlockCoder, block_size
+from .selection import BlockCoder
 
-ALGORITHMS: dict[str, Callable[[Ensemble, int], BlockCoder]] = {
-    "encoder": encoder_coder,
+ALGORITHMS: dict[str, Callable[..., BlockCoder]] = {
+    "encoder": lambda sae, k, positive=False: encoder_coder(sae, k),
     "lstsq": lstsq_coder,
     "omp": omp_coder,
 }
@@ -39,13 +40,14 @@ class Coder:
     k : int
         Clipped to the number of atoms.
     algorithm : {"encoder", "lstsq", "omp"}
+    positive : bool
+        Whether codes of the latter two are not negative; the encoder's never are.
     """
 
-    def __init__(self, sae: Ensemble, k: int, algorithm: str):
+    def __init__(self, sae: Ensemble, k: int, algorithm: str, positive: bool = False):
         self.sae = sae
         self.k = min(k, sae.n_components)
-        self.algorithm = algorithm
-        self._codes_of_block = ALGORITHMS[algorithm](sae, self.k)
+        self._codes_of_block = ALGORITHMS[algorithm](sae, self.k, positive)
 
     @property
     def atoms(self) -> Tensor:
@@ -55,8 +57,6 @@ class Coder:
     @property
     def n_rows(self) -> int:
         """Samples to code at once, for intermediate arrays of bounded size."""
-        if self.algorithm != "encoder":
-            return n_rows_with_atoms(self.sae, self.k)
         n_components, n_features = self.atoms.shape
         device = self.atoms.device
         most = rows_per_block(n_components, device, self.atoms.dtype)

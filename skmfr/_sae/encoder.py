@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from .._kernels.dense import linear
+from .._kernels.dense import linear, rounding, same_dot
 from .codes import SparseCodes, gather_dot, top_k
 from .ensemble import Ensemble
-from .selection import BlockCoder, lengths, rounding, same_dot, select
+from .selection import BlockCoder, lengths, select
 
 # Candidates beside k, or a quarter of k.  Scores of bfloat16 are off by 1/256 at most:
 # of random data, digits and superposed features no sample got other atoms with so many

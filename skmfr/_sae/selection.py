@@ -7,20 +7,8 @@ from torch import Tensor
 
 from .codes import SparseCodes, top_k
 
-# Numbers in the largest intermediate array, 64 MB in float32; on GPUs, where a block
-# takes as many launches whatever its size, 512 MB.
-BLOCK_SIZE, BLOCK_SIZE_ON_GPU = 1 << 24, 1 << 27
 # Codes of a block of samples (n_samples, n_features), by what was prepared for all.
 BlockCoder = Callable[[Tensor], SparseCodes]
-
-
-def block_size(device: torch.device) -> int:
-    return BLOCK_SIZE if device.type == "cpu" else BLOCK_SIZE_ON_GPU
-
-
-def rounding(X: Tensor) -> float:
-    """A bound, with room, on what rounding does to products of vectors of norm 1."""
-    return 8 * torch.finfo(X.dtype).eps * X.shape[1] ** 0.5
 
 
 def lengths(X: Tensor) -> Tensor:
@@ -75,24 +63,6 @@ def select(
             [ordered[:, :n_in], settled.indices[:, : k - n_in]], dim=1
         )
     return SparseCodes(values, indices)
-
-
-def same_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
-    """Dot product of each sample with some atoms of its own, (n_samples, n).
-
-    On CPUs the same bits wherever sample and atom stand, which neither a matrix product
-    nor BLAS's dot product of two vectors grants: they add up in an order that depends
-    on shapes and addresses.  On GPUs the order is another one for a handful of sums.
-    """
-    n_rows = max(1, block_size(X.device) // (indices.shape[1] * X.shape[1]))
-    return torch.cat(
-        [
-            (samples.unsqueeze(1) * atoms[chosen]).sum(2)
-            for samples, chosen in zip(
-                X.split(n_rows), indices.split(n_rows), strict=True
-            )
-        ]
-    )
 
 
 def in_order(codes: SparseCodes) -> SparseCodes:

@@ -42,6 +42,7 @@ RESOLVED = ("n_components", "k", "alpha", "tied", "learning_rate", "device")
 # Parameters that do not change what training does.
 INDIFFERENT_TO_TRAINING = {
     "transform_algorithm",  # but for pursuit or not
+    "positive_code",  # but in pursuit
     "sparse_output",
     "checkpoint_dir",
     "checkpoint_every",
@@ -280,6 +281,7 @@ def checkpoints_of(
         | {name: getattr(settings, name) for name in RESOLVED}
         | {
             "for_pursuit": settings.for_pursuit,
+            "positive_code": settings.for_pursuit and settings.positive_code,
             "seed": settings.seed,
             "n_steps_": state.n_steps,
             "dictionaries_": joblib.hash(state.ensemble.decoder.cpu().numpy()),

@@ -29,6 +29,8 @@ class Stage(NamedTuple):
     pursue: bool
     """whether dictionaries follow codes of matching pursuit, whose FVU is the loss,
     while encoders follow their own; tied weights follow both"""
+    positive: bool = False
+    """whether those codes are not negative"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Schedule:
             alpha=settings.alpha * self.alpha(step) if coupled else 0.0,
             learning_rate=settings.learning_rate * self.learning_rate(step),
             pursue=settings.for_pursuit and self.pursuing(step),
+            positive=settings.positive_code,
         )
 
     def finishing_at(self, step: int) -> "Schedule":

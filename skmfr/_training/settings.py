@@ -37,6 +37,8 @@ class Settings:
     low_precision: bool
     for_pursuit: bool
     """whether dictionaries are finished for codes of matching pursuit"""
+    positive_code: bool
+    """whether those are not negative"""
 
     @property
     def n_members(self) -> int:
@@ -92,6 +94,7 @@ def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
         dtype=dtype,
         low_precision=precision == "bfloat16",
         for_pursuit=parameters["transform_algorithm"] == "omp",
+        positive_code=bool(parameters["positive_code"]),
     )
 
 

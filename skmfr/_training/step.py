@@ -125,7 +125,7 @@ def _find_gradients_of(
     codes = encode(X_centred, part, stage.k, low_precision)
     if stage.pursue:
         # Dead atoms follow no loss of theirs then.
-        pursued = pursuit_codes(X, part, stage.k)
+        pursued = pursuit_codes(X, part, stage.k, stage.positive)
         fvu = pursuit_reconstruction_(
             gradients, X_centred, codes, pursued, part, total_variance
         )

@@ -38,7 +38,7 @@ def sae(X):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Data are read 16 samples at a time."""
-    monkeypatch.setattr("skmfr._sae.selection.BLOCK_SIZE", 1)
+    monkeypatch.setattr("skmfr._kernels.dense.BLOCK_SIZE", 1)
 
 
 def data_of(page) -> dict:

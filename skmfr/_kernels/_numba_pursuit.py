@@ -1,0 +1,484 @@
+"""Matching pursuit and least squares in Numba, a sample at a time.
+
+The products r of all atoms with what is left of a sample follow from those with the
+sample, p, and from products of atoms with each other, the Gram matrix G::
+
+    r = p - sum over the support of z_t G_t
+
+So a step reads a row of G for each atom of the support, most of them from the cache of
+its core: k^2 / 2 rows for k atoms, as many products as with k^2 / 2 features.
+
+Whatever rounding could decide is decided in float64 from atoms and samples themselves,
+in an order of sums that depends on nothing else: which of nearly equal products is the
+largest, whether an atom depends on others, and in the end the coefficients, which are
+corrected until they are those of float64.
+
+Rows are not cut out of arrays in loops, for the compiler counts references to each
+piece, which takes as long as 64 products; and indices are unsigned where the compiler
+would look at each for being negative.
+"""
+
+import numpy as np
+from numba import prange
+
+from ._numba import IN_VECTORS, compiled
+from .batched import RIDGE, TRIES
+
+# Columns of which the largest is looked for at once, and how many such tiles there are
+# at least.
+TILE, MIN_TILES = 64, 16
+# Corrections after which coefficients are found anew, from a float64 factor; and below
+# which, relative to them, the next one would be lost in rounding.
+MAX_CORRECTIONS, SETTLED = 5, 1e-6
+
+
+@compiled(fastmath=IN_VECTORS)
+def _dot(X, i, Y, j):
+    """Dot product of two rows in float64, in an order that depends on its length."""
+    total = 0.0
+    for f in range(X.shape[1]):
+        total += np.float64(X[i, f]) * np.float64(Y[j, f])
+    return total
+
+
+@compiled(fastmath=IN_VECTORS, error_model="numpy")
+def _factor_row(s, i, X, atoms, P, gram, support, exact, L, y):
+    """Row s of the Cholesky factor of the support's Gram matrix; L y = products.
+
+    The diagonal of L holds inverses.  Returns the squared distance of the atom to the
+    span of those before it.
+    """
+    atom = support[s]
+    if exact:
+        for t in range(s):
+            L[s, t] = _dot(atoms, atom, atoms, support[t])
+        left, product = _dot(atoms, atom, atoms, atom), _dot(X, i, atoms, atom)
+    else:
+        for t in range(s):
+            L[s, t] = gram[atom, support[t]]
+        left, product = np.float64(gram[atom, atom]), np.float64(P[i, atom])
+    left += RIDGE
+    for t in range(s):
+        along = L[s, t]
+        for u in range(t):
+            along -= L[t, u] * L[s, u]
+        along *= L[t, t]
+        L[s, t] = along
+        left -= along * along
+        product -= along * y[t]
+    L[s, s] = 1.0 / np.sqrt(left) if left > 0 else 0.0
+    y[s] = product * L[s, s]
+    return left
+
+
+@compiled(fastmath=IN_VECTORS)
+def _solve(n, L, y, rest, z):
+    """z with L^T z = y."""
+    for t in range(n):
+        rest[t] = y[t]
+    for t in range(n - 1, -1, -1):
+        number = rest[t] * L[t, t]
+        z[t] = number
+        for u in range(t):
+            rest[u] -= number * L[t, u]
+
+
+@compiled(error_model="numpy")
+def _feasible(n, i, X, atoms, P, gram, support, exact, L, y, rest, z, found):
+    """The inner loop of Lawson and Hanson (1974): go from z as far as it is >= 0.
+
+    z are coefficients of n atoms that are not negative; the last one is new and has 0.
+    Atoms that come to 0 leave the support.  Returns how many stay.
+    """
+    while True:
+        _solve(n, L, y, rest, found)
+        step, first = 1.0, -1
+        for t in range(n):
+            if found[t] <= 0:
+                way = z[t] / (z[t] - found[t]) if z[t] > 0 else 0.0
+                if first < 0 or way < step:
+                    step, first = way, t
+        if first < 0:
+            for t in range(n):
+                z[t] = found[t]
+            return n
+        for t in range(n):
+            z[t] += step * (found[t] - z[t])
+        z[first] = 0.0
+        n_kept, first = 0, n
+        for t in range(n):
+            if z[t] > 0:
+                z[n_kept], support[n_kept] = z[t], support[t]
+                n_kept += 1
+            else:
+                first = min(first, t)
+        n = n_kept
+        for t in range(first, n):
+            _factor_row(t, i, X, atoms, P, gram, support, exact, L, y)
+
+
+@compiled(fastmath={"contract"})
+def _products(n, i, P, gram, support, z, r):
+    """Row i of P less a combination of rows of the Gram matrix.
+
+    z has zeros up to a multiple of four atoms.
+    """
+    whole = np.uint64(P.shape[1])
+    for f in range(whole):
+        r[f] = P[i, f]
+    for t in range(0, n, 4):
+        j0, j1, j2, j3 = support[t], support[t + 1], support[t + 2], support[t + 3]
+        z0, z1 = r.dtype.type(z[t]), r.dtype.type(z[t + 1])
+        z2, z3 = r.dtype.type(z[t + 2]), r.dtype.type(z[t + 3])
+        for f in range(whole):
+            r[f] = (
+                r[f]
+                - z0 * gram[j0, f]
+                - z1 * gram[j1, f]
+                - z2 * gram[j2, f]
+                - z3 * gram[j3, f]
+            )
+
+
+@compiled()
+def _peaks(bits, mask, peaks):
+    """The largest number of each tile, as a bit pattern, at least 0.
+
+    Tiles are strided, so that maxima are of contiguous vectors.
+    """
+    whole, n_tiles = np.uint64(len(bits)), np.uint64(len(peaks))
+    for tile in range(n_tiles):
+        peaks[tile] = 0
+    start = np.uint64(0)
+    while start < whole:
+        for tile in range(min(n_tiles, whole - start)):
+            number = bits[start + tile] & mask[0]
+            peaks[tile] = number if number > peaks[tile] else peaks[tile]
+        start += n_tiles
+
+
+@compiled()
+def _contains(numbers, n, number):
+    for t in range(n):
+        if numbers[t] == number:
+            return True
+    return False
+
+
+@compiled()
+def _contenders(
+    r, bits, mask, peaks, heights, margin, support, n, refused, n_refused, contenders
+):
+    """Atoms whose product may be the largest, given this margin.
+
+    Returns how many, none if no product is positive, and the largest product.
+    """
+    n_tiles = len(peaks)
+    while True:
+        high = peaks[0]
+        for tile in range(n_tiles):
+            high = peaks[tile] if peaks[tile] > high else high
+        best = heights[0]
+        for tile in range(n_tiles):
+            best = heights[tile] if peaks[tile] == high else best
+        if best <= 0:
+            return 0, best
+        n_found, renewed = 0, False
+        for tile in range(n_tiles):
+            if heights[tile] < best - margin:
+                continue
+            for f in range(tile, len(r), n_tiles):
+                if (bits[f] & mask[0]) > 0 and abs(r[f]) >= best - margin:
+                    if _contains(support, n, f) or _contains(refused, n_refused, f):
+                        # What is left of them is rounding, or what decided against
+                        # them: they are out of the race.
+                        r[f] = 0.0
+                        renewed = True
+                    else:
+                        contenders[n_found] = f
+                        n_found += 1
+        if not renewed:
+            return n_found, best
+        _peaks(bits, mask, peaks)
+
+
+@compiled(fastmath=IN_VECTORS)
+def _less_atoms(n, i, X, atoms, support, z, left):
+    """What a combination of the support's atoms leaves of a sample, in float64."""
+    for f in range(X.shape[1]):
+        left[0, f] = X[i, f]
+    for t in range(n, n + 3):
+        z[t] = 0.0
+    for t in range(0, n, 4):
+        j0, j1, j2, j3 = support[t], support[t + 1], support[t + 2], support[t + 3]
+        w0, w1, w2, w3 = z[t], z[t + 1], z[t + 2], z[t + 3]
+        for f in range(X.shape[1]):
+            left[0, f] -= (w0 * atoms[j0, f] + w1 * atoms[j1, f]) + (
+                w2 * atoms[j2, f] + w3 * atoms[j3, f]
+            )
+
+
+@compiled(fastmath=IN_VECTORS)
+def _dot_atoms(n, x, atoms, support, products):
+    """Dot products in float64 of x with the support's atoms."""
+    for t in range(0, n, 4):
+        j0, j1, j2, j3 = support[t], support[t + 1], support[t + 2], support[t + 3]
+        p0, p1, p2, p3 = 0.0, 0.0, 0.0, 0.0
+        for f in range(x.shape[1]):
+            p0 += x[0, f] * np.float64(atoms[j0, f])
+            p1 += x[0, f] * np.float64(atoms[j1, f])
+            p2 += x[0, f] * np.float64(atoms[j2, f])
+            p3 += x[0, f] * np.float64(atoms[j3, f])
+        products[t], products[t + 1] = p0, p1
+        products[t + 2], products[t + 3] = p2, p3
+
+
+@compiled(fastmath=IN_VECTORS, error_model="numpy")
+def _settle(n, i, X, atoms, support, L, y, rest, left, change, z):
+    """Correct coefficients until they are those of float64; whether they settle."""
+    for _ in range(MAX_CORRECTIONS):
+        _less_atoms(n, i, X, atoms, support, z, left)
+        _dot_atoms(n, left, atoms, support, y)
+        for t in range(n):
+            product = y[t]
+            for u in range(t):
+                product -= L[t, u] * y[u]
+            y[t] = product * L[t, t]
+        _solve(n, L, y, rest, change)
+        largest, most = 0.0, 0.0
+        for t in range(n):
+            z[t] += change[t]
+            largest, most = max(largest, abs(change[t])), max(most, abs(z[t]))
+        if largest <= SETTLED * most:
+            return True
+    return False
+
+
+@compiled(error_model="numpy")
+def _pursuit(
+    begin, end, X, atoms, P, gram, sizes, k, positive, limits, room, values, indices
+):
+    """See `pursuit`."""
+    n_features = X.shape[1]
+    rounding, dependent, nothing = limits
+    r, bits, mask, peaks, heights, refused, contenders = room
+    # Up to a multiple of four atoms, beside those of the support.
+    support = np.zeros(k + 4, np.uint32)
+    L, y, z = np.zeros((k, k)), np.zeros(k + 4), np.zeros(k + 4)
+    rest, found = np.zeros(k + 4), np.zeros(k + 4)
+    left = np.zeros((1, n_features))
+    # No literals, for each of which what is called would be compiled anew.
+    zero = np.int64(0)
+    for i in range(begin, end):
+        n, n_refused, n_added = zero, zero, zero
+        exact, nearest = False, 1.0
+        while n < k and n_added < TRIES * k:
+            weight = 0.0
+            for t in range(n):
+                weight += abs(z[t])
+            for t in range(n, n + 4):
+                z[t], support[t] = 0.0, 0
+            _products(n, i, P, gram, support, z, r)
+            _peaks(bits, mask, peaks)
+            # Rounding grows as atoms come close to each other.
+            margin = rounding * (sizes[i] + weight) / np.sqrt(nearest)
+            n_found, best = _contenders(
+                r,
+                bits,
+                mask,
+                peaks,
+                heights,
+                margin,
+                support,
+                n,
+                refused,
+                n_refused,
+                contenders,
+            )
+            if n_found == 0 or best <= nothing * sizes[i]:
+                break
+            atom = contenders[0]
+            if n_found > 1:
+                if not exact:
+                    exact = True
+                    for t in range(n):
+                        _factor_row(t, i, X, atoms, P, gram, support, exact, L, y)
+                _solve(n, L, y, rest, found)
+                _less_atoms(n, i, X, atoms, support, found, left)
+                size = -np.inf
+                for c in range(n_found):
+                    product = _dot(left, zero, atoms, contenders[c])
+                    product = product if positive else abs(product)
+                    first = contenders[c] < atom
+                    if product > size or (product == size and first):
+                        size, atom = product, contenders[c]
+            n_added += 1
+            support[n] = atom
+            apart = _factor_row(n, i, X, atoms, P, gram, support, exact, L, y)
+            if apart < 100 * dependent and not exact:
+                exact = True
+                for t in range(n + 1):
+                    apart = _factor_row(t, i, X, atoms, P, gram, support, exact, L, y)
+            if apart <= dependent:
+                refused[n_refused] = atom
+                n_refused += 1
+                continue
+            nearest = min(nearest, apart)
+            n += 1
+            if not positive:
+                _solve(n, L, y, rest, z)
+                continue
+            z[n - 1] = 0.0
+            n = _feasible(n, i, X, atoms, P, gram, support, exact, L, y, rest, z, found)
+            if n == 0 or support[n - 1] != atom:
+                refused[n_refused] = atom
+                n_refused += 1
+        settled = n == 0
+        if not exact and n > 0:
+            settled = _settle(n, i, X, atoms, support, L, y, rest, left, found, z)
+        if not settled:
+            exact = True
+            for t in range(n):
+                _factor_row(t, i, X, atoms, P, gram, support, exact, L, y)
+            _solve(n, L, y, rest, z)
+        for t in range(n):
+            indices[i, t] = support[t]
+            values[i, t] = max(z[t], 0.0) if positive else z[t]
+
+
+@compiled(error_model="numpy")
+def _least_squares(
+    begin, end, X, atoms, indices, used, apart, nothing, positive, values
+):
+    """See `.batched.least_squares`."""
+    k, n_features = indices.shape[1], X.shape[1]
+    # The atoms of a sample, and their numbers among these.
+    given, support = np.zeros(k + 4, np.uint32), np.zeros(k + 4, np.uint32)
+    system, products = np.zeros((k, k + 4)), np.zeros((1, k + 4))
+    allowed = np.zeros(k, np.uint32)
+    L, y, z = np.zeros((k, k)), np.zeros(k + 4), np.zeros(k + 4)
+    rest, found = np.zeros(k + 4), np.zeros(k + 4)
+    row, x = np.zeros(k + 4), np.zeros((1, n_features))
+    zero = np.int64(0)
+    for i in range(begin, end):
+        n_given, n = zero, zero
+        for t in range(k):
+            values[i, t] = 0.0
+            if used[i, t]:
+                given[n_given], n_given = indices[i, t], n_given + 1
+        for t in range(n_given, n_given + 4):
+            given[t] = 0
+        for t in range(n_given + 1):
+            for f in range(n_features):
+                x[0, f] = X[i, f] if t == n_given else atoms[given[t], f]
+            _dot_atoms(min(t + 1, n_given), x, atoms, given, row)
+            for u in range(n_given):
+                if t == n_given:
+                    products[0, u] = row[u]
+                elif u <= t:
+                    system[t, u] = system[u, t] = row[u]
+        # Those that are far enough from the span of the ones before.
+        for t in range(n_given):
+            support[n] = t
+            left = _factor_row(
+                n, zero, products, system, products, system, support, False, L, y
+            )
+            if left > apart:
+                n += 1
+        if positive:
+            n_allowed, n_tries = n, TRIES * k
+            for t in range(n):
+                allowed[t] = support[t]
+            n = zero
+            while n_tries > 0:
+                n_tries -= 1
+                best, chosen = nothing[i], -1
+                for c in range(n_allowed):
+                    if not _contains(support, n, allowed[c]):
+                        gradient = products[0, allowed[c]]
+                        for t in range(n):
+                            gradient -= z[t] * system[allowed[c], support[t]]
+                        if gradient > best:
+                            best, chosen = gradient, c
+                if chosen < 0:
+                    break
+                support[n], z[n] = allowed[chosen], 0.0
+                _factor_row(
+                    n, zero, products, system, products, system, support, False, L, y
+                )
+                n = _feasible(
+                    n + 1,
+                    zero,
+                    products,
+                    system,
+                    products,
+                    system,
+                    support,
+                    False,
+                    L,
+                    y,
+                    rest,
+                    z,
+                    found,
+                )
+                if n == 0 or support[n - 1] != allowed[chosen]:
+                    # What left as soon as it came would come again.
+                    n_allowed -= 1
+                    allowed[chosen] = allowed[n_allowed]
+        else:
+            _solve(n, L, y, rest, z)
+        for t in range(n):
+            for place in range(k):
+                if used[i, place] and indices[i, place] == given[support[t]]:
+                    values[i, place] = z[t]
+
+
+@compiled(parallel=True)
+def _pursuit_in_parts(
+    bounds, X, atoms, P, gram, sizes, k, positive, limits, room, values, indices
+):
+    r, bits, mask, peaks, heights, refused, contenders = room
+    for part in prange(len(bounds) - 1):
+        own = (
+            r[part],
+            bits[part],
+            mask[part],
+            peaks[part],
+            heights[part],
+            refused[part],
+            contenders[part],
+        )
+        _pursuit(
+            bounds[part],
+            bounds[part + 1],
+            X,
+            atoms,
+            P,
+            gram,
+            sizes,
+            k,
+            positive,
+            limits,
+            own,
+            values,
+            indices,
+        )
+
+
+@compiled(parallel=True)
+def _least_squares_in_parts(
+    bounds, X, atoms, indices, used, apart, nothing, positive, values
+):
+    for part in prange(len(bounds) - 1):
+        _least_squares(
+            bounds[part],
+            bounds[part + 1],
+            X,
+            atoms,
+            indices,
+            used,
+            apart,
+            nothing,
+            positive,
+            values,
+        )

@@ -1,0 +1,180 @@
+"""Matching pursuit and least squares against SciPy, scikit-learn and a slow path."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import nnls
+from sklearn.linear_model import orthogonal_mp_gram
+
+from skmfr._kernels import _numba, _torch
+
+DTYPES = [torch.float32, torch.float64]
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def dictionary(n_components, n_features, seed=0):
+    atoms = numbers(n_components, n_features, seed=seed)
+    return atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+
+
+def slow_pursuit(X, atoms, k, positive):
+    """Codes (n_samples, n_components), by definition, a sample at a time."""
+    codes = np.zeros((len(X), len(atoms)))
+    for x, code in zip(X, codes, strict=True):
+        support, refused = [], []
+        values = np.zeros(0)
+        for _ in range(3 * k):
+            scores = atoms @ (x - values @ atoms[support])
+            scores = scores if positive else abs(scores)
+            scores[support + refused] = 0.0
+            atom = int(scores.argmax())
+            if len(support) == k or scores[atom] <= 1e-8 * np.linalg.norm(x):
+                break
+            tried = atoms[[*support, atom]].T
+            best = np.linalg.lstsq(tried[:, :-1], tried[:, -1], rcond=None)[0]
+            if np.linalg.norm(tried[:, -1] - tried[:, :-1] @ best) ** 2 < 1e-10:
+                refused.append(atom)
+                continue
+            if positive:
+                values, _ = nnls(tried, x)
+                if values[-1] == 0:
+                    refused.append(atom)
+                support = [*support, atom]
+                support = [j for j, v in zip(support, values, strict=True) if v > 0]
+                values = values[values > 0]
+            else:
+                support.append(atom)
+                values = np.linalg.lstsq(tried, x, rcond=None)[0]
+        code[support] = values
+    return codes
+
+
+def pursued(kernels, X, atoms, k, positive, with_gram=True):
+    gram = kernels.gram(atoms) if with_gram else None
+    values, indices = kernels.pursuit(X, atoms, gram, k, positive)
+    codes = np.zeros((len(X), len(atoms)))
+    np.add.at(
+        codes, (np.arange(len(X))[:, None], indices.numpy()), values.double().numpy()
+    )
+    return codes
+
+
+@pytest.fixture(params=[_torch, _numba], ids=["torch", "numba"])
+def modules(request, monkeypatch):
+    """Those that differ: Triton's are PyTorch's."""
+    monkeypatch.setattr(_numba, "WORTH_A_THREAD", 1)
+    return request.param
+
+
+@pytest.mark.usefixtures("n_threads")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("with_gram", [False, True])
+def test_pursuit_is_what_its_definition_says(modules, dtype, positive, with_gram):
+    atoms, X = dictionary(60, 24), numbers(40, 24, seed=1)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-9}[dtype]
+    tensors = (torch.from_numpy(array).to(dtype) for array in (X, atoms))
+    found = pursued(modules, *tensors, 9, positive, with_gram)
+    expected = slow_pursuit(X, atoms, 9, positive)
+    np.testing.assert_array_equal(found != 0, expected != 0)
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_pursuit_equals_that_of_scikit_learn(modules):
+    atoms, X = dictionary(100, 30), numbers(50, 30, seed=1)
+    expected = orthogonal_mp_gram(atoms @ atoms.T, atoms @ X.T, n_nonzero_coefs=7).T
+    found = pursued(modules, *map(torch.from_numpy, (X, atoms)), 7, False)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@given(
+    data=st.data(),
+    positive=st.booleans(),
+    exponent=st.sampled_from([-30, -3, 0, 12, 30]),
+)
+def test_codes_of_odd_data_are_those_of_the_slow_path(data, positive, exponent):
+    """Equal atoms, zero rows, constant features, k of all, units far from 1."""
+    n_features = data.draw(st.integers(1, 6))
+    n_components = data.draw(st.integers(1, 9))
+    k = data.draw(st.integers(1, n_components))
+    seed = data.draw(st.integers(0, 99))
+    atoms = dictionary(n_components, n_features, seed=seed)
+    originals = st.integers(0, n_components - 1)
+    copies = data.draw(st.lists(originals, max_size=min(3, n_components)))
+    atoms[: len(copies)] = atoms[copies]
+    X = numbers(8, n_features, seed=seed + 100)
+    X[:2] = 0.0
+    X[2:5] = atoms[data.draw(st.integers(0, n_components - 1))]
+    X[:, : data.draw(st.integers(0, n_features - 1))] = 1.0
+    expected = slow_pursuit(X, atoms, k, positive)
+    for kernels in (_torch, _numba):
+        for with_gram in (False, True):
+            tensors = torch.from_numpy(X * 10.0**exponent), torch.from_numpy(atoms)
+            found = pursued(kernels, *tensors, k, positive, with_gram)
+            found /= 10.0**exponent
+            # Where atoms are equal, or nothing but rounding is left, other codes are as
+            # good: what counts is what they leave.
+            left = np.linalg.norm(X - found @ atoms, axis=1)
+            least = np.linalg.norm(X - expected @ atoms, axis=1)
+            np.testing.assert_allclose(left, least, atol=1e-6)
+            assert (np.count_nonzero(found, axis=1) <= k).all()
+            assert not positive or (found >= 0).all()
+            assert not found[~X.any(1)].any()
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_of_equal_products_the_first_atom_is_taken(modules, positive):
+    # Products of half a unit in any order of sums, and copies of each atom.
+    atoms = np.repeat(np.eye(8), 2, axis=0)
+    X = np.ones((5, 8))
+    for order in (slice(None), slice(None, None, -1)):
+        tensors = (
+            torch.from_numpy(X[order].copy()).float(),
+            torch.from_numpy(atoms).float(),
+        )
+        found = pursued(modules, *tensors, 3, positive)
+        assert (found[:, :6:2] == 1).all()
+        assert np.count_nonzero(found) == 15
+
+
+@pytest.mark.usefixtures("n_threads")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("positive", [False, True])
+def test_least_squares_are_those_of_scipy(modules, dtype, positive):
+    atoms, X = dictionary(60, 24), numbers(40, 24, seed=1)
+    rng = np.random.default_rng(2)
+    indices = np.stack([rng.permutation(60)[:9] for _ in X])
+    used = rng.random(indices.shape) < 0.8
+    found = modules.least_squares(
+        *(torch.from_numpy(array).to(dtype) for array in (X, atoms)),
+        torch.from_numpy(indices),
+        torch.from_numpy(used),
+        1e-4,
+        positive,
+    ).numpy()
+    for i, x in enumerate(X):
+        chosen = atoms[indices[i, used[i]]].T
+        expected = np.zeros(9)
+        solve = nnls if positive else np.linalg.lstsq
+        expected[used[i]] = solve(chosen, x)[0]
+        tolerance = {torch.float32: 2e-5, torch.float64: 1e-8}[dtype]
+        np.testing.assert_allclose(found[i], expected, rtol=tolerance, atol=tolerance)
+
+
+def test_least_squares_leave_out_atoms_that_nearly_depend_on_others(modules):
+    # Two atoms at an angle whose sine is .04, and one far away.
+    atoms = np.eye(3)
+    atoms[1] = [np.sqrt(1 - 0.04**2), 0.04, 0.0]
+    X = np.array([[1.0, -2.0, 0.5]])
+    arguments = torch.arange(3)[None], torch.ones(1, 3, dtype=torch.bool)
+    tensors = [torch.from_numpy(array) for array in (X, atoms)]
+    both = modules.least_squares(*tensors, *arguments, 0.03**2, False)
+    # The second makes -2 of .04, and the first takes back what it brings.
+    np.testing.assert_allclose(both[0], [1 + 50 * atoms[1, 0], -50, 0.5], rtol=1e-6)
+    first = modules.least_squares(*tensors, *arguments, 0.05**2, False)
+    np.testing.assert_allclose(first[0], [1.0, 0.0, 0.5], atol=1e-9)
