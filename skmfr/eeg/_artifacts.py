@@ -13,7 +13,7 @@ from .._utils.extras import needed_by
 from ._fitted import (
     as_scaled,
     check_atoms_are_signals,
-    check_length,
+    check_shape,
 )
 from ._recordings import (
     Reader,
@@ -323,7 +323,7 @@ def fitted_reader(denoiser, X) -> Reader:
     check_recording(X, denoiser)
     warn_of_other_recording(X, denoiser)
     reader = Reader(X, denoiser.ch_names_, "X")
-    check_length(denoiser, reader)
+    check_shape(denoiser, reader)
     return reader
 
 

@@ -19,7 +19,7 @@ from .._utils.documentation import DocumentationLinkMixin
 from .._utils.fitted import unchanged_on_error
 from ..metrics import fvu
 from ._filters import N_NEIGHBOURS
-from ._fitted import as_scaled, check_atoms_are_signals, check_length, checked_atoms
+from ._fitted import as_scaled, check_atoms_are_signals, check_shape, checked_atoms
 from ._quality import mean_rrmse_t
 from ._recordings import (
     Reader,
@@ -280,7 +280,8 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         n_times_most = FIT_NUMBERS // (n_overlapping * self.n_channels_)
         pieces = pieces_to_fit(noisy, self.n_times_, n_times_most, rng)
         signals = [noisy.read(piece) for piece in pieces]
-        self.mean_, self.scale_ = self._centre_and_scale(signals)
+        moments = [moments_of_windows(part, self.n_times_) for part in signals]
+        self.mean_, self.scale_ = centre_and_scale(moments)
         self.clean_mean_ = self.mean_
         check_none_flat(self.mean_, self.scale_, noisy.ch_names, noisy.ch_types)
         signals = [as_scaled(self, signal) for signal in signals]
@@ -288,7 +289,8 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
             fit_windows(self, signals)
         else:
             targets = [clean.read(piece) for piece in pieces]
-            self.clean_mean_, _ = self._centre_and_scale(targets)
+            moments = [moments_of_windows(part, self.n_times_) for part in targets]
+            self.clean_mean_, _ = centre_and_scale(moments)
             targets = [as_scaled(self, target, self.clean_mean_) for target in targets]
             folds = folds_of_epochs(groups, noisy.shape[0], pieces, is_raw(noisy.X))
             fit_filters(self, signals, targets, folds, rng)
@@ -342,12 +344,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
                 f"window={self.window}, sfreq={self.sfreq_}."
             )
         self.hop_ = max(1, round(self.n_times_ * (1 - self.overlap)))
-        check_length(self, noisy)
-
-    def _centre_and_scale(self, signals: list[np.ndarray]) -> tuple:
-        return centre_and_scale(
-            [moments_of_windows(signal, self.n_times_) for signal in signals]
-        )
+        check_shape(self, noisy)
 
     def transform(self, X):
         """Denoise signals.
@@ -407,16 +404,13 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
 
     def _mapped(self, X: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
         """A copy of X whose channels of the fit went through a function."""
+        # Some parameters count after the fit too, and may have changed.
+        self._validate_params()
         if is_raw(X) or is_epochs(X):
             check_recording(X, self)
             warn_of_other_recording(X, self)
         source = Reader(X, self.ch_names_, "X")
-        if source.shape[1] != self.n_channels_:
-            raise ValueError(
-                f"X has {source.shape[1]} channels; the denoiser was fitted on "
-                f"{self.n_channels_}."
-            )
-        check_length(self, source)
+        check_shape(self, source)
         moments = []
 
         def changed(signals: np.ndarray) -> np.ndarray:

@@ -16,8 +16,13 @@ LOUDEST = 10.0
 TINY = np.finfo(np.float32).tiny
 
 
-def check_length(denoiser, reader: Reader) -> None:
-    """Whether signals fill a window."""
+def check_shape(denoiser, reader: Reader) -> None:
+    """Whether signals have the channels of the fit, and fill a window."""
+    if reader.shape[1] != denoiser.n_channels_:
+        raise ValueError(
+            f"{reader.name} has {reader.shape[1]} channels; the denoiser was fitted on "
+            f"{denoiser.n_channels_}."
+        )
     if reader.shape[2] < denoiser.n_times_:
         raise ValueError(
             f"{reader.name} has {reader.shape[2]} samples, which is shorter than a "

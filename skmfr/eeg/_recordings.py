@@ -28,20 +28,27 @@ def is_epochs(X: Any) -> bool:
     return mne is not None and isinstance(X, mne.BaseEpochs)
 
 
+def check_no_other_of_mne(X: Any, name: str) -> None:
+    """Raise if X is something else of MNE, or a list of such, and say what to do."""
+    first = X[0] if isinstance(X, (list, tuple)) and len(X) else X
+    if is_raw(X) or is_epochs(X) or type(first).__module__.split(".")[0] != "mne":
+        return
+    if first is X:
+        what = f"{type(X).__name__}; pass get_data()[None]"
+    else:
+        what = (
+            f"a {type(X).__name__} of {type(first).__name__}; join them with "
+            "mne.concatenate_raws or mne.concatenate_epochs"
+        )
+    raise ValueError(
+        f"{name} must be an mne.io.Raw, mne.Epochs, or an array of shape (n_epochs, "
+        f"n_channels, n_times), got {what}."
+    )
+
+
 def as_epochs_array(X: Any, name: str) -> np.ndarray:
     """X as an array of shape (n_epochs, n_channels, n_times)."""
-    first = X[0] if isinstance(X, (list, tuple)) and len(X) else X
-    if type(first).__module__.split(".")[0] == "mne":
-        raise ValueError(
-            f"{name} must be an mne.io.Raw, mne.Epochs, or an array of shape "
-            f"(n_epochs, n_channels, n_times), got "
-            + (
-                f"{type(X).__name__}; pass get_data()[None]."
-                if first is X
-                else f"a {type(X).__name__} of {type(first).__name__}; join them with "
-                "mne.concatenate_raws or mne.concatenate_epochs."
-            )
-        )
+    check_no_other_of_mne(X, name)
     X = np.asarray(X)
     if X.ndim != 3 or X.dtype.kind not in "fiu":
         raise ValueError(
@@ -120,6 +127,7 @@ def check_recording(X: Any, denoiser) -> None:
 
 def check_alike(X: Any, y: Any) -> None:
     """Raise if y cannot be the clean signals of X, by its type."""
+    check_no_other_of_mne(y, "y")
     if not (is_raw(y) or is_epochs(y)) and np.ndim(y) < 3:
         raise ValueError(
             f"y must be the clean signals, like X, got an array of shape "

@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
+from sklearn.utils._param_validation import InvalidParameterError
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.datasets import make_noisy_eeg
@@ -716,6 +717,13 @@ def test_a_refit_that_fails_leaves_the_denoiser_as_it_was(
         denoiser.fit(noisy, clean if with_clean else None)
     assert vars(denoiser).keys() == before.keys()
     assert all(value is before[name] for name, value in vars(denoiser).items())
+
+
+def test_parameters_that_changed_are_checked_where_they_count(unsupervised):
+    denoiser = copy(unsupervised).set_params(trusted_only="no")
+    for method in (denoiser.transform, denoiser.apply, denoiser.score):
+        with pytest.raises(InvalidParameterError, match="'trusted_only' parameter"):
+            method(a_raw(signals(2)[0]))
 
 
 def test_values_that_are_not_finite_are_located(unsupervised):

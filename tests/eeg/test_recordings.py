@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skmfr.eeg import _spans
-from skmfr.eeg._recordings import Reader, picked, pieces_to_fit
+from skmfr.eeg._recordings import Reader, check_alike, picked, pieces_to_fit
 from skmfr.eeg._spans import first_windows, unmarked, windows_of_spans
 from skmfr.eeg._windows import count_windows
 
@@ -167,3 +167,7 @@ def test_what_is_no_recording_is_named(raw):
         Reader(evoked, None, "X")
     with pytest.raises(ValueError, match="list of RawArray; join .*concatenate_raws"):
         Reader([raw, raw], None, "X")
+    with pytest.raises(ValueError, match=r"^y must be .*EvokedArray; pass get_data"):
+        check_alike(raw, evoked)
+    with pytest.raises(ValueError, match=r"^y must be .*list of RawArray; join"):
+        check_alike(raw, [raw, raw])
