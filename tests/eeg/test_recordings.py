@@ -68,8 +68,10 @@ def test_picks_of_nothing_are_named(raw, picks):
         picked(raw, picks, "channels")
 
 
-def test_good_spans_are_those_that_mne_keeps(raw):
-    annotate(raw, (2, 1, "BAD_a"), (2.5, 1, "bad b"), (5, 0.5, "blink"), (9, 5, "BAD"))
+@pytest.mark.parametrize("date", [None, 1e9])
+def test_good_spans_are_those_that_mne_keeps(raw, date):
+    raw.set_meas_date(date)
+    annotate(raw, (2, 1, "BAD_a"), (2.5, 1, "bad b"), (5, 0.5, "blink"), (9, 1, "BAD"))
     raw.crop(1.0)  # samples are now counted from 1 s
     reader = Reader(raw, ["Cz"], "X")
     kept = raw.get_data(["Cz"], reject_by_annotation="omit")
