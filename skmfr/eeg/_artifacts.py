@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +13,19 @@ from .._utils.extras import needed_by
 from ._fitted import (
     as_scaled,
     check_atoms_are_signals,
-    check_length,
+    check_shape,
 )
-from ._recordings import Reader, check_recording, chunks, is_raw
+from ._recordings import (
+    Reader,
+    check_recording,
+    is_raw,
+    picked,
+    warn_of_other_recording,
+)
+from ._scales import moments_of_windows, warn_of_other_sizes
+from ._spans import Span, chunks, first_windows, windows_of_spans
 from ._unsupervised import codes_of_windows
-from ._windows import count_windows, cut_windows, overlap_add
+from ._windows import cut_windows, overlap_add
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +91,7 @@ def score_atoms(
     denoiser,
     X,
     *,
-    channels: list[str] | None = None,
+    channels: str | list[str] | None = None,
     topographies: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Compare atoms with reference channels and with topographies.
@@ -94,9 +102,9 @@ def score_atoms(
         Fitted without clean signals, on a recording or epochs of MNE.
     X : mne.io.Raw
         Recording in which the atoms are active, that of the fit for instance.
-    channels : list of str, default=None
-        Channels that record artefacts. None means all of type EOG and ECG. Where there
-        are none, frontal EEG channels can stand in for an EOG.
+    channels : str or list of str, default=None
+        Channels that record artefacts, as MNE's `picks`. None means all of type EOG and
+        ECG. Where there are none, frontal EEG channels can stand in for an EOG.
     topographies : mapping, default=None
         Topographies of artefacts by name, in volts or any other unit: a mapping from
         the names of the channels to numbers, or an array of shape (n_channels,) in the
@@ -162,22 +170,19 @@ def score_atoms(
     with needed_by("score_atoms", "eeg"):
         import pandas as pd
 
-    codes = code_windows(denoiser, X)
+    reader = fitted_reader(denoiser, X)
     if channels is None:
         types = zip(X.ch_names, X.get_channel_types(), strict=True)
         channels = [name for name, kind in types if kind in ("eog", "ecg")]
-    absent = [name for name in channels if name not in X.ch_names]
-    if absent:
-        raise ValueError(
-            f"channels names some that are not there: {absent}; there are {X.ch_names}."
-        )
+    channels = picked(X, channels, "channels") if len(channels) else []
+    spans = Reader(X, [*reader.ch_names, *channels], "X").spans()
+    codes = code_windows(denoiser, reader, spans)
     waveforms = atom_waveforms(denoiser)
     spatial, temporal = leading_vectors(waveforms)
     scores = {}
     if channels:
-        # Few channels, so they are read at once.
-        references = Reader(X, channels, "X").read(slice(None))[0]
-        correlation = correlations(denoiser, references, codes, temporal)
+        references = Reader(X, channels, "X")
+        correlation = correlations(denoiser, references, spans, codes, temporal)
         for name, column in zip(channels, correlation.T, strict=True):
             scores[f"{name}: correlation"] = column
     for name, topography in (topographies or {}).items():
@@ -187,7 +192,7 @@ def score_atoms(
         {
             **scores,
             "activation_rate": (codes != 0).mean(0),
-            "variance": removed_variance(denoiser, X, codes, waveforms),
+            "variance": removed_variance(denoiser, reader, spans, codes, waveforms),
             "agreement": denoiser.sae_.feature_agreement_,
             "trusted": denoiser.sae_.trusted_,
         },
@@ -309,56 +314,48 @@ def leading_vectors(waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return sign * spatial, sign * size[:, :1] * right[:, 0]
 
 
-def windows_of_chunks(denoiser, n_times: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Pieces of a recording, each window in one of them.
-
-    Yields
-    ------
-    span : slice
-        What to read.
-    own : slice
-        Which of the windows cut from that count.
-    windows : slice
-        Which ones of the recording these are.
-    """
-    hop, length = denoiser.hop_, denoiser.n_times_
-    for first, last, start, stop in chunks(n_times, hop, length, denoiser.sfreq_):
-        end = count_windows(n_times, length, hop) if stop == n_times else stop // hop
-        windows = slice(start // hop, end)
-        before = first // hop
-        yield (
-            slice(first, last),
-            slice(windows.start - before, windows.stop - before),
-            windows,
-        )
-
-
-def code_windows(denoiser, X) -> sparse.csr_array:
-    """Codes of the windows of a recording, (n_windows, n_atoms)."""
+def fitted_reader(denoiser, X) -> Reader:
+    """The channels of the fit of a recording, checked."""
     check_is_fitted(denoiser)
     check_atoms_are_signals(denoiser, "Scoring atoms")
     if not is_raw(X):
         raise ValueError(f"X must be an mne.io.Raw, got {type(X).__name__}.")
-    check_recording(X, denoiser.ch_names_, denoiser.sfreq_)
+    check_recording(X, denoiser)
+    warn_of_other_recording(X, denoiser)
     reader = Reader(X, denoiser.ch_names_, "X")
-    check_length(denoiser, reader)
-    codes = []
-    for span, own, _ in windows_of_chunks(denoiser, X.n_times):
-        part = codes_of_windows(denoiser, as_scaled(denoiser, reader.read(span)))
+    check_shape(denoiser, reader)
+    return reader
+
+
+def code_windows(denoiser, reader: Reader, spans: list[Span]) -> sparse.csr_array:
+    """Codes of the windows of spans of a recording, (n_windows, n_atoms)."""
+    codes, moments = [], []
+    for piece, own, _ in windows_of_spans(denoiser, spans):
+        signals = reader.read(piece)
+        moments.append(moments_of_windows(signals, denoiser.n_times_))
+        part = codes_of_windows(denoiser, as_scaled(denoiser, signals))
         codes.append(sparse.csr_array(part[own]))
+    warn_of_other_sizes(denoiser, moments)
     return sparse.vstack(codes, format="csr")
 
 
 def correlations(
-    denoiser, references: np.ndarray, codes: sparse.csr_array, temporal: np.ndarray
+    denoiser,
+    references: Reader,
+    spans: list[Span],
+    codes: sparse.csr_array,
+    temporal: np.ndarray,
 ) -> np.ndarray:
     """Absolute correlation of reference channels with atoms where these are active.
 
     Parameters
     ----------
     denoiser : EEGDenoiser
-    references : ndarray of shape (n_references, n_times)
+    references : Reader
+        Of n_references channels, few, as they are read at once.
+    spans : list of (start, stop)
     codes : csr_array of shape (n_windows, n_atoms)
+        Of the windows in the spans.
     temporal : ndarray of shape (n_atoms, n_times_)
         Time courses of the atoms.
 
@@ -367,11 +364,13 @@ def correlations(
     ndarray of shape (n_atoms, n_references)
         0 for atoms that are nowhere active.
     """
-    references = references - references.mean(1, keepdims=True)
+    together = references.read_spans([slice(*span) for span in spans])[0]
+    mean = together.mean(1, keepdims=True)
     active = (codes != 0).astype(float)
-    product, total, square = np.zeros((3, codes.shape[1], len(references)))
-    for span, own, windows in windows_of_chunks(denoiser, references.shape[1]):
-        cut = cut_windows(references[:, span], denoiser.n_times_, denoiser.hop_)[:, own]
+    product, total, square = np.zeros((3, codes.shape[1], len(references.ch_names)))
+    for piece, own, windows in windows_of_spans(denoiser, spans):
+        signals = references.read(piece)[0] - mean
+        cut = cut_windows(signals, denoiser.n_times_, denoiser.hop_)[:, own]
         for i, reference in enumerate(cut):
             product[:, i] += codes[windows].multiply(reference @ temporal.T).sum(0)
         total += active[windows].T @ cut.sum(2).T
@@ -386,19 +385,27 @@ def correlations(
 
 
 def removed_variance(
-    denoiser, X, codes: sparse.csr_array, waveforms: np.ndarray
+    denoiser,
+    reader: Reader,
+    spans: list[Span],
+    codes: sparse.csr_array,
+    waveforms: np.ndarray,
 ) -> np.ndarray:
     """Share of the variance of the channels that goes with each atom alone.
 
     The recording is cut into blocks of one hop, in each of which as many windows
     overlap, so that what an atom contributes to a block is a sum over them of code
-    times a piece of the waveform.  Samples left over at the end are not counted.
+    times a piece of the waveform.  Samples left over at the ends of spans are not
+    counted.
 
     Parameters
     ----------
     denoiser : EEGDenoiser
-    X : mne.io.Raw
+    reader : Reader
+        Of the channels of the fit.
+    spans : list of (start, stop)
     codes : csr_array of shape (n_windows, n_atoms)
+        Of the windows in the spans.
     waveforms : ndarray of shape (n_atoms, n_channels, n_times_)
 
     Returns
@@ -421,18 +428,24 @@ def removed_variance(
     pieces = pieces.swapaxes(1, 2).reshape(n_atoms, n_pieces, n_channels * hop)
     gram = pieces @ pieces.swapaxes(1, 2)
 
-    reader = Reader(X, denoiser.ch_names_, "X")
+    blocks_of_chunks = [
+        (begin + start, (stop - start) // hop, number + start // hop)
+        for (begin, end), number in zip(
+            spans, first_windows(denoiser, spans), strict=True
+        )
+        for _, _, start, stop in chunks(end - begin, hop, hop, denoiser.sfreq_)
+        if stop - start >= hop
+    ]
+    n = hop * sum(n_blocks for _, n_blocks, _ in blocks_of_chunks)
     total, square = np.zeros(n_channels), 0.0
     own_total, product, own_square = np.zeros((n_atoms, n_channels)), 0.0, 0.0
-    for _, _, start, stop in chunks(X.n_times, hop, hop, denoiser.sfreq_):
-        n_blocks = (stop - start) // hop
+    for start, n_blocks, first_window in blocks_of_chunks:
         signal = reader.read(slice(start, start + n_blocks * hop))[0]
         signal = signal - denoiser.mean_[:, None]
         total += signal.sum(1)
         square += np.sum(signal**2)
         blocks = signal.reshape(n_channels, n_blocks, hop).swapaxes(0, 1)
         blocks = blocks.reshape(n_blocks, -1).astype(pieces.dtype)
-        first_window = start // hop
         dense = codes[first_window : first_window + n_blocks + n_pieces - 1].toarray()
         overlapping = np.lib.stride_tricks.sliding_window_view(dense, n_pieces, axis=0)
         fit = (blocks @ pieces.reshape(-1, n_channels * hop).T).reshape(
@@ -445,7 +458,6 @@ def removed_variance(
             dtype=float,
         )
         own_total += np.einsum("acp,ap->ac", piece_sum, overlapping.sum(0, dtype=float))
-    n = X.n_times // hop * hop
     before = square - np.sum(total**2) / n
     after = square - 2 * product + own_square
     after -= np.sum((total - own_total) ** 2, axis=1) / n

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import ceil
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,28 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._estimator import MFRSparseAutoencoder
 from .._utils.documentation import DocumentationLinkMixin
+from .._utils.fitted import unchanged_on_error
 from ..metrics import fvu
 from ._filters import N_NEIGHBOURS
-from ._fitted import as_scaled, check_atoms_are_signals, check_length, checked_atoms
-from ._quality import rrmse_t
+from ._fitted import as_scaled, check_atoms_are_signals, check_shape, checked_atoms
+from ._quality import mean_rrmse_t
 from ._recordings import (
     Reader,
-    channels_to_fit,
+    check_alike,
     check_recording,
+    how_recorded,
     is_epochs,
     is_raw,
     mapped,
+    picked,
     pieces_to_fit,
+    warn_of_other_recording,
+)
+from ._scales import (
+    centre_and_scale,
+    check_none_flat,
+    moments_of_windows,
+    warn_of_other_sizes,
 )
 from ._supervised import filtered_signals, fit_filters, folds_of_epochs
 from ._unsupervised import contributed, explained, fit_windows
@@ -68,15 +78,17 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         Codes the windows. None means, without clean signals, 256 atoms, `k=16` and
         matching pursuit; with clean signals 128 atoms of spectra and `k=8`.
 
-    exclude : array-like of int, default=()
-        Atoms that :meth:`transform` and :meth:`apply` leave out.
+    exclude : array-like of int or bool, default=()
+        Atoms that :meth:`transform` and :meth:`apply` leave out: their numbers, each of
+        which counts once, or a mask of all atoms.
 
     trusted_only : bool, default=False
         Whether :meth:`transform` leaves out the atoms that are not `trusted_`.
 
-    picks : list of str, default=None
-        Names of the channels to denoise. None means all EEG channels that are not
-        marked as bad. Objects of MNE only.
+    picks : str, int, slice, list of str or list of int, default=None
+        Channels to denoise, as everywhere in MNE: names, types, or indices. Channels
+        that are marked as bad are denoised if their names or indices are given. None
+        means all EEG channels that are not marked as bad. Objects of MNE only.
 
     sfreq : float, default=None
         Sampling rate in Hz of arrays. Objects of MNE know theirs.
@@ -108,6 +120,11 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
     sfreq_ : float or None
         Sampling rate in Hz; None for arrays if `sfreq` is None.
 
+    recording_ : dict or None
+        Filters, reference and projections of the data of the fit, of which
+        :meth:`transform` warns if its data differ; channels that were marked as bad,
+        which may be so there too. None for arrays.
+
     n_channels_ : int
         Number of channels.
 
@@ -118,13 +135,15 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         Samples from one window to the next.
 
     mean_ : ndarray of shape (n_channels,)
-        Mean of each channel, in units of the data (volts for MNE).
+        Centre of each channel: the median of the means of windows, in units of the data
+        (volts for MNE).
 
     clean_mean_ : ndarray of shape (n_channels,)
-        Mean of each channel of the clean signals, `mean_` if there are none.
+        That of the clean signals, `mean_` if there are none.
 
     scale_ : ndarray of shape (n_channels,)
-        Standard deviation of each channel, in units of the data.
+        Standard deviation of each channel in most windows, in units of the data: the
+        median of the root mean square about `mean_`.
 
     spatial_filters_ : ndarray of shape (n_freqs, n_channels, n_channels)
         With clean signals of several channels: matrices that take noisy channels to
@@ -152,13 +171,14 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
     -----
     Spans annotated as ``BAD`` and channels marked as bad are left out of the fit. Bad
     channels, channels of other types, and annotations go through :meth:`transform` as
-    they are; spans annotated as bad are denoised like others.
+    they are. Spans annotated as bad are denoised like others, unless there are values
+    in them that are not finite: then they stay as they are. No window crosses the place
+    where recordings were joined.
 
     Recordings that are not loaded are read piece by piece. The fit takes as much as
     fits into half a gigabyte, drawn at random.
 
-    Epochs are denoised one by one, so the baseline is no longer exactly zero; apply
-    it again if needed.
+    Epochs are denoised one by one. If they have a baseline, it is subtracted again.
 
     Examples
     --------
@@ -183,7 +203,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         "sae": [MFRSparseAutoencoder, None],
         "exclude": ["array-like"],
         "trusted_only": ["boolean"],
-        "picks": [list, None],
+        "picks": ["array-like", str, Integral, slice, None],
         "sfreq": [Interval(Real, 0, None, closed="neither"), None],
         "verbose": ["verbose"],
         "random_state": ["random_state"],
@@ -236,11 +256,23 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         ------
         ValueError
             If X is shorter than a window, has a flat channel or values that are not
-            finite, or y is no clean version of X, such as labels.
+            finite, or y is no clean version of X, such as labels. A fit that fails
+            leaves the denoiser as it was.
         """
-        noisy = self._opened(X)
-        clean = None if y is None else self._opened_clean(X, y)
-        self._set_windows(noisy)
+        with unchanged_on_error(self):
+            self._forget()
+            noisy = self._opened(X)
+            clean = None if y is None else self._opened_clean(X, y)
+            self._set_windows(noisy)
+            self._learn(noisy, clean, groups)
+        return self
+
+    def _forget(self) -> None:
+        """Leave nothing of an earlier fit, which may have been the other way."""
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+
+    def _learn(self, noisy: Reader, clean: Reader | None, groups) -> None:
         rng = np.random.default_rng(
             check_random_state(self.random_state).randint(2**31)
         )
@@ -248,46 +280,43 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         n_times_most = FIT_NUMBERS // (n_overlapping * self.n_channels_)
         pieces = pieces_to_fit(noisy, self.n_times_, n_times_most, rng)
         signals = [noisy.read(piece) for piece in pieces]
-        self.mean_ = self.clean_mean_ = channel_means(signals)
-        self.scale_ = self._scale(signals)
+        moments = [moments_of_windows(part, self.n_times_) for part in signals]
+        self.mean_, self.scale_ = centre_and_scale(moments)
+        self.clean_mean_ = self.mean_
+        check_none_flat(self.mean_, self.scale_, noisy.ch_names, noisy.ch_types)
         signals = [as_scaled(self, signal) for signal in signals]
         if clean is None:
             fit_windows(self, signals)
         else:
             targets = [clean.read(piece) for piece in pieces]
-            self.clean_mean_ = channel_means(targets)
+            moments = [moments_of_windows(part, self.n_times_) for part in targets]
+            self.clean_mean_, _ = centre_and_scale(moments)
             targets = [as_scaled(self, target, self.clean_mean_) for target in targets]
-            lengths = [len(signal) for signal in signals]
-            folds = folds_of_epochs(groups, lengths, is_raw(X))
+            folds = folds_of_epochs(groups, noisy.shape[0], pieces, is_raw(noisy.X))
             fit_filters(self, signals, targets, folds, rng)
-        return self
 
     def _opened(self, X) -> Reader:
         """X as it will be read, and which of its channels."""
         self.ch_names_: Any = None
+        self.recording_: Any = None
         self.sfreq_ = self.sfreq
         if is_raw(X) or is_epochs(X):
-            self.ch_names_ = channels_to_fit(X, self.picks)
+            self.ch_names_ = picked(X, self.picks)
+            self.recording_ = how_recorded(X, self.ch_names_)
             self.sfreq_ = float(X.info["sfreq"])
+        elif self.picks is not None:
+            raise ValueError(
+                f"picks={self.picks!r} picks channels of MNE's objects; take them from "
+                f"the array, got {type(X).__name__}."
+            )
         reader = Reader(X, self.ch_names_, "X")
         self.n_channels_ = reader.shape[1]
         return reader
 
     def _opened_clean(self, X, y) -> Reader:
-        if not (is_raw(y) or is_epochs(y)) and np.ndim(y) < 3:
-            raise ValueError(
-                f"y must be the clean signals, like X, got an array of shape "
-                f"{np.shape(y)}. If these are the labels of a pipeline that "
-                "classifies, fit the denoiser before, and put it there as "
-                "sklearn.frozen.FrozenEstimator(EEGDenoiser().fit(X))."
-            )
-        if is_raw(X) != is_raw(y) or is_epochs(X) != is_epochs(y):
-            raise ValueError(
-                f"y must be of the same type as X, got {type(y).__name__} for "
-                f"{type(X).__name__}."
-            )
-        if self.ch_names_ is not None:
-            check_recording(y, self.ch_names_, self.sfreq_)
+        check_alike(X, y)
+        if is_raw(X) or is_epochs(X):
+            check_recording(y, self)
         clean = Reader(y, self.ch_names_, "y")
         noisy = Reader(X, self.ch_names_, "X")
         if clean.shape != noisy.shape:
@@ -315,20 +344,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
                 f"window={self.window}, sfreq={self.sfreq_}."
             )
         self.hop_ = max(1, round(self.n_times_ * (1 - self.overlap)))
-        check_length(self, noisy)
-
-    def _scale(self, signals: list[np.ndarray]) -> np.ndarray:
-        """Standard deviation of each channel."""
-        centred = [np.square(signal - self.mean_[:, None]) for signal in signals]
-        scale = np.sqrt(channel_means(centred))
-        flat = np.flatnonzero(scale <= np.finfo(np.float32).eps * np.abs(self.mean_))
-        if len(flat):
-            names = self.ch_names_ or list(range(self.n_channels_))
-            raise ValueError(
-                f"Channels of X are flat: {[names[i] for i in flat]}. Leave them "
-                "out, or mark them as bad."
-            )
-        return scale
+        check_shape(self, noisy)
 
     def transform(self, X):
         """Denoise signals.
@@ -348,6 +364,12 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         ValueError
             If channels are missing or marked as bad, the sampling rate is not that of
             the fit, or X is shorter than a window or has values that are not finite.
+
+        Warns
+        -----
+        UserWarning
+            If filters or the reference differ from those of the fit, or channels are
+            30 times as large as there, or as small: dead, or in another unit.
         """
         check_is_fitted(self)
         denoised = filtered_signals if hasattr(self, "filters_") else explained
@@ -360,8 +382,9 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         ----------
         X : mne.io.Raw, mne.Epochs, or array of shape (n_epochs, n_channels, n_times)
             Signals of the channels of the fit, in any order if they have names.
-        exclude : array-like of int, default=None
-            Atoms to remove. None means the parameter `exclude`.
+        exclude : array-like of int or bool, default=None
+            Atoms to remove: their numbers, each of which counts once, or a mask of all
+            atoms. None means the parameter `exclude`.
 
         Returns
         -------
@@ -381,17 +404,17 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
 
     def _mapped(self, X: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
         """A copy of X whose channels of the fit went through a function."""
+        # Some parameters count after the fit too, and may have changed.
+        self._validate_params()
         if is_raw(X) or is_epochs(X):
-            check_recording(X, self.ch_names_, self.sfreq_)
+            check_recording(X, self)
+            warn_of_other_recording(X, self)
         source = Reader(X, self.ch_names_, "X")
-        if source.shape[1] != self.n_channels_:
-            raise ValueError(
-                f"X has {source.shape[1]} channels; the denoiser was fitted on "
-                f"{self.n_channels_}."
-            )
-        check_length(self, source)
+        check_shape(self, source)
+        moments = []
 
         def changed(signals: np.ndarray) -> np.ndarray:
+            moments.append(moments_of_windows(signals, self.n_times_))
             # The difference, so that what is not changed keeps all of its digits.
             scaled = as_scaled(self, signals)
             difference = (change(scaled) - scaled) * self.scale_[:, None]
@@ -399,7 +422,9 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
             return (signals + difference).astype(signals.dtype)
 
         margin = self.n_times_ + N_NEIGHBOURS * self.hop_
-        return mapped(source, changed, self.hop_, margin, verbose=self.verbose)
+        denoised = mapped(source, changed, self.hop_, margin, verbose=self.verbose)
+        warn_of_other_sizes(self, moments)
+        return denoised
 
     def score(self, X, y=None):
         """How well signals are denoised; more is better.
@@ -415,31 +440,56 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         -------
         score : float
             With clean signals, minus the mean of :func:`rrmse_t` over epochs: 0 is
-            perfect, -1 as good as zeros. Without, 1 - FVU: the share of the variance
-            of the scaled signals that the atoms explain.
+            perfect, -1 as good as zeros. Epochs whose clean signal is zero everywhere
+            have none; they are left out, with a warning. Without, 1 - FVU: the share
+            of the variance of the scaled signals that the atoms explain. Spans
+            annotated as ``BAD`` do not count.
 
         Raises
         ------
         ValueError
-            As in :meth:`transform`.
+            As in :meth:`transform`, or if all clean signals are zero.
         """
         check_is_fitted(self)
-        reference = Reader(X, self.ch_names_, "X")
+        denoised = Reader(self.transform(X), self.ch_names_, "X")
+        noisy = Reader(X, self.ch_names_, "X")
+        spans = noisy.good_spans()
         if y is not None:
-            reference = self._opened_clean(X, y)
-        denoised = Reader(self.transform(X), self.ch_names_, "X").read(slice(None))
-        target = reference.read(slice(None))
-        if y is not None:
-            return -float(np.mean(rrmse_t(target, denoised)))
+            clean = self._opened_clean(X, y).read_spans(spans)
+            return -mean_rrmse_t(clean, denoised.read_spans(spans))
         as_samples = [
-            as_scaled(self, signals).swapaxes(1, 2).reshape(-1, self.n_channels_)
-            for signals in (target, denoised)
+            as_scaled(self, reader.read_spans(spans))
+            .swapaxes(1, 2)
+            .reshape(-1, self.n_channels_)
+            for reader in (noisy, denoised)
         ]
         return 1.0 - fvu(*as_samples)
 
-    def __sklearn_is_fitted__(self) -> bool:
-        # A fit that fails has left what it found out before.
-        return hasattr(self, "atoms_") or hasattr(self, "filters_")
+    def set_params(self, **params):
+        """Set parameters of the denoiser, and, as ``sae__NAME``, of its `sae`.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name.
+
+        Returns
+        -------
+        self : object
+            The denoiser.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or no `sae` to set one of.
+        """
+        nested = [name for name in params if name.startswith("sae__")]
+        if nested and params.get("sae", self.sae) is None:
+            raise ValueError(
+                f"{nested} are parameters of sae, which is None; pass an SAE to set "
+                "them of, such as EEGDenoiser(sae=MFRSparseAutoencoder(128, k=8))."
+            )
+        return super().set_params(**params)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -447,9 +497,3 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def channel_means(signals: list[np.ndarray]) -> np.ndarray:
-    """Mean over epochs and times, (n_channels,), of arrays (n_epochs, ..., n_times)."""
-    n = sum(signal.shape[0] * signal.shape[2] for signal in signals)
-    return sum(signal.sum((0, 2), dtype=float) for signal in signals) / n

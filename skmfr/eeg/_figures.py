@@ -9,9 +9,16 @@ from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from .._utils.extras import needed_by
-from ._artifacts import atom_waveforms, code_windows, leading_vectors, score_atoms
+from ._artifacts import (
+    atom_waveforms,
+    code_windows,
+    fitted_reader,
+    leading_vectors,
+    score_atoms,
+)
 from ._fitted import checked_atoms
-from ._recordings import channels_to_fit, check_channels, is_raw
+from ._recordings import check_channels, is_raw, picked
+from ._spans import Span, window_starts
 from ._windows import overlap_add
 
 if TYPE_CHECKING:
@@ -49,7 +56,7 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Without electrode positions in X, bars stand in for the map.
+        Unless X has a position for each electrode, bars stand in for the map.
 
     Raises
     ------
@@ -75,11 +82,19 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
     """
     check_is_fitted(denoiser)
     checked_atoms(denoiser, [atom], "atom")
-    return _draw_atom(denoiser, atom, X, code_windows(denoiser, X), n_windows)
+    reader = fitted_reader(denoiser, X)
+    spans = reader.spans()
+    codes = code_windows(denoiser, reader, spans)
+    return _draw_atom(denoiser, atom, X, spans, codes, n_windows)
 
 
 def _draw_atom(
-    denoiser, atom: int, X, codes: sparse.csr_array, n_windows: int = 3
+    denoiser,
+    atom: int,
+    X,
+    spans: list[Span],
+    codes: sparse.csr_array,
+    n_windows: int = 3,
 ) -> Figure:
     with needed_by("plot_atom", "eeg"):
         import matplotlib.pyplot as plt
@@ -102,7 +117,8 @@ def _draw_atom(
 
     channel = int(np.abs(waveform).max(1).argmax())
     name = denoiser.ch_names_[channel]
-    strongest = top_windows(denoiser, code, X.n_times, n_windows)
+    starts = window_starts(denoiser, spans)
+    strongest = top_windows(denoiser, code, starts, n_windows)
     lower.suptitle(
         f"{name} in the windows where the atom is strongest"
         if len(strongest)
@@ -111,12 +127,14 @@ def _draw_atom(
     axes = lower.subplots(1, max(1, len(strongest)), sharey=True, squeeze=False)[0]
     axes[0].set_axis_off()
     for axis, window in zip(axes, strongest, strict=False):
-        span, part = contribution(denoiser, code, window, waveform[channel])
-        data = X.get_data([name], span.start, span.stop)[0] - denoiser.mean_[channel]
+        part = contribution(denoiser, code, window, waveform[channel])
+        start = starts[window]
+        (data,) = X.get_data([name], start, start + denoiser.n_times_)
         axis.set_axis_on()
-        axis.plot(times, MICROVOLTS * data, color=BEFORE, label="recorded")
+        data = MICROVOLTS * (data - denoiser.mean_[channel])
+        axis.plot(times, data, color=BEFORE, label="recorded")
         axis.plot(times, MICROVOLTS * part, color=AFTER, label="this atom")
-        axis.set(title=f"from {X.times[span.start]:.1f} s", xlabel="Time (ms)")
+        axis.set(title=f"from {X.times[start]:.1f} s", xlabel="Time (ms)")
     if len(strongest):
         axes[0].set_ylabel("Microvolts")
         axes[0].legend(loc="best", fontsize="small")
@@ -140,13 +158,14 @@ def _draw_topography(axis: Axes, spatial: np.ndarray, X, ch_names: list[str]) ->
     strongest = np.argsort(-np.abs(spatial))[:N_BARS][::-1]
     axis.barh([ch_names[i] for i in strongest], spatial[strongest], color="0.4")
     axis.axvline(0, color="0.8", zorder=0)
-    axis.set_xlabel("Weight (no map: X has no montage)")
+    axis.set_xlabel("Weight (no map: places are not known)")
 
 
 def has_positions(info) -> bool:
-    """Whether all channels of an mne.Info have a place on the head."""
+    """Whether all channels of an mne.Info have places of their own on the head."""
     positions = np.array([channel["loc"][:3] for channel in info["chs"]])
-    return bool(np.isfinite(positions).all() and positions.any(axis=1).all())
+    known = np.isfinite(positions).all() and positions.any(axis=1).all()
+    return bool(known and 1 < len(positions) == len(np.unique(positions, axis=0)))
 
 
 def _draw_spectrum(axis: Axes, temporal: np.ndarray, sfreq: float) -> None:
@@ -161,15 +180,15 @@ def _draw_spectrum(axis: Axes, temporal: np.ndarray, sfreq: float) -> None:
     )
 
 
-def top_windows(denoiser, code: np.ndarray, n_times: int, n_most: int) -> list[int]:
+def top_windows(
+    denoiser, code: np.ndarray, starts: np.ndarray, n_most: int
+) -> list[int]:
     """Windows with the largest codes, strongest first, that do not overlap.
 
-    Those that reach beyond the recording are left out.
+    Those that reach beyond their span of the recording are left out.
     """
     n_overlapping = -(-denoiser.n_times_ // denoiser.hop_)
-    size = np.abs(code)
-    size[: n_overlapping - 1] = 0
-    size[n_times // denoiser.hop_ :] = 0
+    size = np.where(starts < 0, 0, np.abs(code))
     chosen: list[int] = []
     while len(chosen) < n_most and size.any():
         window = int(size.argmax())
@@ -180,8 +199,8 @@ def top_windows(denoiser, code: np.ndarray, n_times: int, n_most: int) -> list[i
 
 def contribution(
     denoiser, code: np.ndarray, window: int, waveform: np.ndarray
-) -> tuple[slice, np.ndarray]:
-    """What an atom contributes to a channel in the span of a window.
+) -> np.ndarray:
+    """What an atom contributes to a channel where a window is.
 
     Parameters
     ----------
@@ -189,30 +208,26 @@ def contribution(
     code : ndarray of shape (n_windows,)
         Codes of the atom.
     window : int
-        Number of a window inside the recording.
+        Number of a window inside a span of the recording.
     waveform : ndarray of shape (n_times_,)
         The atom in that channel.
 
     Returns
     -------
-    span : slice
-        Samples of the recording.
-    part : ndarray of shape (n_times_,)
+    ndarray of shape (n_times_,)
         Sum over the windows that overlap this one.
     """
     hop, length = denoiser.hop_, denoiser.n_times_
     n_overlapping = -(-length // hop)
     near = code[window - n_overlapping + 1 : window + n_overlapping]
-    stop = (window + 1) * hop
-    part = overlap_add(near[:, None] * waveform, n_overlapping * hop, hop)[-length:]
-    return slice(stop - length, stop), part
+    return overlap_add(near[:, None] * waveform, n_overlapping * hop, hop)[-length:]
 
 
 def plot_overlay(
     before,
     after,
     *,
-    picks: list[str] | None = None,
+    picks: str | int | slice | list | None = None,
     start: float | None = None,
     duration: float = 10.0,
 ) -> Figure:
@@ -224,8 +239,9 @@ def plot_overlay(
         Recording.
     after : mne.io.Raw
         The same, denoised.
-    picks : list of str, default=None
-        Channels to compare. None means all EEG channels that are not marked as bad.
+    picks : str, int, slice, list of str or list of int, default=None
+        Channels to compare, as everywhere in MNE. None means all EEG channels that are
+        not marked as bad.
     start : float, default=None
         First second to show. None means where most was changed.
     duration : float, default=10.0
@@ -270,17 +286,21 @@ def plot_overlay(
         raise ValueError(
             f"after has {after.n_times} samples, but before has {before.n_times}."
         )
-    names = channels_to_fit(before, picks)
+    names = picked(before, picks)
     check_channels(after, names, "after lacks channels of before")
     sfreq = before.info["sfreq"]
     n_shown = min(max(2, round(duration * sfreq)), before.n_times)
     starts = np.arange(0, before.n_times - n_shown + 1, n_shown)
     change = np.array(
         [
-            np.square(
-                before.get_data(names, first, first + n_shown)
-                - after.get_data(names, first, first + n_shown)
-            ).sum(1)
+            # What is not finite, in spans marked as bad, did not change.
+            np.nansum(
+                np.square(
+                    before.get_data(names, first, first + n_shown)
+                    - after.get_data(names, first, first + n_shown)
+                ),
+                axis=1,
+            )
             for first in starts.tolist()
         ]
     )
@@ -391,12 +411,14 @@ def add_to_report(
         excluded = checked_atoms(denoiser, denoiser.exclude)
         artifacts = score_atoms(denoiser, X).loc[excluded]
     atoms = checked_atoms(denoiser, artifacts.index, "the index of artifacts")
+    reader = fitted_reader(denoiser, X)
+    spans = reader.spans()
     table = artifacts.to_html(float_format="{:.3g}".format, classes="table")
-    report.add_html(table, f"Atoms removed: {len(artifacts)}", section=title)
+    report.add_html(table, f"Atoms removed: {len(atoms)}", section=title)
 
-    codes = code_windows(denoiser, X)
+    codes = code_windows(denoiser, reader, spans)
     for atom in atoms:
-        figure = _draw_atom(denoiser, atom, X, codes)
+        figure = _draw_atom(denoiser, atom, X, spans, codes)
         report.add_figure(figure, f"Atom {atom}", section=title)
         plt.close(figure)
     clean = denoiser.apply(X, exclude=atoms)

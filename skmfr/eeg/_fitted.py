@@ -10,9 +10,19 @@ from sklearn.base import clone
 from .._estimator import MFRSparseAutoencoder
 from ._recordings import Reader
 
+# Norm of a window, relative to the median, from which it counts less in a fit, so that
+# one pop is not most of the variance.  Blinks are not as large.
+LOUDEST = 10.0
+TINY = np.finfo(np.float32).tiny
 
-def check_length(denoiser, reader: Reader) -> None:
-    """Whether signals fill a window."""
+
+def check_shape(denoiser, reader: Reader) -> None:
+    """Whether signals have the channels of the fit, and fill a window."""
+    if reader.shape[1] != denoiser.n_channels_:
+        raise ValueError(
+            f"{reader.name} has {reader.shape[1]} channels; the denoiser was fitted on "
+            f"{denoiser.n_channels_}."
+        )
     if reader.shape[2] < denoiser.n_times_:
         raise ValueError(
             f"{reader.name} has {reader.shape[2]} samples, which is shorter than a "
@@ -31,18 +41,22 @@ def check_atoms_are_signals(denoiser, what: str) -> None:
 
 
 def checked_atoms(denoiser, numbers, name: str = "exclude") -> np.ndarray:
-    """Numbers of atoms (n,) that a parameter of this name gives."""
+    """Numbers of atoms (n,), each once, that a parameter of this name gives."""
     atoms, n_atoms = np.asarray(numbers), len(denoiser.sae_.components_)
     if atoms.size == 0:
         return np.zeros(0, dtype=int)
+    if atoms.dtype == bool and atoms.shape == (n_atoms,):
+        return np.flatnonzero(atoms)
     if atoms.dtype.kind not in "iu" or atoms.ndim != 1:
-        raise ValueError(f"{name} must be numbers of atoms, got {numbers!r}.")
+        raise ValueError(
+            f"{name} must be numbers of atoms, or a mask of {n_atoms}, got {numbers!r}."
+        )
     if atoms.min() < 0 or atoms.max() >= n_atoms:
         raise ValueError(
             f"{name} must be numbers from 0 to {n_atoms - 1}, as there are "
             f"{n_atoms} atoms, got {numbers!r}."
         )
-    return atoms
+    return atoms[np.sort(np.unique(atoms, return_index=True)[1])]
 
 
 def as_scaled(denoiser, signals: np.ndarray, mean: Any = None) -> np.ndarray:

@@ -1,5 +1,7 @@
 """How near denoised signals are to clean ones: the measures of EEGdenoiseNet."""
 
+import warnings
+
 import numpy as np
 
 
@@ -105,6 +107,23 @@ def correlation(clean: np.ndarray, denoised: np.ndarray) -> np.ndarray:
     product = np.sum(clean * denoised, axis=-1)
     by_channel = np.divide(product, size, out=np.zeros_like(product), where=size > 0)
     return by_channel.reshape(len(clean), -1).mean(1)
+
+
+def mean_rrmse_t(clean: np.ndarray, denoised: np.ndarray) -> float:
+    """Mean of :func:`rrmse_t` over the epochs in which there is a clean signal."""
+    empty = ~clean.any(axis=(1, 2))
+    if empty.all():
+        raise ValueError(
+            f"y is zero everywhere, in {len(clean)} of {len(clean)} epochs, so that no "
+            "error can be relative to it."
+        )
+    if empty.any():
+        warnings.warn(
+            f"Epochs {np.flatnonzero(empty).tolist()} of y are zero everywhere, and no "
+            f"error can be relative to them: {np.sum(~empty)} others are scored.",
+            stacklevel=3,
+        )
+    return float(np.mean(rrmse_t(clean[~empty], denoised[~empty])))
 
 
 def _rms(X: np.ndarray) -> np.ndarray:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-# Seconds of a continuous recording that are read at once.
-CHUNK = 30.0
+from ._spans import CHUNK, Span, annotated, chunks, unmarked
+
 # Numbers of epochs that are.
 EPOCHS_NUMBERS = 2**22
 
@@ -27,8 +28,27 @@ def is_epochs(X: Any) -> bool:
     return mne is not None and isinstance(X, mne.BaseEpochs)
 
 
+def check_no_other_of_mne(X: Any, name: str) -> None:
+    """Raise if X is something else of MNE, or a list of such, and say what to do."""
+    first = X[0] if isinstance(X, (list, tuple)) and len(X) else X
+    if is_raw(X) or is_epochs(X) or type(first).__module__.split(".")[0] != "mne":
+        return
+    if first is X:
+        what = f"{type(X).__name__}; pass get_data()[None]"
+    else:
+        what = (
+            f"a {type(X).__name__} of {type(first).__name__}; join them with "
+            "mne.concatenate_raws or mne.concatenate_epochs"
+        )
+    raise ValueError(
+        f"{name} must be an mne.io.Raw, mne.Epochs, or an array of shape (n_epochs, "
+        f"n_channels, n_times), got {what}."
+    )
+
+
 def as_epochs_array(X: Any, name: str) -> np.ndarray:
-    """X as a finite array of shape (n_epochs, n_channels, n_times)."""
+    """X as an array of shape (n_epochs, n_channels, n_times)."""
+    check_no_other_of_mne(X, name)
     X = np.asarray(X)
     if X.ndim != 3 or X.dtype.kind not in "fiu":
         raise ValueError(
@@ -48,25 +68,42 @@ def check_channels(X: Any, names: list[str], complaint: str) -> None:
         raise ValueError(f"{complaint}: {absent}; there are {X.ch_names}.")
 
 
-def channels_to_fit(X: Any, picks: list[str] | None) -> list[str]:
-    """Names of the channels to learn from: those asked for, or all good EEG ones."""
+def picked(X: Any, picks: Any, name: str = "picks") -> list[str]:
+    """Names of channels that MNE picks, each once.
+
+    Parameters
+    ----------
+    X : Raw or Epochs
+    picks : str, int, slice, list of str or of int, or None
+        As everywhere in MNE: names, types, or indices.  Channels that are marked as bad
+        are picked by name or index only.  None are the EEG channels.
+    name : str
+        What messages call it.
+    """
     import mne
 
-    if picks is None:
-        chosen = mne.pick_types(X.info, eeg=True, exclude="bads")
-        names = [X.ch_names[i] for i in chosen]
-        if not names:
-            raise ValueError(
-                "There are no EEG channels that are not marked as bad; the types of "
-                f"the channels are {sorted(set(X.get_channel_types()))}."
-            )
-        return names
-    check_channels(X, picks, "picks names channels that are not there")
-    return list(picks)
+    names = np.array(X.ch_names)
+    wanted = np.atleast_1d("eeg" if picks is None else picks)
+    try:
+        if isinstance(picks, slice):
+            wanted = names[picks]
+        elif wanted.dtype.kind in "biu":
+            # Indices may repeat a channel, as 0 and -n_channels do.
+            wanted = names[wanted]
+        # Channels without data, of which MNE picks as it does of any others.
+        channels = mne.io.RawArray(np.zeros((len(names), 1)), X.info, verbose="error")
+        return channels.pick(list(dict.fromkeys(wanted.tolist())), "bads").ch_names
+    except (ValueError, TypeError, IndexError) as error:
+        types = sorted(set(X.get_channel_types()))
+        raise ValueError(
+            f"{name}={picks!r} does not pick channels that are there: {X.ch_names}, of "
+            f"types {types}, of which {X.info['bads']} are marked as bad ({error})."
+        ) from error
 
 
-def check_recording(X: Any, ch_names: list[str] | None, sfreq: Any) -> None:
+def check_recording(X: Any, denoiser) -> None:
     """Raise if X is not recorded as the data of the fit were."""
+    ch_names, sfreq = denoiser.ch_names_, denoiser.sfreq_
     if ch_names is None:
         raise ValueError(
             "The denoiser was fitted on an array, which has no names of channels, so "
@@ -75,6 +112,7 @@ def check_recording(X: Any, ch_names: list[str] | None, sfreq: Any) -> None:
         )
     check_channels(X, ch_names, "Channels of the fit are missing here")
     bad = [name for name in ch_names if name in X.info["bads"]]
+    bad = [name for name in bad if name not in denoiser.recording_["bads"]]
     if bad:
         raise ValueError(
             f"Channels of the fit are marked as bad here: {bad}. Interpolate them, or "
@@ -84,6 +122,53 @@ def check_recording(X: Any, ch_names: list[str] | None, sfreq: Any) -> None:
         raise ValueError(
             f"The sampling rate is {X.info['sfreq']:g} Hz here and was {sfreq:g} Hz in "
             "the fit; resample one of them."
+        )
+
+
+def check_alike(X: Any, y: Any) -> None:
+    """Raise if y cannot be the clean signals of X, by its type."""
+    check_no_other_of_mne(y, "y")
+    if not (is_raw(y) or is_epochs(y)) and np.ndim(y) < 3:
+        raise ValueError(
+            f"y must be the clean signals, like X, got an array of shape "
+            f"{np.shape(y)}. If these are the labels of a pipeline that "
+            "classifies, fit the denoiser before, and put it there as "
+            "sklearn.frozen.FrozenEstimator(EEGDenoiser().fit(X))."
+        )
+    if is_raw(X) != is_raw(y) or is_epochs(X) != is_epochs(y):
+        raise ValueError(
+            f"y must be of the same type as X, got {type(y).__name__} for "
+            f"{type(X).__name__}."
+        )
+
+
+def how_recorded(X: Any, ch_names: list[str]) -> dict[str, Any]:
+    """What is to be the same in the fit and after: filters, reference, bad channels."""
+    references = ("as recorded", "changed", "current source density")
+    projections = [each["desc"] for each in X.info["projs"] if each["active"]]
+    return {
+        # Three digits: files keep filters in float32.
+        "high-pass": f"{X.info['highpass'] or 0:.3g} Hz",
+        "low-pass": f"{X.info['lowpass'] or 0:.3g} Hz",
+        "reference": references[int(X.info["custom_ref_applied"])],
+        "projections": ", ".join(projections) or "none",
+        "bads": [name for name in ch_names if name in X.info["bads"]],
+    }
+
+
+def warn_of_other_recording(X: Any, denoiser) -> None:
+    """Warn if filters or the reference of X are not those of the fit."""
+    here, there = how_recorded(X, denoiser.ch_names_), denoiser.recording_
+    different = [
+        f"{what} {here[what]} here, {there[what]} in the fit"
+        for what in ("high-pass", "low-pass", "reference", "projections")
+        if here[what] != there[what]
+    ]
+    if different:
+        warnings.warn(
+            f"X is not recorded as the data of the fit: {'; '.join(different)}. Filter "
+            "and reference both alike.",
+            stacklevel=4,
         )
 
 
@@ -102,10 +187,20 @@ class Reader:
     def __init__(self, X: Any, ch_names: list[str] | None, name: str):
         if not (is_raw(X) or is_epochs(X)):
             X = as_epochs_array(X, name)
-        elif is_epochs(X) and len(X) == 0:
-            raise ValueError(f"{name} has no epochs.")
+        elif is_epochs(X):
+            # Those that are not loaded do not know before which of them are rejected.
+            X = X if X.preload else X.copy().drop_bad(verbose="error")
+            if len(X) == 0:
+                raise ValueError(f"{name} has no epochs.")
         self.X, self.name = X, name
         self.ch_names: list = list(range(X.shape[1])) if ch_names is None else ch_names
+
+    @property
+    def ch_types(self) -> list[str]:
+        """Type of each channel; all the same in arrays."""
+        if is_raw(self.X) or is_epochs(self.X):
+            return self.X.get_channel_types(self.ch_names)
+        return ["eeg"] * len(self.ch_names)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -143,22 +238,60 @@ class Reader:
             f"{self.ch_names[channel]!r} at {where}. Repair such spans, or crop them."
         )
 
-    def good_spans(self, shortest: int) -> list[tuple[int, int]]:
-        """Spans of a recording, [start, stop), that no ``BAD`` annotation touches."""
-        one, n_times = self.ch_names[:1], self.X.n_times
-        step = int(CHUNK * self.X.info["sfreq"])
-        good = np.empty(n_times, dtype=bool)
-        for start in range(0, n_times, step):
-            span = {"start": start, "stop": min(start + step, n_times)}
-            data = self.X.get_data(one, **span, verbose="error")
-            marked = self.X.get_data(
-                one, **span, reject_by_annotation="NaN", verbose="error"
+    def read_spans(self, spans: list[slice]) -> np.ndarray:
+        """What some spans of a recording, or of epochs, have, one after the other."""
+        axis = 2 if is_raw(self.X) else 0
+        return np.concatenate([self.read(span) for span in spans], axis=axis)
+
+    def good_spans(self, shortest: int = 1) -> list[slice]:
+        """Spans without ``BAD`` and ``EDGE`` annotations; all epochs together.
+
+        Annotations without a duration, as there are where recordings were joined, end
+        one span and begin the next.
+        """
+        if not is_raw(self.X):
+            return [slice(0, len(self.X))]
+        marked = annotated(self.X, "BAD", "EDGE")
+        good = [
+            span
+            for span in unmarked(self.X.n_times, marked)
+            if span[1] - span[0] >= shortest
+        ]
+        if not good:
+            raise ValueError(
+                f"{self.name} has no span of {shortest} samples without BAD "
+                "annotations."
             )
-            # The recording's own NaN are not passed over but reported on reading.
-            good[start : span["stop"]] = (~np.isnan(marked) | np.isnan(data))[0]
-        edges = np.flatnonzero(np.diff(good, prepend=False, append=False))
-        spans = edges.reshape(-1, 2).tolist()
-        return [(start, stop) for start, stop in spans if stop - start >= shortest]
+        return [slice(*span) for span in good]
+
+    def spans(self) -> list[Span]:
+        """Spans [start, stop) of a recording that are coded, each for itself.
+
+        All, but what MNE's filters leave out too, and spans marked as ``BAD`` in which
+        a value is not finite.
+        """
+        marked = annotated(self.X, "EDGE", "BAD_ACQ_SKIP")
+        for start, stop in annotated(self.X, "BAD"):
+            if start == stop or not self._is_finite(start, stop):
+                marked.append((start, stop))
+        spans = unmarked(self.X.n_times, marked)
+        if not spans:
+            raise ValueError(
+                f"{self.name} is marked as bad from beginning to end, and has values "
+                "that are not finite there."
+            )
+        return spans
+
+    def _is_finite(self, start: int, stop: int) -> bool:
+        step = int(CHUNK * self.X.info["sfreq"])
+        return all(
+            np.isfinite(
+                self.X.get_data(
+                    self.ch_names, first, min(first + step, stop), verbose="error"
+                )
+            ).all()
+            for first in range(start, stop, step)
+        )
 
 
 def pieces_to_fit(
@@ -184,15 +317,10 @@ def pieces_to_fit(
     if is_raw(reader.X):
         longest = max(length, int(CHUNK * reader.X.info["sfreq"]))
         pieces = []
-        for start, stop in reader.good_spans(length):
-            n = max(1, round((stop - start) / longest))
-            edges = np.linspace(start, stop, n + 1).astype(int).tolist()
+        for span in reader.good_spans(length):
+            n = max(1, round((span.stop - span.start) / longest))
+            edges = np.linspace(span.start, span.stop, n + 1).astype(int).tolist()
             pieces += list(map(slice, edges[:-1], edges[1:]))
-        if not pieces:
-            raise ValueError(
-                f"{reader.name} has no span of {length} samples, a window, without "
-                "BAD annotations."
-            )
         n_most = n_times_most // longest
     elif n_epochs * n_times <= n_times_most:
         return [slice(0, n_epochs)]
@@ -205,28 +333,6 @@ def pieces_to_fit(
     return pieces
 
 
-def chunks(n_times: int, hop: int, margin: int, sfreq: float) -> Iterator[tuple]:
-    """Cut a long recording for piecewise work that gives what work at once would.
-
-    Yields
-    ------
-    (read_from, read_to, start, stop)
-        The span to read, and the part of it whose result counts.  The span starts a
-        multiple of `hop` from the beginning, and has `margin` samples more on each
-        side than the part, unless the recording ends.
-    """
-    margin = -(-margin // hop) * hop
-    step = max(1, int(CHUNK * sfreq) // hop) * hop
-    for start in range(0, n_times, step):
-        stop = min(start + step, n_times)
-        if n_times - stop < margin:
-            # What is left is too short for windows of its own.
-            stop = n_times
-        yield max(0, start - margin), min(n_times, stop + margin), start, stop
-        if stop == n_times:
-            break
-
-
 def mapped(
     reader: Reader,
     change: Callable[[np.ndarray], np.ndarray],
@@ -235,6 +341,8 @@ def mapped(
     verbose: bool,
 ) -> Any:
     """A copy of X whose channels went through a function, piece by piece.
+
+    No window reaches from one span of a recording into another; what is in none stays.
 
     Parameters
     ----------
@@ -251,14 +359,20 @@ def mapped(
     if is_raw(X):
         target = X.copy().load_data(verbose="error")
         rows = [target.ch_names.index(name) for name in reader.ch_names]
-        parts = list(chunks(X.n_times, hop, margin, X.info["sfreq"]))
-        for first, last, start, stop in tqdm(parts, disable=not verbose):
-            part = change(reader.read(slice(first, last)))[0]
-            target[rows, start:stop] = part[:, start - first : stop - first]
+        parts = [
+            (begin, *chunk)
+            for begin, end in reader.spans()
+            for chunk in chunks(end - begin, hop, margin, X.info["sfreq"])
+        ]
+        for begin, first, last, start, stop in tqdm(parts, disable=not verbose):
+            part = change(reader.read(slice(begin + first, begin + last)))[0]
+            kept = part[:, start - first : stop - first]
+            target[rows, begin + start : begin + stop] = kept
         return target
     if is_epochs(X):
         target = X.copy().load_data()
         values = target.get_data(copy=False)
+        change = _on_baseline(change, X)
         rows = [target.ch_names.index(name) for name in reader.ch_names]
     else:
         target = values = np.empty_like(X)
@@ -269,3 +383,19 @@ def mapped(
         part = slice(start, start + n_together)
         values[part, rows] = change(reader.read(part))
     return target
+
+
+def _on_baseline(change: Callable, epochs: Any) -> Callable:
+    """The change, and after it the baseline that epochs say they have."""
+    if epochs.baseline is None:
+        return change
+    first, last = epochs.baseline
+    there = (epochs.times >= first) & (epochs.times <= last)
+    if not there.any():  # cropped away
+        return change
+
+    def on_baseline(signals: np.ndarray) -> np.ndarray:
+        changed = change(signals)
+        return changed - changed[..., there].mean(-1, keepdims=True)
+
+    return on_baseline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from sklearn.utils import column_or_1d
 
 from ._filters import (
     apply_filters,
@@ -10,7 +11,7 @@ from ._filters import (
     spatial_filters,
     spectral_features,
 )
-from ._fitted import new_sae, without_excluded
+from ._fitted import LOUDEST, TINY, new_sae, without_excluded
 from ._windows import count_windows, cut_windows, overlap_add
 
 # Channels of windows that the second dictionary is learned from, at most.
@@ -21,19 +22,33 @@ LEAST_POWER = 0.05
 N_FOLDS = 5
 
 
-def folds_of_epochs(groups, lengths: list[int], is_recording: bool) -> list[np.ndarray]:
-    """Number of the fold of each epoch that is fitted, piece by piece."""
-    n = sum(lengths)
+def folds_of_epochs(
+    groups, n_epochs: int, pieces: list[slice], is_recording: bool
+) -> list[np.ndarray]:
+    """Number of the fold of each epoch that is fitted, piece by piece.
+
+    Pieces of a recording are epochs.
+    """
+    if is_recording:
+        n_epochs, pieces = len(pieces), [slice(i, i + 1) for i in range(len(pieces))]
     if groups is None:
-        numbers = np.arange(n) * N_FOLDS // n
+        numbers = np.arange(n_epochs) * N_FOLDS // n_epochs
     else:
-        if is_recording or len(groups) != n:
+        groups = column_or_1d(groups)
+        if is_recording or len(groups) != n_epochs:
             raise ValueError(
                 f"groups must have an entry for each epoch of X, got {len(groups)} for "
-                f"{'a recording' if is_recording else n}."
+                f"{'a recording' if is_recording else n_epochs}."
             )
-        numbers = np.unique(groups, return_inverse=True)[1] % N_FOLDS
-    return np.split(numbers, np.cumsum(lengths)[:-1])
+        values, numbers = np.unique(groups, return_inverse=True)
+        if len(values) == 1:
+            raise ValueError(
+                f"groups must have two values or more, got {values.tolist()} only: "
+                "cross-validation leaves out some and learns from others. None leaves "
+                "out epochs that follow one another."
+            )
+        numbers = numbers % N_FOLDS
+    return [numbers[piece] for piece in pieces]
 
 
 def fit_filters(
@@ -62,7 +77,7 @@ def fit_filters(
     noisy, clean, folds = remixed(noisy, clean, folds, rows_of, rng)
     spectra = [_spectra(denoiser, signals) for signals in noisy]
     targets = [_spectra(denoiser, signals) for signals in clean]
-    weights = _for_rows(relative_weights(clean), spectra)
+    weights = bounded(_for_rows(relative_weights(clean), spectra), spectra)
     several = denoiser.n_channels_ > 1
     if several:
         denoiser.spatial_filters_ = spatial_filters(
@@ -157,6 +172,32 @@ def relative_weights(clean: list[np.ndarray]) -> list[np.ndarray]:
     least += np.finfo(np.float32).tiny
     mean = np.mean(1 / np.maximum(together, least))
     return [(1 / (np.maximum(p, least) * mean)).astype(np.float32) for p in power]
+
+
+def bounded(weights: list[np.ndarray], spectra: list[np.ndarray]) -> list:
+    """Weights with which no window counts for all others.
+
+    Windows whose norm, weighted, is more than `LOUDEST` times the median count the less
+    the larger they are: one pop of an electrode would else decide on all filters.
+
+    Parameters
+    ----------
+    weights : list of ndarray of shape (n_epochs, n_windows, n_channels)
+    spectra : list of ndarray of shape (n_epochs, n_windows, n_channels, n_freqs)
+
+    Returns
+    -------
+    list of ndarray of shape (n_epochs, n_windows, n_channels)
+    """
+    power = [
+        (weight * np.square(np.abs(part)).mean(3)).mean(2, keepdims=True)
+        for weight, part in zip(weights, spectra, strict=True)
+    ]
+    most = LOUDEST**2 * np.median(np.concatenate([part.ravel() for part in power]))
+    return [
+        weight * np.minimum(1, most / np.maximum(part, TINY)) ** 2
+        for weight, part in zip(weights, power, strict=True)
+    ]
 
 
 def remixed(noisy, clean, folds, rows_of, rng):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.decomposition import PCA
 
-from ._fitted import new_sae, without_excluded
+from ._fitted import LOUDEST, TINY, new_sae, without_excluded
 from ._windows import cut_windows, overlap_add
 
 # Principal components of windows that an SAE learns from, at most.
@@ -23,6 +23,8 @@ def fit_windows(denoiser, signals: list[np.ndarray]) -> None:
         Scaled.
     """
     windows = np.concatenate([_flat_windows(denoiser, signal) for signal in signals])
+    size = np.linalg.norm(windows, axis=1, keepdims=True)
+    windows *= np.minimum(1, LOUDEST * np.median(size) / np.maximum(size, TINY))
     n_dimensions = min(N_DIMENSIONS, *windows.shape)
     pca = PCA(n_dimensions, random_state=denoiser.random_state).fit(windows)
     sae = new_sae(

@@ -26,7 +26,7 @@ def cut_windows(X: np.ndarray, length: int, hop: int) -> np.ndarray:
     Parameters
     ----------
     X : ndarray of shape (..., n_times)
-        Signals of at least `length` samples.
+        Signals; those shorter than a window are mirrored to and fro.
     length : int
         Samples in a window.
     hop : int

@@ -8,12 +8,13 @@ import pytest
 from skmfr import MFRSparseAutoencoder
 from skmfr.eeg import (
     EEGDenoiser,
-    _recordings,
+    _spans,
     atom_waveforms,
     find_artifacts,
     score_atoms,
 )
 from skmfr.eeg._artifacts import code_windows, leading_vectors
+from skmfr.eeg._recordings import Reader
 from skmfr.eeg._windows import cut_windows, overlap_add
 
 mne = pytest.importorskip("mne")
@@ -55,7 +56,7 @@ def denoiser(raw):
         n_saes=1,
         transform_algorithm="omp",
         max_steps=200,
-        batch_size=128,
+        batch_size=256,
         random_state=0,
     )
     return EEGDenoiser(sae=sae).fit(raw)
@@ -66,18 +67,21 @@ def scores(denoiser, raw):
     return score_atoms(denoiser, raw, topographies={"blink": BLINK})
 
 
+def codes_of(denoiser, raw) -> np.ndarray:
+    reader = Reader(raw, NAMES, "X")
+    return code_windows(denoiser, reader, reader.spans()).toarray()
+
+
 def test_waveforms_times_codes_are_what_apply_removes(denoiser, raw):
     every = np.arange(24)
     removed = raw.get_data("eeg") - denoiser.apply(raw, every).get_data("eeg")
-    windows = np.tensordot(
-        code_windows(denoiser, raw).toarray(), atom_waveforms(denoiser), 1
-    )
+    windows = np.tensordot(codes_of(denoiser, raw), atom_waveforms(denoiser), 1)
     expected = overlap_add(windows.swapaxes(0, 1), raw.n_times, denoiser.hop_)
     np.testing.assert_allclose(removed, expected, atol=1e-9)
 
 
 def test_atoms_of_blinks_have_the_highest_scores(denoiser, raw, scores):
-    codes = code_windows(denoiser, raw).toarray()
+    codes = codes_of(denoiser, raw)
     cut = cut_windows(blinks(raw.n_times), denoiser.n_times_, denoiser.hop_)
     size = cut.max(1)
     in_blinks = (codes**2)[size > 0.2].sum(0) / (codes**2).sum(0)
@@ -100,10 +104,10 @@ def test_without_artifacts_eeg_and_eog_are_unrelated(denoiser, raw, scores):
         return np.corrcoef(recording.get_data("Fp1")[0], eog)[0, 1]
 
     assert with_eog(raw) > 0.95
-    assert with_eog(clean) < 0.5
+    assert with_eog(clean) < 0.6
     # Alpha stays.
     before, after = (part.get_data("O1")[0] for part in (raw, clean))
-    assert np.corrcoef(before, after)[0, 1] > 0.98
+    assert np.corrcoef(before, after)[0, 1] > 0.97
 
 
 @pytest.mark.parametrize(("n_times", "tolerance"), [(6000, 1e-6), (5990, 2e-3)])
@@ -122,7 +126,7 @@ def test_correlation_is_that_of_active_windows_one_after_the_other(
 ):
     (eog,) = raw.get_data("EOG 061")
     eog = cut_windows(eog - eog.mean(), denoiser.n_times_, denoiser.hop_)
-    codes = code_windows(denoiser, raw).toarray()
+    codes = codes_of(denoiser, raw)
     _, temporal = leading_vectors(atom_waveforms(denoiser))
     for atom, code in enumerate(codes.T):
         active = code != 0
@@ -136,9 +140,44 @@ def test_correlation_is_that_of_active_windows_one_after_the_other(
 def test_scores_do_not_depend_on_how_the_recording_is_read(
     denoiser, raw, scores, monkeypatch
 ):
-    monkeypatch.setattr(_recordings, "CHUNK", 3.0)
+    monkeypatch.setattr(_spans, "CHUNK", 3.0)
     in_pieces = score_atoms(denoiser, raw, topographies={"blink": BLINK})
     pd.testing.assert_frame_equal(in_pieces, scores, atol=1e-5)
+
+
+def test_scores_are_of_what_is_finite_in_each_span(denoiser, raw):
+    spoiled = raw.copy()
+    spoiled.set_annotations(
+        mne.Annotations([20.0, 40.0], [3.0, 0.0], ["BAD_movement", "BAD boundary"])
+    )
+    spoiled._data[3, 2100] = spoiled._data[8, 2200] = np.nan
+    got = score_atoms(denoiser, spoiled)
+    spans = [slice(0, 2000), slice(2300, 4000), slice(4000, 6000)]
+    sides = [raw.copy().crop(s.start / SFREQ, (s.stop - 1) / SFREQ) for s in spans]
+    codes = np.vstack([codes_of(denoiser, side) for side in sides])
+    np.testing.assert_allclose(got["activation_rate"], (codes != 0).mean(0))
+
+    kept = np.r_[tuple(spans)]
+    atom = got["variance"].idxmax()
+    before, after = (
+        part.get_data("eeg")[:, kept].var(axis=1).sum()
+        for part in (spoiled, denoiser.apply(spoiled, [atom]))
+    )
+    assert got["variance"][atom] == pytest.approx(1 - after / before, abs=1e-6)
+
+    mean = raw.get_data("EOG 061")[0, kept].mean()
+    eog = np.vstack(
+        [
+            cut_windows(side.get_data("EOG 061")[0] - mean, 100, denoiser.hop_)
+            for side in sides
+        ]
+    )
+    active = codes[:, atom] != 0
+    _, temporal = leading_vectors(atom_waveforms(denoiser))
+    part = codes[active, atom, None] * temporal[atom]
+    expected = np.corrcoef(eog[active].ravel(), part.ravel())[0, 1]
+    score = got["EOG 061: correlation"][atom]
+    assert score == pytest.approx(abs(expected), abs=1e-6)
 
 
 def test_leading_vectors_are_those_of_an_atom_of_one_source():
@@ -163,6 +202,8 @@ def test_topographies_can_be_named_and_of_another_reference(denoiser, raw, score
 def test_eeg_channels_can_stand_in_for_an_eog(denoiser, raw, scores):
     stand_in = score_atoms(denoiser, raw, channels=["Fp1"])
     assert list(stand_in)[0] == "Fp1: correlation"
+    by_type = score_atoms(denoiser, raw, channels="eog")
+    assert list(by_type)[:2] == ["EOG 061: correlation", "activation_rate"]
     similar = np.corrcoef(stand_in["Fp1: correlation"], scores["EOG 061: correlation"])
     assert similar[0, 1] > 0.9
 
@@ -192,7 +233,7 @@ def test_the_reason_is_what_exceeds_its_threshold_most():
 def test_what_does_not_fit_is_named(denoiser, raw):
     with pytest.raises(ValueError, match="X must be an mne.io.Raw, got ndarray"):
         score_atoms(denoiser, raw.get_data())
-    with pytest.raises(ValueError, match=r"channels names .* \['EOG 062'\]"):
+    with pytest.raises(ValueError, match=r"channels=\['EOG 062'\] does not pick"):
         score_atoms(denoiser, raw, channels=["EOG 062"])
     with pytest.raises(ValueError, match=r"topographies\['a'\] .* got shape \(7,\)"):
         score_atoms(denoiser, raw, topographies={"a": BLINK[1:]})

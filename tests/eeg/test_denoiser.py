@@ -1,4 +1,7 @@
 import pickle
+import warnings
+from copy import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,11 +12,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
+from sklearn.utils._param_validation import InvalidParameterError
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.datasets import make_noisy_eeg
-from skmfr.eeg import EEGDenoiser, _denoiser, _recordings, _supervised, rrmse_t
-from skmfr.eeg._supervised import relative_weights, remixed
+from skmfr.eeg import EEGDenoiser, _denoiser, _spans, _supervised, rrmse_t
+from skmfr.eeg._supervised import folds_of_epochs, relative_weights, remixed
 from skmfr.eeg._windows import cut_windows, overlap_add
 
 mne = pytest.importorskip("mne")
@@ -23,6 +27,7 @@ SFREQ = 100.0
 # Filters for windows of a second, the default, take three times as long to find.
 SHORT = {"sfreq": SFREQ, "window": 0.5}
 NAMES = ["Fp1", "Fp2", "Cz", "O1"]
+APPLY = {"transform": {}, "apply": {"exclude": [1, 3]}}
 
 
 def small_sae(**changes) -> MFRSparseAutoencoder:
@@ -174,6 +179,32 @@ def test_excluded_atoms_are_subtracted(unsupervised):
     )
 
 
+@pytest.mark.parametrize(
+    "atoms",
+    [
+        [3, 5, 3],
+        (5, 3, 5, 3),
+        np.array([3, 5], dtype=np.int8),
+        [np.int64(5), np.int64(3)],
+        np.isin(np.arange(16), [3, 5]),
+    ],
+)
+def test_each_excluded_atom_is_subtracted_once(unsupervised, atoms):
+    raw = a_raw(signals(2)[0])
+    expected = unsupervised.apply(raw, [3]).get_data(NAMES)
+    expected += unsupervised.apply(raw, [5]).get_data(NAMES) - raw.get_data(NAMES)
+    got = unsupervised.apply(raw, atoms).get_data(NAMES)
+    np.testing.assert_allclose(got, expected, atol=1e-6 * expected.std())
+
+
+@pytest.mark.parametrize(
+    "atoms", [[-1], [16], [[3, 5]], 3, [3.0], ["3"], [True, False], np.ones(17, bool)]
+)
+def test_what_is_no_atom_is_named(unsupervised, atoms):
+    with pytest.raises(ValueError, match="exclude must be numbers"):
+        unsupervised.apply(a_raw(signals(2)[0]), atoms)
+
+
 def test_untrusted_atoms_can_be_left_out(unsupervised):
     trusting = clone(unsupervised)
     untrusted = np.flatnonzero(~unsupervised.sae_.trusted_)
@@ -228,7 +259,7 @@ def test_long_recordings_in_pieces_are_as_at_once(fitted, request, monkeypatch):
         denoiser = clone(denoiser).set_params(sfreq=None)
         denoiser.fit(some_epochs(noisy), some_epochs(clean))
     at_once = denoiser.transform(raw).get_data()
-    monkeypatch.setattr(_recordings, "CHUNK", 1.9)
+    monkeypatch.setattr(_spans, "CHUNK", 1.9)
     in_pieces = denoiser.transform(raw).get_data()
     np.testing.assert_allclose(
         in_pieces, at_once, atol=1e-5 * raw.get_data(NAMES).std()
@@ -285,6 +316,64 @@ def test_bad_channels_and_spans_are_not_learned_from():
     np.testing.assert_array_equal(denoised.get_data("Cz"), raw.get_data("Cz"))
 
 
+@pytest.mark.parametrize("channel", [0, 2])
+def test_values_not_finite_in_bad_spans_are_nobodys_business(unsupervised, channel):
+    data = np.concatenate(list(signals(20)[0]), axis=1)
+    marked = mne.Annotations([10.0], [5.0], ["BAD_movement"])
+    clean = a_raw(data).set_annotations(marked)
+    spoiled = clean.copy()
+    spoiled._data[channel, 1200:1300] = np.nan
+    fits = [clone(unsupervised).fit(raw) for raw in (clean, spoiled)]
+    np.testing.assert_array_equal(fits[0].atoms_, fits[1].atoms_)
+
+    for method in ("transform", "apply"):
+        denoise = partial(getattr(unsupervised, method), **APPLY[method])
+        denoised = denoise(spoiled)
+        # Each side as if it were a recording of its own, the span to the byte.
+        expected = spoiled.get_data()
+        for start, stop in [(0, 1000), (1500, 4000)]:
+            side = spoiled.copy().crop(start / SFREQ, (stop - 1) / SFREQ)
+            expected[:, start:stop] = denoise(side.set_annotations(None)).get_data()
+        np.testing.assert_allclose(
+            denoised.get_data(), expected, atol=1e-5 * data.std()
+        )
+        assert denoised.get_data(start=1000, stop=1500).tobytes() == (
+            spoiled.get_data(start=1000, stop=1500).tobytes()
+        )
+        # What is marked, but finite, is denoised.
+        whole = denoise(clean).get_data(start=1000, stop=1500)
+        assert not np.allclose(whole, clean.get_data(start=1000, stop=1500))
+    assert unsupervised.score(spoiled) == pytest.approx(
+        unsupervised.score(clean), abs=0.01
+    )
+
+
+def test_no_window_reaches_over_where_recordings_were_joined(unsupervised):
+    parts = [a_raw(factor * signals(n, seed=n)[0]) for n, factor in [(3, 1), (4, 5)]]
+    expected = np.hstack([unsupervised.transform(part).get_data() for part in parts])
+    joined = mne.concatenate_raws([part.copy() for part in parts], verbose="error")
+    np.testing.assert_allclose(
+        unsupervised.transform(joined).get_data(), expected, atol=1e-9
+    )
+
+
+def test_a_channel_marked_as_bad_is_denoised_where_picks_name_it(unsupervised):
+    raw = a_raw(signals()[0])
+    raw.info["bads"] = ["Cz"]
+    named = clone(unsupervised).set_params(picks=NAMES).fit(raw)
+    assert named.ch_names_ == NAMES
+    good = raw.copy()
+    good.info["bads"] = []
+    expected = unsupervised.transform(good).get_data()
+    for same in (raw, good):
+        np.testing.assert_array_equal(named.transform(same).get_data(), expected)
+    raw.info["bads"] = ["Cz", "O1"]
+    with pytest.raises(ValueError, match=r"bad here: \['O1'\]"):
+        named.transform(raw)
+    with pytest.raises(ValueError, match="picks='eeg' picks channels of MNE"):
+        EEGDenoiser(**SHORT, picks="eeg").fit(signals(3)[0])
+
+
 def test_picks_name_the_channels_to_denoise():
     raw = a_raw(signals(5)[0])
     denoiser = EEGDenoiser(sae=small_sae(), picks=["O1", "Fp1"]).fit(raw)
@@ -326,6 +415,78 @@ def test_grid_search_takes_arrays():
     ).fit(noisy, clean)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert search.best_score_ < 0
+
+
+def test_grid_search_over_an_sae_that_is_not_given_says_so():
+    noisy, clean = signals(10)
+    search = GridSearchCV(EEGDenoiser(**SHORT), {"sae__k": [2, 4]}, cv=2)
+    with pytest.raises(
+        ValueError, match=r"\['sae__k'\] are parameters of sae, which is"
+    ):
+        search.fit(noisy, clean)
+    given = EEGDenoiser().set_params(sae=small_sae(), sae__k=2)
+    assert given.sae.k == 2
+
+
+def test_epochs_that_are_not_loaded_are_denoised_as_loaded_ones():
+    raw = a_raw(signals(5)[0])
+    events = mne.make_fixed_length_events(raw, duration=2.0)
+    lazy, loaded = (
+        mne.Epochs(raw, events, None, 0, 1.99, baseline=None, preload=preload)
+        for preload in (False, True)
+    )
+    denoiser = EEGDenoiser(sae=small_sae(n_saes=1, max_steps=5))
+    denoised = denoiser.fit(lazy).transform(lazy)
+    expected = denoiser.fit(loaded).transform(loaded)
+    np.testing.assert_array_equal(denoised.get_data(), expected.get_data())
+    assert not lazy.preload
+
+
+def test_epochs_keep_the_baseline_that_they_say_they_have(unsupervised):
+    info = mne.create_info(NAMES, SFREQ, "eeg")
+    data = signals(4)[0]
+    baseline = (None, 0.5)
+    epochs = mne.EpochsArray(data, info, baseline=baseline, verbose="error")
+    denoised = unsupervised.transform(epochs)
+    assert denoised.baseline == epochs.baseline == (0.0, 0.5)
+    before = denoised.get_data()[..., :51].mean(-1)
+    np.testing.assert_allclose(before, 0, atol=1e-12 * data.std())
+    expected = unsupervised.transform(some_epochs(epochs.get_data()))
+    np.testing.assert_allclose(
+        denoised.get_data(),
+        expected.apply_baseline(baseline, verbose="error").get_data(),
+        atol=1e-9 * data.std(),
+    )
+    # What was cropped away cannot be subtracted again.
+    cropped = epochs.crop(0.6, None)
+    np.testing.assert_array_equal(
+        unsupervised.transform(cropped).get_data(),
+        unsupervised.transform(some_epochs(cropped.get_data())).get_data(),
+    )
+
+
+def test_clean_epochs_of_zeros_are_not_scored(supervised):
+    noisy, clean = signals(6)
+    expected = supervised.score(noisy[1:], clean[1:])
+    clean[0] = 0
+    with pytest.warns(UserWarning, match=r"Epochs \[0\] of y are zero .* 5 others"):
+        assert supervised.score(noisy, clean) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="y is zero everywhere"):
+        supervised.score(noisy, 0 * clean)
+
+
+def test_another_filter_or_reference_than_in_the_fit_is_named(unsupervised):
+    raw = a_raw(signals(5)[0])
+    with pytest.warns(UserWarning, match="low-pass 30 Hz here, 50 Hz in the fit"):
+        unsupervised.transform(raw.copy().filter(None, 30, verbose="error"))
+    other = raw.copy().set_eeg_reference("average", verbose="error")
+    with pytest.warns(UserWarning, match="reference changed here, as recorded in"):
+        unsupervised.apply(other, [0])
+    other = raw.copy().set_eeg_reference(projection=True, verbose="error").apply_proj()
+    with pytest.warns(
+        UserWarning, match="projections Average EEG reference here, none"
+    ):
+        unsupervised.apply(other, [0])
 
 
 def test_fitted_denoiser_stands_in_a_classifying_pipeline(supervised):
@@ -374,6 +535,12 @@ def test_groups_decide_which_epochs_are_left_out_together(monkeypatch):
     denoiser.fit(noisy, clean, groups=["a"] * 15 + ["b"] * 5)
     share = np.bincount(seen[0]) / len(seen[0])
     np.testing.assert_allclose(share, [0.75, 0.25], atol=0.02)
+
+
+def test_groups_are_those_of_the_epochs_that_were_drawn():
+    pieces = [slice(1, 2), slice(4, 5), slice(5, 6)]
+    folds = folds_of_epochs(["a", "a", "b", "b", "b", "a"], 6, pieces, False)
+    np.testing.assert_array_equal(folds, [[0], [1], [0]])
 
 
 def test_weights_are_one_over_the_power_of_epochs():
@@ -433,6 +600,7 @@ def test_mixtures_have_the_noise_of_others_at_strengths_that_occur(monkeypatch):
         ({"window": 1.0, "sfreq": None}, "needs sfreq"),
         ({"overlap": 0.3}, "'overlap' parameter"),
         ({"groups": [1, 2], "y": signals(3)[1]}, "groups must have an entry"),
+        ({"groups": ["a"] * 3, "y": signals(3)[1]}, r"two values .* \['a'\] only"),
         ({"exclude": [16], "y": signals(3)[1]}, "exclude must be numbers from 0 to 15"),
         ({"exclude": [0.5], "y": signals(3)[1]}, "exclude must be numbers of atoms"),
     ],
@@ -457,12 +625,105 @@ def test_flat_channels_are_named():
         EEGDenoiser(sfreq=SFREQ, sae=small_sae()).fit(data)
 
 
+def test_a_channel_that_a_filter_left_flat_is_named():
+    raw = a_raw(signals(10)[0])
+    raw._data[1] = 2e-5
+    raw.filter(1.0, None, verbose="error")
+    assert 0 < raw.get_data("Fp2").std() < 1e-15
+    with pytest.raises(ValueError, match=r"flat: \['Fp2'\]. .* Mark them as bad"):
+        EEGDenoiser(sae=small_sae()).fit(raw)
+
+
+def test_channels_of_another_size_than_in_the_fit_are_named(unsupervised, supervised):
+    noisy = signals(3)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unsupervised.transform(a_raw(noisy))
+        unsupervised.transform(a_raw(3 * noisy))
+    dead = noisy.copy()
+    dead[:, 2] = 1e-3  # whatever the offset of an electrode that came off
+    with pytest.warns(UserWarning, match=r"1 of 4 channels .* fit: 'Cz' .*e-14 times"):
+        unsupervised.apply(a_raw(dead), [0])
+    with pytest.warns(UserWarning, match=r"4 of 4 .* 'Fp1' \d(\.\d)?e\+0[56] times"):
+        unsupervised.score(a_raw(1e6 * noisy))
+    with pytest.warns(
+        UserWarning, match=r"4 of 4 channels .*: 0 .* times .*, 1 .* times"
+    ):
+        supervised.transform(1e-3 * noisy)
+
+
+@pytest.mark.parametrize("with_clean", [False, True])
+def test_one_pop_of_an_electrode_leaves_other_windows_as_good(with_clean):
+    """Ten millivolts for a fifth of a second, where signals have ten microvolts."""
+    noisy, clean = signals()
+    popped = noisy.copy()
+    popped[1, 0, 60:80] += 1e-2
+    sae = small_sae(n_saes=1, transform_algorithm="omp")
+    parameters = {"sfreq": SFREQ, "window": 0.25 if with_clean else 0.5, "sae": sae}
+    new, wanted = signals(20, seed=1)
+    errors = []
+    for X in (noisy, popped):
+        fitted = EEGDenoiser(**parameters, random_state=0)
+        fitted.fit(X, clean if with_clean else None)
+        target = wanted if with_clean else new
+        errors.append(rrmse_t(target, fitted.transform(new)).mean())
+    assert errors[1] < 1.1 * errors[0]
+
+
 def test_a_fit_that_failed_is_none():
     denoiser = EEGDenoiser(sfreq=SFREQ, sae=small_sae())
     with pytest.raises(ValueError, match="flat"):
         denoiser.fit(np.zeros((3, 4, 200)))
     with pytest.raises(NotFittedError):
         denoiser.transform(signals(3)[0])
+
+
+class FailingSAE(MFRSparseAutoencoder):
+    """Raises when it is fitted."""
+
+    error = ValueError("no atoms")
+
+    def fit(self, X, y=None):
+        raise self.error
+
+
+@pytest.mark.parametrize("clean_first", [True, False])
+def test_a_refit_leaves_nothing_of_the_other_way(clean_first):
+    raw, clean = (a_raw(part) for part in signals(5))
+    denoiser = EEGDenoiser(window=0.25, sae=small_sae(max_steps=5), random_state=0)
+    first, second = (raw, clean), (raw,)
+    if not clean_first:
+        first, second = second, first
+    fresh = clone(denoiser).fit(*second)
+    refitted = clone(denoiser).fit(*first).fit(*second)
+    assert vars(refitted).keys() == vars(fresh).keys()
+    np.testing.assert_array_equal(
+        refitted.transform(raw).get_data(), fresh.transform(raw).get_data()
+    )
+
+
+@pytest.mark.parametrize("fitted", ["supervised", "unsupervised"])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("with_clean", [False, True])
+def test_a_refit_that_fails_leaves_the_denoiser_as_it_was(
+    fitted, error, with_clean, request, monkeypatch
+):
+    monkeypatch.setattr(FailingSAE, "error", error("no atoms"))
+    denoiser = copy(request.getfixturevalue(fitted))
+    denoiser.set_params(sae=FailingSAE())
+    before = dict(vars(denoiser))
+    noisy, clean = signals(20, n_channels=3)
+    with pytest.raises(error, match="no atoms"):
+        denoiser.fit(noisy, clean if with_clean else None)
+    assert vars(denoiser).keys() == before.keys()
+    assert all(value is before[name] for name, value in vars(denoiser).items())
+
+
+def test_parameters_that_changed_are_checked_where_they_count(unsupervised):
+    denoiser = copy(unsupervised).set_params(trusted_only="no")
+    for method in (denoiser.transform, denoiser.apply, denoiser.score):
+        with pytest.raises(InvalidParameterError, match="'trusted_only' parameter"):
+            method(a_raw(signals(2)[0]))
 
 
 def test_values_that_are_not_finite_are_located(unsupervised):
@@ -494,10 +755,10 @@ def test_other_recordings_are_refused(unsupervised, supervised):
         supervised.transform(data[:, :2])
     with pytest.raises(ValueError, match="fitted without y"):
         supervised.apply(data)
-    with pytest.raises(ValueError, match="picks names channels"):
+    with pytest.raises(ValueError, match=r"picks=\['Oz'\] does not pick"):
         EEGDenoiser(picks=["Oz"]).fit(a_raw(data))
     no_eeg = a_raw(data).set_channel_types(dict.fromkeys(NAMES, "misc"))
-    with pytest.raises(ValueError, match="no EEG channels"):
+    with pytest.raises(ValueError, match="picks=None does not pick"):
         EEGDenoiser().fit(no_eeg)
     everything = a_raw(data)
     everything.set_annotations(mne.Annotations([0.0], [6.0], ["BAD_all"]))

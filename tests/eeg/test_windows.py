@@ -3,7 +3,15 @@ import pytest
 
 from skmfr.eeg._windows import count_windows, cut_windows, overlap_add, taper
 
-SHAPES = [(100, 100, 25), (101, 100, 25), (300, 100, 33), (57, 10, 3), (11, 10, 5)]
+SHAPES = [
+    (1, 100, 25),
+    (7, 100, 25),
+    (100, 100, 25),
+    (101, 100, 25),
+    (300, 100, 33),
+    (57, 10, 3),
+    (11, 10, 5),
+]
 
 
 @pytest.mark.parametrize(("n_times", "length", "hop"), SHAPES)

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from skmfr.eeg._scales import centre_and_scale, check_none_flat, moments_of_windows
+
+KINDS = ["eeg"] * 4
+
+
+def signals(n_epochs=3, n_times=1000, seed=0):
+    rng = np.random.default_rng(seed)
+    size = np.array([1.0, 2, 3, 4])[:, None]
+    return 1e-5 * (size * rng.standard_normal((n_epochs, 4, n_times)) + 5)
+
+
+def test_scale_of_windows_that_are_alike_is_the_standard_deviation():
+    course = 3 + 2 * np.sin(2 * np.pi * np.arange(1000) / 50)
+    moments = moments_of_windows(np.tile(course, (2, 4, 1)), 100)
+    assert moments[0].shape == moments[1].shape == (20, 4)
+    centre, scale = centre_and_scale([moments, moments])
+    np.testing.assert_allclose(centre, 3)
+    np.testing.assert_allclose(scale, np.sqrt(2))
+
+
+def test_steps_between_windows_count():
+    """About the centre of the recording, not that of each window."""
+    course = np.repeat([-1.0, 0.0, 1.0, -1.0, 0.0, 1.0, 1.0, -1.0, 0.0], 100)
+    _, scale = centre_and_scale([moments_of_windows(course[None, None], 100)])
+    np.testing.assert_allclose(scale, 1)
+
+
+def test_a_pop_changes_neither_centre_nor_scale():
+    X = signals()
+    before = centre_and_scale([moments_of_windows(X, 100)])
+    X[1, 2, 430:450] += 1e-2
+    after = centre_and_scale([moments_of_windows(X, 100)])
+    assert X[:, 2].std() > 10 * before[1][2]
+    np.testing.assert_allclose(after[0], before[0], rtol=0.02)
+    np.testing.assert_allclose(after[1], before[1], rtol=0.02)
+
+
+def test_an_offset_takes_no_digits():
+    X = signals()
+    _, scale = centre_and_scale([moments_of_windows(X, 100)])
+    _, far = centre_and_scale([moments_of_windows(X + 1.0, 100)])
+    np.testing.assert_allclose(far, scale, rtol=1e-8)
+
+
+def test_flat_channels_are_flat_beside_others_of_their_type():
+    centre, names = np.zeros(4), list("abcd")
+    check_none_flat(centre, np.array([1e-5, 2e-5, 1e-8, 1e-5]), names, KINDS)
+    with pytest.raises(
+        ValueError, match=r"flat: \['c'\].* is 3e-21 .*channels 1e-05\."
+    ):
+        check_none_flat(centre, np.array([1e-5, 2e-5, 3e-21, 1e-5]), names, KINDS)
+    with pytest.raises(ValueError, match=r"flat: \['a', 'b', 'c', 'd'\]"):
+        check_none_flat(centre, np.zeros(4), names, KINDS)
+    # Of constants, rounding is left.
+    with pytest.raises(ValueError, match=r"flat: \['b'\]"):
+        check_none_flat(np.full(4, 3.0), np.array([1, 1e-9, 1, 1]), names, KINDS)
+    # Teslas beside volts.
+    kinds = ["eeg", "eeg", "mag", "mag"]
+    check_none_flat(centre, np.array([1e-5, 1e-5, 1e-13, 1e-13]), names, kinds)
