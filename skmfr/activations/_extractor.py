@@ -20,8 +20,10 @@ from sklearn.utils.validation import check_is_fitted, check_memory
 from .._utils.documentation import DocumentationLinkMixin
 from ._extraction import Extraction
 from ._inputs import Inputs, check_inputs, holds_texts
-from ._models import SharedModule, as_model, find_layer, load_tokenizer
+from ._loading import as_model, load_tokenizer
+from ._models import find_layer
 from ._pooling import POOLINGS, code
+from ._sharing import NamedModel, SharedModule
 from ._storage import RowFile
 
 # Not copied by clone.
@@ -50,7 +52,8 @@ class ActivationExtractor(
     model : torch.nn.Module, str or path-like
         The model, or the name or folder of a pretrained one, which transformers loads
         as the class that it was saved from. A module is shared by clones, not copied,
-        and known to caches by its weights, settings and hooks; a named one by its name.
+        and known to caches by its weights, settings and hooks. A folder is read again
+        when its files change.
 
     layer : str
         Dotted name of a submodule, as in ``model.named_modules()``:
@@ -263,9 +266,7 @@ class ActivationExtractor(
 
     def _fingerprint(self, extraction, inputs, positions, sae=None) -> str:
         """Hash of all that the rows depend on."""
-        model = self.model
-        if model is extraction.model:
-            model = SharedModule(model)
+        model = SharedModule(extraction.model)
         content = (model, self.layer, positions, self.feature_axis, sae)
         return joblib.hash((content, inputs.content()))
 
@@ -289,11 +290,16 @@ class ActivationExtractor(
         state = dict(super().__getstate__())
         if isinstance(self.model, torch.nn.Module):
             state["model"] = SharedModule(self.model)
+        elif isinstance(self.model, (str, PathLike)):
+            state["model"] = NamedModel(self.model)
         return state
 
     def __setstate__(self, state):
-        if isinstance(state["model"], SharedModule):
-            state = state | {"model": state["model"].module}
+        model = state["model"]
+        if isinstance(model, SharedModule):
+            state = state | {"model": model.module}
+        elif isinstance(model, NamedModel):
+            state = state | {"model": model.name}
         super().__setstate__(state)
 
     def __sklearn_tags__(self):

@@ -16,7 +16,8 @@ from .._sae.cosines import nearest_elsewhere
 from .._utils.extras import needed_by
 from .._utils.top import Best
 from ._extractor import ActivationExtractor, prepared
-from ._models import as_model, check_width
+from ._loading import as_model
+from ._models import check_width
 
 if TYPE_CHECKING:
     import pandas as pd

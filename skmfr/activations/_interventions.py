@@ -21,9 +21,10 @@ from .._data.sources import as_array
 from .._estimator import MFRSparseAutoencoder
 from .._sae.arrays import coder_of
 from .._sae.codes import SparseCodes, decode
+from ._compiled import eager
 from ._inputs import Batch, Inputs, check_inputs
+from ._loading import as_model
 from ._models import (
-    as_model,
     call,
     check_width,
     evaluating,
@@ -351,7 +352,8 @@ def steer(
         check_width(sae, rows.shape[1], layer)
         return activations + shift(rows).view(activations.shape).to(activations)
 
-    return _steering(module, layer, steered)
+    given = model if isinstance(model, nn.Module) else module
+    return _steering(given, layer, steered)
 
 
 def _shift(sae, change: np.ndarray, constant: np.ndarray) -> Callable[[Tensor], Tensor]:
@@ -394,7 +396,7 @@ def _shift(sae, change: np.ndarray, constant: np.ndarray) -> Callable[[Tensor], 
 def _steering(
     model: nn.Module, layer: str, change: Callable[[Tensor], Tensor]
 ) -> Iterator[nn.Module]:
-    with replacing_output(model, layer, change) as n_runs:
+    with replacing_output(model, layer, change) as n_runs, eager(model, own=False):
         yield model
     if not n_runs[0]:
         warnings.warn(

@@ -488,7 +488,7 @@ def test_a_pipeline_caches_activations(gpt2, tokens, tmp_path, named, count):
         memory=str(tmp_path / "cache"),
     )
     if named:
-        from skmfr.activations._models import load_model
+        from skmfr.activations._loading import load_model
 
         model = load_model(model)
     calls = count(model)
