@@ -79,12 +79,16 @@ class ActivationExtractor(
         Inputs that go through the model at a time.
 
     max_length : int, default=None
-        Sequences are cut to so many tokens. None cuts none, and one that is longer than
-        the model's context is an error.
+        Sequences are cut to so many tokens, padding aside. None cuts none, and one that
+        is longer than the model's context is an error.
 
     pad_token_id : int, default=None
         Id that fills short rows of an array of token ids, at either end. None means
-        that there is no padding; sequences of different lengths need none.
+        that there is no padding; sequences of different lengths need none. Each row
+        gives what its text would alone: padding at the left is moved to the right.
+        Where BOS has this id, it is kept at the start of rows that are padded at the
+        right; in rows padded at the left, only an ``attention_mask`` in a mapping tells
+        it from padding.
 
     feature_axis : int, default=None
         Axis of the features in what the layer gives, the first being inputs; all others

@@ -86,7 +86,7 @@ def loss_recovered(
     batch_size : int, default=32
         Inputs that go through the model at a time.
     pad_token_id : int, default=None
-        Id that fills short rows of an array, at either end.
+        Id that fills short rows of an array, as in :class:`ActivationExtractor`.
     device : str, default=None
         Where to run, as in :class:`ActivationExtractor`.
     return_losses : bool, default=False
