@@ -87,13 +87,6 @@ class Inputs:
             return np.array([len(sequence) for sequence in self.data])
         return None
 
-    def rows_each(self, n_rows: int) -> np.ndarray:
-        """How many of the rows for all positions belong to each, (n_inputs,)."""
-        lengths = self.lengths
-        if lengths is None or n_rows == len(self):
-            return np.full(len(self), n_rows // len(self))
-        return lengths
-
     def token_stream(self) -> TokenStream | None:
         """Token ids in one row; None if inputs are something else."""
         ids, mask = self.data, self.mask
@@ -107,7 +100,9 @@ class Inputs:
             return None
         else:
             stream = ids.reshape(-1) if mask is None else ids[mask]
-        lengths = self.rows_each(len(stream))
+        lengths = self.lengths
+        if lengths is None:
+            lengths = np.full(len(self), len(stream) // len(self))
         return TokenStream(stream, np.concatenate([[0], np.cumsum(lengths)]))
 
     def content(self):
