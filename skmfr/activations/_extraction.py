@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ._inputs import Batch, Inputs
 from ._models import as_positions, evaluating, output_of_layer
 from ._pooling import check_left, code, pool
+from ._positions import left_in, numbers_of, position_norms
 from ._storage import RowFile
 
 
@@ -61,12 +62,6 @@ class Block(NamedTuple):
         """Of the activations that count, (n_counting,)."""
         norms = position_norms(self.activations).cpu().numpy()
         return norms.reshape(-1) if self.counting is None else norms[self.counting]
-
-
-def position_norms(activations: Tensor) -> Tensor:
-    """Euclidean norms, (n_inputs, n_positions), in float32 at least."""
-    dtype = torch.promote_types(activations.dtype, torch.float32)
-    return torch.linalg.vector_norm(activations, dim=-1, dtype=dtype)
 
 
 def _numbers(activations: Tensor, mask: np.ndarray | None) -> np.ndarray:
@@ -153,14 +148,10 @@ class Extraction(NamedTuple):
     ) -> np.ndarray | None:
         if not skip_first and self.max_norm is None:
             return tokens
-        n_inputs, n_positions, _ = activations.shape
-        if tokens is None:
-            tokens = np.ones((n_inputs, n_positions), dtype=bool)
-        counting = tokens & (np.cumsum(tokens, axis=1) > skip_first)
-        if self.max_norm is not None:
-            short = position_norms(activations) <= self.max_norm
-            counting &= short.cpu().numpy()
-        return counting
+        every = np.ones(activations.shape[:2], dtype=bool)
+        mask = torch.from_numpy(every if tokens is None else tokens)
+        numbers = numbers_of(mask.to(activations.device))
+        return left_in(activations, numbers, skip_first, self.max_norm).cpu().numpy()
 
     def rows(
         self, inputs: Inputs, positions: str | int, sae=None

@@ -12,9 +12,16 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from skmfr import MFRSparseAutoencoder
-from skmfr.activations import ActivationExtractor, top_contexts
+from skmfr.activations import (
+    ActivationExtractor,
+    ablate,
+    loss_recovered,
+    steer,
+    top_contexts,
+)
 
 LENGTHS = [4, 9, 3, 6, 1, 5]
 WIDTH = 6
@@ -321,3 +328,219 @@ def test_a_file_goes_on_where_it_was_with_fewer_rows(model, sequences, tmp_path)
     assert len(passed) == 4 + 3
     expected = np.concatenate(truth(model, sequences, 1, None))
     assert np.array_equal(rows, expected)
+
+
+# Splicing and steering
+
+LAYER = "transformer.h.0"
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=20,
+        n_positions=16,
+        n_embd=WIDTH,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=1,
+        eos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        model.transformer.wte.weight[9] *= 200
+    return model
+
+
+@pytest.fixture(scope="module")
+def pca(gpt2):
+    """Reconstructs badly; knows the median norm, as fitted estimators do."""
+    X = ActivationExtractor(gpt2, LAYER, positions="all").transform(
+        np.random.default_rng(0).integers(1, 8, size=(20, 8))
+    )
+    pca = PCA(2).fit(X)
+    pca.median_norm_ = float(np.median(np.linalg.norm(X, axis=1)))
+    return pca
+
+
+def changed_by_hand(model, change):
+    """Hook that changes outputs (n_inputs, n_positions, width) of the layer."""
+
+    def hook(module, inputs, output):
+        first = output[0] if isinstance(output, tuple) else output
+        new = change(first.clone())
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    return model.get_submodule(LAYER).register_forward_hook(hook)
+
+
+def kept_by_hand(outputs, skip_first, bound) -> torch.Tensor:
+    counting = torch.ones(outputs.shape[:2], dtype=torch.bool)
+    counting[:, :skip_first] = False
+    return counting if bound is None else counting & (outputs.norm(dim=-1) <= bound)
+
+
+@pytest.mark.parametrize(("skip_first", "ratio"), [(2, None), (0, RATIO), (1, RATIO)])
+def test_what_is_left_out_is_neither_spliced_nor_ablated(gpt2, pca, skip_first, ratio):
+    tokens = np.random.default_rng(1).integers(1, 10, size=(6, 8))
+    bound = None if ratio is None else ratio * pca.median_norm_
+    means = []
+
+    def changed(of_rows):
+        def change(outputs):
+            counting = kept_by_hand(outputs, skip_first, bound)
+            outputs[counting] = of_rows(outputs[counting])
+            return outputs
+
+        return change
+
+    def mean_of(rows):
+        means.append(rows.mean(0))
+        return rows
+
+    def spliced(rows):
+        codes = pca.transform(rows.numpy())
+        return torch.tensor(pca.inverse_transform(codes), dtype=torch.float32)
+
+    recovered, losses = loss_recovered(
+        gpt2,
+        LAYER,
+        pca,
+        tokens,
+        skip_first=skip_first,
+        max_norm_ratio=ratio,
+        return_losses=True,
+    )
+    ways = {
+        "clean": mean_of,
+        "spliced": spliced,
+        "zero": torch.zeros_like,
+        "mean": lambda rows: means[0].expand_as(rows),
+    }
+    for name, of_rows in ways.items():
+        handle = changed_by_hand(gpt2, changed(of_rows))
+        with torch.no_grad():
+            ids = torch.tensor(tokens)
+            expected = float(gpt2(ids, labels=ids).loss)
+        handle.remove()
+        assert losses[name] == pytest.approx(expected, abs=1e-5)
+    everywhere = loss_recovered(gpt2, LAYER, pca, tokens)
+    assert abs(recovered - everywhere) > 1e-3
+    zeros = lambda rows: 0 * rows  # noqa: E731
+    zeros.median_norm_ = pca.median_norm_
+    options = {"skip_first": skip_first, "max_norm_ratio": ratio}
+    assert loss_recovered(gpt2, LAYER, zeros, tokens, **options) == 0
+
+
+def test_left_out_positions_are_those_of_the_text(gpt2, pca):
+    """However it is padded."""
+    texts = [[9, 3, 4, 5, 2], [9, 6, 7]]
+    padded = [[9, 3, 4, 5, 2], [0, 0, 9, 6, 7]]
+    one, other = (
+        loss_recovered(gpt2, LAYER, pca, X, skip_first=1, pad_token_id=0)
+        for X in (texts, padded)
+    )
+    assert one == pytest.approx(other, abs=1e-6)
+
+
+def hidden(model, **given) -> torch.Tensor:
+    """What the layer gives, hooks included."""
+    kept: list = []
+    handle = changed_by_hand(model, lambda outputs: kept.append(outputs) or outputs)
+    with torch.no_grad():
+        model(**given)
+    handle.remove()
+    return kept[0]
+
+
+def test_steering_leaves_out_first_tokens_of_each_text(gpt2, pca):
+    ids = torch.tensor([[9, 3, 4, 5, 2], [0, 0, 9, 6, 7]])
+    mask = (ids != 0).long()
+    change = torch.tensor([[0, 1, 1, 1, 1], [0, 0, 0, 1, 1]], dtype=torch.bool)
+    for given, changing in [
+        ({"input_ids": ids, "attention_mask": mask}, change),
+        ({"input_ids": ids}, change[:1].expand(2, -1)),
+        ({"inputs_embeds": gpt2.transformer.wte(ids)}, change[:1].expand(2, -1)),
+    ]:
+        before = hidden(gpt2, **given)
+        with steer(gpt2, LAYER, pca, 0, 7.0, skip_first=1):
+            after = hidden(gpt2, **given)
+        assert torch.equal((after != before).any(-1), changing)
+    assert not gpt2._forward_pre_hooks
+    assert not gpt2._forward_hooks
+
+
+def test_steering_leaves_out_huge_norms(gpt2, pca):
+    ids = torch.tensor([[2, 3, 9, 5, 9], [4, 9, 3, 6, 7]])
+    before = hidden(gpt2, input_ids=ids)
+    with ablate(gpt2, LAYER, pca, [0, 1], max_norm_ratio=RATIO):
+        after = hidden(gpt2, input_ids=ids)
+    small = before.norm(dim=-1) <= RATIO * pca.median_norm_
+    assert torch.equal(small, ids != 9)
+    assert torch.equal((after != before).any(-1), small)
+    codes = pca.transform(before[small].numpy())
+    expected = before[small].numpy() - codes @ pca.components_
+    np.testing.assert_allclose(after[small], expected, atol=1e-4)
+
+
+def test_generation_goes_on_counting(gpt2, pca):
+    prompt = torch.tensor([[0, 2, 3], [4, 5, 6]])
+    mask = (prompt != 0).long()
+    usual = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    value = 40.0
+    with steer(gpt2, LAYER, pca, 0, value, skip_first=4):
+        generated = gpt2.generate(prompt, attention_mask=mask, **usual)
+        alone = gpt2.generate(prompt[:1, 1:], **usual)
+    # By hand, without a cache: all tokens go through the model again each time.
+    expected = prompt[:1, 1:]
+
+    def change(outputs):
+        codes = torch.tensor(pca.transform(outputs[0].numpy())[4:, :1])
+        atom = torch.tensor(pca.components_[:1], dtype=torch.float32)
+        outputs[0, 4:] += ((value - codes) @ atom.to(codes)).float()
+        return outputs
+
+    handle = changed_by_hand(gpt2, change)
+    for _ in range(5):
+        with torch.no_grad():
+            logits = gpt2(expected, use_cache=False).logits[:, -1]
+        expected = torch.cat([expected, logits.argmax(1)[None]], dim=1)
+    handle.remove()
+    assert torch.equal(alone, expected)
+    assert torch.equal(generated[:1, 1:], expected)
+    others = [gpt2.generate(prompt[:1, 1:], **usual)]
+    with steer(gpt2, LAYER, pca, 0, value):
+        others.append(gpt2.generate(prompt[:1, 1:], **usual))
+    assert not any(torch.equal(other, expected) for other in others)
+
+
+def test_vectors_of_inputs_are_steered_whatever_is_skipped():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Identity())
+    X = torch.randn(9, 4)
+    pca = PCA(2).fit(model(X).detach().numpy())
+    with steer(model, "0", pca, 0, 3.0), torch.no_grad():
+        expected = model(X)
+    with steer(model, "0", pca, 0, 3.0, skip_first=1), torch.no_grad():
+        assert torch.equal(model(X), expected)
+
+
+def test_tools_without_a_median_say_so(gpt2, pca):
+    tokens = [[1, 2, 3]]
+    other = PCA(2).fit(np.eye(WIDTH))
+    for tool in [
+        lambda: loss_recovered(gpt2, LAYER, other, tokens, max_norm_ratio=2.0),
+        lambda: steer(gpt2, LAYER, other, 0, 1.0, max_norm_ratio=2.0),
+        lambda: ablate(gpt2, LAYER, other, 0, max_norm_ratio=2.0),
+    ]:
+        with pytest.raises(ValueError, match=r"median_norm_.*this PCA has none"):
+            tool()
+    with pytest.raises(ValueError, match="each position of tokens"):
+        loss_recovered(gpt2, LAYER, pca, tokens, skip_first=3)
+    for wrong in [{"skip_first": -1}, {"max_norm_ratio": 0.0}]:
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            loss_recovered(gpt2, LAYER, pca, tokens, **wrong)
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            ablate(gpt2, LAYER, pca, 0, **wrong)
