@@ -264,7 +264,8 @@ class ActivationExtractor(
             As :meth:`transform`.
         """
         extraction, inputs = prepared(self, X, fitting=True)
-        taken = self._fit(extraction, inputs, self.positions == "all")
+        in_memory = self.positions == "all" and self.out is None
+        taken = self._fit(extraction, inputs, in_memory)
         if taken is None or self.out is not None:
             return self.transform(X)
         return self._rows(*taken)

@@ -10,7 +10,7 @@ from itertools import chain
 from os import PathLike, fspath
 from typing import Any
 from uuid import uuid4
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import cloudpickle
 import joblib
@@ -25,6 +25,10 @@ UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
 PROCESS = uuid4().hex
 
 
+# Names of modules whose weights cannot be looked at.
+_single: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+
+
 def model_digest(model: nn.Module) -> str:
     """Hash of a model's classes, settings, hooks, and weights."""
     digest = hashlib.sha256(repr(model).encode())
@@ -36,8 +40,12 @@ def model_digest(model: nn.Module) -> str:
         of_module = name, kind.__module__, kind.__qualname__, _settings(module)
         digest.update(repr((*of_module, _hooks(module))).encode())
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.is_meta:
+            # Its data are elsewhere, on disk perhaps: it is like no other.
+            digest.update(_single.setdefault(model, uuid4().hex).encode())
+            continue
+        tensor = tensor.detach().cpu().contiguous()
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
@@ -103,7 +111,7 @@ class _Pickler(cloudpickle.CloudPickler):
 
     def reducer_override(self, obj):
         # A parameter is reduced to its data, which come here in turn.
-        if type(obj) is Tensor and obj.device.type != "cpu":
+        if type(obj) is Tensor and obj.device.type not in ("cpu", "meta"):
             copied = obj.detach().cpu().requires_grad_(obj.requires_grad)
             return copied.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         return super().reducer_override(obj)

@@ -22,6 +22,7 @@ from skmfr.activations import (
     steer,
     top_contexts,
 )
+from skmfr.activations._extraction import Extraction
 
 LENGTHS = [4, 9, 3, 6, 1, 5]
 WIDTH = 6
@@ -118,6 +119,19 @@ def test_rows_are_left_out(
     np.testing.assert_allclose(extractor.transform(X), expected, rtol=1e-6)
     if way == "file":
         np.testing.assert_allclose(np.load(tmp_path / "rows.npy"), expected, rtol=1e-6)
+
+
+def test_a_fit_for_a_file_holds_norms_alone(model, sequences, tmp_path, monkeypatch):
+    def taken(*_):
+        raise AssertionError("all rows were in memory")
+
+    monkeypatch.setattr(Extraction, "rows", taken)
+    extractor = ActivationExtractor(
+        model, "1", positions="all", max_norm_ratio=RATIO, out=tmp_path / "rows.npy"
+    )
+    rows = extractor.fit_transform(sequences)
+    expected = np.concatenate(truth(model, sequences, 0, RATIO))
+    np.testing.assert_allclose(rows, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("positions", REDUCE)

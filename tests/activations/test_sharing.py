@@ -1,6 +1,7 @@
 import pickle
 from copy import deepcopy
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -65,6 +66,21 @@ def test_a_model_that_is_split_over_devices_stays_so(model):
     copied = pickle.loads(pickled)
     assert {t.device.type for t in copied.model.state_dict().values()} == {"cpu"}
     assert np.array_equal(copied.transform(TOKENS), expected)
+
+
+def test_a_model_whose_weights_are_partly_elsewhere_stays_so(model):
+    split = deepcopy(model)
+    split[1].to("meta")
+    extractor = ActivationExtractor(split, "0")
+    expected, before = extractor.transform(TOKENS), tensors(split)
+    pickled = pickle.dumps(extractor)
+    assert tensors(split) == before
+    assert pickle.loads(pickled).model is split
+    assert joblib.hash(extractor) == joblib.hash(ActivationExtractor(split, "0"))
+    other = ActivationExtractor(deepcopy(split), "0")
+    assert joblib.hash(extractor) != joblib.hash(other)
+    del split, extractor
+    assert np.array_equal(pickle.loads(pickled).transform(TOKENS), expected)
 
 
 def test_a_split_model_is_not_moved_either(model):
