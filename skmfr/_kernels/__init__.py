@@ -3,14 +3,16 @@
 Such a step reads the atoms of each sample and the samples of each atom several times
 over.  Kernels read them fewer times: in Numba on CPUs (`_numba`), in Triton on GPUs
 (`_triton`).  PyTorch's operators (`_torch`) serve everywhere else.  All three modules
-have the same five functions, which `_torch` defines:
+have the same functions, which `_torch` and `batched` define:
 
 - ``residual_products(X, values, indices, dictionary)``: what codes leave of samples,
   and its dot products with their atoms;
 - ``gather_dot(X, atoms, indices)``: dot products of samples with some atoms each;
 - ``bag_sums(X, rows, offsets, weights, out, add)``: weighted sums of rows;
 - ``largest(scores, k)``: the largest positive scores of each row;
-- ``adam_step(parameters, gradients, ...)``: one step of Adam on the unit sphere.
+- ``adam_step(parameters, gradients, ...)``: one step of Adam on the unit sphere;
+- ``gram(atoms)``, ``pursuit(X, atoms, gram, k, positive)``: matching pursuit;
+- ``least_squares(X, atoms, indices, used, apart, positive)``: on given supports.
 """
 
 import warnings

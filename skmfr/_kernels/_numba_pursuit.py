@@ -159,10 +159,10 @@ def _peaks(bits, mask, peaks):
 
 @compiled()
 def _contains(numbers, n, number):
+    found = False
     for t in range(n):
-        if numbers[t] == number:
-            return True
-    return False
+        found |= numbers[t] == number
+    return found
 
 
 @compiled()

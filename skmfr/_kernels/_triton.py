@@ -32,6 +32,18 @@ from torch import Tensor
 from . import as_integers
 from .batched import gram, least_squares, pursuit
 
+__all__ = [
+    "adam_step",
+    "bag_sums",
+    "gather_dot",
+    "gram",
+    "largest",
+    "least_squares",
+    "pursuit",
+    "residual_products",
+    "try_all",
+]
+
 # Of the rows that a program holds.
 TILE_BYTES = 1 << 14
 # With fewer columns, parts of the 128 bytes that the cache reads by would be wasted.

@@ -1,9 +1,9 @@
 """Matching pursuit and least squares of many samples at once, in PyTorch's operators.
 
-For GPUs, for dictionaries that are too large for a Gram matrix, and where Numba does not
-run.  A sample has up to k atoms, its support, in k places; their Gram matrix and their
-products with the sample are kept in float64, and computed from nothing but the atoms and
-the sample, in an order that does not depend on other samples.
+For GPUs, for dictionaries that are too large for a Gram matrix, and where Numba does
+not run.  A sample has up to k atoms, its support, in k places; their Gram matrix and
+their products with the sample are kept in float64, and computed from nothing but the
+atoms and the sample, in an order that does not depend on other samples.
 """
 
 import torch
@@ -15,8 +15,8 @@ from .dense import block_size, linear, rounding, same_dot
 # Squared distance of an atom to the span of others below which it depends on them, and
 # is not used: it is no more than rounding of products of atoms.
 DEPENDENT = {torch.float32: 1e-5, torch.float64: 1e-12}
-# Ridge, relative to atoms of norm 1, that keeps systems of equations solvable.  They are
-# of float64, where this is no more than noise.
+# Ridge, relative to atoms of norm 1, that keeps systems of equations solvable.  They
+# are of float64, where this is no more than noise.
 RIDGE = 1e-12
 # Atoms that a sample may try for each that it may keep.
 TRIES = 3

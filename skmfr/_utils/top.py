@@ -16,7 +16,13 @@ class Best:
         """positions at which each atom is active"""
         self.n_positions = 0
 
-    def add(self, codes: sparse.csr_array, start: int, lengths: np.ndarray) -> None:
+    def add(
+        self,
+        codes: sparse.csr_array,
+        start: int,
+        lengths: np.ndarray,
+        places: np.ndarray | None = None,
+    ) -> None:
         """Take note of the codes of some inputs.
 
         Parameters
@@ -27,10 +33,15 @@ class Best:
             Number of the first.
         lengths : ndarray of shape (n_inputs,), int
             Positions of each.
+        places : ndarray of shape (n_positions,), int, optional
+            What the positions are called; None numbers those of each input.
         """
         begins = np.cumsum(lengths) - lengths
         row, atoms, values = sparse.find(codes)
-        owner = np.repeat(np.arange(len(lengths)), lengths)[row]
+        owners = np.repeat(np.arange(len(lengths)), lengths)
+        owner = owners[row]
+        if places is None:
+            places = np.arange(len(owners)) - begins[owners]
         self.n_active += np.bincount(atoms, minlength=codes.shape[1])
         self.n_positions += codes.shape[0]
 
@@ -42,7 +53,7 @@ class Best:
         better = better[(np.diff(atom, prepend=-1) | np.diff(input_, prepend=-1)) != 0]
         self._merge(
             atoms[better],
-            (values[better], start + owner[better], (row - begins[owner])[better]),
+            (values[better], start + owner[better], places[row[better]]),
         )
 
     def _merge(self, atoms: np.ndarray, new: tuple[np.ndarray, ...]) -> None:

@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy import sparse
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ._inputs import Batch, Inputs
 from ._models import as_positions, evaluating, output_of_layer
-from ._pooling import code, pool
+from ._pooling import check_left, code, pool
+from ._positions import left_in, numbers_of, position_norms
 from ._storage import RowFile
 
 
@@ -24,22 +26,47 @@ class Block(NamedTuple):
     """number of the first input"""
     activations: Tensor
     """(n_inputs, n_positions, width)"""
-    mask: np.ndarray | None
-    """(n_inputs, n_positions) bool, which positions count; None if all"""
+    tokens: np.ndarray | None
+    """(n_inputs, n_positions) bool, which positions are not padding; None if all"""
+    counting: np.ndarray | None
+    """(n_inputs, n_positions) bool, which are not left out either; None if all"""
 
     @property
     def lengths(self) -> np.ndarray:
         """Positions that count, (n_inputs,)."""
-        n_inputs, n_positions, _ = self.activations.shape
-        if self.mask is None:
-            return np.full(n_inputs, n_positions)
-        return self.mask.sum(1)
+        return _numbers(self.activations, self.counting)
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions that are not padding."""
+        return int(_numbers(self.activations, self.tokens).sum())
+
+    @property
+    def places(self) -> np.ndarray | None:
+        """Place in the input, padding not counted, of each position that counts.
+
+        (n_counting,); None if these are numbered from 0 in each input.
+        """
+        if self.counting is self.tokens or self.counting is None:
+            return None
+        tokens = np.ones_like(self.counting) if self.tokens is None else self.tokens
+        return (np.cumsum(tokens, axis=1) - 1)[self.counting]
 
     def pooled(self, positions: str | int) -> np.ndarray:
         """See :func:`pool`; in float32 if the model has less."""
         half = self.activations.itemsize < 4
         activations = self.activations.float() if half else self.activations
-        return pool(activations, self.mask, positions).cpu().numpy()
+        return pool(activations, self.counting, positions).cpu().numpy()
+
+    def norms(self) -> np.ndarray:
+        """Of the activations that count, (n_counting,)."""
+        norms = position_norms(self.activations).cpu().numpy()
+        return norms.reshape(-1) if self.counting is None else norms[self.counting]
+
+
+def _numbers(activations: Tensor, mask: np.ndarray | None) -> np.ndarray:
+    n_inputs, n_positions, _ = activations.shape
+    return np.full(n_inputs, n_positions) if mask is None else mask.sum(1)
 
 
 class Extraction(NamedTuple):
@@ -51,6 +78,10 @@ class Extraction(NamedTuple):
     batch_size: int
     device: str | None
     verbose: int
+    skip_first: int = 0
+    """first positions of each input, padding aside, that are left out"""
+    max_norm: float | None = None
+    """positions with a larger norm are left out"""
 
     @contextmanager
     def blocks(self, inputs: Inputs, start: int = 0) -> Iterator[Iterator[Block]]:
@@ -77,6 +108,11 @@ class Extraction(NamedTuple):
         with self._replace(batch_size=1, verbose=0).blocks(inputs) as blocks:
             return next(blocks)
 
+    def norms(self, inputs: Inputs) -> np.ndarray:
+        """Of the activations at all positions that count, (n_counting,)."""
+        with self.blocks(inputs) as blocks:
+            return np.concatenate([block.norms() for block in blocks])
+
     def _block(self, batch: Batch, bar: tqdm) -> Block:
         output = output_of_layer(self.model, self.layer, batch.arguments)
         activations = as_positions(output, self.feature_axis, self.layer)
@@ -87,9 +123,15 @@ class Extraction(NamedTuple):
                 "inputs: only layers whose first axis is that of the inputs will do."
             )
         bar.update(n_inputs)
-        return Block(batch.start, activations, self._mask(activations, batch.mask))
+        tokens = self._tokens(activations, batch.mask)
+        # One vector for an input is at none of its positions.
+        skip_first = self.skip_first if output.ndim > 2 else 0
+        counting = self._counting(activations, tokens, skip_first)
+        return Block(batch.start, activations, tokens, counting)
 
-    def _mask(self, activations: Tensor, mask: np.ndarray | None) -> np.ndarray | None:
+    def _tokens(
+        self, activations: Tensor, mask: np.ndarray | None
+    ) -> np.ndarray | None:
         n_positions = activations.shape[1]
         if mask is None or n_positions == 1:
             return None
@@ -101,10 +143,20 @@ class Extraction(NamedTuple):
             )
         return mask
 
+    def _counting(
+        self, activations: Tensor, tokens: np.ndarray | None, skip_first: int
+    ) -> np.ndarray | None:
+        if not skip_first and self.max_norm is None:
+            return tokens
+        every = np.ones(activations.shape[:2], dtype=bool)
+        mask = torch.from_numpy(every if tokens is None else tokens)
+        numbers = numbers_of(mask.to(activations.device))
+        return left_in(activations, numbers, skip_first, self.max_norm).cpu().numpy()
+
     def rows(
         self, inputs: Inputs, positions: str | int, sae=None
-    ) -> np.ndarray | sparse.csr_array:
-        """One row per input, or per position.
+    ) -> tuple[np.ndarray | sparse.csr_array, np.ndarray]:
+        """One row per input, or per position that counts.
 
         Parameters
         ----------
@@ -113,25 +165,38 @@ class Extraction(NamedTuple):
             See :func:`pool`.
         sae : fitted transformer, optional
             Codes activations before they are pooled.
+
+        Returns
+        -------
+        rows : ndarray or CSR array
+        lengths : ndarray of shape (n_inputs,), int
+            Positions of each that count.
         """
-        rows, n_done, parts = None, 0, []
+        rows, n_done, parts, each = None, 0, [], []
         with self.blocks(inputs) as blocks:
             for block in blocks:
+                each.append(block.lengths)
                 part = block_rows(block, positions, sae)
+                if part is None:
+                    continue
                 if sparse.issparse(part):
                     parts.append(part)
                     continue
                 if rows is None:
-                    shape = n_rows(inputs, positions, block), part.shape[1]
+                    shape = most_rows(inputs, positions, block), part.shape[1]
                     rows = np.empty(shape, part.dtype)
                 rows[n_done : n_done + len(part)] = part
                 n_done += len(part)
-        return sparse.vstack(parts, format="csr") if rows is None else rows
+        lengths = np.concatenate(each)
+        check_left(lengths, positions)
+        if rows is None:
+            return sparse.vstack(parts, format="csr"), lengths
+        return rows[:n_done], lengths
 
     def rows_in_file(
         self, inputs: Inputs, positions: str | int, sae, out: RowFile
     ) -> np.memmap:
-        """The same, but written to a file, or read if it is whole.
+        """The same rows, but written to a file, or read if it is whole.
 
         Raises
         ------
@@ -139,22 +204,27 @@ class Extraction(NamedTuple):
             If `sae` gives sparse codes.
         """
         if not out.complete:
+            n_inputs = 0
             with self.blocks(inputs, out.n_inputs) as blocks, out:
                 for block in blocks:
+                    n_inputs += len(block.activations)
                     part = block_rows(block, positions, sae)
+                    if part is None:
+                        continue
                     if sparse.issparse(part):
                         raise ValueError(
                             "out holds dense rows, but sae gives sparse codes: set its "
                             "sparse_output=False."
                         )
-                    total = n_rows(inputs, positions, block)
-                    out.append(part, len(block.activations), total)
+                    out.append(part, n_inputs)
+                    n_inputs = 0
+            check_left(np.array([out.n_rows]), positions)
             out.finish()
         return out.read()
 
 
-def n_rows(inputs: Inputs, positions: str | int, block: Block) -> int:
-    """How many rows all inputs give, as seen from one block of theirs."""
+def most_rows(inputs: Inputs, positions: str | int, block: Block) -> int:
+    """How many rows all inputs give at most, as seen from one block of theirs."""
     n_positions = block.activations.shape[1]
     if positions != "all" or n_positions == 1:
         return len(inputs)
@@ -163,7 +233,11 @@ def n_rows(inputs: Inputs, positions: str | int, block: Block) -> int:
 
 
 def block_rows(block: Block, positions: str | int, sae):
-    """Activations or codes of a block, pooled; dense or CSR."""
+    """Activations or codes of a block, pooled; dense or CSR; None if nothing counts."""
+    lengths = block.lengths
+    if positions == "all" and not lengths.any():
+        return None
+    check_left(lengths, positions, block.start)
     if sae is None:
         return block.pooled(positions)
-    return code(block.pooled("all"), block.lengths, positions, sae)
+    return code(block.pooled("all"), lengths, positions, sae)

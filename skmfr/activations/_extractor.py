@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from copy import copy
-from numbers import Integral
+from numbers import Integral, Real
 from os import PathLike, fspath
+from typing import Any
 
 import joblib
+import numpy as np
 import torch
 from sklearn.base import (
     BaseEstimator,
@@ -18,14 +20,21 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, check_memory
 
 from .._utils.documentation import DocumentationLinkMixin
-from ._extraction import Extraction
+from ._extraction import Extraction, block_rows
 from ._inputs import Inputs, check_inputs, holds_texts
-from ._models import SharedModule, as_model, find_layer, load_tokenizer
-from ._pooling import POOLINGS, code
+from ._loading import as_model, load_tokenizer
+from ._models import find_layer
+from ._pooling import POOLINGS, bounded, check_left, code, pool_rows, row_norms
+from ._sharing import NamedModel, SharedModule
 from ._storage import RowFile
 
 # Not copied by clone.
 SHARED = ("model", "tokenizer")
+# What a fit may give.
+LEARNED = ("n_features_out_", "sae_", "median_norm_")
+
+# Activations (n_positions, width), input after input, and how many each input has.
+Taken = tuple[np.ndarray, np.ndarray]
 
 
 class ActivationExtractor(
@@ -38,7 +47,8 @@ class ActivationExtractor(
 
     Inputs go through the model in batches, in evaluation mode and no further than the
     layer; a hook takes down what the layer gives the first time it runs. The model is
-    as before afterwards: hooks removed, each submodule in its own mode.
+    as before afterwards: hooks removed, each submodule in its own mode. Only with `sae`
+    or `max_norm_ratio` something is learned from the inputs of :meth:`fit`.
 
     With `sae`, the activations are coded, position by position, before they are pooled,
     and the rows are codes.
@@ -50,7 +60,8 @@ class ActivationExtractor(
     model : torch.nn.Module, str or path-like
         The model, or the name or folder of a pretrained one, which transformers loads
         as the class that it was saved from. A module is shared by clones, not copied,
-        and known to caches by its weights, settings and hooks; a named one by its name.
+        and known to caches by its weights, settings and hooks. A folder is read again
+        when its files change.
 
     layer : str
         Dotted name of a submodule, as in ``model.named_modules()``:
@@ -60,7 +71,8 @@ class ActivationExtractor(
         Which positions (tokens of a text, places in an image) make the row of an input:
         the last one; one by number, from the end if negative; or the mean or the
         maximum over all. "all" gives a row for each position, input after input.
-        Padding does not count.
+        Padding does not count, nor do the positions that `skip_first` and
+        `max_norm_ratio` leave out.
 
     tokenizer : callable, default=None
         Makes token ids of texts, as transformers' tokenizers do:
@@ -76,12 +88,25 @@ class ActivationExtractor(
         Inputs that go through the model at a time.
 
     max_length : int, default=None
-        Sequences are cut to so many tokens. None cuts none, and one that is longer than
-        the model's context is an error.
+        Sequences are cut to so many tokens, padding aside. None cuts none, and one that
+        is longer than the model's context is an error.
 
     pad_token_id : int, default=None
         Id that fills short rows of an array of token ids, at either end. None means
-        that there is no padding; sequences of different lengths need none.
+        that there is no padding; sequences of different lengths need none. Each row
+        gives what its text would alone: padding at the left is moved to the right.
+        Where BOS has this id, it is kept at the start of rows that are padded at the
+        right; in rows padded at the left, only an ``attention_mask`` in a mapping tells
+        it from padding.
+
+    skip_first : int, default=0
+        So many first positions of each input, padding aside, are left out. Many
+        language models keep huge activations on the first token, whatever it is. Of a
+        layer that gives one vector for an input, nothing is left out.
+
+    max_norm_ratio : float, default=None
+        Positions are left out where the norm of the activations is above so many times
+        `median_norm_`. None leaves out none.
 
     feature_axis : int, default=None
         Axis of the features in what the layer gives, the first being inputs; all others
@@ -113,6 +138,10 @@ class ActivationExtractor(
     sae_ : transformer
         The fitted `sae`.
 
+    median_norm_ : float
+        Median norm of the activations of :meth:`fit`, at all positions but the first
+        ones that are left out. Only if `max_norm_ratio` is given.
+
     See Also
     --------
     skmfr.activations.loss_recovered : What a reconstruction is worth to the model.
@@ -139,6 +168,8 @@ class ActivationExtractor(
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
         "pad_token_id": [Interval(Integral, 0, None, closed="left"), None],
+        "skip_first": [Interval(Integral, 0, None, closed="left")],
+        "max_norm_ratio": [Interval(Real, 0, None, closed="neither"), None],
         "feature_axis": [Integral, None],
         "out": [str, PathLike, None],
         "memory": [str, HasMethods(["cache"]), None],
@@ -157,6 +188,8 @@ class ActivationExtractor(
         batch_size=32,
         max_length=None,
         pad_token_id=None,
+        skip_first=0,
+        max_norm_ratio=None,
         feature_axis=None,
         out=None,
         memory=None,
@@ -171,6 +204,8 @@ class ActivationExtractor(
         self.batch_size = batch_size
         self.max_length = max_length
         self.pad_token_id = pad_token_id
+        self.skip_first = skip_first
+        self.max_norm_ratio = max_norm_ratio
         self.feature_axis = feature_axis
         self.out = out
         self.memory = memory
@@ -180,8 +215,9 @@ class ActivationExtractor(
     def fit(self, X, y=None):
         """Check the inputs and the layer, and fit the SAE if there is one.
 
-        Without `sae` nothing is learned, only the first input goes through the model,
-        and `transform` does not need it.
+        With `max_norm_ratio`, it also takes the median of norms. Without either nothing
+        is learned, only the first input goes through the model, and `transform` does
+        not need it.
 
         Parameters
         ----------
@@ -204,16 +240,63 @@ class ActivationExtractor(
         ValueError
             If the model has no such layer or it never runs; if X is empty, or has
             token ids out of the vocabulary, sequences longer than the context, or
-            inputs without such a position.
+            inputs without such a position or with none left.
         """
-        extraction, inputs = prepared(self, X)
-        first = extraction.first(inputs).pooled(self.positions)
-        self.n_features_out_ = first.shape[1]
-        if self.sae is not None:
-            activations = self._activations(extraction, inputs, "all")
-            self.sae_ = clone(self.sae).fit(activations, None)
-            self.n_features_out_ = self.sae_.transform(activations[:1]).shape[1]
+        self._fit(*prepared(self, X, fitting=True))
         return self
+
+    def fit_transform(self, X, y=None):
+        """Fit, and give the rows of the same inputs.
+
+        They go through the model once where their activations at all positions are in
+        memory anyway: with ``positions="all"``, `sae` or `memory`, but not with `out`.
+
+        Parameters
+        ----------
+        X : array-like, sequence or mapping
+            Inputs, as for :meth:`fit`.
+        y : Ignored
+            Not used, present for API consistency.
+
+        Returns
+        -------
+        rows : ndarray of shape (n_inputs, width), or CSR array
+            As :meth:`transform`.
+        """
+        extraction, inputs = prepared(self, X, fitting=True)
+        in_memory = self.positions == "all" and self.out is None
+        taken = self._fit(extraction, inputs, in_memory)
+        if taken is None or self.out is not None:
+            return self.transform(X)
+        return self._rows(*taken)
+
+    def _fit(self, extraction, inputs, keep=False) -> Taken | None:
+        """Learn; the activations at all positions where they had to be in memory."""
+        first = extraction.first(inputs)
+        block_rows(first, self.positions, None)
+        learned: dict[str, Any] = {"n_features_out_": first.activations.shape[2]}
+        taken: Taken | None = None
+        if self.sae is not None or (
+            self.max_norm_ratio is not None and (keep or self.memory is not None)
+        ):
+            taken = self._taken(extraction, inputs, "all")
+        if self.max_norm_ratio is not None:
+            norms = extraction.norms(inputs) if taken is None else row_norms(taken[0])
+            check_left(np.array([len(norms)]), "all")
+            learned["median_norm_"] = float(np.median(norms))
+        if self.sae is not None and taken is not None:
+            rows, lengths = taken
+            if self.max_norm_ratio is not None:
+                bound = self.max_norm_ratio * learned["median_norm_"]
+                rows, lengths = bounded(rows, lengths, bound)
+                check_left(lengths, "all")
+            learned["sae_"] = clone(self.sae).fit(rows, None)
+            learned["n_features_out_"] = learned["sae_"].transform(rows[:1]).shape[1]
+        # A fit that fails leaves what there was; any other leaves nothing of it.
+        for name in LEARNED:
+            self.__dict__.pop(name, None)
+        self.__dict__.update(learned)
+        return taken
 
     def transform(self, X):
         """Activations of the layer, or codes of them.
@@ -234,6 +317,8 @@ class ActivationExtractor(
         ------
         TypeError, ValueError
             As :meth:`fit`; if `out` is a file that holds something else.
+        NotFittedError
+            If there is something to learn, and it has not been fitted.
         """
         if self.sae is not None:
             check_is_fitted(self, "sae_")
@@ -243,16 +328,32 @@ class ActivationExtractor(
             fingerprint = self._fingerprint(extraction, inputs, self.positions, sae)
             out = RowFile(self.out, fingerprint)
             return extraction.rows_in_file(inputs, self.positions, sae, out)
-        if sae is None:
-            return self._activations(extraction, inputs, self.positions)
         if self.memory is None:
-            return extraction.rows(inputs, self.positions, sae)
-        # What the cache holds serves any SAE.
-        rows = self._activations(extraction, inputs, "all")
-        return code(rows, inputs.rows_each(len(rows)), self.positions, sae)
+            return extraction.rows(inputs, self.positions, sae)[0]
+        if sae is None and self.max_norm_ratio is None:
+            return self._taken(extraction, inputs, self.positions)[0]
+        # What the cache holds serves any SAE and any bound.
+        extraction = extraction._replace(max_norm=None)
+        return self._rows(*self._taken(extraction, inputs, "all"))
 
-    def _activations(self, extraction, inputs, positions):
-        """Activations in memory, or out of the cache."""
+    def _rows(self, rows, lengths):
+        """What activations at all positions amount to."""
+        max_norm = self._max_norm()
+        if max_norm is not None:
+            rows, lengths = bounded(rows, lengths, max_norm)
+        check_left(lengths, self.positions)
+        if self.sae is None:
+            return pool_rows(rows, lengths, self.positions)
+        return code(rows, lengths, self.positions, self.sae_)
+
+    def _max_norm(self) -> float | None:
+        if self.max_norm_ratio is None:
+            return None
+        check_is_fitted(self, "median_norm_")
+        return self.max_norm_ratio * self.median_norm_
+
+    def _taken(self, extraction, inputs, positions) -> Taken:
+        """Activations and how many each input has, from the model or the cache."""
         if self.memory is None:
             return extraction.rows(inputs, positions)
         cached = check_memory(self.memory).cache(
@@ -263,11 +364,10 @@ class ActivationExtractor(
 
     def _fingerprint(self, extraction, inputs, positions, sae=None) -> str:
         """Hash of all that the rows depend on."""
-        model = self.model
-        if model is extraction.model:
-            model = SharedModule(model)
+        model = SharedModule(extraction.model)
         content = (model, self.layer, positions, self.feature_axis, sae)
-        return joblib.hash((content, inputs.content()))
+        left_out = (extraction.skip_first, extraction.max_norm)
+        return joblib.hash((content, left_out, inputs.content()))
 
     @property
     def _n_features_out(self) -> int:
@@ -289,11 +389,16 @@ class ActivationExtractor(
         state = dict(super().__getstate__())
         if isinstance(self.model, torch.nn.Module):
             state["model"] = SharedModule(self.model)
+        elif isinstance(self.model, (str, PathLike)):
+            state["model"] = NamedModel(self.model)
         return state
 
     def __setstate__(self, state):
-        if isinstance(state["model"], SharedModule):
-            state = state | {"model": state["model"].module}
+        model = state["model"]
+        if isinstance(model, SharedModule):
+            state = state | {"model": model.module}
+        elif isinstance(model, NamedModel):
+            state = state | {"model": model.name}
         super().__setstate__(state)
 
     def __sklearn_tags__(self):
@@ -301,15 +406,24 @@ class ActivationExtractor(
         tags.input_tags.two_d_array = True
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
-        tags.requires_fit = self.sae is not None
+        tags.requires_fit = self.sae is not None or self.max_norm_ratio is not None
         # What X may be, the model decides.
         tags.no_validation = True
         return tags
 
 
-def prepared(extractor: ActivationExtractor, X) -> tuple[Extraction, Inputs]:
-    """The model, ready to run, and inputs that it takes."""
+def prepared(
+    extractor: ActivationExtractor, X, fitting: bool = False
+) -> tuple[Extraction, Inputs]:
+    """The model, ready to run, and inputs that it takes.
+
+    Raises
+    ------
+    NotFittedError
+        If the extractor needs `median_norm_`, and is not fitting.
+    """
     extractor._validate_params()
+    max_norm = None if fitting else extractor._max_norm()
     model, device = as_model(extractor.model, extractor.device)
     tokenizer = extractor.tokenizer
     if tokenizer is None and model is not extractor.model and holds_texts(X):
@@ -325,6 +439,8 @@ def prepared(extractor: ActivationExtractor, X) -> tuple[Extraction, Inputs]:
         extractor.batch_size,
         device,
         extractor.verbose,
+        extractor.skip_first,
+        max_norm,
     )
     return extraction, inputs
 

@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from .._sae.cosines import nearest_elsewhere
 from .._utils.extras import needed_by
 from .._utils.top import Best
+from ._extraction import block_rows
 from ._extractor import ActivationExtractor, prepared
-from ._models import as_model, check_width
+from ._loading import as_model
+from ._models import check_width
+from ._pooling import nothing_left
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +63,8 @@ class Contexts(NamedTuple):
     before: int
     """where in `tokens` the position is"""
     density: np.ndarray
-    """(n_components,), share of all positions at which the atom is active"""
+    """(n_components,), share of the positions, without those that the extractor leaves
+    out, at which the atom is active"""
 
     def to_frame(self, tokenizer=None) -> pd.DataFrame:
         """One row for each atom and context.
@@ -152,7 +156,8 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
     sae : MFRSparseAutoencoder
         Fitted to activations of the extractor's layer.
     extractor : ActivationExtractor
-        Takes the activations, at all positions whatever its `positions`.
+        Takes the activations, at all positions whatever its `positions`, but for those
+        that its `skip_first` and `max_norm_ratio` leave out.
     X : array-like, sequence or mapping
         Inputs, as for :meth:`ActivationExtractor.transform`.
     n_contexts : int, default=10
@@ -171,6 +176,8 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
     ValueError
         If the width of the layer is not that of `sae`, or as
         :meth:`ActivationExtractor.transform`.
+    NotFittedError
+        If the extractor has a `max_norm_ratio` and is not fitted.
 
     Examples
     --------
@@ -188,19 +195,23 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
     ((32, 10), (32, 10, 13))
     """
     extraction, inputs = prepared(extractor, X)
-    best: Best | None = None
+    best, n_tokens = None, 0
     with extraction.blocks(inputs) as blocks:
         for block in blocks:
-            rows = block.pooled("all")
+            n_tokens += block.n_tokens
+            rows = block_rows(block, "all", None)
+            if rows is None:
+                continue
             check_width(sae, rows.shape[1], extractor.layer)
             codes = sparse.csr_array(sae.transform(rows))
             best = best or Best(codes.shape[1], n_contexts)
-            best.add(codes, block.start, block.lengths)
-    assert best is not None  # there is one input at least
+            best.add(codes, block.start, block.lengths, block.places)
+    if best is None:
+        raise nothing_left("all inputs", "all")
     stream = inputs.token_stream()
     tokens = None
     # A layer may have other positions than tokens.
-    if stream is not None and best.n_positions == len(stream.ids):
+    if stream is not None and n_tokens == len(stream.ids):
         tokens = stream.windows(best.inputs, best.positions, before, after)
     density = best.n_active / best.n_positions
     return Contexts(best.codes, best.inputs, best.positions, tokens, before, density)

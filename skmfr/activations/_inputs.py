@@ -70,8 +70,10 @@ class Inputs:
     data: np.ndarray | list[np.ndarray] | Mapping[str, np.ndarray]
     """an array of all; token ids of one input each; or arrays by argument"""
     mask: np.ndarray | None
-    """(n_inputs, n_positions) bool, of inputs that came padded"""
+    """(n_inputs, n_positions) bool, of arrays by argument; padding is at the end"""
     n: int
+    of_tokens: frozenset[str] = frozenset()
+    """which arrays by argument have the mask's positions"""
 
     def __len__(self) -> int:
         return self.n
@@ -84,13 +86,6 @@ class Inputs:
         if isinstance(self.data, list):
             return np.array([len(sequence) for sequence in self.data])
         return None
-
-    def rows_each(self, n_rows: int) -> np.ndarray:
-        """How many of the rows for all positions belong to each, (n_inputs,)."""
-        lengths = self.lengths
-        if lengths is None or n_rows == len(self):
-            return np.full(len(self), n_rows // len(self))
-        return lengths
 
     def token_stream(self) -> TokenStream | None:
         """Token ids in one row; None if inputs are something else."""
@@ -105,15 +100,19 @@ class Inputs:
             return None
         else:
             stream = ids.reshape(-1) if mask is None else ids[mask]
-        lengths = self.rows_each(len(stream))
+        lengths = self.lengths
+        if lengths is None:
+            lengths = np.full(len(self), len(stream) // len(self))
         return TokenStream(stream, np.concatenate([[0], np.cumsum(lengths)]))
 
     def content(self):
         """What tells these inputs from others, to be hashed; not how they are kept."""
         data = self.data
+        if isinstance(data, list):
+            return (np.concatenate(data), self.lengths)
         if isinstance(data, Mapping):
             data = {name: np.ascontiguousarray(array) for name, array in data.items()}
-        elif isinstance(data, np.ndarray):
+        else:
             data = np.ascontiguousarray(data)
         return (data, self.mask)
 
@@ -125,9 +124,9 @@ class Inputs:
         masks = accepts(model, "attention_mask")
         while start < self.n:
             stop = min(start + batch_size, self.n)
-            if isinstance(self.data, list) and not masks:
+            if self.lengths is not None and not masks:
                 # Padding would be taken for tokens.
-                stop = _same_length(self.data, start, stop)
+                stop = _same_length(self.lengths, start, stop)
             arrays, mask = self._cut(start, stop)
             if masks and mask is not None and not mask.all():
                 if not isinstance(arrays, Mapping):
@@ -145,10 +144,12 @@ class Inputs:
         """Some of the inputs, an array or arrays by argument, and their mask."""
         if isinstance(self.data, list):
             return _padded(self.data[start:stop])
-        mask = None if self.mask is None else self.mask[start:stop]
-        if isinstance(self.data, Mapping):
-            return {name: a[start:stop] for name, a in self.data.items()}, mask
-        return self.data[start:stop], mask
+        if not isinstance(self.data, Mapping):
+            return self.data[start:stop], None
+        arrays = {name: array[start:stop] for name, array in self.data.items()}
+        if self.mask is None:
+            return arrays, None
+        return _without_padding(arrays, self.mask[start:stop], self.of_tokens)
 
 
 class _Putter:
@@ -167,10 +168,9 @@ class _Putter:
         return torch.from_numpy(array).to(self.device, self.dtype)
 
 
-def _same_length(sequences: list[np.ndarray], start: int, stop: int) -> int:
+def _same_length(lengths: np.ndarray, start: int, stop: int) -> int:
     """End of the run of equally long sequences that begins at the start."""
-    lengths = [len(sequence) for sequence in sequences[start:stop]]
-    same = np.equal(lengths, lengths[0])
+    same = lengths[start:stop] == lengths[start]
     return stop if same.all() else start + int(same.argmin())
 
 
@@ -181,6 +181,33 @@ def _padded(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     ids = np.zeros(mask.shape, dtype=np.int64)
     ids[mask] = np.concatenate(sequences)
     return ids, mask
+
+
+def _padded_at_the_end(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Rows moved to the left, so that each begins with its first token.
+
+    Many models count positions from the first column, padding or not.
+
+    Parameters
+    ----------
+    array : ndarray of shape (n_inputs, n_positions, ...)
+    mask : ndarray of shape (n_inputs, n_positions), bool
+        Which positions are no padding; one at least in each row.
+    """
+    begins = mask.argmax(axis=1)
+    if not begins.any():
+        return array
+    order = (begins[:, None] + np.arange(mask.shape[1])) % mask.shape[1]
+    return array[np.arange(len(array))[:, None], order]
+
+
+def _without_padding(
+    arrays: dict[str, np.ndarray], mask: np.ndarray, of_tokens: frozenset[str]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Arrays and their mask without columns at the end that are all padding."""
+    width = int(np.flatnonzero(mask.any(axis=0))[-1]) + 1
+    cut = {n: a[:, :width] if n in of_tokens else a for n, a in arrays.items()}
+    return cut, mask[:, :width]
 
 
 def check_inputs(
@@ -202,7 +229,7 @@ def check_inputs(
     max_length : int, optional
         Sequences are cut to so many tokens.
     pad_token_id : int, optional
-        What fills short rows of X, at either end.
+        What fills short rows of X, at either end; see :meth:`_Checks.text`.
     name : str
         What errors call X.
 
@@ -232,16 +259,18 @@ def check_inputs(
     if len(X) == 0:
         raise ValueError(f"{name} is empty: there must be one input at least.")
     if isinstance(X[0], str):
-        X = _tokenized(X, tokenizer, name)
+        return checks.sequences(_tokenized(X, tokenizer, name))
     if isinstance(X, np.ndarray) and X.dtype != object:
         return checks.array(X)
     parts = [np.asarray(as_array(part)) for part in X]
+    shapes = {part.shape for part in parts}
     # An empty sequence has no type to be told by.
-    if checks.vocabulary and all(
+    of_ids = checks.vocabulary and all(
         part.ndim == 1 and (part.dtype.kind in "iu" or not part.size) for part in parts
-    ):
-        return checks.sequences([part[:max_length] for part in parts])
-    if len({part.shape for part in parts}) > 1:
+    )
+    if of_ids and (len(shapes) > 1 or (0,) in shapes):
+        return checks.sequences(parts)
+    if len(shapes) > 1:
         raise ValueError(
             f"{name} has inputs of several shapes, {parts[0].shape} the first; only "
             "sequences of token ids may differ in length."
@@ -274,6 +303,13 @@ def _tokenized(texts, tokenizer, name: str) -> list[np.ndarray]:
     return [np.asarray(sequence, dtype=np.int64) for sequence in ids]
 
 
+def _is_of_tokens(name: str, array: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether an argument has something for each token that a mask is for."""
+    if name.startswith("decoder_") or array.shape[:2] != mask.shape:
+        return False
+    return array.ndim == 2 or name == "inputs_embeds"
+
+
 class _Checks(NamedTuple):
     """What inputs have to be like for a model."""
 
@@ -284,16 +320,20 @@ class _Checks(NamedTuple):
     pad_token_id: int | None
 
     def sequences(self, sequences: list[np.ndarray]) -> Inputs:
+        """Token ids without padding."""
         lengths = [len(sequence) for sequence in sequences]
         if min(lengths) == 0:
             raise ValueError(
                 f"{self.name}[{lengths.index(0)}] has no token: no input may be empty."
             )
-        if min(lengths) == max(lengths):
-            return self.array(np.stack(sequences))
-        self.length(max(lengths))
-        self.ids(min(s.min() for s in sequences), max(s.max() for s in sequences))
-        return Inputs(sequences, None, len(sequences))
+        sequences = [sequence[: self.max_length] for sequence in sequences]
+        longest = max(map(len, sequences))
+        self.length(longest)
+        ids = np.concatenate(sequences)
+        self.ids(ids.min(), ids.max())
+        alike = len(ids) == longest * len(sequences)
+        data = ids.reshape(-1, longest) if alike else sequences
+        return Inputs(data, None, len(sequences))
 
     def array(self, X: np.ndarray) -> Inputs:
         if X.size == 0 or X.ndim < 2:
@@ -310,10 +350,14 @@ class _Checks(NamedTuple):
                 f"{self.name} must hold token ids, which are integers, got dtype "
                 f"{X.dtype}."
             )
+        mask = self.text(X)
+        if mask is not None and not mask.all():
+            ends = np.cumsum(mask.sum(axis=1))
+            return self.sequences(np.split(X[mask], ends[:-1]))
         X = X[:, : self.max_length]
         self.length(X.shape[1])
         self.ids(X.min(), X.max())
-        return Inputs(X, self.padding(X), len(X))
+        return Inputs(X, None, len(X))
 
     def mapping(self, X: Mapping) -> Inputs:
         data = {name: self.argument(name, value) for name, value in X.items()}
@@ -326,19 +370,38 @@ class _Checks(NamedTuple):
         for name, array in data.items():
             if not array.size:
                 raise ValueError(f"{self.name}[{name!r}] is empty: {array.shape}.")
-        ids, mask = data.get("input_ids"), data.get("attention_mask")
+        mask = self.mask(data)
+        n_inputs = next(iter(lengths.values()))[0]
+        if mask is None:
+            return Inputs(data, None, n_inputs)
+        of_tokens = frozenset(n for n in data if _is_of_tokens(n, data[n], mask))
+        data |= {name: _padded_at_the_end(data[name], mask) for name in of_tokens}
+        mask = _padded_at_the_end(mask, mask)
+        mask = mask[:, : self.max_length]
+        data |= {name: data[name][:, : self.max_length] for name in of_tokens}
+        data, mask = _without_padding(data, mask, of_tokens)
+        ids = data.get("input_ids")
         if ids is not None and ids.ndim == 2:
-            of_tokens = [n for n, array in data.items() if array.shape == ids.shape]
-            data |= {name: data[name][:, : self.max_length] for name in of_tokens}
-            ids, mask = data["input_ids"], data.get("attention_mask")
             self.length(ids.shape[1])
             self.ids(ids.min(), ids.max())
-            if mask is None:
-                mask = self.padding(ids)
+        return Inputs(data, None if mask.all() else mask, n_inputs, of_tokens)
+
+    def mask(self, data: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Which tokens of arrays by argument are no padding; None without tokens."""
+        ids, mask = data.get("input_ids"), data.get("attention_mask")
         if mask is not None:
+            if mask.ndim != 2:
+                raise ValueError(
+                    f"{self.name}['attention_mask'] must be of shape (n_inputs, "
+                    f"n_tokens), got {mask.shape}."
+                )
             mask = mask.astype(bool)
             self.filled(mask)
-        return Inputs(data, mask, next(iter(lengths.values()))[0])
+        elif ids is not None and ids.ndim == 2:
+            mask = self.text(ids)
+            if mask is None:
+                mask = np.ones(ids.shape, dtype=bool)
+        return mask
 
     def argument(self, name: str, value) -> np.ndarray:
         whose = f"{self.name}[{name!r}]"
@@ -357,16 +420,22 @@ class _Checks(NamedTuple):
             raise TypeError(f"{name} must hold numbers or texts, got {array.dtype}.")
         assert_all_finite(array, input_name=name)
 
-    def padding(self, ids: np.ndarray) -> np.ndarray | None:
-        """Which tokens are not padding, (n_inputs, n_tokens); None if all."""
+    def text(self, ids: np.ndarray) -> np.ndarray | None:
+        """Which tokens are not padding, (n_inputs, n_tokens); None if all.
+
+        Runs of the pad id at either end are padding; inside, it is a token like others.
+        At the start it may be that of BOS: it is text in rows that end in padding; and
+        where a row begins with one only, while others end in padding or all begin so.
+        """
         if self.pad_token_id is None:
             return None
         token = np.not_equal(ids, self.pad_token_id)
-        # Runs at either end: inside, the id is a token like others.
-        mask = np.logical_or.accumulate(token, axis=1)
-        mask &= np.logical_or.accumulate(token[:, ::-1], axis=1)[:, ::-1]
-        self.filled(mask)
-        return mask
+        self.filled(token)
+        before, after = token.argmax(axis=1), token[:, ::-1].argmax(axis=1)
+        one = before == 1
+        begins = np.where((after > 0) | one & (after.any() or one.all()), 0, before)
+        places, ends = np.arange(ids.shape[1]), ids.shape[1] - after
+        return (places >= begins[:, None]) & (places < ends[:, None])
 
     def filled(self, mask: np.ndarray) -> None:
         filled = mask.any(axis=1)

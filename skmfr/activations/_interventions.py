@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from numbers import Integral
 
@@ -21,9 +21,10 @@ from .._data.sources import as_array
 from .._estimator import MFRSparseAutoencoder
 from .._sae.arrays import coder_of
 from .._sae.codes import SparseCodes, decode
+from ._compiled import eager, uncompiled
 from ._inputs import Batch, Inputs, check_inputs
+from ._loading import as_model
 from ._models import (
-    as_model,
     call,
     check_width,
     evaluating,
@@ -31,8 +32,18 @@ from ._models import (
     never_ran,
     replacing_output,
 )
+from ._pooling import nothing_left
+from ._positions import (
+    LEAVING_OUT,
+    every_position,
+    left_in,
+    norm_bound,
+    numbering,
+    numbers_of,
+    with_rows,
+)
 
-# Activations of one batch, (n_inputs, n_positions, width), and which positions count.
+# Activations of one batch, (n_inputs, n_positions, width), and numbers of positions.
 Change = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -42,6 +53,7 @@ Change = Callable[[Tensor, Tensor], Tensor]
         "ablation": [StrOptions({"zero", "mean"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "pad_token_id": [Interval(Integral, 0, None, closed="left"), None],
+        **LEAVING_OUT,
         "device": [str, None],
         "return_losses": ["boolean"],
     },
@@ -56,6 +68,8 @@ def loss_recovered(
     ablation="zero",
     batch_size=32,
     pad_token_id=None,
+    skip_first=0,
+    max_norm_ratio=None,
     device=None,
     return_losses=False,
 ):
@@ -85,7 +99,11 @@ def loss_recovered(
     batch_size : int, default=32
         Inputs that go through the model at a time.
     pad_token_id : int, default=None
-        Id that fills short rows of an array, at either end.
+        Id that fills short rows of an array, as in :class:`ActivationExtractor`.
+    skip_first : int, default=0
+        So many first positions of each input pass as they are, spliced or ablated.
+    max_norm_ratio : float, default=None
+        So do positions whose norm is above so many times ``sae.median_norm_``.
     device : str, default=None
         Where to run, as in :class:`ActivationExtractor`.
     return_losses : bool, default=False
@@ -106,7 +124,7 @@ def loss_recovered(
     ValueError
         If the layer does not exist, never runs or makes no difference; if its width is
         not that of `sae`; if the model gives no logits of tokens; if tokens are not as
-        described.
+        described; if no position is left, or `sae` has no ``median_norm_``.
 
     References
     ----------
@@ -131,29 +149,34 @@ def loss_recovered(
     find_layer(module, layer)
     inputs = check_inputs(tokens, module, pad_token_id=pad_token_id, name="tokens")
 
+    max_norm = norm_bound(sae, max_norm_ratio)
     total, n_tokens = torch.zeros(()), 0
 
-    def observed(activations: Tensor, counting: Tensor) -> Tensor:
+    def observed(rows: Tensor) -> Tensor:
         nonlocal total, n_tokens
-        rows = activations[counting].double()
-        total, n_tokens = total.to(rows) + rows.sum(0), n_tokens + len(rows)
-        return activations
+        sums = rows.double().sum(0)
+        total, n_tokens = total.to(sums) + sums, n_tokens + len(rows)
+        return rows
 
-    def spliced(activations: Tensor, counting: Tensor) -> Tensor:
-        rows = activations[counting]
+    def spliced(rows: Tensor) -> Tensor:
         check_width(sae, rows.shape[1], layer)
-        replaced = activations.clone()
-        replaced[counting] = reconstruct(rows).to(activations)
-        return replaced
+        return reconstruct(rows)
 
-    def constant(value: Tensor) -> Change:
-        return lambda activations, _: value.to(activations).expand_as(activations)
+    def constant(value: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda rows: value.expand_as(rows)
 
-    def mean_loss(change: Change) -> float:
+    def mean_loss(of_rows: Callable[[Tensor], Tensor]) -> float:
+        def change(activations: Tensor, numbers: Tensor) -> Tensor:
+            counting = left_in(activations, numbers, skip_first, max_norm)
+            return with_rows(activations, counting, of_rows)
+
         return _mean_loss(module, layer, inputs, batch_size, change)
 
     with evaluating(module, device):
-        losses = Bunch(clean=mean_loss(observed), spliced=mean_loss(spliced))
+        losses = Bunch(clean=mean_loss(observed))
+        if not n_tokens:
+            raise nothing_left("tokens", "all")
+        losses.spliced = mean_loss(spliced)
         constants = {"mean": total / n_tokens, "zero": torch.zeros_like(total)}
         for name in constants if return_losses else [ablation]:
             losses[name] = mean_loss(constant(constants[name]))
@@ -176,9 +199,9 @@ def _mean_loss(
         ids, counting = _ids(batch, model)
 
         def changed(activations: Tensor, counting=counting) -> Tensor:
-            if activations.shape[1] != counting.shape[1]:
-                counting = counting.new_ones(activations.shape[:2])
-            return change(activations, counting)
+            if activations.shape[1] == counting.shape[1]:
+                return change(activations, numbers_of(counting))
+            return change(activations, every_position(activations))
 
         with replacing_output(model, layer, changed) as n_runs:
             output = call(model, batch.arguments)
@@ -250,8 +273,9 @@ def _for_coder(rows: Tensor) -> Tensor:
     return rows.cpu() if rows.device.type == "mps" else rows
 
 
+@validate_params(LEAVING_OUT, prefer_skip_nested_validation=True)
 def steer(
-    model, layer, sae, atoms, value, *, how="set"
+    model, layer, sae, atoms, value, *, how="set", skip_first=0, max_norm_ratio=None
 ) -> AbstractContextManager[nn.Module]:
     """Set or scale some atoms wherever a layer runs, while the context lasts.
 
@@ -275,6 +299,11 @@ def steer(
     how : {"set", "scale"}, default="set"
         "set" gives the atoms this code at each position, active or not; "scale"
         multiplies the code that they have.
+    skip_first : int, default=0
+        So many first positions of each input stay as they are. Passes of ``generate``
+        go on counting; padding counts, unless the model is given an attention mask.
+    max_norm_ratio : float, default=None
+        So do positions whose norm is above so many times ``sae.median_norm_``.
 
     Returns
     -------
@@ -287,7 +316,7 @@ def steer(
         If `sae` has no atoms.
     ValueError
         If there is no such layer or atom, or the width of the layer is not that of
-        `sae`.
+        `sae`, or it has no ``median_norm_``.
 
     Warns
     -----
@@ -346,12 +375,14 @@ def steer(
         factors[atoms] = values
     shift = _shift(sae, factors - 1, constants @ sae.components_[atoms])
 
-    def steered(activations: Tensor) -> Tensor:
-        rows = activations.flatten(0, 1)
-        check_width(sae, rows.shape[1], layer)
-        return activations + shift(rows).view(activations.shape).to(activations)
+    max_norm = norm_bound(sae, max_norm_ratio)
 
-    return _steering(module, layer, steered)
+    def steered(rows: Tensor) -> Tensor:
+        check_width(sae, rows.shape[1], layer)
+        return rows + shift(rows).to(rows)
+
+    given = model if isinstance(model, nn.Module) else module
+    return _steering(given, layer, steered, skip_first, max_norm)
 
 
 def _shift(sae, change: np.ndarray, constant: np.ndarray) -> Callable[[Tensor], Tensor]:
@@ -392,17 +423,33 @@ def _shift(sae, change: np.ndarray, constant: np.ndarray) -> Callable[[Tensor], 
 
 @contextmanager
 def _steering(
-    model: nn.Module, layer: str, change: Callable[[Tensor], Tensor]
+    model: nn.Module,
+    layer: str,
+    of_rows: Callable[[Tensor], Tensor],
+    skip_first: int,
+    max_norm: float | None,
 ) -> Iterator[nn.Module]:
-    with replacing_output(model, layer, change) as n_runs:
-        yield model
+    leaves_out = skip_first or max_norm is not None
+    numbered = numbering(uncompiled(model)) if leaves_out else nullcontext()
+    with numbered as numbers, eager(model, own=False):
+
+        def change(activations: Tensor) -> Tensor:
+            if numbers is None:
+                return of_rows(activations.flatten(0, 1)).view(activations.shape)
+            counting = left_in(activations, numbers(activations), skip_first, max_norm)
+            return with_rows(activations, counting, of_rows)
+
+        with replacing_output(model, layer, change) as n_runs:
+            yield model
     if not n_runs[0]:
         warnings.warn(
             f"layer={layer!r} has not run: nothing was steered.", stacklevel=3
         )
 
 
-def ablate(model, layer, sae, atoms) -> AbstractContextManager[nn.Module]:
+def ablate(
+    model, layer, sae, atoms, *, skip_first=0, max_norm_ratio=None
+) -> AbstractContextManager[nn.Module]:
     """Remove some atoms wherever a layer runs, while the context lasts.
 
     The same as :func:`steer` with code 0.
@@ -417,6 +464,8 @@ def ablate(model, layer, sae, atoms) -> AbstractContextManager[nn.Module]:
         Fitted to activations of this layer.
     atoms : int or array-like of int
         Which atoms.
+    skip_first, max_norm_ratio
+        Positions that stay as they are, as in :func:`steer`.
 
     Returns
     -------
@@ -443,4 +492,5 @@ def ablate(model, layer, sae, atoms) -> AbstractContextManager[nn.Module]:
     >>> without.shape
     torch.Size([100, 6])
     """
-    return steer(model, layer, sae, atoms, 0.0)
+    left_out = {"skip_first": skip_first, "max_norm_ratio": max_norm_ratio}
+    return steer(model, layer, sae, atoms, 0.0, **left_out)

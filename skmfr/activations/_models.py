@@ -1,33 +1,22 @@
-"""Models and their layers: found, loaded, hashed, run, listened to."""
+"""Models and their layers: found, run, listened to."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import inspect
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
-from itertools import chain
-from os import PathLike, fspath
 from threading import RLock
 from typing import Any
-from uuid import uuid4
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary
 
-import joblib
 import torch
 from torch import Tensor, nn
 
-from .._utils.extras import needed_by
+from ._compiled import eager, without_wrappers
 
 # Names that an error offers for one that is not there.
 N_SUGGESTIONS = 5
-# What pickling raises for things that it cannot take.
-UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
-# Tells what is of this process alone from the like in any other.
-PROCESS = uuid4().hex
 
 
 class Reached(BaseException):
@@ -35,58 +24,6 @@ class Reached(BaseException):
 
     No Exception, which a forward pass might catch.
     """
-
-
-@lru_cache(maxsize=1)
-def load_model(name: str) -> nn.Module:
-    """A pretrained model as the class that it was saved from, on the CPU.
-
-    The last one is kept, so that the clones of a grid search share it.
-
-    Parameters
-    ----------
-    name : str
-        Of a model hub, or a local folder.
-    """
-    transformers = _transformers("model", name)
-    config = transformers.AutoConfig.from_pretrained(name)
-    architectures = config.architectures or ["AutoModel"]
-    loader = getattr(transformers, architectures[0], transformers.AutoModel)
-    return loader.from_pretrained(name).eval()
-
-
-@lru_cache(maxsize=1)
-def load_tokenizer(name: str):
-    """The tokenizer that belongs to a pretrained model."""
-    return _transformers("tokenizer", name).AutoTokenizer.from_pretrained(name)
-
-
-def _transformers(parameter: str, name: str):
-    with needed_by(f"{parameter}={name!r}", "activations"):
-        import transformers
-    return transformers
-
-
-def as_model(model, device: str | None = None) -> tuple[nn.Module, str | None]:
-    """The module itself, or the one of that name, and where to run it.
-
-    A named model runs on a GPU if there is one, a module where it is (None).
-
-    Raises
-    ------
-    TypeError
-        If it is neither a module nor a name.
-    """
-    if isinstance(model, nn.Module):
-        return model, device
-    if isinstance(model, (str, PathLike)):
-        if device is None and torch.cuda.is_available():
-            device = "cuda"
-        return load_model(fspath(model)), device
-    raise TypeError(
-        "model must be a torch.nn.Module, or the name or folder of a pretrained "
-        f"model, got {type(model).__name__}."
-    )
 
 
 def find_layer(model: nn.Module, layer: str) -> nn.Module:
@@ -97,9 +34,9 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
     ValueError
         If there is none; with the names that are most like it.
     """
-    modules = dict(model.named_modules())
-    if isinstance(layer, str) and layer in modules:
-        return modules[layer]
+    modules = {without_wrappers(name): m for name, m in model.named_modules()}
+    if isinstance(layer, str) and without_wrappers(layer) in modules:
+        return modules[without_wrappers(layer)]
     names = [name for name in modules if name]
     close = difflib.get_close_matches(str(layer), names, N_SUGGESTIONS, cutoff=0.4)
     raise ValueError(
@@ -179,20 +116,32 @@ def evaluating(model: nn.Module, device: str | None = None) -> Iterator[None]:
     model : nn.Module
     device : str, optional
         Where to run; the model is moved there, and back.
+
+    Raises
+    ------
+    ValueError
+        If a model that is split over several devices is to run on another.
     """
     with _locks.setdefault(model, RLock()):
         home = model_device(model)
+        moves = device is not None and torch.device(device) != home
+        if moves and len(places := {str(t.device) for t in _tensors(model)}) > 1:
+            raise ValueError(
+                f"device={device!r}, but the model is split over "
+                f"{', '.join(sorted(places))}, and would not be as before afterwards: "
+                "leave device=None to run it as it is."
+            )
         modes = [(module, module.training) for module in model.modules()]
         try:
             model.eval()
-            if device is not None and torch.device(device) != home:
+            if moves:
                 model.to(device)
-            with torch.no_grad():
+            with torch.no_grad(), eager(model):
                 yield
         finally:
             for module, mode in modes:
                 module.training = mode
-            if model_device(model) != home:
+            if moves:
                 model.to(home)
 
 
@@ -363,98 +312,3 @@ def _with_first(output: Any, tensor: Tensor) -> Any:
     if isinstance(output, (tuple, list)):
         return kind([tensor, *output[1:]])
     return tensor
-
-
-def model_digest(model: nn.Module) -> str:
-    """Hash of a model's classes, settings, hooks, and weights."""
-    digest = hashlib.sha256(repr(model).encode())
-    config: Any = getattr(model, "config", None)
-    if hasattr(config, "to_json_string"):
-        digest.update(config.to_json_string().encode())
-    for name, module in model.named_modules():
-        kind = type(module)
-        of_module = name, kind.__module__, kind.__qualname__, _settings(module)
-        digest.update(repr((*of_module, _hooks(module))).encode())
-    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _settings(module: nn.Module) -> list[tuple[str, Any]]:
-    """Numbers and texts that a module keeps, but for its mode."""
-    return [
-        (name, value)
-        for name, value in sorted(vars(module).items())
-        if isinstance(value, (bool, int, float, str)) and name != "training"
-    ]
-
-
-def _hooks(module: nn.Module) -> list[str]:
-    """What tells the hooks of forward passes from others, which may change anything."""
-    hooks = *module._forward_pre_hooks.items(), *module._forward_hooks.items()
-    return [_hook_digest(number, hook) for number, hook in hooks]
-
-
-def _hook_digest(number: int, hook: Callable) -> str:
-    try:
-        return joblib.hash(hook)
-    except UNPICKLABLE:
-        # torch gives no two hooks of a process the same number.
-        return f"{PROCESS} {number}"
-
-
-# Modules of this process that have been pickled, by their digest.
-_living: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
-
-
-class SharedModule:
-    """A module as it is pickled, and as joblib hashes it: by what it computes.
-
-    Unpickled where the module still lives, it is that module and no copy, so that what
-    joblib caches does not multiply models, and a module that pickle cannot take (one
-    that holds a lock, say) can be cached within a process.
-
-    Parameters
-    ----------
-    module : nn.Module
-    """
-
-    def __init__(self, module: nn.Module):
-        self.module = module
-
-    def __reduce__(self):
-        digest = model_digest(self.module)
-        _living[digest] = self.module
-        home = model_device(self.module)
-        try:
-            # So that it can be loaded where there is no GPU, and where the script or
-            # notebook that its class stands in does not run.
-            module = joblib.wrap_non_picklable_objects(self.module.cpu(), False)
-            pickled, fault = pickle.dumps(module), ""
-        except UNPICKLABLE as error:
-            pickled, fault = None, str(error)
-        finally:
-            self.module.to(home)
-        return _unpickled, (digest, pickled, fault)
-
-
-def _unpickled(digest: str, pickled: bytes | None, fault: str) -> SharedModule:
-    module = _living.get(digest)
-    if module is None or model_digest(module) != digest:
-        if pickled is None:
-            raise pickle.UnpicklingError(
-                "model was pickled without its weights, to be shared inside one "
-                f"process, because pickle cannot take it: {fault}"
-            )
-        module = pickle.loads(pickled)
-    return SharedModule(module)
-
-
-def _hash_by_digest(hasher, shared: SharedModule) -> None:
-    hasher.save(("skmfr SharedModule", model_digest(shared.module)))
-
-
-# A hasher of joblib pickles what it hashes; its table of types comes before __reduce__.
-joblib.hashing.Hasher.dispatch[SharedModule] = _hash_by_digest

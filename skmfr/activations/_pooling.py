@@ -52,6 +52,86 @@ def pool(activations: Tensor, mask: np.ndarray | None, positions: str | int) -> 
     return activations[torch.arange(len(chosen), device=chosen.device), chosen]
 
 
+def row_norms(rows: np.ndarray) -> np.ndarray:
+    """Euclidean norms, (n_rows,), without the squares of all rows in memory."""
+    return np.sqrt(np.einsum("ij,ij->i", rows, rows))
+
+
+def bounded(
+    rows: np.ndarray, lengths: np.ndarray, max_norm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that are not longer than a bound, and how many each input has.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_positions, width)
+        Input after input.
+    lengths : ndarray of shape (n_inputs,), int
+        Positions of each.
+    max_norm : float
+    """
+    kept = row_norms(rows) <= max_norm
+    if kept.all():
+        return rows, lengths
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    return rows[kept], np.bincount(owner[kept], minlength=len(lengths))
+
+
+def check_left(lengths: np.ndarray, positions: str | int, start: int = 0) -> None:
+    """Whether enough positions are left to make the rows that are wanted.
+
+    Parameters
+    ----------
+    lengths : ndarray of shape (n_inputs,), int
+        Positions of each that are left.
+    positions : str or int
+        See :func:`pool`.
+    start : int
+        Number of the first input.
+
+    Raises
+    ------
+    ValueError
+        If an input, or all together for "all", have none.
+    """
+    lost = lengths == 0
+    if positions == "all" and lost.all():
+        raise nothing_left("all inputs", positions)
+    if positions != "all" and lost.any():
+        raise nothing_left(f"X[{start + lost.argmax()}]", positions)
+
+
+def nothing_left(whose: str, positions: str | int) -> ValueError:
+    """What to raise where positions that are left out were the last."""
+    return ValueError(
+        f"skip_first and max_norm_ratio leave out each position of {whose}, and "
+        f"positions={positions!r} needs one: leave out fewer, or drop short inputs."
+    )
+
+
+def pool_rows(
+    rows: np.ndarray, lengths: np.ndarray, positions: str | int
+) -> np.ndarray:
+    """The same as :func:`pool` of activations input after input.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_positions, width)
+    lengths : ndarray of shape (n_inputs,), int
+        Positions of each.
+    positions : {"last", "mean", "max", "all"} or int
+    """
+    if positions == "all":
+        return rows
+    begins = np.cumsum(lengths) - lengths
+    if positions == "mean":
+        sums = np.add.reduceat(rows, begins, dtype=np.float64)
+        return (sums / lengths[:, None]).astype(rows.dtype)
+    if positions == "max":
+        return np.maximum.reduceat(rows, begins)
+    return rows[begins + nth(lengths, positions)]
+
+
 def nth_counting(mask: np.ndarray, n: str | int) -> np.ndarray:
     """Which position of each input is the n-th that counts.
 
@@ -119,13 +199,12 @@ def code(
     ndarray or CSR array of shape (n_inputs, n_components)
         As `sae` gives codes; of shape (n_positions, n_components) for "all".
     """
-    ends = np.cumsum(lengths)
-    if positions not in ("all", "mean", "max"):
-        rows = rows[ends - lengths + nth(lengths, positions)]
     if positions not in ("mean", "max"):
+        rows = pool_rows(rows, lengths, positions)
         codes = sae.transform(rows)
         return codes if sparse.issparse(codes) else np.asarray(codes)
     parts: list = []
+    ends = np.cumsum(lengths)
     n_inputs = max(1, ROWS_TO_CODE // lengths.max())
     for start in range(0, len(lengths), n_inputs):
         of_these = lengths[start : start + n_inputs]

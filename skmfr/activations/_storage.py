@@ -7,6 +7,7 @@ import os
 from io import FileIO
 from pathlib import Path
 from time import monotonic
+from typing import IO
 
 import numpy as np
 
@@ -73,10 +74,10 @@ class RowFile:
                 self._file.close()
                 self._file = None
 
-    def append(self, rows: np.ndarray, n_inputs: int, n_rows: int) -> None:
-        """Add rows of so many more inputs, of a file that will have n_rows rows."""
+    def append(self, rows: np.ndarray, n_inputs: int) -> None:
+        """Add rows of so many more inputs."""
         if self._file is None:
-            self._file = self._resumed() if self.n_rows else self._begun(rows, n_rows)
+            self._file = self._resumed() if self.n_rows else self._begun(rows)
         left = np.ascontiguousarray(rows).data.cast("B")
         while left:
             left = left[self._file.write(left) :]
@@ -86,7 +87,13 @@ class RowFile:
             self._write_note()
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Say in the file how many rows there are, and give it its name."""
+        with open(self.part, "rb+") as file:
+            _, (_, width), dtype = _read_header(file)
+            file.seek(0)
+            _write_header(file, self.n_rows, width, dtype)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(self.part, self.path)
 
     def read(self) -> np.memmap:
@@ -96,23 +103,20 @@ class RowFile:
         except ValueError as error:
             raise self._damaged(self.path) from error
 
-    def _begun(self, rows: np.ndarray, n_rows: int) -> FileIO:
+    def _begun(self, rows: np.ndarray) -> FileIO:
         """A new file, with a note beside it from the beginning."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._write_note()
         file = open(self.part, "wb", buffering=0)  # noqa: SIM115
-        header = np.lib.format.header_data_from_array_1_0(rows)
-        header["shape"] = n_rows, rows.shape[1]
-        np.lib.format.write_array_header_1_0(file, header)
+        _write_header(file, 0, rows.shape[1], rows.dtype)
         return file
 
     def _resumed(self) -> FileIO:
         """The file as it was when the last note was taken."""
         file = open(self.part, "rb+", buffering=0)  # noqa: SIM115
         try:
-            np.lib.format.read_magic(file)
-            (_, width), _, dtype = np.lib.format.read_array_header_1_0(file)
-            end = file.tell() + self.n_rows * width * dtype.itemsize
+            begin, (_, width), dtype = _read_header(file)
+            end = begin + self.n_rows * width * dtype.itemsize
             if end > os.fstat(file.fileno()).st_size:
                 raise ValueError("shorter than its note says")
         except ValueError as error:
@@ -147,3 +151,26 @@ class RowFile:
             f"out={os.fspath(self.path)!r} cannot be gone on with or read, because "
             f"{file.name} is damaged or missing: remove the file, or name another one."
         )
+
+
+def _write_header(file: IO[bytes], n_rows: int, width: int, dtype: np.dtype) -> None:
+    """The header of a ``.npy`` file, as long whatever the number of rows.
+
+    NumPy leaves room there for the first axis to grow.
+    """
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": (n_rows, width)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _read_header(file: IO[bytes]) -> tuple[int, tuple[int, ...], np.dtype]:
+    """Where the rows begin, shape, and type.
+
+    Raises
+    ------
+    ValueError
+        If there is no header of such a file.
+    """
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return file.tell(), shape, dtype

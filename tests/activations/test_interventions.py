@@ -98,15 +98,18 @@ def test_padding_does_not_count(gpt2, sae):
     assert same.spliced == pytest.approx(losses.spliced, abs=1e-6)
 
 
-def test_padding_predicts_nothing(gpt2):
+@pytest.mark.parametrize("given", ["array", "mapping"])
+def test_padding_at_the_left_changes_no_loss(gpt2, given):
     ids = torch.tensor([[0, 0, 0, 5, 6, 7], [1, 2, 3, 4, 5, 6]])
+    alone = [ids[:1, 3:], ids[1:]]
     with torch.no_grad():
-        logits = gpt2(ids, attention_mask=(ids != 0).long()).logits
-    # The first token after padding is predicted by padding alone.
-    pairs = [(0, 4), (0, 5), *((1, i) for i in range(1, 6))]
-    expected = np.mean([cross_entropy(logits[i, j - 1], ids[i, j]) for i, j in pairs])
+        losses = [float(gpt2(text, labels=text).loss) for text in alone]
+    # The first token of a text is predicted by nothing.
+    expected = np.average(losses, weights=[2, 5])
+    mask = (ids != 0).long()
+    tokens = {"input_ids": ids, "attention_mask": mask} if given == "mapping" else ids
     _, losses = loss_recovered(
-        gpt2, LAYER, lambda X: X, ids, pad_token_id=0, return_losses=True
+        gpt2, LAYER, lambda X: X, tokens, pad_token_id=0, return_losses=True
     )
     assert losses.clean == pytest.approx(expected, abs=1e-6)
 

@@ -1,0 +1,98 @@
+"""Models and tokenizers by name, loaded again when their files change."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from os import PathLike, fspath
+
+import torch
+from torch import nn
+
+from .._utils.extras import needed_by
+from ._compiled import uncompiled
+
+
+def files_of(name: str) -> tuple[tuple, ...]:
+    """What tells the files of a model's folder from others; () for one of a hub.
+
+    Their names, sizes, inodes and times, since weights take seconds to hash and this is
+    asked at each call. The time of a file's last change, which no program sets, tells
+    files that were copied with their other times. Subfolders are not read: they hold
+    other stages of a training.
+
+    Parameters
+    ----------
+    name : str
+        Of a model hub, or a local folder.
+    """
+    if not os.path.isdir(name):
+        return ()
+    with os.scandir(name) as entries:
+        stats = {entry.name: entry.stat() for entry in entries if entry.is_file()}
+    return tuple(
+        (file, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns)
+        for file, s in sorted(stats.items())
+    )
+
+
+def load_model(name: str) -> nn.Module:
+    """A pretrained model as the class that it was saved from, on the CPU.
+
+    The last one is kept, so that the clones of a grid search share it, and loaded again
+    when files in its folder change.
+
+    Parameters
+    ----------
+    name : str
+        Of a model hub, or a local folder.
+    """
+    return _load_model(name, files_of(name))
+
+
+@lru_cache(maxsize=1)
+def _load_model(name: str, files: tuple) -> nn.Module:
+    transformers = _transformers("model", name)
+    config = transformers.AutoConfig.from_pretrained(name)
+    architectures = config.architectures or ["AutoModel"]
+    loader = getattr(transformers, architectures[0], transformers.AutoModel)
+    return loader.from_pretrained(name).eval()
+
+
+def load_tokenizer(name: str):
+    """The tokenizer that belongs to a pretrained model, as its files are now."""
+    return _load_tokenizer(name, files_of(name))
+
+
+@lru_cache(maxsize=1)
+def _load_tokenizer(name: str, files: tuple):
+    return _transformers("tokenizer", name).AutoTokenizer.from_pretrained(name)
+
+
+def _transformers(parameter: str, name: str):
+    with needed_by(f"{parameter}={name!r}", "activations"):
+        import transformers
+    return transformers
+
+
+def as_model(model, device: str | None = None) -> tuple[nn.Module, str | None]:
+    """The module itself, or the one of that name, and where to run it.
+
+    Of what :func:`torch.compile` made, the module that it was made of. A named model
+    runs on a GPU if there is one, a module where it is (None).
+
+    Raises
+    ------
+    TypeError
+        If it is neither a module nor a name.
+    """
+    if isinstance(model, nn.Module):
+        return uncompiled(model), device
+    if isinstance(model, (str, PathLike)):
+        if device is None and torch.cuda.is_available():
+            device = "cuda"
+        return load_model(fspath(model)), device
+    raise TypeError(
+        "model must be a torch.nn.Module, or the name or folder of a pretrained "
+        f"model, got {type(model).__name__}."
+    )

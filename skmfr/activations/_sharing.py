@@ -1,0 +1,160 @@
+"""Models as caches and pickles know them: by what they compute."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from io import BytesIO
+from itertools import chain
+from os import PathLike, fspath
+from typing import Any
+from uuid import uuid4
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import cloudpickle
+import joblib
+import torch
+from torch import Tensor, nn
+
+from ._loading import files_of
+
+# What pickling raises for things that it cannot take.
+UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
+# Tells what is of this process alone from the like in any other.
+PROCESS = uuid4().hex
+
+
+# Names of modules whose weights cannot be looked at.
+_single: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+
+
+def model_digest(model: nn.Module) -> str:
+    """Hash of a model's classes, settings, hooks, and weights."""
+    digest = hashlib.sha256(repr(model).encode())
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "to_json_string"):
+        digest.update(config.to_json_string().encode())
+    for name, module in model.named_modules():
+        kind = type(module)
+        of_module = name, kind.__module__, kind.__qualname__, _settings(module)
+        digest.update(repr((*of_module, _hooks(module))).encode())
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.is_meta:
+            # Its data are elsewhere, on disk perhaps: it is like no other.
+            digest.update(_single.setdefault(model, uuid4().hex).encode())
+            continue
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _settings(module: nn.Module) -> list[tuple[str, Any]]:
+    """Numbers and texts that a module keeps, but for its mode."""
+    return [
+        (name, value)
+        for name, value in sorted(vars(module).items())
+        if isinstance(value, (bool, int, float, str)) and name != "training"
+    ]
+
+
+def _hooks(module: nn.Module) -> list[str]:
+    """What tells the hooks of forward passes from others, which may change anything."""
+    hooks = *module._forward_pre_hooks.items(), *module._forward_hooks.items()
+    return [_hook_digest(number, hook) for number, hook in hooks]
+
+
+def _hook_digest(number: int, hook: Callable) -> str:
+    try:
+        return joblib.hash(hook)
+    except UNPICKLABLE:
+        # torch gives no two hooks of a process the same number.
+        return f"{PROCESS} {number}"
+
+
+# Modules of this process that have been pickled, by their digest.
+_living: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
+
+
+class SharedModule:
+    """A module as it is pickled, and as joblib hashes it: by what it computes.
+
+    Unpickled where the module still lives, it is that module and no copy, so that what
+    joblib caches does not multiply models, and a module that pickle cannot take (one
+    that holds a lock, say) can be cached within a process.
+
+    Parameters
+    ----------
+    module : nn.Module
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def __reduce__(self):
+        digest = model_digest(self.module)
+        _living[digest] = self.module
+        try:
+            pickled, fault = _pickled(self.module), ""
+        except UNPICKLABLE as error:
+            pickled, fault = None, str(error)
+        return _unpickled, (digest, pickled, fault)
+
+
+class _Pickler(cloudpickle.CloudPickler):
+    """Pickles tensors as copies on the CPU, and classes that stand in a script.
+
+    So it loads where there is no GPU, and where the script or notebook does not run,
+    while the module that is pickled stays where it is.
+    """
+
+    def reducer_override(self, obj):
+        # A parameter is reduced to its data, which come here in turn.
+        if type(obj) is Tensor and obj.device.type not in ("cpu", "meta"):
+            copied = obj.detach().cpu().requires_grad_(obj.requires_grad)
+            return copied.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return super().reducer_override(obj)
+
+
+def _pickled(module: nn.Module) -> bytes:
+    file = BytesIO()
+    _Pickler(file).dump(module)
+    return file.getvalue()
+
+
+def _unpickled(digest: str, pickled: bytes | None, fault: str) -> SharedModule:
+    module = _living.get(digest)
+    if module is None or model_digest(module) != digest:
+        if pickled is None:
+            raise pickle.UnpicklingError(
+                "model was pickled without its weights, to be shared inside one "
+                f"process, because pickle cannot take it: {fault}"
+            )
+        module = pickle.loads(pickled)
+    return SharedModule(module)
+
+
+class NamedModel:
+    """A model's name as it is pickled, and as joblib hashes it: with its files.
+
+    Parameters
+    ----------
+    name : str or path-like
+    """
+
+    def __init__(self, name: str | PathLike):
+        self.name = name
+
+
+def _hash_module(hasher, shared: SharedModule) -> None:
+    hasher.save(("skmfr SharedModule", model_digest(shared.module)))
+
+
+def _hash_name(hasher, named: NamedModel) -> None:
+    hasher.save(("skmfr NamedModel", fspath(named.name), files_of(fspath(named.name))))
+
+
+# A hasher of joblib pickles what it hashes; its table of types comes before __reduce__.
+joblib.hashing.Hasher.dispatch[SharedModule] = _hash_module
+joblib.hashing.Hasher.dispatch[NamedModel] = _hash_name

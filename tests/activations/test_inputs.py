@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
+
+from skmfr.activations import ActivationExtractor
+
+LENGTHS = [4, 9, 2, 8]
+SEQUENCES = [np.random.default_rng(n).integers(1, 50, size=n) for n in LENGTHS]
+
+
+class Backward(nn.Module):
+    """Each token sees those after it, and padding too if there were any; no mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(50, 8)
+        self.sum = nn.Identity()
+
+    def forward(self, input_ids):
+        return self.sum(self.embedding(input_ids).flip(1).cumsum(1).flip(1))
+
+
+def gpt2():
+    return GPT2Model(
+        GPT2Config(vocab_size=50, n_positions=12, n_embd=8, n_layer=1, n_head=2)
+    )
+
+
+def bert():
+    return BertModel(
+        BertConfig(
+            vocab_size=50,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            max_position_embeddings=12,
+        )
+    )
+
+
+@pytest.fixture(scope="module", params=["gpt2", "bert", "without mask"])
+def extractor(request):
+    torch.manual_seed(0)
+    make, layer = {
+        "gpt2": (gpt2, "h.0"),
+        "bert": (bert, "encoder.layer.0.output"),
+        "without mask": (Backward, "sum"),
+    }[request.param]
+    # Batches hold sequences of several lengths.
+    return ActivationExtractor(
+        make().eval(), layer, positions="all", batch_size=3, pad_token_id=0
+    )
+
+
+def alone(extractor, sequences) -> np.ndarray:
+    """Each text by itself, through the model as it is called by hand."""
+    kept: list = []
+    handle = extractor.model.get_submodule(extractor.layer).register_forward_hook(
+        lambda module, inputs, output: kept.append(output)
+    )
+    with torch.no_grad():
+        for sequence in sequences:
+            extractor.model(torch.tensor(np.asarray(sequence)[None]))
+    handle.remove()
+    outputs = [x if isinstance(x, torch.Tensor) else x[0] for x in kept]
+    return torch.cat([x.flatten(0, 1) for x in outputs]).numpy()
+
+
+def padded(sequences, side: str, width: int = 10, pad: int = 0) -> np.ndarray:
+    rows = np.full((len(sequences), width), pad)
+    for row, sequence in zip(rows, sequences, strict=True):
+        n = len(sequence)
+        row[slice(width - n, None) if side == "left" else slice(n)] = sequence
+    return rows
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("given", ["array", "mapping", "types"])
+def test_each_text_is_as_if_alone(extractor, side, given):
+    expected = alone(extractor, SEQUENCES)
+    X = padded(SEQUENCES, side)
+    if given != "array":
+        X = {"input_ids": X}
+    if given == "types":
+        if isinstance(extractor.model, Backward):
+            pytest.skip("takes token ids alone")
+        # Segments that would be wrong by one position, were they not moved along.
+        types = [np.arange(len(s)) % 2 for s in SEQUENCES]
+        X |= {"token_type_ids": padded(types, side, pad=1)}
+        X |= {"attention_mask": (X["input_ids"] != 0).astype(int)}
+        rows = [
+            {"input_ids": s[None], "token_type_ids": t[None]}
+            for s, t in zip(SEQUENCES, types, strict=True)
+        ]
+        expected = np.concatenate([extractor.transform(row) for row in rows])
+    np.testing.assert_allclose(extractor.transform(X), expected, atol=1e-5)
+
+
+def test_embeddings_are_moved_as_ids_are():
+    torch.manual_seed(0)
+    model = gpt2().eval()
+    extractor = ActivationExtractor(model, "h.0", positions="all")
+    X = padded(SEQUENCES, "left")
+    embedded = model.wte.weight.detach().numpy()[X]
+    given = {"inputs_embeds": embedded, "attention_mask": (X != 0).astype(int)}
+    rows = extractor.transform(given)
+    np.testing.assert_allclose(rows, alone(extractor, SEQUENCES), atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [9, 10])
+def test_a_first_token_with_the_pad_id_is_text(extractor, width):
+    texts = [np.append(0, s[:-1]) for s in SEQUENCES]
+    rows = extractor.transform(padded(texts, "right", width))
+    np.testing.assert_allclose(rows, alone(extractor, texts), atol=1e-5)
+
+
+def test_windows_that_all_begin_with_the_pad_id_are_whole(extractor):
+    X = np.random.default_rng(0).integers(1, 50, size=(3, 6))
+    X[:, 0] = 0
+    for rows in [X, X[:1]]:
+        expected = alone(extractor, rows)
+        np.testing.assert_allclose(extractor.transform(rows), expected, atol=1e-5)
+
+
+def test_a_mask_tells_bos_from_padding_at_the_left(extractor):
+    if isinstance(extractor.model, Backward):
+        pytest.skip("takes no mask")
+    texts = [np.append(0, s[:-1]) for s in SEQUENCES]
+    masks = [np.ones(len(s), dtype=int) for s in texts]
+    X = {
+        "input_ids": padded(texts, "left"),
+        "attention_mask": padded(masks, "left"),
+    }
+    rows = extractor.transform(X)
+    np.testing.assert_allclose(rows, alone(extractor, texts), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("given", ["array", "mapping"])
+def test_max_length_counts_text(extractor, side, given):
+    X = padded(SEQUENCES, side, 20)
+    cut = ActivationExtractor(**extractor.get_params()).set_params(max_length=3)
+    expected = alone(extractor, [s[:3] for s in SEQUENCES])
+    rows = cut.transform(X if given == "array" else {"input_ids": X})
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+
+def test_padding_beyond_the_context_is_no_text(extractor):
+    # 20 columns, of which 9 hold text; the context is 12.
+    rows = extractor.transform(padded(SEQUENCES, "left", 20))
+    np.testing.assert_allclose(rows, alone(extractor, SEQUENCES), atol=1e-5)
+
+
+def test_masks_have_a_row_of_tokens_each():
+    model = gpt2().eval()
+    X = {"input_ids": [[1, 2]], "attention_mask": np.ones((1, 2, 2))}
+    with pytest.raises(ValueError, match=r"attention_mask'\] must be of shape"):
+        ActivationExtractor(model, "h.0").fit(X)
+
+
+def test_texts_hold_no_padding(extractor):
+    ids = {"x": [0, 3, 0], "y": [4, 0, 0]}
+    texts = ActivationExtractor(**extractor.get_params()).set_params(
+        tokenizer=lambda texts: {"input_ids": [ids[text] for text in texts]}
+    )
+    rows = texts.transform(["x", "y"])
+    np.testing.assert_allclose(rows, alone(extractor, ids.values()), atol=1e-5)

@@ -1,0 +1,95 @@
+import pickle
+from copy import deepcopy
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skmfr.activations import ActivationExtractor
+
+TOKENS = np.arange(20).reshape(5, 4)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(50, 4), nn.Linear(4, 6), nn.BatchNorm1d(6))
+
+
+def test_pickling_moves_nothing(model, monkeypatch):
+    extractor = ActivationExtractor(model, "1")
+    expected, before = extractor.transform(TOKENS), tensors(model)
+
+    def moved(*_, **__):
+        raise AssertionError("the module was moved")
+
+    monkeypatch.setattr(nn.Module, "_apply", moved)
+    pickled = pickle.dumps(extractor)
+    monkeypatch.undo()
+    assert tensors(model) == before
+    assert pickle.loads(pickled).model is model
+    del model, extractor
+    assert np.array_equal(pickle.loads(pickled).transform(TOKENS), expected)
+
+
+def tensors(model) -> list[tuple]:
+    return [
+        (id(t), t.data_ptr(), t.device) for t in [*model.parameters(), *model.buffers()]
+    ]
+
+
+def test_tied_weights_stay_tied():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8, bias=False))
+    model[1].weight = model[0].weight
+    pickled = pickle.dumps(ActivationExtractor(model, "1"))
+    weight = model[0].weight.detach().clone()
+    del model
+    copied = pickle.loads(pickled).model
+    assert copied[1].weight is copied[0].weight
+    assert torch.equal(copied[0].weight, weight)
+    assert isinstance(copied[0].weight, nn.Parameter)
+    assert copied[0].weight.requires_grad
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_that_is_split_over_devices_stays_so(model):
+    extractor = ActivationExtractor(model, "0")
+    expected = extractor.transform(TOKENS)
+    model[1:].cuda()
+    before = tensors(model)
+    pickled = pickle.dumps(extractor)
+    assert tensors(model) == before
+    del model, extractor
+    copied = pickle.loads(pickled)
+    assert {t.device.type for t in copied.model.state_dict().values()} == {"cpu"}
+    assert np.array_equal(copied.transform(TOKENS), expected)
+
+
+def test_a_model_whose_weights_are_partly_elsewhere_stays_so(model):
+    split = deepcopy(model)
+    split[1].to("meta")
+    extractor = ActivationExtractor(split, "0")
+    expected, before = extractor.transform(TOKENS), tensors(split)
+    pickled = pickle.dumps(extractor)
+    assert tensors(split) == before
+    assert pickle.loads(pickled).model is split
+    assert joblib.hash(extractor) == joblib.hash(ActivationExtractor(split, "0"))
+    other = ActivationExtractor(deepcopy(split), "0")
+    assert joblib.hash(extractor) != joblib.hash(other)
+    del split, extractor
+    assert np.array_equal(pickle.loads(pickled).transform(TOKENS), expected)
+
+
+def test_a_split_model_is_not_moved_either(model):
+    # Tensors without data stand for those of another device.
+    split = deepcopy(model)
+    split[1].to("meta")
+    rows = ActivationExtractor(split, "0", device="cpu").transform(TOKENS)
+    assert np.array_equal(rows, ActivationExtractor(model, "0").transform(TOKENS))
+    split = nn.Sequential(deepcopy(model[1]).to("meta"), nn.Linear(6, 2))
+    with pytest.raises(ValueError, match="split over cpu, meta"):
+        ActivationExtractor(split, "1", device="cpu").transform(np.ones((2, 4)))
+    assert [t.device.type for t in split.parameters()] == ["meta"] * 2 + ["cpu"] * 2
