@@ -491,9 +491,8 @@ class MFRSparseAutoencoder(
         from ._training.fit import fit
         from ._training.progress import EpochCallbacks
         from ._training.results import Earlier
-        from ._utils.threads import let_forks_compute
+        from ._utils.ambient import undisturbed
 
-        let_forks_compute()
         earlier = begin_callbacks = None
         if continued:
             dictionaries = self.dictionaries_, self.witness_dictionaries_
@@ -505,14 +504,15 @@ class MFRSparseAutoencoder(
             begin_callbacks = partial(EpochCallbacks, self, self._init_callback_context)
         n_calls = getattr(self, "n_iter_", 0) if continued else 0
         # A fitted model stays as it was until there is a new one.
-        found = fit(
-            X,
-            self.get_params(deep=False),
-            seed=seed,
-            earlier=earlier,
-            one_pass=one_pass,
-            begin_callbacks=begin_callbacks,
-        )
+        with undisturbed():
+            found = fit(
+                X,
+                self.get_params(deep=False),
+                seed=seed,
+                earlier=earlier,
+                one_pass=one_pass,
+                begin_callbacks=begin_callbacks,
+            )
         set_fitted(self, found.attributes)
         if one_pass:
             self.n_iter_ = n_calls + 1

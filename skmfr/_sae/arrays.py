@@ -11,8 +11,8 @@ from scipy import sparse
 from torch import Tensor
 
 from .._data.sources import Source
+from .._utils.ambient import undisturbed
 from .._utils.devices import resolve_device
-from .._utils.threads import let_forks_compute
 from .coder import Coder
 from .codes import SparseCodes
 from .ensemble import Ensemble
@@ -29,6 +29,7 @@ _coders: WeakKeyDictionary[Any, tuple[list[np.ndarray], tuple, Coder]] = (
 )
 
 
+@undisturbed()
 def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     """The coder of a fitted estimator, for data like X.
 
@@ -40,7 +41,6 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     X : ndarray, Source or Tensor
         A tensor is coded on its device, all else on that of the estimator.
     """
-    let_forks_compute()
     if isinstance(X, Tensor):
         device, dtype = str(X.device), X.dtype
     else:

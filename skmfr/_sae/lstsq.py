@@ -80,7 +80,7 @@ def least_squares(
     """
     used = active.unsqueeze(2)
     gram = torch.where(used & used.mT, gram, 0.0)
-    gram.diagonal(dim1=1, dim2=2).add_(torch.where(active, RIDGE, 1.0))
+    gram.diagonal(dim1=1, dim2=2).add_(RIDGE).masked_fill_(~active, 1.0)
     products = torch.where(used, atoms @ X_centred.double().unsqueeze(2), 0.0)
     factor = torch.linalg.cholesky(gram)
     return torch.cholesky_solve(products, factor).squeeze(2).to(X_centred.dtype)

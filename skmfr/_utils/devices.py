@@ -41,7 +41,7 @@ def resolve_device(device: str, fall_back: bool = False) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         if fall_back:
             warnings.warn(
-                f"device={device!r} is not available: using the CPU.", stacklevel=5
+                f"device={device!r} is not available: using the CPU.", stacklevel=6
             )
             return "cpu"
         raise ValueError(

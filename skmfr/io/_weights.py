@@ -115,9 +115,11 @@ def read_weights(
     """
     import torch
 
+    from .._utils.ambient import undisturbed
+
     arrays, norm_tolerance = {}, SAME_NORM
     # NumPy has no bfloat16.
-    with opened(Path(folder) / name, "pt") as file:
+    with undisturbed(), opened(Path(folder) / name, "pt") as file:
         check_arrays(file, expected)
         for name in expected:
             tensor = file.get_tensor(name)
