@@ -308,11 +308,33 @@ def test_witnesses_do_not_know_of_the_penalty():
     assert with_penalty.mutual_agreement_.mean() > without.mutual_agreement_.mean()
 
 
+# In a new process, for a package is imported once.
+FROM_IMPORT_TO_CODES = """
+import random, sys
+import numpy as np, torch
+
+def state():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+
+def assert_same(before):
+    *numbers, of_torch = state()
+    assert numbers == list(before[:2]) and torch.equal(of_torch, before[2])
+
+before = state()
+from skmfr import MFRSparseAutoencoder, agreement, inspection, io, metrics
+assert_same(before)
+X = np.random.default_rng(0).standard_normal((50, 4))
+sae = MFRSparseAutoencoder(
+    8, k=2, max_steps=5, reinit_threshold=0.0, reinit_every=1, verbose=1, random_state=0
+).fit(X).partial_fit(X)
+for algorithm in ("encoder", "lstsq", "omp"):
+    sae.set_params(transform_algorithm=algorithm).transform(X)
+assert_same(before)
+"""
+
+
 def test_global_generators_are_left_alone():
-    before = np.random.get_state()[1].copy(), torch.get_rng_state()
-    small(max_steps=5, reinit_threshold=0.0, reinit_every=1).fit(X)
-    np.testing.assert_array_equal(np.random.get_state()[1], before[0])
-    assert torch.equal(torch.get_rng_state(), before[1])
+    subprocess.run([sys.executable, "-c", FROM_IMPORT_TO_CODES], check=True)
 
 
 def test_no_seed_draws_from_numpys_global_generator():
