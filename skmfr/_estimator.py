@@ -19,7 +19,10 @@ from sklearn.base import (
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import (
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._data.moments import fvu_of_blocks
@@ -29,6 +32,7 @@ from ._data.sources import (
     as_source,
     check_finite,
 )
+from ._utils.checks import Device, Interval, validate_parameters
 from ._utils.documentation import DocumentationLinkMixin
 
 try:
@@ -171,7 +175,7 @@ class MFRSparseAutoencoder(
     shuffle : bool, default=True
         Whether each epoch takes the samples in a new random order.
 
-    device : str, default="auto"
+    device : str or torch.device, default="auto"
         Where to compute: "cpu", "cuda", "cuda:1", ...; "auto" means a CUDA GPU where
         there is one.
 
@@ -329,7 +333,7 @@ class MFRSparseAutoencoder(
         "share_atoms": ["boolean"],
         "warm_start": ["boolean"],
         "shuffle": ["boolean"],
-        "device": [str],
+        "device": [Device()],
         "precision": [StrOptions({"float32", "float64", "bfloat16"})],
         "checkpoint_dir": [str, PathLike, None],
         "checkpoint_every": [Interval(Integral, 1, None, closed="left"), None],
@@ -480,6 +484,9 @@ class MFRSparseAutoencoder(
             If X or a parameter is not as described.
         """
         continued = self._can_go_on()
+        if continued:
+            # scikit-learn validates the first call alone.
+            check_parameters(self)
         X = self._checked(X, reset=not continued)
         self._learn(X, continued=continued, one_pass=True)
         return self
@@ -572,6 +579,7 @@ class MFRSparseAutoencoder(
         from ._sae.arrays import coder_of, csr_codes, dense_codes
 
         X = checked_data(self, X)
+        validate_parameters(self, "sparse_output")
         codes_of = csr_codes if self.sparse_output else dense_codes
         return codes_of(coder_of(self, X), X)
 
@@ -629,6 +637,9 @@ class MFRSparseAutoencoder(
         """
         from ._sae.arrays import coder_of, reconstruct
 
+        validate_parameter_constraints(
+            {"trusted_only": ["boolean"]}, {"trusted_only": trusted_only}, "reconstruct"
+        )
         X = checked_data(self, X)
         kept = self.trusted_ if trusted_only else None
         return reconstruct(coder_of(self, X), X, kept)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._data.sources import Source
 from .._utils.ambient import undisturbed
+from .._utils.checks import validate_parameters
 from .._utils.devices import resolve_device
 from .coder import Coder
 from .codes import SparseCodes
@@ -40,7 +41,13 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     estimator : MFRSparseAutoencoder
     X : ndarray, Source or Tensor
         A tensor is coded on its device, all else on that of the estimator.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a parameter that coding depends on is not as described.
     """
+    validate_parameters(estimator, "k", "transform_algorithm", "device")
     if isinstance(X, Tensor):
         device, dtype = str(X.device), X.dtype
     else:

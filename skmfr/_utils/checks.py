@@ -1,7 +1,54 @@
-"""Arrays that users give to functions, checked."""
+"""Parameters, and arrays that users give to functions, checked."""
 
 import numpy as np
-from sklearn.utils import check_array
+from sklearn import get_config
+from sklearn.utils import _param_validation, check_array
+
+
+class Interval(_param_validation.Interval):
+    """scikit-learn's, but True and False are no numbers."""
+
+    def is_satisfied_by(self, val) -> bool:
+        return not isinstance(val, bool) and super().is_satisfied_by(val)
+
+
+class Device(_param_validation.Options):
+    """What PyTorch takes for a device to compute on, there or not, and "auto"."""
+
+    def __init__(self):
+        super().__init__(str, {"auto", "cpu", "cuda"})
+
+    def is_satisfied_by(self, val) -> bool:
+        if super().is_satisfied_by(val):
+            return True
+        # Not before it is needed, so that importing skmfr is light.
+        import torch
+
+        try:
+            device = torch.device(val) if isinstance(val, str) else val
+        except RuntimeError:
+            return False
+        # That takes tensors, and forgets what they hold.
+        return isinstance(device, torch.device) and device.type != "meta"
+
+    def __str__(self) -> str:
+        return "'auto' or a device of PyTorch, such as 'cpu' or 'cuda:0'"
+
+
+def validate_parameters(estimator, *names: str) -> None:
+    """Validate some parameters of an estimator, which may have been set after `fit`.
+
+    Raises
+    ------
+    InvalidParameterError
+        If one is not as described.
+    """
+    if not get_config()["skip_parameter_validation"]:
+        _param_validation.validate_parameter_constraints(
+            {name: estimator._parameter_constraints[name] for name in names},
+            {name: getattr(estimator, name) for name in names},
+            type(estimator).__name__,
+        )
 
 
 def unit_pair(atoms, others) -> tuple[np.ndarray, np.ndarray]:

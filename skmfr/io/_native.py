@@ -212,6 +212,8 @@ def _arrays_of(attributes: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _parameters_of(sae: MFRSparseAutoencoder) -> dict[str, Any]:
     parameters = sae.get_params()
     parameters["callback"] = None
+    # A torch.device has a name.
+    parameters["device"] = str(parameters["device"])
     if isinstance(parameters["random_state"], np.random.RandomState):
         parameters["random_state"] = None
     return parameters
