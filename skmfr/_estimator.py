@@ -32,7 +32,7 @@ from ._data.sources import (
     as_source,
     check_finite,
 )
-from ._utils.checks import Device, Interval, validate_parameters
+from ._utils.checks import Device, Interval, float_dtypes, validate_parameters
 from ._utils.documentation import DocumentationLinkMixin
 
 try:
@@ -545,10 +545,11 @@ class MFRSparseAutoencoder(
             # Values that are not finite are found when they are read.
             return validate_data(self, source, reset=reset, skip_check_array=True)
         if reset or not as_validated(self, X):
+            X = as_array(X)
             X = validate_data(
                 self,
-                as_array(X),
-                dtype=[np.float64, np.float32],
+                X,
+                dtype=float_dtypes(X),
                 ensure_all_finite=False,
                 reset=reset,
             )
@@ -569,7 +570,7 @@ class MFRSparseAutoencoder(
         codes : ndarray or CSR array of shape (n_samples, n_components)
             At most k entries of a row are not zero; with
             ``transform_algorithm="encoder"`` none is negative. float32 for float32
-            data and for float16 in files, float64 otherwise.
+            and float16 data, float64 otherwise.
 
         Raises
         ------
@@ -602,9 +603,8 @@ class MFRSparseAutoencoder(
             If X is not numeric, finite and as wide as there are atoms.
         """
         check_is_fitted(self)
-        codes = check_array(
-            as_array(X), accept_sparse="csr", dtype=[np.float64, np.float32]
-        )
+        X = as_array(X)
+        codes = check_array(X, accept_sparse="csr", dtype=float_dtypes(X))
         if codes.shape[1] != len(self.components_):
             raise ValueError(
                 f"X has {codes.shape[1]} columns, but there are n_components="

@@ -1,5 +1,7 @@
 """Parameters, and arrays that users give to functions, checked."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from sklearn import get_config
 from sklearn.utils import _param_validation, check_array
@@ -88,12 +90,35 @@ def as_matrix(array, name: str, accept_sparse=False):
     return array
 
 
+def float_dtypes(X) -> list[type]:
+    """What scikit-learn's checks may leave X in; if it is in neither, the first.
+
+    float16 becomes float32, in whatever it comes, and all other numbers float64.
+    """
+    first = X
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    if first is not X and getattr(first, "dtype", None) == np.float16:
+        X = np.asarray(X)
+    dtypes = getattr(X, "dtypes", getattr(X, "dtype", None))
+    # Of the columns of a data frame.
+    if all(map(_is_half, dtypes if isinstance(dtypes, Iterable) else [dtypes])):
+        return [np.float32, np.float64]
+    return [np.float64, np.float32]
+
+
+def _is_half(dtype) -> bool:
+    # In whatever order of bytes; and that of polars.
+    half = isinstance(dtype, np.dtype) and dtype.kind == "f" and dtype.itemsize == 2
+    return half or str(dtype) == "Float16"
+
+
 def as_floats(array, name: str, accept_sparse=False):
     """Finite numbers, float32 or float64, in whatever shape."""
     return check_array(
         array,
         accept_sparse=accept_sparse,
-        dtype=[np.float64, np.float32],
+        dtype=float_dtypes(array),
         ensure_2d=False,
         allow_nd=True,
         ensure_min_samples=0,

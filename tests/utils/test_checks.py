@@ -4,15 +4,20 @@ from copy import deepcopy
 from numbers import Integral
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import zarr
 from scipy import sparse
 from sklearn import config_context
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skmfr import MFRSparseAutoencoder
 from skmfr._sae.arrays import coder_of
+from skmfr._utils.checks import float_dtypes
+from skmfr.agreement import feature_agreement, mmcs
 from skmfr.datasets import make_superposition
+from skmfr.metrics import fvu
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 X = np.random.default_rng(0).standard_normal((60, 6))
@@ -101,3 +106,71 @@ def test_devices_of_pytorch_are_devices(sae):
     np.testing.assert_array_equal(
         sae.fit(X).components_, sae.set_params(device="cpu").fit(X).components_
     )
+
+
+HALF = X.astype(np.float16)
+HOLDERS = {
+    "array": lambda half, folder: half,
+    "in the order of Fortran": lambda half, folder: np.asfortranarray(half),
+    "array of big-endians": lambda half, folder: half.astype(">f2"),
+    "list of rows": lambda half, folder: list(half),
+    "lists of numbers": lambda half, folder: [list(row) for row in half],
+    "data frame": lambda half, folder: pd.DataFrame(half),
+    "tensor": lambda half, folder: torch.from_numpy(half),
+    "list of shards": lambda half, folder: [half[:20], half[20:]],
+    "file": lambda half, folder: as_file(half, folder),
+    "list of a file": lambda half, folder: [as_file(half, folder).filename],
+    "zarr": lambda half, folder: zarr.array(half, chunks=(100, 6)),
+}
+
+
+def as_file(array, folder):
+    np.save(folder / "half.npy", array)
+    return np.load(folder / "half.npy", mmap_mode="r")
+
+
+@pytest.fixture(scope="module")
+def of_single():
+    return MFRSparseAutoencoder(12, k=2, max_steps=3, random_state=0).fit(
+        HALF.astype(np.float32)
+    )
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_float16_becomes_float32_whatever_holds_it(of_single, holder, tmp_path):
+    half = HOLDERS[holder](HALF, tmp_path)
+    sae = MFRSparseAutoencoder(12, k=2, max_steps=3, random_state=0).fit(half)
+    single = HALF.astype(np.float32)
+    for found, expected in [
+        (sae.components_, of_single.components_),
+        (sae.transform(half), of_single.transform(single)),
+        (sae.reconstruct(half), of_single.reconstruct(single)),
+    ]:
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, expected)
+    assert sae.score(half) == of_single.score(single)
+
+
+def test_codes_and_dictionaries_in_float16_become_float32(of_single):
+    codes = of_single.transform(HALF).astype(np.float16)
+    single = codes.astype(np.float32)
+    decoded = of_single.inverse_transform(codes)
+    assert decoded.dtype == np.float32
+    np.testing.assert_array_equal(decoded, of_single.inverse_transform(single))
+    atoms = of_single.dictionaries_[:2].astype(np.float16)
+    single_atoms = atoms.astype(np.float32)
+    agreement = feature_agreement(atoms[0], [atoms[1]])
+    assert agreement.dtype == np.float32
+    np.testing.assert_array_equal(
+        agreement, feature_agreement(single_atoms[0], [single_atoms[1]])
+    )
+    assert mmcs(*atoms) == mmcs(*single_atoms)
+    # Whose squares are more than float16 can hold.
+    large = 1000 * HALF
+    assert fvu(large, large / 2) == fvu(*np.float32([large, large / 2]))
+
+
+def test_less_than_float64_among_rows_is_no_reason_to_round():
+    mixed = [HALF[0], X[1]]
+    assert float_dtypes(mixed)[0] == np.float64
+    assert float_dtypes(X)[0] == float_dtypes([[1, 2]])[0] == np.float64
