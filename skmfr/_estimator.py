@@ -202,8 +202,8 @@ class MFRSparseAutoencoder(
         SAEs), "agreement" (mean best cosine of the first SAE's atoms in the last
         witness, renewed every 50 steps), "dead" (share of the SAEs' atoms that were
         active in no batch of the last 100 steps), "k", "alpha", "learning_rate",
-        "n_reinits" (of the SAEs and witnesses together). See
-        :class:`skmfr.inspection.TrainingHistory`.
+        "n_reinits" (of the SAEs and witnesses together). A dict that it returns is
+        kept in `history_`, as with :class:`skmfr.inspection.TrainingHistory`.
 
     verbose : int, default=0
         0 is silent, 1 shows a progress bar.
@@ -262,6 +262,10 @@ class MFRSparseAutoencoder(
     loss_curve_ : ndarray of shape (`n_steps_`,)
         FVU of each batch before its step, mean over the SAEs; by matching pursuit in
         steps that fit the dictionary to it.
+
+    history_ : list of dict
+        What `callback` returned in each step, if it returned dicts: in the last steps
+        up to `n_steps_`, of calls that went on from one another.
 
     n_reinits_ : ndarray of shape (n_saes,)
         How often each SAE was started anew.
@@ -510,6 +514,7 @@ class MFRSparseAutoencoder(
         if hasattr(self, "_init_callback_context") and not one_pass:
             begin_callbacks = partial(EpochCallbacks, self, self._init_callback_context)
         n_calls = getattr(self, "n_iter_", 0) if continued else 0
+        history = getattr(self, "history_", []) if continued else []
         # A fitted model stays as it was until there is a new one.
         with undisturbed():
             found = fit(
@@ -523,6 +528,8 @@ class MFRSparseAutoencoder(
         set_fitted(self, found.attributes)
         if one_pass:
             self.n_iter_ = n_calls + 1
+        if self.history_:
+            self.history_ = history + self.history_
         for sign in found.signs:
             warnings.warn(sign, ConvergenceWarning, stacklevel=4)
 

@@ -30,6 +30,8 @@ class Watch:
         self.settings = settings
         self.callback = callback
         self.agreement = float("nan")
+        self.history: list[dict] = []
+        """what the callback returned"""
         self.bar = None
         if verbose:
             from tqdm.auto import tqdm
@@ -58,7 +60,9 @@ class Watch:
             )
             self.bar.update(state.step - self.bar.n)
         if self.callback is not None:
-            self.callback(state.step, info)
+            record = self.callback(state.step, info)
+            if isinstance(record, dict):
+                self.history.append(record)
 
     def info(self, state: TrainingState) -> dict[str, float]:
         """What a callback gets to know."""

@@ -191,6 +191,7 @@ def estimator_of(weights: Weights, k, norm_tolerance: float) -> MFRSparseAutoenc
             "n_iter_": 0,
             "n_steps_": 0,
             "loss_curve_": norms[:0],
+            "history_": [],
             "n_reinits_": np.zeros(1, dtype=int),
             "n_features_in_": n_features,
         },
