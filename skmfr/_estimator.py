@@ -206,7 +206,8 @@ class MFRSparseAutoencoder(
         kept in `history_`, as with :class:`skmfr.inspection.TrainingHistory`.
 
     verbose : int, default=0
-        0 is silent, 1 shows a progress bar.
+        0 is silent, 1 shows progress on stderr: a bar on a terminal and in notebooks, a
+        line for each tenth of the steps in a log and from workers of joblib.
 
     random_state : int, RandomState instance or None, default=None
         Determines initial atoms, batches and resampling. Pass an int for results that
