@@ -19,7 +19,10 @@ from sklearn.base import (
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import (
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._data.moments import fvu_of_blocks
@@ -29,6 +32,7 @@ from ._data.sources import (
     as_source,
     check_finite,
 )
+from ._utils.checks import Device, Interval, float_dtypes, validate_parameters
 from ._utils.documentation import DocumentationLinkMixin
 
 try:
@@ -181,7 +185,7 @@ class MFRSparseAutoencoder(
     shuffle : bool, default=True
         Whether each epoch takes the samples in a new random order.
 
-    device : str, default="auto"
+    device : str or torch.device, default="auto"
         Where to compute: "cpu", "cuda", "cuda:1", ...; "auto" means a CUDA GPU where
         there is one.
 
@@ -208,11 +212,12 @@ class MFRSparseAutoencoder(
         SAEs), "agreement" (mean best cosine of the first SAE's atoms in the last
         witness, renewed every 50 steps), "dead" (share of the SAEs' atoms that were
         active in no batch of the last 100 steps), "k", "alpha", "learning_rate",
-        "n_reinits" (of the SAEs and witnesses together). See
-        :class:`skmfr.inspection.TrainingHistory`.
+        "n_reinits" (of the SAEs and witnesses together). A dict that it returns is
+        kept in `history_`, as with :class:`skmfr.inspection.TrainingHistory`.
 
     verbose : int, default=0
-        0 is silent, 1 shows a progress bar.
+        0 is silent, 1 shows progress on stderr: a bar on a terminal and in notebooks, a
+        line for each tenth of the steps in a log and from workers of joblib.
 
     random_state : int, RandomState instance or None, default=None
         Determines initial atoms, batches and resampling. Pass an int for results that
@@ -268,6 +273,10 @@ class MFRSparseAutoencoder(
     loss_curve_ : ndarray of shape (`n_steps_`,)
         FVU of each batch before its step, mean over the SAEs; by matching pursuit in
         steps that fit the dictionary to it.
+
+    history_ : list of dict
+        What `callback` returned in each step, if it returned dicts: in the last steps
+        up to `n_steps_`, of calls that went on from one another.
 
     n_reinits_ : ndarray of shape (n_saes,)
         How often each SAE was started anew.
@@ -340,7 +349,7 @@ class MFRSparseAutoencoder(
         "share_atoms": ["boolean"],
         "warm_start": ["boolean"],
         "shuffle": ["boolean"],
-        "device": [str],
+        "device": [Device()],
         "precision": [StrOptions({"float32", "float64", "bfloat16"})],
         "checkpoint_dir": [str, PathLike, None],
         "checkpoint_every": [Interval(Integral, 1, None, closed="left"), None],
@@ -493,6 +502,9 @@ class MFRSparseAutoencoder(
             If X or a parameter is not as described.
         """
         continued = self._can_go_on()
+        if continued:
+            # scikit-learn validates the first call alone.
+            check_parameters(self)
         X = self._checked(X, reset=not continued)
         self._learn(X, continued=continued, one_pass=True)
         return self
@@ -504,9 +516,8 @@ class MFRSparseAutoencoder(
         from ._training.fit import fit
         from ._training.progress import EpochCallbacks
         from ._training.results import Earlier
-        from ._utils.threads import let_forks_compute
+        from ._utils.ambient import undisturbed
 
-        let_forks_compute()
         earlier = begin_callbacks = None
         if continued:
             dictionaries = self.dictionaries_, self.witness_dictionaries_
@@ -517,18 +528,22 @@ class MFRSparseAutoencoder(
         if hasattr(self, "_init_callback_context") and not one_pass:
             begin_callbacks = partial(EpochCallbacks, self, self._init_callback_context)
         n_calls = getattr(self, "n_iter_", 0) if continued else 0
+        history = getattr(self, "history_", []) if continued else []
         # A fitted model stays as it was until there is a new one.
-        found = fit(
-            X,
-            self.get_params(deep=False),
-            seed=seed,
-            earlier=earlier,
-            one_pass=one_pass,
-            begin_callbacks=begin_callbacks,
-        )
+        with undisturbed():
+            found = fit(
+                X,
+                self.get_params(deep=False),
+                seed=seed,
+                earlier=earlier,
+                one_pass=one_pass,
+                begin_callbacks=begin_callbacks,
+            )
         set_fitted(self, found.attributes)
         if one_pass:
             self.n_iter_ = n_calls + 1
+        if self.history_:
+            self.history_ = history + self.history_
         for sign in found.signs:
             warnings.warn(sign, ConvergenceWarning, stacklevel=4)
 
@@ -551,10 +566,11 @@ class MFRSparseAutoencoder(
             # Values that are not finite are found when they are read.
             return validate_data(self, source, reset=reset, skip_check_array=True)
         if reset or not as_validated(self, X):
+            X = as_array(X)
             X = validate_data(
                 self,
-                as_array(X),
-                dtype=[np.float64, np.float32],
+                X,
+                dtype=float_dtypes(X),
                 ensure_all_finite=False,
                 reset=reset,
             )
@@ -575,8 +591,7 @@ class MFRSparseAutoencoder(
         codes : ndarray or CSR array of shape (n_samples, n_components)
             At most k entries of a row are not zero; with
             ``transform_algorithm="encoder"`` or ``positive_code=True`` none is
-            negative. float32 for float32
-            data and for float16 in files, float64 otherwise.
+            negative. float32 for float32 and float16 data, float64 otherwise.
 
         Raises
         ------
@@ -586,6 +601,7 @@ class MFRSparseAutoencoder(
         from ._sae.arrays import coder_of, csr_codes, dense_codes
 
         X = checked_data(self, X)
+        validate_parameters(self, "sparse_output")
         codes_of = csr_codes if self.sparse_output else dense_codes
         return codes_of(coder_of(self, X), X)
 
@@ -608,9 +624,8 @@ class MFRSparseAutoencoder(
             If X is not numeric, finite and as wide as there are atoms.
         """
         check_is_fitted(self)
-        codes = check_array(
-            as_array(X), accept_sparse="csr", dtype=[np.float64, np.float32]
-        )
+        X = as_array(X)
+        codes = check_array(X, accept_sparse="csr", dtype=float_dtypes(X))
         if codes.shape[1] != len(self.components_):
             raise ValueError(
                 f"X has {codes.shape[1]} columns, but there are n_components="
@@ -643,6 +658,9 @@ class MFRSparseAutoencoder(
         """
         from ._sae.arrays import coder_of, reconstruct
 
+        validate_parameter_constraints(
+            {"trusted_only": ["boolean"]}, {"trusted_only": trusted_only}, "reconstruct"
+        )
         X = checked_data(self, X)
         kept = self.trusted_ if trusted_only else None
         return reconstruct(coder_of(self, X), X, kept)

@@ -16,7 +16,7 @@ from itertools import combinations
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils._param_validation import validate_params
 
 from ._sae import levels
 from ._sae.cosines import (
@@ -25,7 +25,7 @@ from ._sae.cosines import (
     nearest_cosines,
     share_of_at_least,
 )
-from ._utils.checks import unit_atoms, unit_pair
+from ._utils.checks import Interval, unit_atoms, unit_pair
 
 __all__ = [
     "feature_agreement",

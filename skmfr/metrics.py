@@ -7,11 +7,11 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils import check_consistent_length
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+from sklearn.utils._param_validation import StrOptions, validate_params
 
 from ._data.moments import fvu_of_blocks
 from ._sae.cosines import nearest_cosines, share_of_at_least
-from ._utils.checks import as_matrix, unit_atoms
+from ._utils.checks import Interval, as_matrix, unit_atoms
 
 __all__ = [
     "agreement_scorer",

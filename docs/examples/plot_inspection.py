@@ -27,8 +27,9 @@ from skmfr.inspection import (
 )
 
 X, _ = load_digits(return_X_y=True)
-history = TrainingHistory()
-sae = MFRSparseAutoencoder(n_components=128, callback=history, random_state=0).fit(X)
+sae = MFRSparseAutoencoder(
+    n_components=128, callback=TrainingHistory(), random_state=0
+).fit(X)
 
 # %%
 # How far to trust each atom
@@ -49,7 +50,7 @@ _ = DictionaryDisplay.from_estimator(sae, image_shape=(8, 8))
 # -----------------
 # k falls over the first half of the steps; then the penalty is on.
 
-_ = TrainingCurveDisplay.from_history(history)
+_ = TrainingCurveDisplay.from_estimator(sae)
 
 # %%
 # How alike the dictionaries are

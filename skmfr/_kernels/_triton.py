@@ -65,7 +65,7 @@ PER_THREAD = 32
 
 def try_all(device: torch.device) -> None:
     """Call all kernels; the search, which needs most, for as much as it may hold."""
-    X = torch.ones(1, 1, device=device)
+    X = torch.ones(1, 1, dtype=torch.float32, device=device)
     place = torch.zeros_like(X, dtype=torch.int64)
     residual_products(X, X, place, X)
     bounds = torch.arange(2, device=device)

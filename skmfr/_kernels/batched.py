@@ -262,7 +262,7 @@ def _solution(system: Tensor, products: Tensor, active: Tensor) -> Tensor:
     """Solve the equations of active atoms; the others get 0."""
     pairs = active.unsqueeze(2) & active.unsqueeze(1)
     system = torch.where(pairs, system, 0.0)
-    system.diagonal(dim1=1, dim2=2).add_(torch.where(active, RIDGE, 1.0))
+    system.diagonal(dim1=1, dim2=2).add_(RIDGE).masked_fill_(~active, 1.0)
     factor = torch.linalg.cholesky(system)
     products = torch.where(active, products, 0.0).unsqueeze(2)
     return torch.cholesky_solve(products, factor).squeeze(2)

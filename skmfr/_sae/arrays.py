@@ -11,8 +11,9 @@ from scipy import sparse
 from torch import Tensor
 
 from .._data.sources import Source
+from .._utils.ambient import undisturbed
+from .._utils.checks import validate_parameters
 from .._utils.devices import resolve_device
-from .._utils.threads import let_forks_compute
 from .coder import Coder
 from .codes import SparseCodes
 from .ensemble import Ensemble
@@ -29,6 +30,7 @@ _coders: WeakKeyDictionary[Any, tuple[list[np.ndarray], tuple, Coder]] = (
 )
 
 
+@undisturbed()
 def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     """The coder of a fitted estimator, for data like X.
 
@@ -39,8 +41,14 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     estimator : MFRSparseAutoencoder
     X : ndarray, Source or Tensor
         A tensor is coded on its device, all else on that of the estimator.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a parameter that coding depends on is not as described.
     """
-    let_forks_compute()
+    counting = "k", "transform_algorithm", "positive_code", "device"
+    validate_parameters(estimator, *counting)
     if isinstance(X, Tensor):
         device, dtype = str(X.device), X.dtype
     else:

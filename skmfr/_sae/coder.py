@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._kernels.dense import block_size
+from .._utils.ambient import undisturbed
 from .codes import SparseCodes, decode
 from .encoder import encoder_coder, rows_per_block
 from .ensemble import Ensemble
@@ -62,16 +63,16 @@ class Coder:
         most = rows_per_block(n_components, device, self.atoms.dtype)
         return min(most, max(16, block_size(device) // n_features))
 
-    @torch.no_grad()
+    # A model that calls it may run in autocast, which would take bfloat16 for products.
+    @undisturbed()
     def __call__(self, X: Tensor) -> SparseCodes:
         """Codes of samples (n_samples, n_features), however many."""
-        # A model may run in autocast, which would take bfloat16 for products.
-        with torch.autocast(X.device.type, enabled=False):
-            blocks = [self._codes_of_block(block) for block in X.split(self.n_rows)]
+        blocks = [self._codes_of_block(block) for block in X.split(self.n_rows)]
         if len(blocks) == 1:
             return blocks[0]
         return SparseCodes(*(torch.cat(part) for part in zip(*blocks, strict=True)))
 
+    @undisturbed()
     def decode(self, codes: SparseCodes) -> Tensor:
         """z D + b, (n_samples, n_features)."""
         return decode(codes, self.atoms) + self.sae.decoder_bias

@@ -15,6 +15,7 @@ from scipy import sparse
 from torch import Tensor
 
 from .._kernels import backend
+from .._utils.ambient import undisturbed
 
 
 class SparseCodes(NamedTuple):
@@ -63,6 +64,7 @@ def top_k(scores: Tensor, k: int) -> SparseCodes:
 
 
 @lru_cache(maxsize=8)
+@undisturbed()
 def bounds_of_samples(n_samples: int, k: int, device: torch.device) -> Tensor:
     """Where the entries of each sample begin and end."""
     return torch.arange(n_samples + 1, device=device) * k

@@ -8,6 +8,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
 from .._kernels.dense import linear
+from .._utils.ambient import undisturbed
 
 # Matchings that training renews are exact up to this many atoms (0.5 s); what they cost
 # grows with their cube.
@@ -23,6 +24,7 @@ REST_SIZE = 256
 COSINES_AT_ONCE = 1 << 24
 
 
+@undisturbed()
 def largest_cosines(atoms: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Largest cosine of each atom with another dictionary, and where it is.
 
@@ -43,6 +45,7 @@ def largest_cosines(atoms: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(cosine), torch.cat(index)
 
 
+@undisturbed()
 def assign_atoms(
     atoms: Tensor, others: Tensor, exact_limit: int = EXACT_RENEWED
 ) -> Tensor:

@@ -109,9 +109,10 @@ def fit(
     state = start(data, settings, earlier)
     state.begin(*plan(data, parameters, earlier, one_pass))
     state, checkpoints = resume(state, data, parameters, settings, one_pass)
-    run(state, data, parameters, settings, checkpoints, begin_callbacks)
+    history = run(state, data, parameters, settings, checkpoints, begin_callbacks)
     attributes = fitted_attributes(state, data.standardiser, settings, data.dtype)
     attributes["n_iter_"] = ceil(state.step / data.batches.per_epoch)
+    attributes["history_"] = history
     moments = one_pass or parameters["warm_start"]
     attributes["_training"] = training_arrays(state, data.standardiser, seed, moments)
     return Fit(
@@ -298,8 +299,13 @@ def run(
     settings: Settings,
     checkpoints: Checkpoints | None,
     begin_callbacks: Callable[..., EpochCallbacks] | None,
-) -> None:
+) -> list[dict]:
     """Run the training loop, watched, saved, and open to interruption.
+
+    Returns
+    -------
+    list of dict
+        What the callback returned.
 
     Warns
     -----
@@ -340,3 +346,4 @@ def run(
             )
     if epochs is not None:
         epochs.close(state)
+    return watch.history

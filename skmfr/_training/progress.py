@@ -1,9 +1,11 @@
 """What can be watched during a fit: a progress bar, callbacks, scikit-learn's own."""
 
-from collections.abc import Callable
+import multiprocessing
+import sys
+import threading
+from collections.abc import Callable, Mapping
 from math import ceil
-
-import numpy as np
+from time import monotonic
 
 from .._sae.pairing import largest_cosines
 from .settings import Settings
@@ -13,6 +15,8 @@ from .state import TrainingState
 AGREEMENT_INTERVAL = 50
 # Steps in which atoms that a callback is told are dead were not active.
 DEAD_WINDOW = 100
+# Seconds between two lines in a log, but for the last.
+SHORTEST_SILENCE, LONGEST_SILENCE = 1, 300
 
 
 class Watch:
@@ -22,48 +26,46 @@ class Watch:
     ----------
     settings : Settings
     verbose : int
-        Whether to show a bar.
+        Whether to show how far it is.
     callback : callable(step, info) or None
     """
 
     def __init__(self, settings: Settings, verbose: int, callback: Callable | None):
         self.settings = settings
         self.callback = callback
-        self.agreement = float("nan")
-        self.bar = None
+        self.agreement, self.agreement_is_of = float("nan"), -1
+        self.history: list[dict] = []
+        """what the callback returned"""
+        self.report: Bar | Lines | None = None
         if verbose:
-            from tqdm.auto import tqdm
-
-            self.bar = tqdm(unit="step", desc="MFR")
+            self.report = (Bar if _redraws() else Lines)(_label(settings))
+        self.last: TrainingState | None = None
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
-        if self.bar is not None:
-            self.bar.close()
+    def __exit__(self, error, *_):
+        if self.report is None:
+            return
+        # Training may have ended before its last step.
+        if error is None and self.last and self.report.shown != self.last.step:
+            self.report.show(self.last, self.info(self.last))
+        self.report.close()
 
     def __call__(self, state: TrainingState) -> None:
-        if self.bar is None and self.callback is None:
-            return
-        info = self.info(state)
-        if self.bar is not None:
-            self.bar.total = state.schedule.n_steps
-            self.bar.set_postfix(
-                {
-                    "FVU": f"{info['fvu']:.4f}",
-                    "agreement": f"{info['agreement']:.3f}",
-                },
-                refresh=False,
-            )
-            self.bar.update(state.step - self.bar.n)
+        self.last = state
+        if self.report is not None and self.report.due(state):
+            self.report.show(state, self.info(state))
         if self.callback is not None:
-            self.callback(state.step, info)
+            record = self.callback(state.step, self.info(state))
+            if isinstance(record, dict):
+                self.history.append(record)
 
     def info(self, state: TrainingState) -> dict[str, float]:
         """What a callback gets to know."""
-        if state.step % AGREEMENT_INTERVAL == 0 or np.isnan(self.agreement):
+        if state.step // AGREEMENT_INTERVAL != self.agreement_is_of:
             self.agreement = self.current_agreement(state)
+            self.agreement_is_of = state.step // AGREEMENT_INTERVAL
         settings, done = self.settings, state.step - 1
         dead = state.activity.dead_in(DEAD_WINDOW)[: settings.n_saes]
         stage = state.schedule.stage(done, settings)
@@ -86,6 +88,91 @@ class Watch:
             state.ensemble.decoder[0], state.ensemble.decoder[-1]
         )
         return float(cosine.mean())
+
+
+class Bar:
+    """A bar that is drawn anew in its place."""
+
+    def __init__(self, label: str):
+        self.label = label
+        self.shown = 0
+        self.bar = None
+
+    def due(self, state: TrainingState) -> bool:
+        return True
+
+    def show(self, state: TrainingState, info: Mapping[str, float]) -> None:
+        if self.bar is None:
+            from tqdm.auto import tqdm
+
+            # Not before its length is known; and a checkpoint may have begun it.
+            self.bar = tqdm(
+                desc=self.label,
+                unit="step",
+                total=state.schedule.n_steps,
+                initial=state.step - 1,
+            )
+        self.bar.total = state.schedule.n_steps
+        self.bar.set_postfix_str(_told(info), refresh=False)
+        self.bar.update(state.step - self.bar.n)
+        self.shown = state.step
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Lines:
+    """Some lines for a log: one for each tenth of the steps, and for the last step."""
+
+    def __init__(self, label: str):
+        self.label = label
+        self.shown = 0
+        self.begun = self.written = monotonic()
+
+    def due(self, state: TrainingState) -> bool:
+        n_steps, since = state.schedule.n_steps, monotonic() - self.written
+        tenth = state.step * 10 // n_steps > self.shown * 10 // n_steps
+        return (tenth and since >= SHORTEST_SILENCE) or since >= LONGEST_SILENCE
+
+    def show(self, state: TrainingState, info: Mapping[str, float]) -> None:
+        self.shown, self.written = state.step, monotonic()
+        # At once, for several processes may write to one log.
+        line = (
+            f"{self.label}: step {state.step} of {state.schedule.n_steps}, "
+            f"{self.written - self.begun:.0f} s, {_told(info)}\n"
+        )
+        print(line, end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+def _told(info: Mapping[str, float]) -> str:
+    return f"FVU={info['fvu']:.4f}, agreement={info['agreement']:.3f}"
+
+
+def _label(settings: Settings) -> str:
+    """What tells a fit from others."""
+    fit = f"MFR {settings.n_components} atoms, k={settings.k}, alpha={settings.alpha:g}"
+    return f"{fit} [{_worker()}]" if _worker() else fit
+
+
+def _redraws() -> bool:
+    """Whether what is written to stderr can be drawn anew in its place."""
+    is_terminal = getattr(sys.stderr, "isatty", lambda: False)()
+    # Processes and threads side by side would draw into each other's.
+    return (is_terminal or "ipykernel" in sys.modules) and not _worker()
+
+
+def _worker() -> str:
+    """The names of this process and thread, where they are not the main ones."""
+    names = []
+    if multiprocessing.parent_process() is not None:
+        names.append(multiprocessing.current_process().name)
+    if threading.current_thread() is not threading.main_thread():
+        names.append(threading.current_thread().name)
+    return " ".join(names)
 
 
 class EpochCallbacks:

@@ -1,7 +1,56 @@
-"""Arrays that users give to functions, checked."""
+"""Parameters, and arrays that users give to functions, checked."""
+
+from collections.abc import Iterable
 
 import numpy as np
-from sklearn.utils import check_array
+from sklearn import get_config
+from sklearn.utils import _param_validation, check_array
+
+
+class Interval(_param_validation.Interval):
+    """scikit-learn's, but True and False are no numbers."""
+
+    def is_satisfied_by(self, val) -> bool:
+        return not isinstance(val, bool) and super().is_satisfied_by(val)
+
+
+class Device(_param_validation.Options):
+    """What PyTorch takes for a device to compute on, there or not, and "auto"."""
+
+    def __init__(self):
+        super().__init__(str, {"auto", "cpu", "cuda"})
+
+    def is_satisfied_by(self, val) -> bool:
+        if super().is_satisfied_by(val):
+            return True
+        # Not before it is needed, so that importing skmfr is light.
+        import torch
+
+        try:
+            device = torch.device(val) if isinstance(val, str) else val
+        except RuntimeError:
+            return False
+        # That takes tensors, and forgets what they hold.
+        return isinstance(device, torch.device) and device.type != "meta"
+
+    def __str__(self) -> str:
+        return "'auto' or a device of PyTorch, such as 'cpu' or 'cuda:0'"
+
+
+def validate_parameters(estimator, *names: str) -> None:
+    """Validate some parameters of an estimator, which may have been set after `fit`.
+
+    Raises
+    ------
+    InvalidParameterError
+        If one is not as described.
+    """
+    if not get_config()["skip_parameter_validation"]:
+        _param_validation.validate_parameter_constraints(
+            {name: estimator._parameter_constraints[name] for name in names},
+            {name: getattr(estimator, name) for name in names},
+            type(estimator).__name__,
+        )
 
 
 def unit_pair(atoms, others) -> tuple[np.ndarray, np.ndarray]:
@@ -41,12 +90,35 @@ def as_matrix(array, name: str, accept_sparse=False):
     return array
 
 
+def float_dtypes(X) -> list[type]:
+    """What scikit-learn's checks may leave X in; if it is in neither, the first.
+
+    float16 becomes float32, in whatever it comes, and all other numbers float64.
+    """
+    first = X
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    if first is not X and getattr(first, "dtype", None) == np.float16:
+        X = np.asarray(X)
+    dtypes = getattr(X, "dtypes", getattr(X, "dtype", None))
+    # Of the columns of a data frame.
+    if all(map(_is_half, dtypes if isinstance(dtypes, Iterable) else [dtypes])):
+        return [np.float32, np.float64]
+    return [np.float64, np.float32]
+
+
+def _is_half(dtype) -> bool:
+    # In whatever order of bytes; and that of polars.
+    half = isinstance(dtype, np.dtype) and dtype.kind == "f" and dtype.itemsize == 2
+    return half or str(dtype) == "Float16"
+
+
 def as_floats(array, name: str, accept_sparse=False):
     """Finite numbers, float32 or float64, in whatever shape."""
     return check_array(
         array,
         accept_sparse=accept_sparse,
-        dtype=[np.float64, np.float32],
+        dtype=float_dtypes(array),
         ensure_2d=False,
         allow_nd=True,
         ensure_min_samples=0,

@@ -17,12 +17,12 @@ def on_device(array: np.ndarray, device: str) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def resolve_device(device: str, fall_back: bool = False) -> str:
+def resolve_device(device: str | torch.device, fall_back: bool = False) -> str:
     """The device to compute on.
 
     Parameters
     ----------
-    device : str
+    device : str or torch.device
         "auto" means a CUDA GPU where there is one.
     fall_back : bool
         Whether to use the CPU, with a warning, where the hardware is missing: so that
@@ -41,11 +41,11 @@ def resolve_device(device: str, fall_back: bool = False) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         if fall_back:
             warnings.warn(
-                f"device={device!r} is not available: using the CPU.", stacklevel=5
+                f"device={str(device)!r} is not available: using the CPU.", stacklevel=6
             )
             return "cpu"
         raise ValueError(
-            f"device={device!r} is not available here: {str(error).splitlines()[0]} "
-            "Use device='auto' or 'cpu'."
+            f"device={str(device)!r} is not available here: "
+            f"{str(error).splitlines()[0]} Use device='auto' or 'cpu'."
         ) from error
-    return device
+    return str(device)

@@ -16,9 +16,10 @@ from sklearn.base import (
     TransformerMixin,
     clone,
 )
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import check_is_fitted, check_memory
 
+from .._utils.checks import Interval
 from .._utils.documentation import DocumentationLinkMixin
 from ._extraction import Extraction, block_rows
 from ._inputs import Inputs, check_inputs, holds_texts

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils._param_validation import validate_params
 from torch import Tensor, nn
 
 from .._sae.cosines import nearest_elsewhere
+from .._utils.checks import Interval
 from .._utils.extras import needed_by
 from .._utils.top import Best
 from ._extraction import block_rows

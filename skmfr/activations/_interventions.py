@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -21,6 +21,7 @@ from .._data.sources import as_array
 from .._estimator import MFRSparseAutoencoder
 from .._sae.arrays import coder_of
 from .._sae.codes import SparseCodes, decode
+from .._utils.checks import Interval
 from ._compiled import eager, uncompiled
 from ._inputs import Batch, Inputs, check_inputs
 from ._loading import as_model

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import get_data_home
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils._param_validation import validate_params
 
+from .._utils.checks import Interval
 from .._utils.extras import needed_by
 
 # Of the others, PhysioNet's own list is asked.

@@ -4,9 +4,9 @@ from numbers import Integral
 
 import numpy as np
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils._param_validation import validate_params
 
-from .._utils.checks import as_floats
+from .._utils.checks import Interval, as_floats
 from ._synthetic import _generator
 
 

@@ -8,12 +8,9 @@ from scipy import sparse
 from scipy.special import ndtr, ndtri
 from sklearn.preprocessing import normalize
 from sklearn.utils import Bunch, check_random_state, gen_batches
-from sklearn.utils._param_validation import (
-    Interval,
-    Options,
-    StrOptions,
-    validate_params,
-)
+from sklearn.utils._param_validation import Options, StrOptions, validate_params
+
+from .._utils.checks import Interval
 
 _BLOCK_ENTRIES = 2**18  # 2 MB of float64: what is drawn at once stays in the cache
 

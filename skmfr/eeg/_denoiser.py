@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from .._estimator import MFRSparseAutoencoder
+from .._utils.checks import Interval
 from .._utils.documentation import DocumentationLinkMixin
 from .._utils.fitted import unchanged_on_error
 from ..metrics import fvu

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from .._utils.checks import float_dtypes
 from ._spans import CHUNK, Span, annotated, chunks, unmarked
 
 # Numbers of epochs that are.
@@ -58,7 +59,8 @@ def as_epochs_array(X: Any, name: str) -> np.ndarray:
         )
     if X.size == 0:
         raise ValueError(f"{name} is empty: its shape is {X.shape}.")
-    return X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
+    dtypes = float_dtypes(X)
+    return X if X.dtype in dtypes else X.astype(dtypes[0])
 
 
 def check_channels(X: Any, names: list[str], complaint: str) -> None:

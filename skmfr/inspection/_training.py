@@ -16,11 +16,14 @@ PANELS = {
 }
 
 
-class TrainingHistory(list):
-    """Records of all steps of a fit: a `callback` that keeps what it is told.
+class TrainingHistory:
+    """A `callback` that has all steps of a fit recorded, in its `history_`.
 
-    A list of one dict per step, so that ``pandas.DataFrame(history)`` is a table of it:
-    "step" and what `callback` of :class:`~skmfr.MFRSparseAutoencoder` is told.
+    The records are a list of one dict per step, so that ``pandas.DataFrame(
+    sae.history_)`` is a table of it: "step" and what `callback` of
+    :class:`~skmfr.MFRSparseAutoencoder` is told. They are the estimator's. The callback
+    itself stays as it is, so that clones of an estimator, and fits after one another,
+    share nothing.
 
     See Also
     --------
@@ -32,18 +35,17 @@ class TrainingHistory(list):
     >>> from skmfr import MFRSparseAutoencoder
     >>> from skmfr.inspection import TrainingHistory
     >>> X, _ = load_digits(return_X_y=True)
-    >>> history = TrainingHistory()
     >>> sae = MFRSparseAutoencoder(
-    ...     n_components=64, max_steps=100, callback=history, random_state=0
+    ...     n_components=64, max_steps=100, callback=TrainingHistory(), random_state=0
     ... ).fit(X[:500])
-    >>> history
-    TrainingHistory of 100 steps
-    >>> history[-1]["step"], history[-1]["dead"]
+    >>> len(sae.history_)
+    100
+    >>> sae.history_[-1]["step"], sae.history_[-1]["dead"]
     (100, 0.0)
     """
 
     def __call__(self, step, info):
-        """Keep what is told.
+        """Give what is told, as a record for `history_`.
 
         Parameters
         ----------
@@ -51,12 +53,16 @@ class TrainingHistory(list):
             Number of steps done.
         info : dict
             What else is known.
+
+        Returns
+        -------
+        record : dict
+            All of it. A callback that does more than record can return this.
         """
-        self.append({"step": step, **info})
+        return {"step": step, **info}
 
     def __repr__(self):
-        # That of a list would fill the picture of the estimator with numbers.
-        return f"{type(self).__name__} of {len(self)} steps"
+        return f"{type(self).__name__}()"
 
 
 class TrainingCurveDisplay:
@@ -129,9 +135,9 @@ class TrainingCurveDisplay:
         Parameters
         ----------
         estimator : MFRSparseAutoencoder or Pipeline
-            Fitted estimator, or pipeline that ends with one. If its `callback` is a
-            :class:`TrainingHistory`, all that this recorded is shown, otherwise what
-            the estimator itself keeps: `loss_curve_`, the FVU.
+            Fitted estimator, or pipeline that ends with one. If its `callback` was a
+            :class:`TrainingHistory`, all of `history_` is shown, otherwise
+            `loss_curve_`, the FVU.
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         line_kwargs : dict, default=None
@@ -158,12 +164,10 @@ class TrainingCurveDisplay:
                 "estimator was imported from another package: there is no training "
                 "to show."
             )
-        history = sae.callback
-        if isinstance(history, TrainingHistory) and history:
-            # It may have seen other fits before, and not the steps before a checkpoint.
-            records = history[-sae.n_steps_ :]
-            step = np.arange(sae.n_steps_ - len(records), sae.n_steps_) + 1
-            display = cls(step=step, **_columns(records))
+        if sae.history_ and _tell_fvu(sae.history_):
+            # Not of the steps before a checkpoint.
+            step = np.arange(sae.n_steps_ - len(sae.history_), sae.n_steps_) + 1
+            display = cls(step=step, **_columns(sae.history_))
         else:
             display = cls(step=np.arange(sae.n_steps_) + 1, fvu=sae.loss_curve_)
         return display.plot(ax, line_kwargs=line_kwargs)
@@ -174,8 +178,8 @@ class TrainingCurveDisplay:
 
         Parameters
         ----------
-        history : TrainingHistory or list of dict
-            What `callback` was told in each step.
+        history : list of dict
+            What `callback` was told in each step: `history_` of an estimator.
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         line_kwargs : dict, default=None
@@ -196,7 +200,8 @@ class TrainingCurveDisplay:
         import_pyplot(f"{cls.__name__}.from_history")
         if not len(history):
             raise ValueError(
-                "history is empty. Give it to an estimator as callback, and fit that."
+                "history is empty. Fit an estimator with callback=TrainingHistory(), "
+                "and give its history_."
             )
         display = cls(step=np.arange(len(history)) + 1, **_columns(history))
         return display.plot(ax, line_kwargs=line_kwargs)
@@ -259,9 +264,13 @@ class TrainingCurveDisplay:
             axis.axvspan(*span, color="0.9", linewidth=0, zorder=0, label="penalty on")
 
 
+def _tell_fvu(records) -> bool:
+    return all("fvu" in record for record in records)
+
+
 def _columns(records) -> dict[str, np.ndarray]:
     """What is known at all steps, by name."""
-    if not all("fvu" in record for record in records):
+    if not _tell_fvu(records):
         raise ValueError('history has records without "fvu", which callback is told.')
     return {
         name: np.array([record[name] for record in records])

@@ -33,6 +33,8 @@ FITTED = {
 }
 # There only if they are not what the others say.
 WEIGHTS = {"components_": "float m d", "encoder_weights_": "float m d"}
+# Parameters that are of the machine, or the session, that a file comes from.
+LEFT_BEHIND = ("callback", "checkpoint_dir", "checkpoint_every")
 # Before the names of arrays that training goes on from: those of `_training.state`.
 TRAINING = "training "
 
@@ -75,7 +77,9 @@ def save(sae: MFRSparseAutoencoder, path, *, training_state=True) -> None:
     Notes
     -----
     A `callback`, callbacks of scikit-learn, and a `random_state` that is a generator
-    are no data: they come back as None. A `checkpoint_dir` comes back as a string.
+    are no data: they come back as None, and `history_` as an empty list. So do
+    `checkpoint_dir` and `checkpoint_every`, for a fit should not write to a folder that
+    somebody chose on another machine.
 
     Examples
     --------
@@ -123,7 +127,8 @@ def load(path) -> MFRSparseAutoencoder:
     Returns
     -------
     MFRSparseAutoencoder
-        The estimator as it was when it was saved.
+        The estimator as it was when it was saved, but for what :func:`save` leaves
+        out: it has no `callback` and no `checkpoint_dir`.
 
     Raises
     ------
@@ -211,7 +216,9 @@ def _arrays_of(attributes: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _parameters_of(sae: MFRSparseAutoencoder) -> dict[str, Any]:
     parameters = sae.get_params()
-    parameters["callback"] = None
+    parameters |= dict.fromkeys(LEFT_BEHIND)
+    # A torch.device has a name.
+    parameters["device"] = str(parameters["device"])
     if isinstance(parameters["random_state"], np.random.RandomState):
         parameters["random_state"] = None
     return parameters
@@ -336,7 +343,8 @@ def _with_parameters(parameters: dict[str, Any]) -> MFRSparseAutoencoder:
         )
     sae.set_params(**parameters)
     check_parameters(sae)
-    return sae
+    # Earlier builds wrote them.
+    return sae.set_params(**dict.fromkeys(LEFT_BEHIND))
 
 
 def _set_attributes(
@@ -360,6 +368,7 @@ def _set_attributes(
         "agreement_null_": _number(attributes, "agreement_null_", float, 0, 1),
         "n_iter_": _number(attributes, "n_iter_", int, 0),
         "n_steps_": _number(attributes, "n_steps_", int, 0),
+        "history_": [],
         "_training": training,
     }
     set_fitted(sae, with_copies(fitted))

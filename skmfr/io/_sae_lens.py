@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from typing import Any
 
 from .._estimator import MFRSparseAutoencoder
 from ._native import check_sae
@@ -24,11 +25,13 @@ SHAPES = {
     "b_enc": "floating m",
     "b_dec": "floating d",
 }
-# The version whose layout this is; SAELens reads what versions before 6 wrote, or what
-# does not say, by other rules.
+# The version whose layout is written; SAELens reads what versions before 6 wrote, or
+# what does not say, by other rules.
 VERSION = "6.54.12"
 # What can be imported; the first value is that of a missing entry.
 ENTRIES = {
+    # Of versions before 6: factors of the codes, trained after all else.
+    "finetuning_scaling_factor": (False,),
     "normalize_activations": ("none",),
     # With "hook_z" it flattens the heads itself.
     "reshape_activations": ("none", "hook_z"),
@@ -118,7 +121,7 @@ def to_sae_lens(
 
 
 def from_sae_lens(folder) -> MFRSparseAutoencoder:
-    """Read a TopK SAE that SAELens wrote.
+    """Read a TopK SAE that SAELens wrote, in version 6 or before.
 
     What the format says in other ways is folded into the weights, so that
     reconstructions are the same: norms of atoms, where TopK takes account of them
@@ -168,7 +171,7 @@ def from_sae_lens(folder) -> MFRSparseAutoencoder:
     MFRSparseAutoencoder(k=2, n_components=32, n_saes=1, n_witnesses=0)
     """
     with naming(folder):
-        config = read_config(folder, ENTRIES)
+        config = read_config(folder, ENTRIES, _as_version_6)
         check_entry(config, "architecture", "topk")
         arrays, norm_tolerance = read_weights(folder, WEIGHTS, SHAPES)
         n_components, n_features = arrays["W_dec"].shape
@@ -181,3 +184,23 @@ def from_sae_lens(folder) -> MFRSparseAutoencoder:
             norm_tolerance = inf
         weights = Weights(encoder, encoder_bias, arrays["W_dec"], arrays["b_dec"])
         return estimator_of(weights, config.get("k"), norm_tolerance)
+
+
+def _as_version_6(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as version 6 writes it.
+
+    Earlier ones had k among the arguments of an activation function, and most of them
+    called a TopK SAE a standard one with that function.
+    """
+    if "activation_fn_str" not in config:
+        return config
+    modern: dict[str, Any] = {}
+    if config.get("architecture", "standard") == "standard":
+        check_entry(config, "activation_fn_str", "topk")
+        modern["architecture"] = "topk"
+    arguments = config.get("activation_fn_kwargs")
+    if isinstance(arguments, dict) and "k" in arguments:
+        modern["k"] = arguments["k"]
+    if config.get("normalize_activations") in (None, False):
+        modern["normalize_activations"] = "none"
+    return config | modern

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +52,11 @@ def write_folder(
         fresh.write_text(text, encoding="utf-8")
 
 
-def read_config(folder, expected: Mapping[str, tuple]) -> dict[str, Any]:
+def read_config(
+    folder,
+    expected: Mapping[str, tuple],
+    modern: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> dict[str, Any]:
     """Read a configuration.
 
     Parameters
@@ -60,6 +64,8 @@ def read_config(folder, expected: Mapping[str, tuple]) -> dict[str, Any]:
     folder : path-like
     expected : mapping from str to tuple
         Values that entries may have. The first is what it means to lack the entry.
+    modern : callable(config) -> dict
+        Says in the words of now what the file has in those of an earlier version.
 
     Returns
     -------
@@ -74,7 +80,7 @@ def read_config(folder, expected: Mapping[str, tuple]) -> dict[str, Any]:
     config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise ValueError(f"{CONFIG} holds a {type(config).__name__}, expected a dict.")
-    config = {name: values[0] for name, values in expected.items()} | config
+    config = {name: values[0] for name, values in expected.items()} | modern(config)
     for name, values in expected.items():
         check_entry(config, name, *values)
     return config
@@ -115,9 +121,11 @@ def read_weights(
     """
     import torch
 
+    from .._utils.ambient import undisturbed
+
     arrays, norm_tolerance = {}, SAME_NORM
     # NumPy has no bfloat16.
-    with opened(Path(folder) / name, "pt") as file:
+    with undisturbed(), opened(Path(folder) / name, "pt") as file:
         check_arrays(file, expected)
         for name in expected:
             tensor = file.get_tensor(name)
@@ -183,6 +191,7 @@ def estimator_of(weights: Weights, k, norm_tolerance: float) -> MFRSparseAutoenc
             "n_iter_": 0,
             "n_steps_": 0,
             "loss_curve_": norms[:0],
+            "history_": [],
             "n_reinits_": np.zeros(1, dtype=int),
             "n_features_in_": n_features,
         },

@@ -2,6 +2,7 @@
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 
@@ -15,15 +16,41 @@ def drawn(display) -> dict[str, np.ndarray]:
 
 
 def test_history_is_what_the_callback_is_told(X):
-    history, told = TrainingHistory(), []
+    told = []
 
     def both(step, info):
-        history(step, info)
         told.append((step, dict(info)))
+        return TrainingHistory()(step, info)
 
-    MFRSparseAutoencoder(6, k=2, max_steps=5, callback=both, random_state=0).fit(X)
+    sae = MFRSparseAutoencoder(6, k=2, max_steps=5, callback=both, random_state=0)
+    history = sae.fit(X).history_
     assert history == [{"step": step, **info} for step, info in told]
-    assert repr(history) == "TrainingHistory of 5 steps"
+    assert pd.DataFrame(history).shape == (5, 9)
+
+
+def test_a_fit_changes_no_parameter_and_clones_have_no_history(sae, X):
+    again = clone(sae)
+    before = joblib.hash(again.get_params())
+    assert before == joblib.hash(sae.get_params())
+    assert not hasattr(again, "history_")
+    again.set_params(max_steps=3).fit(X)
+    assert joblib.hash(again.set_params(max_steps=60).get_params()) == before
+    assert len(again.history_) == 3
+    assert len(sae.history_) == 60
+
+
+def test_what_a_callback_does_not_return_as_a_dict_is_not_kept(X):
+    parameters = {"n_components": 6, "k": 2, "max_steps": 3, "random_state": 0}
+    for callback in (None, lambda step, info: None, lambda step, info: step):
+        sae = MFRSparseAutoencoder(**parameters, callback=callback).fit(X)
+        assert sae.history_ == []
+    # That of a fit that was not watched would be of other steps.
+    sae.set_params(callback=TrainingHistory()).fit(X)
+    sae.set_params(callback=None, warm_start=True).fit(X)
+    assert sae.history_ == []
+    own = MFRSparseAutoencoder(**parameters, callback=lambda step, info: {"k": 2})
+    assert own.fit(X).history_ == [{"k": 2}] * 3
+    assert list(TrainingCurveDisplay.from_estimator(own).lines_) == ["fvu"]
 
 
 def test_curves_are_what_was_recorded(sae):
@@ -32,7 +59,7 @@ def test_curves_are_what_was_recorded(sae):
     assert list(curves) == ["fvu", "agreement", "dead", "n_reinits"]
     np.testing.assert_allclose(curves["fvu"], sae.loss_curve_, rtol=1e-6)
     for name in ("agreement", "n_reinits"):
-        recorded = [record[name] for record in sae.callback]
+        recorded = [record[name] for record in sae.history_]
         np.testing.assert_array_equal(curves[name], recorded)
     np.testing.assert_array_equal(display.lines_["fvu"].get_xdata(), np.arange(1, 61))
     assert [axis.get_title("left") for axis in display.axes_] == [
@@ -61,7 +88,7 @@ def test_dead_atoms_are_in_per_cent():
 
 def test_background_marks_the_penalty(sae):
     display = TrainingCurveDisplay.from_estimator(sae)
-    on = [record["step"] for record in sae.callback if record["alpha"] > 0]
+    on = [record["step"] for record in sae.history_ if record["alpha"] > 0]
     for axis in display.axes_:
         (span,) = axis.patches
         # A rectangle or, in Matplotlib before 3.9, a polygon.
@@ -111,21 +138,18 @@ def test_a_history_that_begins_at_a_checkpoint_begins_there(X, tmp_path):
     np.testing.assert_allclose(display.fvu, sae.loss_curve_[4:], rtol=1e-6)
 
 
-def test_histories_are_cloned_and_pickled_with_their_estimator(sae, tmp_path):
-    copy = clone(sae)
-    assert copy.callback == sae.callback
-    assert copy.callback is not sae.callback
+def test_histories_are_pickled_with_their_estimator(sae, tmp_path):
     joblib.dump(sae, tmp_path / "sae")
     loaded = joblib.load(tmp_path / "sae")
     display = TrainingCurveDisplay.from_estimator(loaded)
     assert list(display.lines_)[1:] == ["agreement", "dead", "n_reinits"]
-    assert "TrainingHistory of 60 steps" in repr(loaded)
-    assert "TrainingHistory of 60 steps" in loaded._repr_html_()
+    assert loaded.history_ == sae.history_
+    assert "callback=TrainingHistory()" in repr(loaded)
 
 
 def test_what_is_no_history_is_named():
     with pytest.raises(ValueError, match="history is empty"):
-        TrainingCurveDisplay.from_history(TrainingHistory())
+        TrainingCurveDisplay.from_history([])
     with pytest.raises(ValueError, match='records without "fvu"'):
         TrainingCurveDisplay.from_history([{"step": 1}])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
@@ -144,20 +145,40 @@ def test_names_and_kind_of_output_come_back(path):
         loaded.transform(X[X.columns[::-1]])
 
 
-def test_parameters_that_json_lacks_come_back_as_plain_ones(path, tmp_path):
+def test_parameters_that_json_lacks_come_back_as_plain_ones(path):
     sae = fitted(k=np.int64(3), alpha=np.float32(0.5), tied=np.True_)
-    sae.set_params(checkpoint_dir=tmp_path, learning_rate=1e-300)
+    sae.set_params(device=torch.device("cpu"), learning_rate=1e-300)
     parameters = saved_and_loaded(sae, path).get_params()
-    assert parameters == sae.get_params() | {"checkpoint_dir": str(tmp_path)}
+    assert parameters == sae.get_params() | {"device": "cpu"}
     assert type(parameters["k"]) is int
 
 
 def test_what_is_no_data_comes_back_as_none(path):
-    sae = fitted(callback=lambda step, info: None)
+    sae = fitted(callback=lambda step, info: info)
     sae.set_params(random_state=np.random.RandomState(0))
     loaded = saved_and_loaded(sae, path)
     assert loaded.callback is None
+    assert loaded.history_ == []
     assert loaded.random_state is None
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_loaded_model_does_not_write_where_another_did(
+    path, tmp_path, monkeypatch, written
+):
+    folder = tmp_path / "checkpoints"
+    sae = fitted().set_params(checkpoint_dir=folder, checkpoint_every=2)
+    if written:  # by an earlier build
+        monkeypatch.setattr("skmfr.io._native.LEFT_BEHIND", ("callback",))
+        save(sae, path)
+        monkeypatch.undo()
+    else:
+        save(sae, path)
+    assert (str(folder).encode() in path.read_bytes()) == written
+    loaded = load(path)
+    assert loaded.checkpoint_dir is None
+    loaded.fit(samples())
+    assert not folder.exists()
 
 
 def test_sae_of_a_gpu_loads_anywhere(path):

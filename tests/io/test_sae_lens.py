@@ -186,10 +186,71 @@ def test_other_saes_are_refused(tmp_path, entries, message):
     assert str(tmp_path) in str(raised.value)
 
 
+# As SAELens 3 to 5 wrote it.
+OLD = {
+    "d_in": N_FEATURES,
+    "d_sae": N_COMPONENTS,
+    "activation_fn_str": "topk",
+    "activation_fn_kwargs": {"k": K},
+    "apply_b_dec_to_input": True,
+    "finetuning_scaling_factor": False,
+    "normalize_activations": "none",
+    "dtype": "torch.float32",
+    "device": "cuda",
+    "model_name": "gpt2-small",
+    "hook_name": "blocks.8.hook_resid_pre",
+    "hook_layer": 8,
+    "hook_head_index": None,
+    "prepend_bos": True,
+    "context_size": 128,
+    "sae_lens_training_version": "3.18.2",
+}
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {},
+        {"architecture": "standard"},
+        {"architecture": "topk", "normalize_activations": None},
+        {"apply_b_dec_to_input": False, "normalize_activations": False},
+    ],
+)
+def test_topk_saes_of_versions_before_6_are_read(tmp_path, entries, make_samples):
+    weights, X = weights_with_norms(1.0), make_samples()
+    write(tmp_path, OLD | entries, weights)
+    sae = from_sae_lens(tmp_path)
+    # Their rules: TopK, then ReLU, of (x - b_dec) W_enc + b_enc.
+    shift = weights["b_dec"] if (OLD | entries)["apply_b_dec_to_input"] else 0
+    scores = (X - shift) @ weights["W_enc"] + weights["b_enc"]
+    codes = np.zeros_like(scores)
+    largest = np.argsort(scores, axis=1)[:, -K:]
+    np.put_along_axis(codes, largest, np.take_along_axis(scores, largest, 1), 1)
+    codes = codes.clip(min=0)
+    assert_close(sae.transform(X), codes)
+    assert_close(sae.reconstruct(X), codes @ weights["W_dec"] + weights["b_dec"])
+    assert sae.k == K
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"activation_fn_str": "relu"}, "activation_fn_str='relu', expected 'topk'"),
+        ({"architecture": "gated"}, "architecture='gated', expected 'topk'"),
+        ({"activation_fn_kwargs": {}}, "k=None, expected an integer from 1 to 24"),
+        ({"activation_fn_kwargs": [4]}, "k=None"),
+        ({"normalize_activations": True}, "normalize_activations=True"),
+        ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor=True"),
+    ],
+)
+def test_other_saes_of_versions_before_6_are_refused(tmp_path, entries, message):
+    write(tmp_path, OLD | entries, weights_with_norms(1.0))
+    with pytest.raises(ValueError, match=message):
+        from_sae_lens(tmp_path)
+
+
 def test_sae_without_architecture_is_refused(tmp_path):
-    # As versions before 6 wrote it.
-    config = {"d_in": 8, "d_sae": 24, "activation_fn_str": "topk", "k": 4}
-    write(tmp_path, config, weights_with_norms(1.0))
+    write(tmp_path, {"d_in": 8, "d_sae": 24, "k": 4}, weights_with_norms(1.0))
     with pytest.raises(ValueError, match="architecture=None, expected 'topk'"):
         from_sae_lens(tmp_path)
 

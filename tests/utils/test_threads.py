@@ -9,7 +9,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import skmfr
 from skmfr import MFRSparseAutoencoder
@@ -28,19 +28,26 @@ def components(sae):
     return sae.fit(X).components_
 
 
+def threads():
+    """Threads of all libraries, in the order in which they are found."""
+    return [library["num_threads"] for library in threadpool_info()]
+
+
 # Fits and transforms here, in a forked process and in a new one.
 SCRIPT = """
 import multiprocessing, sys, warnings
 import numpy as np
-from test_threads import X, estimator
+from test_threads import X, estimator, threads
 
 warnings.simplefilter("ignore")
 sae = estimator(precision="float64").fit(X)
-found = {"atoms": sae.components_, "codes": sae.transform(X)}
+found = {"atoms": sae.components_, "codes": sae.transform(X), "threads": threads()}
 for method in {"fork", "spawn"}.intersection(multiprocessing.get_all_start_methods()):
     with multiprocessing.get_context(method).Pool(1) as pool:
+        found[f"{method} threads"] = pool.apply(threads)
         found[f"{method} codes"] = pool.apply(sae.transform, [X])
         found[f"{method} atoms"] = pool.apply(sae.fit, [X]).components_
+        found[f"{method} threads after"] = pool.apply(threads)
 np.savez(sys.argv[1], **found)
 """
 
@@ -58,6 +65,7 @@ def results_of_processes(tmp_path_factory):
             "PYTHONPATH": os.pathsep.join(map(str, folders)),
             # A fork believes that it has both threads.
             "OMP_NUM_THREADS": "2",
+            "MKL_NUM_THREADS": "2",
             # Nothing depends on the order of sets.
             "PYTHONHASHSEED": "random",
         },
@@ -78,6 +86,14 @@ def test_a_forked_process_computes_and_does_not_wait_for_ever(results_of_process
     for what in ("atoms", "codes"):
         found = results_of_processes[f"fork {what}"]
         np.testing.assert_allclose(found, results_of_processes[what], atol=1e-9)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_process_keeps_its_threads(results_of_processes):
+    found = results_of_processes
+    assert max(found["threads"]) == 2
+    np.testing.assert_array_equal(found["fork threads"], found["threads"])
+    np.testing.assert_array_equal(found["fork threads after"], found["threads"])
 
 
 def test_another_number_of_threads_gives_the_same_up_to_rounding(results_of_processes):

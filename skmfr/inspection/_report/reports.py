@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils._param_validation import validate_params
 
 from ..._estimator import MFRSparseAutoencoder, checked_data
+from ..._utils.checks import Interval
 from ..._utils.files import replacing
 from .data import Words, rating_data, report_data
 from .page import evidence, render, rule, summary_html
