@@ -23,6 +23,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
+from sklearn.linear_model import orthogonal_mp_gram
 
 from benchmarks import _paper, _peers
 from benchmarks._results import Command, Row
@@ -65,6 +66,11 @@ SIZES = (
     Size(1024, 256, 1024, 16),
     Size(2048, 768, 3072, 32),
     Size(4096, 768, 12288, 32),
+)
+SIZES_TO_CODE = (
+    Size(2048, 768, 3072, 32),
+    Size(2048, 64, 512, 8),
+    Size(2048, 2304, 9216, 64),
 )
 
 
@@ -409,51 +415,70 @@ def growth() -> Iterator[Row]:
             }
 
 
-def transform(sizes: list[Size]) -> Iterator[Row]:
-    """Rows a second of `transform`, and their share of the rate of bare products.
+# How samples are coded: the algorithm, and whether codes are not negative.
+CODINGS = [
+    ("encoder", False),
+    ("lstsq", False),
+    ("lstsq", True),
+    ("omp", False),
+    ("omp", True),
+]
+# Rows that are coded at once; of scikit-learn's pursuit, which takes them one by one.
+N_ROWS, N_ROWS_OF_SCIKIT_LEARN = 16_384, 256
 
-    Of batches, with sparse output, and of a single row, as an estimator is by default.
+
+def transform(sizes: list[Size]) -> Iterator[Row]:
+    """How fast `transform` is, as a share of the rate of bare products.
+
+    Of many rows, with sparse output, and of a single one, as an estimator is by
+    default; beside it matching pursuit by scikit-learn, of products that are given.
     """
     for size in sizes:
-        batch_size, n_features, n_components, k = size
-        X = size.data()
+        _, n_features, n_components, k = size
+        X = size.data()[:N_ROWS]
         sae = MFRSparseAutoencoder(
-            n_components,
-            n_saes=1,
-            n_witnesses=0,
-            k=k,
-            max_steps=5,
-            batch_size=batch_size,
-            random_state=0,
+            n_components, n_saes=1, n_witnesses=0, k=k, max_steps=5, random_state=0
         ).fit(X)
-        for algorithm in ("encoder", "lstsq", "omp"):
+        what = {"features": n_features, "atoms": n_components, "k": k}
+        for algorithm, positive in CODINGS:
+            sae.set_params(transform_algorithm=algorithm, positive_code=positive)
+            name = algorithm + (", not negative" if positive else "")
             for rows, n_calls in ((X, N_TURNS), (X[:1], N_CALLS)):
-                sae.set_params(
-                    transform_algorithm=algorithm, sparse_output=len(rows) > 1
-                )
-                seconds, product = seconds_to_code(sae, rows, n_calls)
-                yield {
-                    "batch": min(batch_size, len(rows)),
-                    "features": n_features,
-                    "atoms": n_components,
-                    "k": k,
-                    "algorithm": algorithm,
-                    "call, ms": 1e3 * seconds,
-                    "rows/s": len(rows) / seconds,
-                    "share": product / seconds,
-                }
+                sae.set_params(sparse_output=len(rows) > 1)
+                times = seconds_to_code(sae, sae.transform, rows, n_calls)
+                yield {"rows": len(rows)} | what | coded(name, len(rows), *times)
+        atoms = sae.components_.astype(np.float64)
+        gram = atoms @ atoms.T
+        rows = X[:N_ROWS_OF_SCIKIT_LEARN]
+
+        def by_scikit_learn(rows, atoms=atoms, gram=gram, k=k):
+            products = atoms @ rows.T.astype(np.float64)
+            return orthogonal_mp_gram(gram, products, n_nonzero_coefs=k)
+
+        times = seconds_to_code(sae, by_scikit_learn, rows, N_TURNS)
+        name = "omp, scikit-learn"
+        yield {"rows": len(rows)} | what | coded(name, len(rows), *times)
+
+
+def coded(name: str, n_rows: int, seconds: float, product: float) -> Row:
+    return {
+        "algorithm": name,
+        "call, ms": 1e3 * seconds,
+        "rows/s": n_rows / seconds,
+        "share": product / seconds,
+    }
 
 
 def seconds_to_code(
-    sae: MFRSparseAutoencoder, X: np.ndarray, n_calls: int
+    sae: MFRSparseAutoencoder, code: Callable, X: np.ndarray, n_calls: int
 ) -> tuple[float, float]:
-    """Median time of `transform`, and of the bare product with the encoder."""
+    """Median time of ``code(X)``, and of the bare product with the encoder."""
     samples, encoder = torch.from_numpy(X), torch.tensor(sae.encoder_weights_)
     scores = torch.empty(len(X), len(encoder))
     coding, products = [], []
     for _ in range(n_calls + 1):
         began = perf_counter()
-        sae.transform(X)
+        code(X)
         middle = perf_counter()
         torch.mm(samples, encoder.T, out=scores)
         coding.append(middle - began)
@@ -487,6 +512,8 @@ def main() -> None:
     elif arguments.what == "growth":
         report(growth(), {"what": "growth"}, DIGITS)
     else:
+        if not arguments.size:
+            sizes = list(SIZES_TO_CODE)
         report(transform(sizes), {"what": "transform"}, DIGITS)
 
 
