@@ -41,7 +41,7 @@ def test_pickle_with_moments_has_three_numbers_for_a_weight(warm_start):
 @pytest.mark.parametrize("tied", [False, True])
 def test_fitted_state_is_plain_arrays_and_python(tied):
     sae = fitted(tied=tied, warm_start=True)
-    plain = (np.ndarray, np.generic, int, float, str, type(None))
+    plain = (np.ndarray, np.generic, int, float, str, list, type(None))
     for value in vars(sae).values():
         for each in value.values() if isinstance(value, dict) else [value]:
             assert isinstance(each, plain)

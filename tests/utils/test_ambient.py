@@ -10,6 +10,7 @@ import torch
 
 from skmfr import MFRSparseAutoencoder
 from skmfr._sae.arrays import coder_of
+from skmfr.activations import ablate
 from skmfr.agreement import feature_agreement, matched_cosine
 from skmfr.io import from_sae_lens, to_sae_lens
 
@@ -130,6 +131,24 @@ def test_a_coder_that_inference_mode_has_made_serves_gradients_as_well():
     (weight * decoded).sum().backward()
     expected = coder.atoms.sum() + decoded.sum()
     torch.testing.assert_close(weight.grad, expected)
+
+
+def test_atoms_are_ablated_in_full_precision_inside_autocast():
+    torch.manual_seed(0)
+    first, last = torch.nn.Linear(12, 12), torch.nn.Linear(12, 3)
+    model = torch.nn.Sequential(first, last)
+    sae = MFRSparseAutoencoder(24, k=3, max_steps=30, random_state=0).fit(X)
+    rows = torch.from_numpy(X).float()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with ablate(model, "0", sae, range(12)):
+            found = model(rows)
+        activations = first(rows)
+    codes = sae.transform(activations.float().numpy())
+    shift = -(codes[:, :12] @ sae.components_[:12])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = last(activations + torch.from_numpy(shift).to(activations))
+    assert activations.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_weights_are_read_whatever_the_default_device(tmp_path):
