@@ -32,7 +32,9 @@ DICTIONARY_ALPHA = 1.0
 # A step of it costs a hundred times ours.
 DICTIONARY_SECONDS = 60
 # Of the columns of tables that compare methods.
-DIGITS = {"FVU": 4, "lstsq": 4, "OMP": 4, "seconds": 0}
+# Columns of FVU, in the order of `codings`.
+CODINGS = ("FVU", "lstsq", "OMP", "OMP, not negative")
+DIGITS = {**dict.fromkeys(CODINGS, 4), "seconds": 0}
 
 
 class Problem(NamedTuple):
@@ -187,11 +189,12 @@ def codings(sae: Peer, k: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Reconstructions of X with one dictionary, by how samples are coded.
 
     "encoder" is the method's own way, "lstsq" least squares on its support, "omp"
-    orthogonal matching pursuit with k atoms: the last two are the same code for all.
+    orthogonal matching pursuit with k atoms, and "omp, not negative" the same without
+    negative codes: these three are the same code for all.
     """
     ensemble = Ensemble.starting_from(torch.tensor(sae.atoms[None]), tied=True)
     ensemble.decoder_bias = torch.tensor(sae.decoder_bias[None])
-    pursuit = Coder(ensemble, k, "omp")
+    pursuit, positive = Coder(ensemble, k, "omp"), Coder(ensemble, k, "omp", True)
 
     def encoder(X: np.ndarray) -> np.ndarray:
         return sae.encode(X) @ sae.atoms + sae.decoder_bias
@@ -211,7 +214,15 @@ def codings(sae: Peer, k: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     def omp(X: np.ndarray) -> np.ndarray:
         return pursuit.reconstruct(torch.from_numpy(X)).numpy()
 
-    return {"encoder": encoder, "lstsq": lstsq, "omp": omp}
+    def positive_omp(X: np.ndarray) -> np.ndarray:
+        return positive.reconstruct(torch.from_numpy(X)).numpy()
+
+    return {
+        "encoder": encoder,
+        "lstsq": lstsq,
+        "omp": omp,
+        "omp, not negative": positive_omp,
+    }
 
 
 def fvu_by_coding(X: np.ndarray, sae: Peer, k: int) -> dict[str, float]:

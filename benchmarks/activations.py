@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import _data
 from benchmarks._methods import (
+    CODINGS,
     DIGITS,
     Fitted,
     Problem,
@@ -75,7 +76,7 @@ def measure(
     """A cell for each column."""
     sae, agreement = fitted
     by_coding = fvu_by_coding(problem.X_test, sae, problem.k)
-    row = dict(zip(("FVU", "lstsq", "OMP"), by_coding.values(), strict=True))
+    row = dict(zip(CODINGS, by_coding.values(), strict=True))
     for name, reconstruct in codings(sae, problem.k).items():
         row[f"recovered, {name}"] = recovered(reconstruct)
     row["agreement"] = np.nan if agreement is None else float(agreement.mean())
@@ -95,11 +96,11 @@ def reference(
 
     return {
         "FVU": fvu(problem.X_test, reconstruct(problem.X_test)),
-        "lstsq": np.nan,
-        "OMP": np.nan,
+        **dict.fromkeys(CODINGS[1:], np.nan),
         "recovered, encoder": recovered(reconstruct),
         "recovered, lstsq": np.nan,
         "recovered, omp": np.nan,
+        "recovered, omp, not negative": np.nan,
         "agreement": np.nan,
         "dead": np.nan,
         "seconds": np.nan,

@@ -35,6 +35,7 @@ from sklearn.preprocessing import normalize
 
 from benchmarks import _data
 from benchmarks._methods import (
+    CODINGS,
     DIGITS,
     Fitted,
     Problem,
@@ -55,6 +56,7 @@ from skmfr.datasets import make_mfr_synthetic, make_superposition
 from skmfr.metrics import (
     agreement_scorer,
     dead_fraction,
+    fvu,
     make_fixed_l0_scorer,
     recall_precision,
 )
@@ -65,6 +67,14 @@ N_COMPONENTS = 128
 N_TEST = 10_000
 ALPHAS = (0.0, 0.1, 0.3, 1.0)
 PAPER_ALPHAS = (0.03, 0.3)
+# Standard deviations of noise, of that of the data; k, of that of the data.
+NOISES = (0.0, 0.3)
+FACTORS_OF_K = (0.5, 1.0, 2.0)
+FOR_PURSUIT = {
+    "encoder": {},
+    "OMP": {"transform_algorithm": "omp"},
+    "OMP, not negative": {"transform_algorithm": "omp", "positive_code": True},
+}
 # The authors' threshold of the conditional reinitialisation.
 REINIT_THRESHOLD = 2.5
 
@@ -134,7 +144,7 @@ def measure(problem: Problem, fitted: Fitted) -> dict[str, float]:
     """A cell for each column."""
     sae, agreement = fitted
     by_coding = fvu_by_coding(problem.X_test, sae, problem.k)
-    row = dict(zip(("FVU", "lstsq", "OMP"), by_coding.values(), strict=True))
+    row = dict(zip(CODINGS, by_coding.values(), strict=True))
     if problem.truth is not None:
         recall, precision = recall_precision(sae.atoms, problem.truth, TAU)
         nearest = feature_agreement(sae.atoms, [problem.truth])
@@ -344,6 +354,41 @@ def select(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
         }
 
 
+def pursuit(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
+    """Whether fits for matching pursuit learn features, with noise and with another k.
+
+    "FVU, clean" is of test samples without noise, reconstructed from those with it.
+    """
+    for noise in NOISES:
+        for factor in FACTORS_OF_K:
+            for name, coding in FOR_PURSUIT.items():
+                cells = []
+                for seed in range(n_seeds):
+                    problem = problems(seed)
+                    rng = np.random.default_rng(seed)
+                    X, X_test = (
+                        clean + noise * clean.std() * rng.standard_normal(clean.shape)
+                        for clean in (problem.X, problem.X_test)
+                    )
+                    sae = estimator(
+                        problem,
+                        seed,
+                        k=max(1, round(factor * problem.k)),
+                        n_saes=1,
+                        **coding,
+                    ).fit(X.astype(np.float32))
+                    X_hat = sae.reconstruct(X_test.astype(np.float32))
+                    found = recall_precision(sae.components_, problem.truth, TAU)
+                    cells.append(
+                        (*found, fvu(X_test, X_hat), fvu(problem.X_test, X_hat))
+                    )
+                columns = "recall", "precision", "FVU", "FVU, clean"
+                yield {"noise": noise, "k": sae.k, "for": name} | {
+                    column: {"values": values}
+                    for column, values in zip(columns, np.transpose(cells), strict=True)
+                }
+
+
 def search(problems, n_seeds: int, settings: list[dict]) -> Iterator[Row]:
     for parameters in settings:
         name = ", ".join(f"{key}={value}" for key, value in parameters.items())
@@ -357,6 +402,7 @@ TABLES = {
     "design": design,
     "grid": grid,
     "select": select,
+    "pursuit": pursuit,
 }
 
 

@@ -101,6 +101,7 @@ def test_other_tables_of_recovery(table, name):
         "design": 1 + len(recovery.DESIGN),
         "grid": 1 + 12,
         "select": 1 + 4,
+        "pursuit": 1 + 2,  # by their noise
     }
     assert len(rows) == n_rows[name]
 
@@ -169,6 +170,7 @@ def test_speed(table, monkeypatch):
     _, _, rate, of_all, _ = rows["ours, 3 SAE, alpha=0"]
     assert number(of_all) == pytest.approx(3 * number(rate), abs=2)
     # Of batches and of a single row.
+    # Of three algorithms, two of them also without signs, and of scikit-learn.
     assert len(table(speed, "transform", *size)) == 1 + 2
     monkeypatch.setattr(speed, "SIZES", (None, speed.Size(32, 12, 24, 3)))
     monkeypatch.setattr(speed, "GROWTH", {"n_saes": (2, 3), "k": (1, 2)})

@@ -19,7 +19,7 @@ from sklearn.base import (
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import check_is_fitted, check_memory
 
-from .._utils.checks import Interval
+from .._utils.checks import Device, Interval
 from .._utils.documentation import DocumentationLinkMixin
 from ._extraction import Extraction, block_rows
 from ._inputs import Inputs, check_inputs, holds_texts
@@ -174,7 +174,7 @@ class ActivationExtractor(
         "feature_axis": [Integral, None],
         "out": [str, PathLike, None],
         "memory": [str, HasMethods(["cache"]), None],
-        "device": [str, None],
+        "device": [Device(), None],
         "verbose": ["verbose"],
     }
 

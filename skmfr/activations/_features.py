@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import validate_params
 from torch import Tensor, nn
 
 from .._sae.cosines import nearest_elsewhere
+from .._utils.ambient import undisturbed
 from .._utils.checks import Interval
 from .._utils.extras import needed_by
 from .._utils.top import Best
@@ -287,12 +288,13 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
     n_tokens = min(n_tokens, len(unembedding))
     n_rows = max(1, LOGITS_AT_ONCE // len(unembedding))
     parts = []
-    for block in atoms.split(n_rows):
-        logits = block @ unembedding.T
-        largest, smallest = (
-            logits.topk(n_tokens, largest=largest) for largest in (True, False)
-        )
-        parts.append((largest.indices, largest.values, *reversed(smallest)))
+    with undisturbed():
+        for block in atoms.split(n_rows):
+            logits = block @ unembedding.T
+            largest, smallest = (
+                logits.topk(n_tokens, largest=largest) for largest in (True, False)
+            )
+            parts.append((largest.indices, largest.values, *reversed(smallest)))
     return LogitEffects(*(torch.cat(p).cpu().numpy() for p in zip(*parts, strict=True)))
 
 

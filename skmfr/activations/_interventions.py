@@ -21,7 +21,7 @@ from .._data.sources import as_array
 from .._estimator import MFRSparseAutoencoder
 from .._sae.arrays import coder_of
 from .._sae.codes import SparseCodes, decode
-from .._utils.checks import Interval
+from .._utils.checks import Device, Interval
 from ._compiled import eager, uncompiled
 from ._inputs import Batch, Inputs, check_inputs
 from ._loading import as_model
@@ -55,7 +55,7 @@ Change = Callable[[Tensor, Tensor], Tensor]
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "pad_token_id": [Interval(Integral, 0, None, closed="left"), None],
         **LEAVING_OUT,
-        "device": [str, None],
+        "device": [Device(), None],
         "return_losses": ["boolean"],
     },
     prefer_skip_nested_validation=True,
@@ -151,7 +151,7 @@ def loss_recovered(
     inputs = check_inputs(tokens, module, pad_token_id=pad_token_id, name="tokens")
 
     max_norm = norm_bound(sae, max_norm_ratio)
-    total, n_tokens = torch.zeros(()), 0
+    total, n_tokens = torch.zeros((), dtype=torch.float32, device="cpu"), 0
 
     def observed(rows: Tensor) -> Tensor:
         nonlocal total, n_tokens

@@ -7,11 +7,14 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from .._utils.ambient import undisturbed
+
 POOLINGS = ("last", "mean", "max", "all")
 # Activations that are coded at a time, where codes are pooled and not kept.
 ROWS_TO_CODE = 8192
 
 
+@undisturbed()
 def pool(activations: Tensor, mask: np.ndarray | None, positions: str | int) -> Tensor:
     """Rows of one batch.
 
@@ -44,8 +47,9 @@ def pool(activations: Tensor, mask: np.ndarray | None, positions: str | int) -> 
     if positions == "all":
         return activations[counting]
     if positions == "mean":
-        weights = counting / counting.sum(1, keepdim=True)
-        return torch.einsum("np,npw->nw", weights.to(activations.dtype), activations)
+        weights = counting.to(activations.dtype)
+        weights /= weights.sum(1, keepdim=True)
+        return torch.einsum("np,npw->nw", weights, activations)
     if positions == "max":
         return activations.masked_fill(~counting.unsqueeze(2), -torch.inf).amax(1)
     chosen = torch.from_numpy(nth_counting(mask, positions)).to(activations.device)
