@@ -13,9 +13,10 @@ in an order of sums that depends on nothing else: which of nearly equal products
 largest, whether an atom depends on others, and in the end the coefficients, which are
 corrected until they are those of float64.
 
-Rows are not cut out of arrays in loops, for the compiler counts references to each
-piece, which takes as long as 64 products; and indices are unsigned where the compiler
-would look at each for being negative.
+Functions on the way of each step are short, and cut no rows out of arrays: the compiler
+then sees that nothing is freed, where it else counts references to each array, which
+takes as long as 64 products.  Indices are unsigned where it would look at each for
+being negative.
 """
 
 import numpy as np
@@ -41,22 +42,22 @@ def _dot(X, i, Y, j):
     return total
 
 
-@compiled(fastmath=IN_VECTORS, error_model="numpy")
-def _factor_row(s, i, X, atoms, P, gram, support, exact, L, y):
-    """Row s of the Cholesky factor of the support's Gram matrix; L y = products.
-
-    The diagonal of L holds inverses.  Returns the squared distance of the atom to the
-    span of those before it.
-    """
+@compiled()
+def _products_of_atom(s, gram, support, L):
+    """Row s of L becomes the products of an atom with those before it."""
     atom = support[s]
-    if exact:
-        for t in range(s):
-            L[s, t] = _dot(atoms, atom, atoms, support[t])
-        left, product = _dot(atoms, atom, atoms, atom), _dot(X, i, atoms, atom)
-    else:
-        for t in range(s):
-            L[s, t] = gram[atom, support[t]]
-        left, product = np.float64(gram[atom, atom]), np.float64(P[i, atom])
+    for t in range(s):
+        L[s, t] = gram[atom, support[t]]
+
+
+@compiled(fastmath=IN_VECTORS, error_model="numpy")
+def _substitute(s, left, product, L, y):
+    """Row s of L becomes that of the Cholesky factor, and y[s] that of L y = products.
+
+    Given are the atom's products with itself and with the sample.  The diagonal of L
+    holds inverses.  Returns the squared distance of the atom to the span of those
+    before it.
+    """
     left += RIDGE
     for t in range(s):
         along = L[s, t]
@@ -66,21 +67,46 @@ def _factor_row(s, i, X, atoms, P, gram, support, exact, L, y):
         L[s, t] = along
         left -= along * along
         product -= along * y[t]
-    L[s, s] = 1.0 / np.sqrt(left) if left > 0 else 0.0
-    y[s] = product * L[s, s]
+    factor = 1.0 / np.sqrt(left) if left > 0 else 0.0
+    L[s, s], y[s] = factor, product * factor
     return left
 
 
-@compiled(fastmath=IN_VECTORS)
-def _solve(n, L, y, rest, z):
-    """z with L^T z = y."""
+@compiled()
+def _factor_row(s, i, X, atoms, P, gram, support, exact, L, y):
+    """Row s of the Cholesky factor, of given products or of exact ones."""
+    atom = support[s]
+    if not exact:
+        _products_of_atom(s, gram, support, L)
+        own, product = np.float64(gram[atom, atom]), np.float64(P[i, atom])
+        return _substitute(s, own, product, L, y)
+    for t in range(s):
+        L[s, t] = _dot(atoms, atom, atoms, support[t])
+    own, product = _dot(atoms, atom, atoms, atom), _dot(X, i, atoms, atom)
+    return _substitute(s, own, product, L, y)
+
+
+@compiled()
+def _copy(n, x, copy):
     for t in range(n):
-        rest[t] = y[t]
+        copy[t] = x[t]
+
+
+@compiled(fastmath=IN_VECTORS)
+def _substitute_back(n, L, rest, z):
+    """z with L^T z = rest, which is changed."""
     for t in range(n - 1, -1, -1):
         number = rest[t] * L[t, t]
         z[t] = number
         for u in range(t):
             rest[u] -= number * L[t, u]
+
+
+@compiled()
+def _solve(n, L, y, rest, z):
+    """z with L^T z = y."""
+    _copy(n, y, rest)
+    _substitute_back(n, L, rest, z)
 
 
 @compiled(error_model="numpy")
@@ -158,6 +184,15 @@ def _peaks(bits, mask, peaks):
 
 
 @compiled()
+def _tallest(peaks):
+    """The largest of all numbers."""
+    high = peaks[0]
+    for tile in range(len(peaks)):
+        high = peaks[tile] if peaks[tile] > high else high
+    return high
+
+
+@compiled()
 def _contains(numbers, n, number):
     found = False
     for t in range(n):
@@ -166,40 +201,27 @@ def _contains(numbers, n, number):
 
 
 @compiled()
-def _contenders(
-    r, bits, mask, peaks, heights, margin, support, n, refused, n_refused, contenders
-):
-    """Atoms whose product may be the largest, given this margin.
-
-    Returns how many, none if no product is positive, and the largest product.
-    """
-    n_tiles = len(peaks)
-    while True:
-        high = peaks[0]
-        for tile in range(n_tiles):
-            high = peaks[tile] if peaks[tile] > high else high
-        best = heights[0]
-        for tile in range(n_tiles):
-            best = heights[tile] if peaks[tile] == high else best
-        if best <= 0:
-            return 0, best
-        n_found, renewed = 0, False
-        for tile in range(n_tiles):
-            if heights[tile] < best - margin:
-                continue
+def _find(r, bits, mask, heights, least, found):
+    """Atoms whose product is at least so large; returns how many."""
+    n_found, n_tiles = 0, len(heights)
+    for tile in range(n_tiles):
+        if heights[tile] >= least:
             for f in range(tile, len(r), n_tiles):
-                if (bits[f] & mask[0]) > 0 and abs(r[f]) >= best - margin:
-                    if _contains(support, n, f) or _contains(refused, n_refused, f):
-                        # What is left of them is rounding, or what decided against
-                        # them: they are out of the race.
-                        r[f] = 0.0
-                        renewed = True
-                    else:
-                        contenders[n_found] = f
-                        n_found += 1
-        if not renewed:
-            return n_found, best
-        _peaks(bits, mask, peaks)
+                if (bits[f] & mask[0]) > 0 and abs(r[f]) >= least:
+                    found[n_found] = f
+                    n_found += 1
+    return n_found
+
+
+@compiled()
+def _drop(found, n_found, taken, n, r):
+    """Set to 0 products of atoms that are taken; returns how many."""
+    n_dropped = 0
+    for c in range(n_found):
+        if _contains(taken, n, found[c]):
+            r[found[c]] = 0.0
+            n_dropped += 1
+    return n_dropped
 
 
 @compiled(fastmath=IN_VECTORS)
@@ -267,6 +289,8 @@ def _pursuit(
     L, y, z = np.zeros((k, k)), np.zeros(k + 4), np.zeros(k + 4)
     rest, found = np.zeros(k + 4), np.zeros(k + 4)
     left = np.zeros((1, n_features))
+    height = np.zeros(1, bits.dtype)
+    largest = height.view(r.dtype)
     # No literals, for each of which what is called would be compiled anew.
     zero = np.int64(0)
     for i in range(begin, end):
@@ -282,19 +306,17 @@ def _pursuit(
             _peaks(bits, mask, peaks)
             # Rounding grows as atoms come close to each other.
             margin = rounding * (sizes[i] + weight) / np.sqrt(nearest)
-            n_found, best = _contenders(
-                r,
-                bits,
-                mask,
-                peaks,
-                heights,
-                margin,
-                support,
-                n,
-                refused,
-                n_refused,
-                contenders,
-            )
+            while True:
+                # Floats that are not negative are ordered as their bit patterns.
+                height[0] = _tallest(peaks)
+                best = largest[0]
+                n_found = _find(r, bits, mask, heights, best - margin, contenders)
+                # What is left of these is rounding, or what decided against them.
+                n_dropped = _drop(contenders, n_found, support, n, r)
+                n_dropped += _drop(contenders, n_found, refused, n_refused, r)
+                if n_dropped == 0:
+                    break
+                _peaks(bits, mask, peaks)
             if n_found == 0 or best <= nothing * sizes[i]:
                 break
             atom = contenders[0]
@@ -314,7 +336,12 @@ def _pursuit(
                         size, atom = product, contenders[c]
             n_added += 1
             support[n] = atom
-            apart = _factor_row(n, i, X, atoms, P, gram, support, exact, L, y)
+            if exact:
+                apart = _factor_row(n, i, X, atoms, P, gram, support, exact, L, y)
+            else:
+                _products_of_atom(n, gram, support, L)
+                own, product = np.float64(gram[atom, atom]), np.float64(P[i, atom])
+                apart = _substitute(n, own, product, L, y)
             if apart < 100 * dependent and not exact:
                 exact = True
                 for t in range(n + 1):
@@ -326,7 +353,8 @@ def _pursuit(
             nearest = min(nearest, apart)
             n += 1
             if not positive:
-                _solve(n, L, y, rest, z)
+                _copy(n, y, rest)
+                _substitute_back(n, L, rest, z)
                 continue
             z[n - 1] = 0.0
             n = _feasible(n, i, X, atoms, P, gram, support, exact, L, y, rest, z, found)
