@@ -256,17 +256,17 @@ def _dot_atoms(n, x, atoms, support, products):
 
 
 @compiled(fastmath=IN_VECTORS, error_model="numpy")
-def _settle(n, i, X, atoms, support, L, y, rest, left, change, z):
+def _settle(n, i, X, atoms, support, L, own, rest, left, change, z):
     """Correct coefficients until they are those of float64; whether they settle."""
     for _ in range(MAX_CORRECTIONS):
         _less_atoms(n, i, X, atoms, support, z, left)
-        _dot_atoms(n, left, atoms, support, y)
+        _dot_atoms(n, left, atoms, support, own)
         for t in range(n):
-            product = y[t]
+            product = own[t]
             for u in range(t):
-                product -= L[t, u] * y[u]
-            y[t] = product * L[t, t]
-        _solve(n, L, y, rest, change)
+                product -= L[t, u] * own[u]
+            own[t] = product * L[t, t]
+        _solve(n, L, own, rest, change)
         largest, most = 0.0, 0.0
         for t in range(n):
             z[t] += change[t]
@@ -288,6 +288,7 @@ def _pursuit(
     support = np.zeros(k + 4, np.uint32)
     L, y, z = np.zeros((k, k)), np.zeros(k + 4), np.zeros(k + 4)
     rest, found = np.zeros(k + 4), np.zeros(k + 4)
+    own, change = np.zeros(k + 4), np.zeros(k + 4)
     left = np.zeros((1, n_features))
     height = np.zeros(1, bits.dtype)
     largest = height.view(r.dtype)
@@ -321,11 +322,15 @@ def _pursuit(
                 break
             atom = contenders[0]
             if n_found > 1:
+                _copy(n, z, found)
                 if not exact:
-                    exact = True
-                    for t in range(n):
-                        _factor_row(t, i, X, atoms, P, gram, support, exact, L, y)
-                _solve(n, L, y, rest, found)
+                    exact = not _settle(
+                        n, i, X, atoms, support, L, own, rest, left, change, found
+                    )
+                    if exact:
+                        for t in range(n):
+                            _factor_row(t, i, X, atoms, P, gram, support, exact, L, y)
+                        _solve(n, L, y, rest, found)
                 _less_atoms(n, i, X, atoms, support, found, left)
                 size = -np.inf
                 for c in range(n_found):
@@ -340,8 +345,8 @@ def _pursuit(
                 apart = _factor_row(n, i, X, atoms, P, gram, support, exact, L, y)
             else:
                 _products_of_atom(n, gram, support, L)
-                own, product = np.float64(gram[atom, atom]), np.float64(P[i, atom])
-                apart = _substitute(n, own, product, L, y)
+                size, product = np.float64(gram[atom, atom]), np.float64(P[i, atom])
+                apart = _substitute(n, size, product, L, y)
             if apart < 100 * dependent and not exact:
                 exact = True
                 for t in range(n + 1):
@@ -361,10 +366,9 @@ def _pursuit(
             if n == 0 or support[n - 1] != atom:
                 refused[n_refused] = atom
                 n_refused += 1
-        settled = n == 0
-        if not exact and n > 0:
-            settled = _settle(n, i, X, atoms, support, L, y, rest, left, found, z)
-        if not settled:
+        if not exact and not _settle(
+            n, i, X, atoms, support, L, own, rest, left, change, z
+        ):
             exact = True
             for t in range(n):
                 _factor_row(t, i, X, atoms, P, gram, support, exact, L, y)
