@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from numbers import Integral, Real
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn import get_config
@@ -30,6 +30,10 @@ from ._data.sources import (
     check_finite,
 )
 from ._utils.documentation import DocumentationLinkMixin
+from ._utils.fitted import unchanged_on_error
+
+if TYPE_CHECKING:
+    from ._training.fit import Fit
 
 try:
     from sklearn.callback import CallbackSupportMixin
@@ -407,8 +411,10 @@ class MFRSparseAutoencoder(
     def fit(self, X, y=None):
         """Learn the dictionaries.
 
-        An interrupted fit (KeyboardInterrupt) warns and leaves an estimator with the
-        steps done so far; before the first step it is raised.
+        An interrupted fit (KeyboardInterrupt) leaves an estimator with the steps done
+        so far, warns, and raises the interrupt again, so that a search or a script
+        stops. Interrupted before the first step, and after any error, the estimator is
+        what it was before the call.
 
         Data on disk are read batch by batch, by a thread that keeps ahead of training.
         Of a memory-mapped array and of shards, each epoch is a new permutation of all
@@ -441,6 +447,8 @@ class MFRSparseAutoencoder(
             reported with its row; in shards or chunks, when it is read.
         OSError
             If a checkpoint cannot be written. The last one stays to go on from.
+        KeyboardInterrupt
+            If it is interrupted.
 
         Warns
         -----
@@ -449,9 +457,7 @@ class MFRSparseAutoencoder(
             agreement, atoms that collapse to one, a penalty that costs
             reconstruction, unstable reinitialisation.
         """
-        continued = self.warm_start and self._can_go_on()
-        X = self._checked(X, reset=not continued)
-        self._learn(X, continued=continued, one_pass=False)
+        self._learn(X, going_on=self.warm_start, one_pass=False)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -479,20 +485,38 @@ class MFRSparseAutoencoder(
         ValueError
             If X or a parameter is not as described.
         """
-        continued = self._can_go_on()
-        X = self._checked(X, reset=not continued)
-        self._learn(X, continued=continued, one_pass=True)
+        self._learn(X, going_on=True, one_pass=True)
         return self
 
-    def _learn(
-        self, X: np.ndarray | Source, *, continued: bool, one_pass: bool
-    ) -> None:
-        """Train from the start or go on, for a whole schedule or for one pass."""
+    def _learn(self, X, *, going_on: bool, one_pass: bool) -> None:
+        """Take over what a fit leaves, or stay as it was; raise what interrupted it."""
+        replaced = self.__sklearn_is_fitted__()
+        with unchanged_on_error(self):
+            found = self._fit(X, going_on=going_on, one_pass=one_pass)
+        signs = found.signs
+        if found.interrupt is not None:
+            who = (
+                "the earlier model is replaced by" if replaced else "the estimator has"
+            )
+            told = f"Training was interrupted after {found.progress}; {who} what was "
+            signs = [f"{told}learned so far.", *signs]
+        try:
+            for sign in signs:
+                warnings.warn(sign, ConvergenceWarning, stacklevel=4)
+        finally:
+            # Also where warnings are errors.
+            if found.interrupt is not None:
+                raise found.interrupt
+
+    def _fit(self, X, *, going_on: bool, one_pass: bool) -> Fit:
+        """Check X, and train from the start or go on, for a schedule or one pass."""
         from ._training.fit import fit
         from ._training.progress import EpochCallbacks
         from ._training.results import Earlier
         from ._utils.threads import let_forks_compute
 
+        continued = going_on and self._can_go_on()
+        X = self._checked(X, reset=not continued)
         let_forks_compute()
         earlier = begin_callbacks = None
         if continued:
@@ -504,7 +528,6 @@ class MFRSparseAutoencoder(
         if hasattr(self, "_init_callback_context") and not one_pass:
             begin_callbacks = partial(EpochCallbacks, self, self._init_callback_context)
         n_calls = getattr(self, "n_iter_", 0) if continued else 0
-        # A fitted model stays as it was until there is a new one.
         found = fit(
             X,
             self.get_params(deep=False),
@@ -516,8 +539,7 @@ class MFRSparseAutoencoder(
         set_fitted(self, found.attributes)
         if one_pass:
             self.n_iter_ = n_calls + 1
-        for sign in found.signs:
-            warnings.warn(sign, ConvergenceWarning, stacklevel=4)
+        return found
 
     def _can_go_on(self) -> bool:
         """Whether there is a state of training to go on from."""
@@ -676,7 +698,6 @@ class MFRSparseAutoencoder(
         return len(self.components_)
 
     def __sklearn_is_fitted__(self) -> bool:
-        # A fit that fails has left n_features_in_.
         return hasattr(self, "components_")
 
     def __sklearn_tags__(self):

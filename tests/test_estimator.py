@@ -26,6 +26,7 @@ from sklearn.preprocessing import MaxAbsScaler
 from sklearn.svm import SVC, LinearSVC
 
 import skmfr._data.sources
+import skmfr._training.fit
 from skmfr import MFRSparseAutoencoder
 from skmfr._data.batches import Batches
 from skmfr._data.sources import Chunked
@@ -527,26 +528,134 @@ def test_scikit_learns_callbacks_see_the_epochs_of_a_resumed_fit(tmp_path):
 # Interruption
 
 
-def test_an_interrupted_fit_keeps_what_it_learned():
-    def interrupt(step, info):
-        if step == 20:
-            raise KeyboardInterrupt
+def interrupt_at(step, error=KeyboardInterrupt):
+    """A callback that raises after so many steps."""
 
-    sae = small(callback=interrupt)
-    with pytest.warns(ConvergenceWarning, match="interrupted after 20 of 60"):
-        sae.fit(X)
+    def callback(done, info):
+        if done == step:
+            raise error
+
+    return callback
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_interrupted_fit_has_the_steps_done_warns_and_raises(replaced):
+    sae = small()
+    if replaced:
+        sae.fit(X[:100] + 1)
+    told = "the earlier model is replaced" if replaced else "the estimator has"
+    with (
+        pytest.warns(ConvergenceWarning, match=f"after 20 of 60 steps; {told}"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        sae.set_params(callback=interrupt_at(20)).fit(X)
+    # Those of a fit on the same schedule that an error ended there.
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        small(callback=lambda step, info: seen.append(info["fvu"]) or 1 / (20 - step)
+              ).fit(X)  # fmt: skip
+    np.testing.assert_allclose(sae.loss_curve_, seen, rtol=1e-6)
     assert sae.n_steps_ == 20
     assert sae.transform(X).shape == (len(X), 32)
 
 
-def test_a_penalty_that_was_not_on_is_not_blamed(recwarn):
-    def interrupt(step, info):
-        assert info["alpha"] == 0
-        if step == 20:
+@pytest.mark.filterwarnings("error")
+def test_an_interrupt_is_raised_where_warnings_are_errors():
+    sae = small(callback=interrupt_at(20))
+    with pytest.raises(KeyboardInterrupt):
+        sae.fit(X)
+    assert sae.n_steps_ == 20
+
+
+def test_an_interrupt_while_results_are_made_loses_no_step(monkeypatch):
+    impatient, make = [KeyboardInterrupt], skmfr._training.fit.fitted_attributes
+
+    def interrupted_once(*arguments):
+        if impatient:
+            raise impatient.pop()
+        return make(*arguments)
+
+    monkeypatch.setattr(skmfr._training.fit, "fitted_attributes", interrupted_once)
+    sae = small(max_steps=3)
+    with (
+        pytest.warns(ConvergenceWarning, match="after 3 of 3"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        sae.fit(X)
+    assert sae.n_steps_ == 3
+
+
+def test_an_interrupt_stops_a_grid_search():
+    n_fits = []
+
+    def callback(step, info):
+        if step == 2:
+            n_fits.append(step)
             raise KeyboardInterrupt
 
-    small(max_steps=2000, callback=interrupt).fit(X)
+    search = GridSearchCV(small(max_steps=3, callback=callback), {"k": [2, 3, 4]}, cv=2)
+    with (
+        pytest.warns(ConvergenceWarning, match="2 of 3 steps"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        search.fit(X)
+    assert len(n_fits) == 1
+    assert not hasattr(search, "best_estimator_")
+
+
+def test_a_penalty_that_was_not_on_is_not_blamed(recwarn):
+    with pytest.raises(KeyboardInterrupt):
+        small(max_steps=2000, callback=interrupt_at(20)).fit(X)
     assert not any("penalty" in str(warning.message) for warning in recwarn)
+
+
+class Unreadable:
+    """Data in chunks, of which reading is interrupted."""
+
+    shape, chunks, dtype = (9, 4), (3, 4), np.dtype(float)
+
+    def __getitem__(self, rows):
+        raise KeyboardInterrupt
+
+
+BAD_CALLS = {
+    "wrong values": (lambda sae: sae.fit(np.full((5, 7), np.nan)), ValueError),
+    "another width": (lambda sae: sae.partial_fit(X[:, :3]), ValueError),
+    "a wrong shard": (lambda sae: sae.fit([X[:9, :5], X[:9, :5] / 0]), ValueError),
+    "a callback": (
+        lambda sae: sae.set_params(callback=interrupt_at(2, OSError)).fit(
+            pd.DataFrame(X[:, :4], columns=list("abcd"))
+        ),
+        OSError,
+    ),
+    "an interrupt before a step": (
+        lambda sae: sae.fit(Unreadable()),
+        KeyboardInterrupt,
+    ),
+    "divergence": (lambda sae: sae.set_params(learning_rate=1e25).fit(X), ValueError),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("method", [None, "fit", "partial_fit"])
+@pytest.mark.parametrize("fault", BAD_CALLS)
+def test_a_call_that_fails_changes_no_attribute(method, fault):
+    call, error = BAD_CALLS[fault]
+    sae = small(max_steps=2)
+    if method is not None:
+        getattr(sae, method)(pd.DataFrame(X).rename(columns=str))
+    elif fault == "another width":
+        return
+    parameters = sae.get_params().keys()
+
+    def attributes():
+        return {n: v for n, v in vars(sae).items() if n not in parameters}
+
+    before = attributes()
+    with pytest.raises(error):
+        call(sae)
+    assert attributes().keys() == before.keys()
+    assert all(value is before[name] for name, value in attributes().items())
 
 
 @pytest.mark.parametrize("warm_start", [False, True])

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import joblib
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from .._data.batches import Batches, fingerprint
 from .._data.sources import Source, chunk_starts, n_mixed
@@ -59,6 +58,10 @@ class Fit(NamedTuple):
     from, as plain arrays"""
     signs: list[str]
     """of failure"""
+    interrupt: KeyboardInterrupt | None
+    """what ended it before its time, to be raised once the attributes are set"""
+    progress: str
+    """steps done and planned, in words"""
 
 
 class Data(NamedTuple):
@@ -108,15 +111,32 @@ def fit(
     state = start(data, settings, earlier)
     state.begin(*plan(data, parameters, earlier, one_pass))
     state, checkpoints = resume(state, data, parameters, settings, one_pass)
-    run(state, data, parameters, settings, checkpoints, begin_callbacks)
+    interrupt = run(state, data, parameters, settings, checkpoints, begin_callbacks)
+    moments = one_pass or parameters["warm_start"]
+    try:
+        attributes = what_is_left(state, data, settings, moments)
+    except KeyboardInterrupt as impatient:
+        # The steps are done, and the estimator shall have them.
+        interrupt = impatient
+        attributes = what_is_left(state, data, settings, moments)
+    return Fit(
+        attributes,
+        [] if one_pass else signs_of_failure(state, settings, attributes),
+        interrupt,
+        f"{state.step} of {state.schedule.n_steps} steps",
+    )
+
+
+def what_is_left(
+    state: TrainingState, data: Data, settings: Settings, moments: bool
+) -> dict[str, object]:
+    """Fitted attributes, and what another call goes on from; with Adam's moments?"""
     attributes = fitted_attributes(state, data.standardiser, settings, data.dtype)
     attributes["n_iter_"] = ceil(state.step / data.batches.per_epoch)
-    moments = one_pass or parameters["warm_start"]
-    attributes["_training"] = training_arrays(state, data.standardiser, seed, moments)
-    return Fit(
-        with_copies(without_copies(attributes)),
-        [] if one_pass else signs_of_failure(state, settings, attributes),
+    attributes["_training"] = training_arrays(
+        state, data.standardiser, settings.seed, moments
     )
+    return with_copies(without_copies(attributes))
 
 
 def prepare(
@@ -271,7 +291,7 @@ def checkpoints_of(
             f"No other fit will go on from the checkpoints in checkpoint_dir="
             f"{str(parameters['checkpoint_dir'])!r}, for each has other random "
             "numbers: random_state=None, expected an integer.",
-            stacklevel=7,
+            stacklevel=8,
         )
     return Checkpoints(
         Path(parameters["checkpoint_dir"]),
@@ -296,13 +316,13 @@ def run(
     settings: Settings,
     checkpoints: Checkpoints | None,
     begin_callbacks: Callable[..., EpochCallbacks] | None,
-) -> None:
+) -> KeyboardInterrupt | None:
     """Run the training loop, watched, saved, and open to interruption.
 
-    Warns
-    -----
-    ConvergenceWarning
-        If it is interrupted after its first step.
+    Returns
+    -------
+    KeyboardInterrupt or None
+        What interrupted it after its first step; before, it is raised.
     """
     batches, standardiser, held_out = data
     every = parameters["checkpoint_every"] or CHECKPOINT_EVERY
@@ -326,15 +346,10 @@ def run(
     with Watch(settings, verbose, parameters["callback"]) as watch:
         try:
             train(state, batches, standardiser, settings, held_out, after_step)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             if state.step == 0:
                 raise
-            warnings.warn(
-                f"Training was interrupted after {state.step} of "
-                f"{state.schedule.n_steps} steps; the estimator has what was learned "
-                "so far.",
-                ConvergenceWarning,
-                stacklevel=6,
-            )
+            return interrupt
     if epochs is not None:
         epochs.close(state)
+    return None
