@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from functools import partial
 from numbers import Integral, Real
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn import get_config
@@ -29,6 +28,13 @@ from ._data.sources import (
     as_source,
     check_finite,
 )
+from ._training.attributes import (
+    Late,
+    forget_late,
+    make_agreement,
+    make_weights,
+    set_fitted,
+)
 from ._utils.documentation import DocumentationLinkMixin
 from ._utils.fitted import unchanged_on_error
 
@@ -41,17 +47,6 @@ except ImportError:  # scikit-learn < 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands where scikit-learn has no callbacks."""
-
-
-# Fitted arrays that coders, or agreement, are computed from.
-READ_ONLY = {
-    "components_",
-    "dictionaries_",
-    "witness_dictionaries_",
-    "encoder_weights_",
-    "encoder_bias_",
-    "decoder_bias_",
-}
 
 
 class MFRSparseAutoencoder(
@@ -119,12 +114,12 @@ class MFRSparseAutoencoder(
     sparse_output : bool, default=False
         Whether `transform` returns a SciPy CSR array.
 
-    max_iter : int, default=1000
-        Number of epochs, at most.
+    max_iter : int, default=None
+        Number of epochs of a fit. None means as many as make `max_steps`; if that is
+        None too, 2000 steps, or one pass over the data if that is more.
 
     max_steps : int, default=None
-        Number of gradient steps, at most. None means 2000, or one pass over the data
-        if that is more.
+        Number of gradient steps of a fit, at most.
 
     batch_size : int, default=1024
         Samples per gradient step; clipped to n_samples.
@@ -134,20 +129,23 @@ class MFRSparseAutoencoder(
         moves each entry of an atom by about the learning rate, so the atom by 12 % of
         its length.
 
-    tol : float, default=0.0
-        Gain in FVU below which the loss counts as stalled. If it does for
-        `n_iter_no_change` epochs (of at least 50 steps) in a row, the rest of the
-        schedule is skipped but for the final fall of the learning rate. 0 never
-        stops early.
+    tol : float, default=1e-4
+        Fall of the FVU of held-out samples below which it counts as stalled, if
+        `early_stopping` is True. FVU is a share of the variance, so `tol` is one too,
+        whatever the unit of the data and the FVU reached.
 
     early_stopping : bool, default=False
-        Whether to measure the gain on held-out samples instead of the batches.
+        Whether to hold samples out, and to look at their FVU after each epoch (of at
+        least 50 steps). If it has stalled for `n_iter_no_change` epochs in a row, what
+        is left of the present part of the schedule is skipped: in the first half, with
+        its larger k, the part with the penalty begins; there, the final fall of the
+        learning rate. False takes all steps.
 
     validation_fraction : float, default=0.1
         Share of samples to hold out if `early_stopping` is True.
 
     n_iter_no_change : int, default=10
-        Number of epochs without gain before training is brought to its end.
+        Number of epochs without a gain of `tol` before the next part begins.
 
     reinit_threshold : float or None, default=None
         An SAE whose atoms are used so unequally that the mean over atoms of
@@ -252,6 +250,11 @@ class MFRSparseAutoencoder(
         Atoms whose agreement is more than three quarters of the way from the null
         level to 1: ``feature_agreement_ > 0.25 * agreement_null_ + 0.75``.
 
+    median_norm_ : float
+        Median of the Euclidean norms of the training rows, as they were given. After
+        `partial_fit` the mean of the medians of all calls, weighted by their rows. NaN
+        for models from other packages.
+
     n_iter_ : int
         Number of epochs of the last fit, begun ones included; number of calls of
         `partial_fit`.
@@ -316,7 +319,7 @@ class MFRSparseAutoencoder(
         "tied": ["boolean"],
         "transform_algorithm": [StrOptions({"encoder", "lstsq", "omp"})],
         "sparse_output": ["boolean"],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), None],
         "max_steps": [Interval(Integral, 1, None, closed="left"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [
@@ -342,6 +345,15 @@ class MFRSparseAutoencoder(
         "random_state": ["random_state"],
     }
 
+    # Stored by `fit`, and made when they are read after `partial_fit`.
+    components_ = Late(make_weights)
+    dictionaries_ = Late(make_weights)
+    witness_dictionaries_ = Late(make_weights)
+    encoder_weights_ = Late(make_weights)
+    feature_agreement_ = Late(make_agreement)
+    mutual_agreement_ = Late(make_agreement)
+    trusted_ = Late(make_agreement)
+
     def __init__(
         self,
         n_components=None,
@@ -354,11 +366,11 @@ class MFRSparseAutoencoder(
         tied=False,
         transform_algorithm="encoder",
         sparse_output=False,
-        max_iter=1000,
+        max_iter=None,
         max_steps=None,
         batch_size=1024,
         learning_rate="auto",
-        tol=0.0,
+        tol=1e-4,
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=10,
@@ -520,8 +532,7 @@ class MFRSparseAutoencoder(
         let_forks_compute()
         earlier = begin_callbacks = None
         if continued:
-            dictionaries = self.dictionaries_, self.witness_dictionaries_
-            earlier = Earlier(*dictionaries, self._training)
+            earlier = Earlier.of(self)
             seed = earlier.seed
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -536,6 +547,7 @@ class MFRSparseAutoencoder(
             one_pass=one_pass,
             begin_callbacks=begin_callbacks,
         )
+        forget_late(self)
         set_fitted(self, found.attributes)
         if one_pass:
             self.n_iter_ = n_calls + 1
@@ -698,7 +710,7 @@ class MFRSparseAutoencoder(
         return len(self.components_)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "components_")
+        return "reference_sae_" in vars(self)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -730,16 +742,3 @@ def as_validated(sae: MFRSparseAutoencoder, X) -> bool:
 def check_parameters(sae: MFRSparseAutoencoder) -> None:
     """Raise an error that names a parameter, if one is not as described."""
     sae._validate_params()
-
-
-def set_fitted(sae: MFRSparseAutoencoder, attributes: Mapping[str, Any]) -> None:
-    """Set fitted attributes; those that coders are made of become read-only.
-
-    An edit in place, which coders would not see, then raises.
-    """
-    for name, value in attributes.items():
-        setattr(sae, name, value)
-        # Nor may what it is a view of change.
-        while name in READ_ONLY and isinstance(value, np.ndarray):
-            value.flags.writeable = False
-            value = value.base
