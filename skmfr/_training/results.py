@@ -186,7 +186,7 @@ def training_arrays(
 def without_copies(attributes: dict) -> dict:
     """Attributes of an estimator, but for arrays that others of them hold as well."""
     derived = _derived(attributes)
-    if "decoder" in attributes["_training"] and "dictionaries_" in attributes:
+    if derived and "decoder" in attributes["_training"]:
         derived = weights_of(attributes)
     return {
         name: value
