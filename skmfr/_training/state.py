@@ -82,22 +82,15 @@ class TrainingState:
         return self.schedule.n_steps - self.step
 
     def own(self) -> None:
-        """Copy what is lent, before a step changes it."""
+        """Take room for what is lent, before a step reads it and writes there."""
         if not self.lent:
             return
         former, ensemble = self.optimiser, self.ensemble
-        decoder = ensemble.decoder.clone()
-        encoder = decoder if ensemble.tied else ensemble.encoder.clone()
+        decoder = torch.empty_like(ensemble.decoder)
+        encoder = decoder if ensemble.tied else torch.empty_like(ensemble.encoder)
         self.ensemble = replace(ensemble, encoder=encoder, decoder=decoder)
         self.optimiser = SphericalAdam(self.ensemble, former.defaults["lr"])
-        for old, new in zip(
-            former.param_groups, self.optimiser.param_groups, strict=True
-        ):
-            new["lr"] = old["lr"]
-            for lent, own in zip(old["params"], new["params"], strict=True):
-                own.grad = lent.grad
-                moments = former.state.get(lent, {})
-                self.optimiser.state[own] = {n: m.clone() for n, m in moments.items()}
+        self.optimiser.on_copies_of(former)
         self.lent = False
 
     def parameters(self, i: int) -> list[Tensor]:
