@@ -28,13 +28,8 @@ from ._data.sources import (
     as_source,
     check_finite,
 )
-from ._training.attributes import (
-    Late,
-    forget_late,
-    make_agreement,
-    make_weights,
-    set_fitted,
-)
+from ._training import attributes as fitted
+from ._training.attributes import Late, set_fitted
 from ._utils.documentation import DocumentationLinkMixin
 from ._utils.fitted import unchanged_on_error
 
@@ -260,7 +255,7 @@ class MFRSparseAutoencoder(
         `partial_fit`.
 
     n_steps_ : int
-        Number of gradient steps so far.
+        Number of gradient steps so far, in the life of the model.
 
     loss_curve_ : ndarray of shape (`n_steps_`,)
         FVU of each batch before its step, mean over the SAEs; by matching pursuit in
@@ -346,13 +341,13 @@ class MFRSparseAutoencoder(
     }
 
     # Stored by `fit`, and made when they are read after `partial_fit`.
-    components_ = Late(make_weights)
-    dictionaries_ = Late(make_weights)
-    witness_dictionaries_ = Late(make_weights)
-    encoder_weights_ = Late(make_weights)
-    feature_agreement_ = Late(make_agreement)
-    mutual_agreement_ = Late(make_agreement)
-    trusted_ = Late(make_agreement)
+    components_ = Late(fitted.make_weights)
+    dictionaries_ = Late(fitted.make_weights)
+    witness_dictionaries_ = Late(fitted.make_weights)
+    encoder_weights_ = Late(fitted.make_weights)
+    feature_agreement_ = Late(fitted.make_agreement)
+    mutual_agreement_ = Late(fitted.make_agreement)
+    trusted_ = Late(fitted.make_agreement)
 
     def __init__(
         self,
@@ -464,9 +459,11 @@ class MFRSparseAutoencoder(
 
         Warns
         -----
+        UserWarning
+            If less than 2 % of the rows hold more than half of the variance.
         ConvergenceWarning
-            If the fit shows signs of failure: poor reconstruction in spite of high
-            agreement, atoms that collapse to one, a penalty that costs
+            If it is interrupted, or shows signs of failure: poor reconstruction in
+            spite of high agreement, atoms that collapse to one, a penalty that costs
             reconstruction, unstable reinitialisation.
         """
         self._learn(X, going_on=self.warm_start, one_pass=False)
@@ -474,11 +471,18 @@ class MFRSparseAutoencoder(
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None):
-        """Train for one pass over some data, at a constant learning rate.
+        """Train for one pass over some data.
 
-        The first call also decides how the data are centred and scaled, so its data
-        should be typical. Neither k nor alpha change over the steps: the penalty is on
-        from the first. Interrupted, it does as `fit` does.
+        A model that began with this method trains at a constant learning rate, with the
+        penalty from the first step. One that `fit` has brought to its end goes on as in
+        the last steps of that fit: at 5 % of the learning rate, less for batches of
+        fewer than 256 samples, without the penalty and without new atoms, so that it
+        follows the data and loses nothing of what it has.
+
+        Centre and scale are those of all samples of all calls. First calls that say
+        little are forgotten when a call says more: those with samples that are all the
+        same, or fewer than there are atoms and than in that call. Weights and agreement
+        are made when they are read. Interrupted, it does as `fit` does.
 
         Parameters
         ----------
@@ -547,7 +551,7 @@ class MFRSparseAutoencoder(
             one_pass=one_pass,
             begin_callbacks=begin_callbacks,
         )
-        forget_late(self)
+        fitted.forget_late(self)
         set_fitted(self, found.attributes)
         if one_pass:
             self.n_iter_ = n_calls + 1
