@@ -703,7 +703,8 @@ def test_callback_sees_the_dead_share_of_the_group(make_settings):
     atoms = torch.eye(4, dtype=torch.float64).expand(3, 4, 4)
     state = new_state(Ensemble.starting_from(atoms, tied=False), settings)
     state.begin(Schedule.constant(10), Plateau())
-    state.n_steps = state.step = 1
+    state.note_losses(torch.zeros(3))
+    state.step = 1
     # Of the group one atom of eight; that of the witness does not count.
     state.activity.idle[1, 2] = DEAD_WINDOW
     state.activity.idle[0, 0] = DEAD_WINDOW - 1
