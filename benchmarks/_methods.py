@@ -63,7 +63,6 @@ def estimator(problem: Problem, seed: int, **parameters) -> MFRSparseAutoencoder
     usual = {
         "n_components": problem.n_components,
         "k": problem.k,
-        "max_iter": 10**6,
         "max_steps": problem.n_steps,
         "batch_size": problem.batch_size,
         "sparse_output": True,

@@ -134,7 +134,7 @@ def at_counters(n: int) -> MFRSparseAutoencoder:
 
 
 def one_fit(n_steps: int) -> MFRSparseAutoencoder:
-    return small(max_steps=n_steps, max_iter=n_steps).fit(X)
+    return small(max_steps=n_steps).fit(X)
 
 
 def many_calls(n_calls: int) -> MFRSparseAutoencoder:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from functools import partial
 from numbers import Integral, Real
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn import get_config
@@ -32,8 +31,14 @@ from ._data.sources import (
     as_source,
     check_finite,
 )
+from ._training import attributes as fitted
+from ._training.attributes import Late, set_fitted
 from ._utils.checks import Device, Interval, float_dtypes, validate_parameters
 from ._utils.documentation import DocumentationLinkMixin
+from ._utils.fitted import unchanged_on_error
+
+if TYPE_CHECKING:
+    from ._training.fit import Fit
 
 try:
     from sklearn.callback import CallbackSupportMixin
@@ -41,17 +46,6 @@ except ImportError:  # scikit-learn < 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands where scikit-learn has no callbacks."""
-
-
-# Fitted arrays that coders, or agreement, are computed from.
-READ_ONLY = {
-    "components_",
-    "dictionaries_",
-    "witness_dictionaries_",
-    "encoder_weights_",
-    "encoder_bias_",
-    "decoder_bias_",
-}
 
 
 class MFRSparseAutoencoder(
@@ -129,12 +123,12 @@ class MFRSparseAutoencoder(
     sparse_output : bool, default=False
         Whether `transform` returns a SciPy CSR array.
 
-    max_iter : int, default=1000
-        Number of epochs, at most.
+    max_iter : int, default=None
+        Number of epochs of a fit. None means as many as make `max_steps`; if that is
+        None too, 2000 steps, or one pass over the data if that is more.
 
     max_steps : int, default=None
-        Number of gradient steps, at most. None means 2000, or one pass over the data
-        if that is more.
+        Number of gradient steps of a fit, at most.
 
     batch_size : int, default=1024
         Samples per gradient step; clipped to n_samples.
@@ -144,20 +138,23 @@ class MFRSparseAutoencoder(
         moves each entry of an atom by about the learning rate, so the atom by 12 % of
         its length.
 
-    tol : float, default=0.0
-        Gain in FVU below which the loss counts as stalled. If it does for
-        `n_iter_no_change` epochs (of at least 50 steps) in a row, the rest of the
-        schedule is skipped but for the final fall of the learning rate. 0 never
-        stops early.
+    tol : float, default=1e-4
+        Fall of the FVU of held-out samples below which it counts as stalled, if
+        `early_stopping` is True. FVU is a share of the variance, so `tol` is one too,
+        whatever the unit of the data and the FVU reached.
 
     early_stopping : bool, default=False
-        Whether to measure the gain on held-out samples instead of the batches.
+        Whether to hold samples out, and to look at their FVU after each epoch (of at
+        least 50 steps). If it has stalled for `n_iter_no_change` epochs in a row, what
+        is left of the present part of the schedule is skipped: in the first half, with
+        its larger k, the part with the penalty begins; there, the final fall of the
+        learning rate. False takes all steps.
 
     validation_fraction : float, default=0.1
         Share of samples to hold out if `early_stopping` is True.
 
     n_iter_no_change : int, default=10
-        Number of epochs without gain before training is brought to its end.
+        Number of epochs without a gain of `tol` before the next part begins.
 
     reinit_threshold : float or None, default=None
         An SAE whose atoms are used so unequally that the mean over atoms of
@@ -263,12 +260,17 @@ class MFRSparseAutoencoder(
         Atoms whose agreement is more than three quarters of the way from the null
         level to 1: ``feature_agreement_ > 0.25 * agreement_null_ + 0.75``.
 
+    median_norm_ : float
+        Median of the Euclidean norms of the training rows, as they were given. After
+        `partial_fit` the mean of the medians of all calls, weighted by their rows. NaN
+        for models from other packages.
+
     n_iter_ : int
         Number of epochs of the last fit, begun ones included; number of calls of
         `partial_fit`.
 
     n_steps_ : int
-        Number of gradient steps so far.
+        Number of gradient steps so far, in the life of the model.
 
     loss_curve_ : ndarray of shape (`n_steps_`,)
         FVU of each batch before its step, mean over the SAEs; by matching pursuit in
@@ -332,7 +334,7 @@ class MFRSparseAutoencoder(
         "transform_algorithm": [StrOptions({"encoder", "lstsq", "omp"})],
         "positive_code": ["boolean"],
         "sparse_output": ["boolean"],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), None],
         "max_steps": [Interval(Integral, 1, None, closed="left"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [
@@ -358,6 +360,15 @@ class MFRSparseAutoencoder(
         "random_state": ["random_state"],
     }
 
+    # Stored by `fit`, and made when they are read after `partial_fit`.
+    components_ = Late(fitted.make_weights)
+    dictionaries_ = Late(fitted.make_weights)
+    witness_dictionaries_ = Late(fitted.make_weights)
+    encoder_weights_ = Late(fitted.make_weights)
+    feature_agreement_ = Late(fitted.make_agreement)
+    mutual_agreement_ = Late(fitted.make_agreement)
+    trusted_ = Late(fitted.make_agreement)
+
     def __init__(
         self,
         n_components=None,
@@ -371,11 +382,11 @@ class MFRSparseAutoencoder(
         transform_algorithm="encoder",
         positive_code=False,
         sparse_output=False,
-        max_iter=1000,
+        max_iter=None,
         max_steps=None,
         batch_size=1024,
         learning_rate="auto",
-        tol=0.0,
+        tol=1e-4,
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=10,
@@ -429,8 +440,10 @@ class MFRSparseAutoencoder(
     def fit(self, X, y=None):
         """Learn the dictionaries.
 
-        An interrupted fit (KeyboardInterrupt) warns and leaves an estimator with the
-        steps done so far; before the first step it is raised.
+        An interrupted fit (KeyboardInterrupt) leaves an estimator with the steps done
+        so far, warns, and raises the interrupt again, so that a search or a script
+        stops. Interrupted before the first step, and after any error, the estimator is
+        what it was before the call.
 
         Data on disk are read batch by batch, by a thread that keeps ahead of training.
         Of a memory-mapped array and of shards, each epoch is a new permutation of all
@@ -463,26 +476,35 @@ class MFRSparseAutoencoder(
             reported with its row; in shards or chunks, when it is read.
         OSError
             If a checkpoint cannot be written. The last one stays to go on from.
+        KeyboardInterrupt
+            If it is interrupted.
 
         Warns
         -----
+        UserWarning
+            If less than 2 % of the rows hold more than half of the variance.
         ConvergenceWarning
-            If the fit shows signs of failure: poor reconstruction in spite of high
-            agreement, atoms that collapse to one, a penalty that costs
+            If it is interrupted, or shows signs of failure: poor reconstruction in
+            spite of high agreement, atoms that collapse to one, a penalty that costs
             reconstruction, unstable reinitialisation.
         """
-        continued = self.warm_start and self._can_go_on()
-        X = self._checked(X, reset=not continued)
-        self._learn(X, continued=continued, one_pass=False)
+        self._learn(X, going_on=self.warm_start, one_pass=False)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None):
-        """Train for one pass over some data, at a constant learning rate.
+        """Train for one pass over some data.
 
-        The first call also decides how the data are centred and scaled, so its data
-        should be typical. Neither k nor alpha change over the steps: the penalty is on
-        from the first. Interrupted, it does as `fit` does.
+        A model that began with this method trains at a constant learning rate, with the
+        penalty from the first step. One that `fit` has brought to its end goes on as in
+        the last steps of that fit: at 5 % of the learning rate, less for batches of
+        fewer than 256 samples, without the penalty and without new atoms, so that it
+        follows the data and loses nothing of what it has.
+
+        Centre and scale are those of all samples of all calls. First calls that say
+        little are forgotten when a call says more: those with samples that are all the
+        same, or fewer than there are atoms and than in that call. Weights and agreement
+        are made when they are read. Interrupted, it does as `fit` does.
 
         Parameters
         ----------
@@ -501,27 +523,44 @@ class MFRSparseAutoencoder(
         ValueError
             If X or a parameter is not as described.
         """
-        continued = self._can_go_on()
-        if continued:
-            # scikit-learn validates the first call alone.
-            check_parameters(self)
-        X = self._checked(X, reset=not continued)
-        self._learn(X, continued=continued, one_pass=True)
+        self._learn(X, going_on=True, one_pass=True)
         return self
 
-    def _learn(
-        self, X: np.ndarray | Source, *, continued: bool, one_pass: bool
-    ) -> None:
-        """Train from the start or go on, for a whole schedule or for one pass."""
+    def _learn(self, X, *, going_on: bool, one_pass: bool) -> None:
+        """Take over what a fit leaves, or stay as it was; raise what interrupted it."""
+        replaced = self.__sklearn_is_fitted__()
+        with unchanged_on_error(self):
+            found = self._fit(X, going_on=going_on, one_pass=one_pass)
+        signs = found.signs
+        if found.interrupt is not None:
+            who = (
+                "the earlier model is replaced by" if replaced else "the estimator has"
+            )
+            told = f"Training was interrupted after {found.progress}; {who} what was "
+            signs = [f"{told}learned so far.", *signs]
+        try:
+            for sign in signs:
+                warnings.warn(sign, ConvergenceWarning, stacklevel=4)
+        finally:
+            # Also where warnings are errors.
+            if found.interrupt is not None:
+                raise found.interrupt
+
+    def _fit(self, X, *, going_on: bool, one_pass: bool) -> Fit:
+        """Check X, and train from the start or go on, for a schedule or one pass."""
         from ._training.fit import fit
         from ._training.progress import EpochCallbacks
         from ._training.results import Earlier
         from ._utils.ambient import undisturbed
 
+        continued = going_on and self._can_go_on()
+        if continued:
+            # scikit-learn validates the first call alone.
+            check_parameters(self)
+        X = self._checked(X, reset=not continued)
         earlier = begin_callbacks = None
         if continued:
-            dictionaries = self.dictionaries_, self.witness_dictionaries_
-            earlier = Earlier(*dictionaries, self._training)
+            earlier = Earlier.of(self)
             seed = earlier.seed
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -529,7 +568,6 @@ class MFRSparseAutoencoder(
             begin_callbacks = partial(EpochCallbacks, self, self._init_callback_context)
         n_calls = getattr(self, "n_iter_", 0) if continued else 0
         history = getattr(self, "history_", []) if continued else []
-        # A fitted model stays as it was until there is a new one.
         with undisturbed():
             found = fit(
                 X,
@@ -539,13 +577,13 @@ class MFRSparseAutoencoder(
                 one_pass=one_pass,
                 begin_callbacks=begin_callbacks,
             )
+        fitted.forget_late(self)
         set_fitted(self, found.attributes)
         if one_pass:
             self.n_iter_ = n_calls + 1
         if self.history_:
             self.history_ = history + self.history_
-        for sign in found.signs:
-            warnings.warn(sign, ConvergenceWarning, stacklevel=4)
+        return found
 
     def _can_go_on(self) -> bool:
         """Whether there is a state of training to go on from."""
@@ -708,8 +746,7 @@ class MFRSparseAutoencoder(
         return len(self.components_)
 
     def __sklearn_is_fitted__(self) -> bool:
-        # A fit that fails has left n_features_in_.
-        return hasattr(self, "components_")
+        return "reference_sae_" in vars(self)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -741,16 +778,3 @@ def as_validated(sae: MFRSparseAutoencoder, X) -> bool:
 def check_parameters(sae: MFRSparseAutoencoder) -> None:
     """Raise an error that names a parameter, if one is not as described."""
     sae._validate_params()
-
-
-def set_fitted(sae: MFRSparseAutoencoder, attributes: Mapping[str, Any]) -> None:
-    """Set fitted attributes; those that coders are made of become read-only.
-
-    An edit in place, which coders would not see, then raises.
-    """
-    for name, value in attributes.items():
-        setattr(sae, name, value)
-        # Nor may what it is a view of change.
-        while name in READ_ONLY and isinstance(value, np.ndarray):
-            value.flags.writeable = False
-            value = value.base

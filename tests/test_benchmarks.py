@@ -83,7 +83,7 @@ def test_recovery_compares_by_held_out_samples(table):
         assert number(cells["MMCS"]) > 0.5, name
     X, X_test, *_ = problem()
     own = MFRSparseAutoencoder(
-        12, k=2, max_iter=10**6, max_steps=20, batch_size=64, random_state=0
+        12, k=2, max_steps=20, batch_size=64, random_state=0
     ).fit(X)
     assert number(rows["ours, default"][0]) == pytest.approx(
         1 - own.score(X_test), abs=1e-4

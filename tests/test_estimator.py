@@ -27,13 +27,17 @@ from sklearn.preprocessing import MaxAbsScaler
 from sklearn.svm import SVC, LinearSVC
 
 import skmfr._data.sources
+import skmfr._training.fit
+import skmfr._training.loop
 from skmfr import MFRSparseAutoencoder
 from skmfr._data.batches import Batches
 from skmfr._data.sources import Chunked
+from skmfr._sae.cosines import mean_nearest_cosine
 from skmfr._sae.ensemble import Ensemble
 from skmfr._training.fit import split
 from skmfr._training.progress import DEAD_WINDOW, Watch
 from skmfr._training.schedule import Plateau, Schedule
+from skmfr._training.settings import n_steps_of
 from skmfr._training.state import new_state
 from skmfr._utils.devices import resolve_device
 
@@ -393,14 +397,158 @@ def test_partial_fit_after_fit_starts_from_the_fitted_dictionaries():
     np.testing.assert_allclose(sae.dictionaries_, before, atol=1e-6)
 
 
-def test_going_on_with_data_of_another_scale_says_so():
-    # Their ratio, squared, is beyond float32.
+FIRST_BATCHES = {
+    "one row": X[:1],
+    "constant": np.full((300, 16), 7.0),
+    "few rows": X[:5],
+}
+
+
+@pytest.fixture(scope="module")
+def in_batches():
+    """A model of batches, one after the other."""
+    batches = [make_sparse_data(64, seed=seed)[0] + 3 for seed in range(20)]
+    sae = small()
+    for batch in batches:
+        sae.partial_fit(batch)
+    return batches, sae
+
+
+@pytest.mark.parametrize("first", FIRST_BATCHES)
+def test_a_first_batch_that_says_little_is_forgotten(in_batches, first):
+    batches, expected = in_batches
+    sae = small().partial_fit(FIRST_BATCHES[first])
+    for batch in batches:
+        sae.partial_fit(batch)
+    assert same_state(sae, expected)
+    assert sae.score(batches[0]) == expected.score(batches[0])
+    # As a number of calls it counts.
+    assert sae.n_iter_ == expected.n_iter_ + 1
+
+
+def test_a_model_of_a_fit_to_few_rows_is_not_forgotten():
+    sae = small().fit(X[:9])
+    assert sae.partial_fit(X).n_steps_ == 61
+
+
+def test_centre_and_scale_are_those_of_all_rows_so_far(in_batches):
+    batches, sae = in_batches
+    rows = np.concatenate(batches)
+    training = sae._training
+    assert training["n_rows"] == len(rows)
+    np.testing.assert_allclose(training["mean"], rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(training["variance"], rows.var(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_other_centre_and_scale_do_not_change_the_model(dtype):
+    data = X.astype(dtype)
+    # One SAE, so that it is the reference.
+    usual = {"n_saes": 1, "n_witnesses": 0, "precision": "float64"}
+    sae = small(learning_rate=1e-12, **usual).partial_fit(data)
+    sae._training["encoder_bias"] += 0.1
+    before = pickle.loads(pickle.dumps(sae.partial_fit(data)))
+    sae.partial_fit(3 * data + 1)
+    assert not np.allclose(sae._training["mean"], before._training["mean"], rtol=0.1)
+    for name in ("encoder_bias_", "decoder_bias_", "components_"):
+        found, expected = getattr(sae, name), getattr(before, name)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_going_on_with_data_of_another_scale_goes_on():
     sae = small().partial_fit(X * 1e-12)
-    with pytest.raises(ValueError, match="X must be of their scale"):
+    for _ in range(30):
         sae.partial_fit(X * 1e12)
-    # It is still the estimator that it was.
-    assert sae.n_steps_ == 1
-    assert sae.score(X * 1e-12) == small().partial_fit(X * 1e-12).score(X * 1e-12)
+    assert sae.n_steps_ == 31
+    assert sae.score(X * 1e12) > 0.5
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+@pytest.mark.parametrize("algorithm", ["encoder", "omp"])
+@pytest.mark.parametrize("batch_size", [20, 200, 600])
+def test_partial_fit_after_fit_does_not_lower_the_score(
+    settled, warm_start, algorithm, batch_size
+):
+    sae = pickle.loads(pickle.dumps(settled[warm_start, algorithm]))
+    first, least = sae.score(X), 1.0
+    for _ in range(3):
+        for start in range(0, len(X), batch_size):
+            sae.partial_fit(X[start : start + batch_size])
+            least = min(least, sae.score(X))
+    assert least > first - 0.002
+
+
+@pytest.fixture(scope="module")
+def settled():
+    """Fits that came to their end."""
+    return {
+        (warm_start, algorithm): small(
+            max_steps=300, warm_start=warm_start, transform_algorithm=algorithm
+        ).fit(X)
+        for warm_start in (False, True)
+        for algorithm in ("encoder", "omp")
+    }
+
+
+def test_partial_fit_after_fit_still_learns():
+    sae = small(max_steps=300).fit(X)
+    other, _ = make_sparse_data(seed=1)
+    before = sae.score(other)
+    for _ in range(100):
+        sae.partial_fit(other)
+    assert sae.score(other) > before + 0.1
+
+
+LATE = (
+    "components_", "dictionaries_", "witness_dictionaries_", "encoder_weights_",
+    "feature_agreement_", "mutual_agreement_", "trusted_",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_partial_fit_leaves_what_costs_much_until_it_is_read(monkeypatch, tied):
+    sae = small(tied=tied).partial_fit(X).partial_fit(X)
+    assert not set(LATE) & set(vars(sae))
+    assert not any(hasattr(small(), name) for name in LATE)
+    other = pickle.loads(pickle.dumps(sae))
+    for name in LATE:
+        first = getattr(sae, name)
+        assert getattr(sae, name) is first
+        np.testing.assert_array_equal(getattr(other, name), first)
+    expected = mean_nearest_cosine(sae.components_, sae.witness_dictionaries_)
+    np.testing.assert_array_equal(sae.feature_agreement_, expected)
+    norms = np.linalg.norm(sae.dictionaries_, axis=2)
+    np.testing.assert_allclose(norms, 1, rtol=1e-12)
+    with pytest.raises(ValueError, match="read-only"):
+        sae.components_[0] = 0
+    # They are made anew after the next call, and of the new model.
+    sae.partial_fit(X)
+    assert not np.array_equal(sae.components_, first)
+    # A fit stores them.
+    assert set(LATE) <= set(vars(sae.fit(X)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_neither_reading_nor_pickling_changes_what_follows(dtype):
+    data = X.astype(dtype)
+    sae, read = (small().partial_fit(data) for _ in range(2))
+    for _ in range(3):
+        sae.partial_fit(data)
+        for name in LATE:
+            getattr(read, name)
+        read = pickle.loads(pickle.dumps(read))
+        repr(read._repr_html_())
+        read.partial_fit(data)
+    assert same_state(sae, read)
+
+
+def test_partial_fit_changes_no_array_of_the_earlier_model():
+    sae = small().partial_fit(X)
+    kept = {name: getattr(sae, name) for name in LATE} | dict(sae._training)
+    copies = {name: value.copy() for name, value in kept.items()}
+    sae.partial_fit(X)
+    for name, value in kept.items():
+        np.testing.assert_array_equal(value, copies[name])
 
 
 def test_partial_fit_in_pieces_is_the_same_after_pickling():
@@ -441,14 +589,99 @@ def test_only_a_model_that_may_go_on_carries_the_optimisers_state():
     assert has_moments(small(max_steps=2).partial_fit(X))
 
 
-@pytest.mark.parametrize("early_stopping", [False, True])
-def test_training_ends_early_when_the_loss_stalls(early_stopping):
-    sae = small(
-        max_steps=300, tol=0.5, n_iter_no_change=1, early_stopping=early_stopping
+# Rows that outweigh all others
+
+
+def with_first_tokens(n=1000):
+    data = np.random.default_rng(0).standard_normal((n, 16))
+    data[::64] = 133 * np.eye(16)[0]
+    return data
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_few_rows_with_most_of_the_variance_are_told(method):
+    sae, data = small(max_steps=2), with_first_tokens()
+    squares = np.square(data - data.mean(0)).sum(1)
+    share = squares[::64].sum() / squares.sum()
+    match = (
+        r"^16 of 1000 rows of X \(1.6% of them; rows 0, 64, 128, 192, 256, ...\) "
+        rf"hold {share:.1%} of its variance: .*skip_first=1"
     )
-    sae.fit(X)
-    # k has its value after half of the steps, and the cool-down follows the stall.
-    assert 150 < sae.n_steps_ < 300
+    with pytest.warns(UserWarning, match=match) as told:
+        getattr(sae, method)(data)
+    assert told[0].filename == __file__
+
+
+def test_a_model_that_goes_on_is_told_once():
+    sae = small(max_steps=2)
+    with pytest.warns(UserWarning, match="of its variance"):
+        sae.partial_fit(with_first_tokens())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        sae.partial_fit(with_first_tokens())
+
+
+def test_median_norm_is_that_of_the_training_rows(tmp_path):
+    data = X + 5
+    norms = np.linalg.norm(data, axis=1)
+    sae = small(max_steps=2, early_stopping=True).fit(data)
+    rows, _ = split(data, sae.validation_fraction, int(sae._training["seed"]))
+    assert type(sae.median_norm_) is float
+    assert sae.median_norm_ == pytest.approx(np.median(norms[rows]))
+    np.save(tmp_path / "X.npy", data)
+    mapped = small(max_steps=2).fit([tmp_path / "X.npy"])
+    assert mapped.median_norm_ == pytest.approx(np.median(norms))
+    assert pickle.loads(pickle.dumps(mapped)).median_norm_ == mapped.median_norm_
+    sae = small().partial_fit(data[:400]).partial_fit(data[400:])
+    halves = 4 * np.median(norms[:400]) + 2 * np.median(norms[400:])
+    assert sae.median_norm_ == pytest.approx(halves / 6)
+
+
+# How long a fit is
+
+
+@pytest.mark.parametrize(
+    ("parameters", "n_samples", "n_steps"),
+    [
+        ({}, 600, 2000),
+        ({"batch_size": 4}, 20_000, 5000),  # one pass
+        ({"max_iter": 3, "batch_size": 100}, 600, 18),
+        ({"max_iter": 300, "batch_size": 100}, 20_000, 60_000),
+        ({"max_iter": 300, "max_steps": 7, "batch_size": 100}, 20_000, 7),
+        ({"max_iter": 1, "max_steps": 7, "batch_size": 200}, 600, 3),
+        ({"max_steps": 5000}, 600, 5000),
+    ],
+)
+def test_length_of_a_fit(parameters, n_samples, n_steps):
+    batch_size = min(parameters.get("batch_size", 1024), n_samples)
+    sae = MFRSparseAutoencoder(**parameters)
+    assert n_steps_of(sae.get_params(), n_samples / batch_size) == n_steps
+
+
+def test_a_number_of_epochs_is_obeyed():
+    sae = small(max_steps=None, max_iter=7, batch_size=100).fit(X)
+    assert (sae.n_iter_, sae.n_steps_) == (7, 42)
+
+
+def test_early_stopping_by_default_stops_where_data_converge_early(monkeypatch):
+    seen, look = [], skmfr._training.loop.group_fvu
+
+    def note(*arguments):
+        seen.append(look(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(skmfr._training.loop, "group_fvu", note)
+    line = np.random.default_rng(0).standard_normal((200, 1)) * np.arange(1, 4)
+    usual = {"n_components": 4, "k": 2, "n_saes": 2, "random_state": 0}
+    sae = MFRSparseAutoencoder(early_stopping=True, **usual).fit(line)
+    assert len(seen) >= 20
+    assert np.median(seen[-10:]) < 0.01
+    assert sae.n_steps_ < 1700
+    assert sae.score(line) > 0.99
+
+
+def test_without_early_stopping_tol_does_nothing(plain):
+    assert same_state(small(tol=1e9, n_iter_no_change=1).fit(X), plain)
 
 
 def test_early_stopping_holds_samples_out():
@@ -502,7 +735,8 @@ def test_callback_sees_the_dead_share_of_the_group(make_settings):
     atoms = torch.eye(4, dtype=torch.float64).expand(3, 4, 4)
     state = new_state(Ensemble.starting_from(atoms, tied=False), settings)
     state.begin(Schedule.constant(10), Plateau())
-    state.n_steps = state.step = 1
+    state.note_losses(torch.zeros(3))
+    state.step = 1
     # Of the group one atom of eight; that of the witness does not count.
     state.activity.idle[1, 2] = DEAD_WINDOW
     state.activity.idle[0, 0] = DEAD_WINDOW - 1
@@ -559,26 +793,134 @@ def test_scikit_learns_callbacks_see_the_epochs_of_a_resumed_fit(tmp_path):
 # Interruption
 
 
-def test_an_interrupted_fit_keeps_what_it_learned():
-    def interrupt(step, info):
-        if step == 20:
-            raise KeyboardInterrupt
+def interrupt_at(step, error=KeyboardInterrupt):
+    """A callback that raises after so many steps."""
 
-    sae = small(callback=interrupt)
-    with pytest.warns(ConvergenceWarning, match="interrupted after 20 of 60"):
-        sae.fit(X)
+    def callback(done, info):
+        if done == step:
+            raise error
+
+    return callback
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_interrupted_fit_has_the_steps_done_warns_and_raises(replaced):
+    sae = small()
+    if replaced:
+        sae.fit(X[:100] + 1)
+    told = "the earlier model is replaced" if replaced else "the estimator has"
+    with (
+        pytest.warns(ConvergenceWarning, match=f"after 20 of 60 steps; {told}"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        sae.set_params(callback=interrupt_at(20)).fit(X)
+    # Those of a fit on the same schedule that an error ended there.
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        small(callback=lambda step, info: seen.append(info["fvu"]) or 1 / (20 - step)
+              ).fit(X)  # fmt: skip
+    np.testing.assert_allclose(sae.loss_curve_, seen, rtol=1e-6)
     assert sae.n_steps_ == 20
     assert sae.transform(X).shape == (len(X), 32)
 
 
-def test_a_penalty_that_was_not_on_is_not_blamed(recwarn):
-    def interrupt(step, info):
-        assert info["alpha"] == 0
-        if step == 20:
+@pytest.mark.filterwarnings("error")
+def test_an_interrupt_is_raised_where_warnings_are_errors():
+    sae = small(callback=interrupt_at(20))
+    with pytest.raises(KeyboardInterrupt):
+        sae.fit(X)
+    assert sae.n_steps_ == 20
+
+
+def test_an_interrupt_while_results_are_made_loses_no_step(monkeypatch):
+    impatient, make = [KeyboardInterrupt], skmfr._training.fit.fitted_attributes
+
+    def interrupted_once(*arguments):
+        if impatient:
+            raise impatient.pop()
+        return make(*arguments)
+
+    monkeypatch.setattr(skmfr._training.fit, "fitted_attributes", interrupted_once)
+    sae = small(max_steps=3)
+    with (
+        pytest.warns(ConvergenceWarning, match="after 3 of 3"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        sae.fit(X)
+    assert sae.n_steps_ == 3
+
+
+def test_an_interrupt_stops_a_grid_search():
+    n_fits = []
+
+    def callback(step, info):
+        if step == 2:
+            n_fits.append(step)
             raise KeyboardInterrupt
 
-    small(max_steps=2000, callback=interrupt).fit(X)
+    search = GridSearchCV(small(max_steps=3, callback=callback), {"k": [2, 3, 4]}, cv=2)
+    with (
+        pytest.warns(ConvergenceWarning, match="2 of 3 steps"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        search.fit(X)
+    assert len(n_fits) == 1
+    assert not hasattr(search, "best_estimator_")
+
+
+def test_a_penalty_that_was_not_on_is_not_blamed(recwarn):
+    with pytest.raises(KeyboardInterrupt):
+        small(max_steps=2000, callback=interrupt_at(20)).fit(X)
     assert not any("penalty" in str(warning.message) for warning in recwarn)
+
+
+class Unreadable:
+    """Data in chunks, of which reading is interrupted."""
+
+    shape, chunks, dtype = (9, 4), (3, 4), np.dtype(float)
+
+    def __getitem__(self, rows):
+        raise KeyboardInterrupt
+
+
+BAD_CALLS = {
+    "wrong values": (lambda sae: sae.fit(np.full((5, 7), np.nan)), ValueError),
+    "another width": (lambda sae: sae.partial_fit(X[:, :3]), ValueError),
+    "a wrong shard": (lambda sae: sae.fit([X[:9, :5], X[:9, :5] / 0]), ValueError),
+    "a callback": (
+        lambda sae: sae.set_params(callback=interrupt_at(2, OSError)).fit(
+            pd.DataFrame(X[:, :4], columns=list("abcd"))
+        ),
+        OSError,
+    ),
+    "an interrupt before a step": (
+        lambda sae: sae.fit(Unreadable()),
+        KeyboardInterrupt,
+    ),
+    "divergence": (lambda sae: sae.set_params(learning_rate=1e25).fit(X), ValueError),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("method", [None, "fit", "partial_fit"])
+@pytest.mark.parametrize("fault", BAD_CALLS)
+def test_a_call_that_fails_changes_no_attribute(method, fault):
+    call, error = BAD_CALLS[fault]
+    sae = small(max_steps=2)
+    if method is not None:
+        getattr(sae, method)(pd.DataFrame(X).rename(columns=str))
+    elif fault == "another width":
+        return
+    parameters = sae.get_params().keys()
+
+    def attributes():
+        return {n: v for n, v in vars(sae).items() if n not in parameters}
+
+    before = attributes()
+    with pytest.raises(error):
+        call(sae)
+    assert attributes().keys() == before.keys()
+    assert all(value is before[name] for name, value in attributes().items())
 
 
 @pytest.mark.parametrize("warm_start", [False, True])

@@ -122,7 +122,7 @@ PARAMETERS = {
     "transform_algorithm": st.sampled_from(["encoder", "lstsq", "omp"]),
     "positive_code": st.booleans(),
     "sparse_output": st.booleans(),
-    "max_iter": st.integers(1, 30) | st.just(2**40),
+    "max_iter": st.none() | st.integers(1, 30) | st.just(2**40),
     "max_steps": st.integers(1, 10),
     "batch_size": st.integers(1, 40) | st.just(2**40),
     "learning_rate": st.sampled_from(["auto", "auto", 1e-300, 0.01, 1, 1e3]),
@@ -384,13 +384,16 @@ def test_data_that_are_none_are_refused(fault, method, X, values):
 )
 def test_training_goes_on_with_any_data(parts, values):
     sae = MFRSparseAutoencoder(**values)
-    n_steps = 0
+    n_steps = n_rows = 0
     for X, method in parts:
         starts_anew = method == "fit" and not sae.warm_start
         message = error_of(getattr(sae, method), X)
         if message is not None:
             assert "must be of their scale" in message or suits_not(sae, message)
             return
+        # What few rows gave is forgotten when more rows come.
+        starts_anew |= n_rows < len(X)
+        n_rows += len(X)
         assert sae.n_steps_ > (0 if starts_anew else n_steps)
         n_steps = sae.n_steps_
         assert len(sae.loss_curve_) == n_steps

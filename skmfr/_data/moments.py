@@ -1,41 +1,119 @@
-"""Variances of data that come block by block."""
+"""Means and variances of data that come block by block."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
-from sklearn.preprocessing import StandardScaler
+
+# Sums are made over blocks of so much, which stay in the cache.
+CACHED_BYTES = 1 << 18
+# Variance that is less than this many roundings of the mean, squared, is rounding.
+N_ROUNDINGS = 64
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number, mean and variance of rows seen so far; immutable."""
+
+    n_rows: float
+    """inf counts all rows to come for nothing"""
+    mean: np.ndarray
+    """(n_features,) float64"""
+    variance: np.ndarray
+    """(n_features,) float64"""
+
+    @classmethod
+    def of(cls, blocks: Iterable[np.ndarray]) -> "Moments":
+        """Those of the rows of all blocks, (n_in_block, n_features) each.
+
+        Raises
+        ------
+        ValueError
+            If values are so large that their squares overflow.
+        """
+        sums = Sums()
+        for block in blocks:
+            sums.add(block)
+        return sums.moments()
+
+    def and_of(self, other: "Moments") -> "Moments":
+        """Those of the rows of both (Chan, Golub, LeVeque 1983)."""
+        if np.isinf(self.n_rows):
+            return self
+        n_rows = self.n_rows + other.n_rows
+        share = other.n_rows / n_rows
+        step = other.mean - self.mean
+        within = self.variance + share * (other.variance - self.variance)
+        between = share * (1 - share) * step**2
+        return Moments(n_rows, self.mean + share * step, within + between)
+
+
+class Sums:
+    """Sums over rows that come block by block, of their distance from a typical row.
+
+    In float64, so that neither a large mean nor a small unit costs precision.
+    """
+
+    def __init__(self):
+        self.n_rows = 0
+        self.centre = np.empty(0)
+        """(n_features,), median of the first rows: a value that constants equal"""
+
+    def add(self, block: np.ndarray) -> None:
+        """Add rows (n_rows, n_features) of any real dtype."""
+        n_features = block.shape[1]
+        n_each = max(1, CACHED_BYTES // (8 * n_features))
+        if self.n_rows == 0:
+            first = np.sort(block[:n_each], axis=0)
+            self.centre = first[len(first) // 2].astype(np.float64)
+            self.total, self.squares = np.zeros((2, n_features))
+            self._room = np.empty((n_each, n_features))
+        # What overflows is told in the end.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, len(block), n_each):
+                rows = block[start : start + n_each]
+                distance = self._room[: len(rows)]
+                distance[...] = rows
+                self._take(distance)
+        self.n_rows += len(block)
+
+    def _take(self, rows: np.ndarray) -> None:
+        """Add up float64 rows (n_rows, n_features), in the cache, to be overwritten."""
+        rows -= self.centre
+        self.total += rows.sum(axis=0)
+        self.squares += np.einsum("ij,ij->j", rows, rows)
+
+    def moments(self) -> Moments:
+        """Mean and variance; variance that comes from rounding is 0.
+
+        Raises
+        ------
+        ValueError
+            If squares overflowed.
+        """
+        if not np.isfinite(self.squares).all():
+            raise ValueError(
+                "X has values so large that their squares overflow float64: divide it "
+                "by a number."
+            )
+        n = self.n_rows
+        mean = (n * self.centre + self.total) / n
+        variance = self.squares / n - (self.total / n) ** 2
+        rounding = N_ROUNDINGS * np.finfo(np.float64).eps * np.abs(mean)
+        return Moments(n, mean, np.where(variance > rounding**2, variance, 0.0))
 
 
 def fvu_of_blocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
     """FVU of data that come with their reconstruction block by block."""
-    residual = 0.0
-    moments = StandardScaler()
+    residual, sums = 0.0, Sums()
     for X, X_hat in blocks:
-        # What overflows is told below.
         with np.errstate(over="ignore", invalid="ignore"):
             residual += float(np.sum(np.square(X - X_hat, dtype=np.float64)))
-            moments.partial_fit(X)
-    n_samples = moments.n_samples_seen_
-    total = float(np.sum(variance(moments))) * n_samples
+        sums.add(X)
+    moments = sums.moments()
+    total = float(np.sum(moments.variance)) * moments.n_rows
     if total == 0:
         rounding = 8 * np.finfo(X.dtype).eps
-        size = float(np.sum(np.square(moments.mean_))) * n_samples
+        size = float(np.sum(np.square(moments.mean))) * moments.n_rows
         return float(residual > rounding**2 * size)
     return float(residual / total)
-
-
-def variance(moments: StandardScaler) -> np.ndarray:
-    """Variance of each feature, 0 where what there is comes from rounding.
-
-    Raises
-    ------
-    ValueError
-        If it overflows.
-    """
-    if not np.isfinite(moments.var_).all():
-        raise ValueError(
-            "X has values so large that their squares overflow float64: divide it by a "
-            "number."
-        )
-    # The scaler knows: it leaves such features as they are.
-    return np.where(moments.scale_ == np.sqrt(moments.var_), moments.var_, 0.0)

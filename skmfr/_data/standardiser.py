@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from .._utils.devices import on_device
 from .batches import row_blocks
-from .moments import variance
+from .moments import Moments
 from .sources import Source
 
 
@@ -38,15 +37,14 @@ class Standardiser:
         ValueError
             If values are so large that their squares overflow.
         """
-        moments = StandardScaler()
-        for block in row_blocks(X, rows):
-            # What overflows is told below.
-            with np.errstate(over="ignore", invalid="ignore"):
-                moments.partial_fit(block)
-        variances = variance(moments)
-        scale = float(np.sqrt(np.mean(variances))) or 1.0
-        deviation = np.sqrt(variances) / scale
-        return cls(moments.mean_.astype(X.dtype), scale, deviation)
+        return cls.from_moments(Moments.of(row_blocks(X, rows)), X.dtype)
+
+    @classmethod
+    def from_moments(cls, moments: Moments, dtype: np.dtype) -> "Standardiser":
+        """For data of this dtype with these moments."""
+        scale = float(np.sqrt(np.mean(moments.variance))) or 1.0
+        deviation = np.sqrt(moments.variance) / scale
+        return cls(moments.mean.astype(dtype), scale, deviation)
 
     def __call__(self, X: np.ndarray, device: str, dtype: torch.dtype) -> Tensor:
         """A standardised copy of X, which is an array of its own.

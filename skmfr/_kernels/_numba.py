@@ -139,11 +139,14 @@ def adam_step(
     betas: tuple[float, float],
     eps: float,
     on_sphere: int,
+    sources: Sequence[Sequence[Tensor]] | None = None,
 ) -> None:
     """As in `_torch`, in one pass over all arrays."""
+    moved = parameters, means, squares
+    columns = parameters, gradients, means, squares, *(sources or moved)
     arrays = [
         [tensor.view(-1, tensor.shape[-1]).numpy() for tensor in tensors]
-        for tensors in zip(parameters, gradients, means, squares, strict=True)
+        for tensors in zip(*columns, strict=True)
     ]
     # Means that begin at 0 are divided by 1 - beta^t, which is left to two factors.
     beta, gamma = betas
@@ -156,7 +159,8 @@ def adam_step(
     for number, rows in enumerate(arrays):
         bounds = _bounds(len(rows[0]), MOVED * rows[0].size)
         is_atoms = number == on_sphere
-        _run(_adam_rows, _adam_rows_in_parts, bounds, *rows, numbers, is_atoms)
+        flags = is_atoms, sources is not None
+        _run(_adam_rows, _adam_rows_in_parts, bounds, *rows, numbers, *flags)
 
 
 def gram(atoms: Tensor) -> Tensor:
@@ -402,7 +406,9 @@ def _largest(
 
 
 @compiled(fastmath=IN_VECTORS, error_model="numpy")
-def _adam_rows(begin, end, parameter, gradient, mean, square, numbers, on_sphere):
+def _adam_rows(
+    begin, end, parameter, gradient, mean, square, p0, m0, v0, numbers, on_sphere, copy
+):
     one, zero = parameter.dtype.type(1), parameter.dtype.type(0)
     # Not one made of the other: a square may be infinite, and a difference of two NaN.
     new_mean, old_square, new_square, rate, scale, eps = numbers
@@ -410,6 +416,11 @@ def _adam_rows(begin, end, parameter, gradient, mean, square, numbers, on_sphere
     for i in range(begin, end):
         p, g, m, v = parameter[i], gradient[i], mean[i], square[i]
         along, size = zero, zero
+        if copy:
+            for f in range(n_features):
+                p[f] = p0[i, f]
+                m[f] = m0[i, f]
+                v[f] = v0[i, f]
         if on_sphere:
             for f in range(n_features):
                 along += p[f] * g[f]
@@ -474,7 +485,9 @@ def _largest_in_parts(
 
 
 @compiled(parallel=True)
-def _adam_rows_in_parts(bounds, parameter, gradient, mean, square, numbers, on_sphere):
+def _adam_rows_in_parts(
+    bounds, parameter, gradient, mean, square, p0, m0, v0, numbers, on_sphere, copy
+):
     for part in prange(len(bounds) - 1):
         _adam_rows(
             bounds[part],
@@ -483,6 +496,10 @@ def _adam_rows_in_parts(bounds, parameter, gradient, mean, square, numbers, on_s
             gradient,
             mean,
             square,
+            p0,
+            m0,
+            v0,
             numbers,
             on_sphere,
+            copy,
         )

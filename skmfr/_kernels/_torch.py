@@ -144,6 +144,7 @@ def adam_step(
     betas: tuple[float, float],
     eps: float,
     on_sphere: int,
+    sources: Sequence[Sequence[Tensor]] | None = None,
 ) -> None:
     """One step of Adam (Kingma & Ba 2015, algorithm 1), one parameter on the sphere.
 
@@ -163,7 +164,11 @@ def adam_step(
     eps : float
     on_sphere : int
         Which of the parameters has rows that stay on the unit sphere.
+    sources : parameters, means and squares, optional
+        To begin from, and to leave as they are; those given are only written to then.
     """
+    if sources is not None:
+        copy_all((parameters, means, squares), sources)
     atoms, gradient = parameters[on_sphere], gradients[on_sphere]
     along = torch.linalg.vecdot(gradient, atoms).unsqueeze(1)
     gradient.addcmul_(along, atoms, value=-1.0)
@@ -185,3 +190,12 @@ def adam_step(
         maximize=False,
     )
     atoms.div_(torch.linalg.vector_norm(atoms, dim=1, keepdim=True))
+
+
+def copy_all(
+    arrays: Sequence[Sequence[Tensor]], sources: Sequence[Sequence[Tensor]]
+) -> None:
+    """Write lists of tensors into lists of tensors."""
+    for to, of in zip(arrays, sources, strict=True):
+        for array, source in zip(to, of, strict=True):
+            array.copy_(source)

@@ -30,6 +30,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import as_integers
+from ._torch import copy_all
 from .batched import gram, least_squares, pursuit
 
 __all__ = [
@@ -190,8 +191,11 @@ def adam_step(
     betas: tuple[float, float],
     eps: float,
     on_sphere: int,
+    sources: Sequence[Sequence[Tensor]] | None = None,
 ) -> None:
     """As in `_torch`."""
+    if sources is not None:
+        copy_all((parameters, means, squares), sources)
     # As an argument it would be rounded to float32.
     rate = parameters[0].new_full((), learning_rate)
     arrays = zip(parameters, gradients, means, squares, strict=True)

@@ -117,7 +117,7 @@ class Checkpoints:
                 try:
                     return self._read(path, settings)
                 except DamagedCheckpoint as error:
-                    warnings.warn(f"{error} Taking the one before it.", stacklevel=7)
+                    warnings.warn(f"{error} Taking the one before it.", stacklevel=8)
             return self._read(paths[-1], settings) if paths else None
         except FileNotFoundError:
             # Another fit with this configuration has written a newer one meanwhile.

@@ -6,17 +6,21 @@ a checkpoint; they are trained together; and what they have learned becomes arra
 
 import warnings
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
 import joblib
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
+import torch
 
 from .._data.batches import Batches, fingerprint
+from .._data.moments import Moments
 from .._data.sources import Source, chunk_starts, n_mixed
 from .._data.standardiser import Standardiser
+from .._data.statistics import Dominant, Statistics, statistics_of
+from .._sae.ensemble import Ensemble
 from .._utils.random import VALIDATION, random_numbers
 from .._utils.workers import present_workers
 from .checkpoint import Checkpoints
@@ -25,11 +29,10 @@ from .loop import train
 from .progress import EpochCallbacks, Watch
 from .results import (
     Earlier,
+    costly_attributes,
     fitted_attributes,
     signs_of_failure,
     training_arrays,
-    with_copies,
-    without_copies,
 )
 from .schedule import Plateau, Schedule, due
 from .settings import Settings, n_steps_of, settings_of
@@ -60,13 +63,21 @@ class Fit(NamedTuple):
     from, as plain arrays"""
     signs: list[str]
     """of failure"""
+    interrupt: KeyboardInterrupt | None
+    """what ended it before its time, to be raised once the attributes are set"""
+    progress: str
+    """steps done and planned, in words"""
 
 
 class Data(NamedTuple):
     """Data as training sees them."""
 
     batches: Batches
+    moments: Moments
+    """of all rows so far"""
     standardiser: Standardiser
+    median_norm: float
+    """of the rows so far"""
     held_out: np.ndarray | None
     """(n_held_out,), rows that tell when to stop"""
 
@@ -105,34 +116,89 @@ def fit(
         If parameters do not fit the data or the earlier fit, or training diverges.
     """
     settings = settings_of(parameters, X.shape[1], seed)
-    data = prepare(X, parameters, seed, earlier, one_pass)
+    rows, held_out = None, None
+    if parameters["early_stopping"] and not one_pass:
+        rows, held_out = split(X, parameters["validation_fraction"], seed)
+    statistics = statistics_of(X, rows)
+    if earlier is not None and earlier.knows_less_than(statistics.moments):
+        earlier = None
+    data = prepare(X, rows, held_out, statistics, parameters, seed, earlier, one_pass)
     state = start(data, settings, earlier)
     state.begin(*plan(data, parameters, earlier, one_pass))
     state, checkpoints = resume(state, data, parameters, settings, one_pass)
-    history = run(state, data, parameters, settings, checkpoints, begin_callbacks)
-    attributes = fitted_attributes(state, data.standardiser, settings, data.dtype)
-    attributes["n_iter_"] = ceil(state.step / data.batches.per_epoch)
-    attributes["history_"] = history
-    moments = one_pass or parameters["warm_start"]
-    attributes["_training"] = training_arrays(state, data.standardiser, seed, moments)
-    return Fit(
-        with_copies(without_copies(attributes)),
-        [] if one_pass else signs_of_failure(state, settings, attributes),
+    history, interrupt = run(
+        state, data, parameters, settings, checkpoints, begin_callbacks
     )
+    keep_adam = one_pass or parameters["warm_start"]
+    try:
+        attributes = what_is_left(state, data, settings, keep_adam, late=one_pass)
+    except KeyboardInterrupt as impatient:
+        # The steps are done, and the estimator shall have them.
+        interrupt = impatient
+        attributes = what_is_left(state, data, settings, keep_adam, late=one_pass)
+    attributes["history_"] = history
+    return Fit(
+        attributes,
+        [] if one_pass else signs_of_failure(state, settings, attributes),
+        interrupt,
+        f"{state.step} of {state.schedule.n_steps} steps",
+    )
+
+
+def what_is_left(
+    state: TrainingState, data: Data, settings: Settings, keep_adam: bool, late: bool
+) -> dict[str, object]:
+    """Fitted attributes, and what another call goes on from.
+
+    If they may come late, those that cost much are left to be made of the others.
+    """
+    attributes = fitted_attributes(state, data.standardiser, settings, data.dtype)
+    training = training_arrays(state, data.moments, settings.seed, keep_adam)
+    attributes |= {
+        "n_iter_": ceil(state.step / data.batches.per_epoch),
+        "median_norm_": data.median_norm,
+        "_training": training,
+    }
+    if not late:
+        attributes |= costly_attributes(attributes)
+        # The dictionaries are public now.
+        del training["decoder"]
+    return attributes
+
+
+def as_of_now(
+    state: TrainingState, data: Data, settings: Settings
+) -> dict[str, object]:
+    """Fitted attributes that further steps do not change."""
+    attributes = what_is_left(state, data, settings, keep_adam=False, late=False)
+    del attributes["_training"]
+    return {name: deepcopy(value) for name, value in attributes.items()}
 
 
 def prepare(
     X: np.ndarray | Source,
+    rows: np.ndarray | None,
+    held_out: np.ndarray | None,
+    statistics: Statistics,
     parameters: Mapping,
     seed: int,
     earlier: Earlier | None,
     one_pass: bool,
 ) -> Data:
-    """Hold rows out, if any; find centre and scale; cut batches."""
-    rows, held_out = None, None
-    if parameters["early_stopping"] and not one_pass:
-        rows, held_out = split(X, parameters["validation_fraction"], seed)
-    standardiser = earlier.standardiser if earlier else Standardiser.of(X, rows)
+    """Find centre and scale, and cut batches.
+
+    Warns
+    -----
+    UserWarning
+        If training begins on data of which few rows hold most of the variance.
+    """
+    moments, median_norm, dominant = statistics
+    if dominant is not None and not (one_pass and earlier):
+        warn_of(dominant, int(moments.n_rows))
+    if earlier is not None:
+        if one_pass:
+            median_norm = earlier.median_norm_with(median_norm, moments.n_rows)
+        moments = earlier.moments.and_of(moments)
     batches = Batches(
         X,
         rows,
@@ -142,7 +208,23 @@ def prepare(
         key=earlier.n_steps if earlier else 0,
         workers=present_workers.get(),
     )
-    return Data(batches, standardiser, held_out)
+    standardiser = Standardiser.from_moments(moments, X.dtype)
+    return Data(batches, moments, standardiser, median_norm, held_out)
+
+
+def warn_of(dominant: Dominant, n_rows: int) -> None:
+    """Tell of rows that the model would be about, and what to do."""
+    n, first = len(dominant.rows), ", ".join(map(str, dominant.rows[:5]))
+    warnings.warn(
+        f"{n} of {n_rows} rows of X ({100 * n / n_rows:.2g}% of them; rows {first}"
+        f"{', ...' if n > 5 else ''}) hold {dominant.share:.1%} of its variance: the "
+        "model, and score, will be about these rows and hardly about the others. "
+        "Leave them out, or divide each row by its norm (sklearn.preprocessing."
+        "Normalizer). First tokens of language models are such rows: "
+        "ActivationExtractor(skip_first=1) or max_norm_ratio=10 leaves them out.",
+        UserWarning,
+        stacklevel=8,
+    )
 
 
 def split(
@@ -173,9 +255,22 @@ def start(data: Data, settings: Settings, earlier: Earlier | None) -> TrainingSt
         ensemble = untrained(data.batches, data.standardiser, settings)
         return new_state(ensemble, settings)
     check_can_go_on(earlier, settings, data.batches.X.shape[1])
-    dtype = earlier.arrays["encoder_bias"].dtype
-    decoder = np.concatenate([earlier.dictionaries, earlier.witnesses]).astype(dtype)
-    return from_arrays(earlier.arrays | {"decoder": decoder}, settings)
+    state = from_arrays(earlier.arrays, settings, lent=True)
+    before = Standardiser.from_moments(earlier.moments, data.dtype)
+    change_units(state.ensemble, before, data.standardiser)
+    return state
+
+
+def change_units(ensemble: Ensemble, old: Standardiser, new: Standardiser) -> None:
+    """Express biases in new units, in place, so that codes mean the same as before.
+
+    Adam's means, which forget within a hundred steps, stay.
+    """
+    factor = old.scale / new.scale
+    shift = (old.mean.astype(float) - new.mean) / new.scale
+    ensemble.encoder_bias *= factor
+    ensemble.decoder_bias *= factor
+    ensemble.decoder_bias += torch.from_numpy(shift).to(ensemble.decoder_bias)
 
 
 def check_can_go_on(earlier: Earlier, settings: Settings, n_features: int) -> None:
@@ -186,13 +281,13 @@ def check_can_go_on(earlier: Earlier, settings: Settings, n_features: int) -> No
     ValueError
         If they differ in what cannot change.
     """
-    n_saes, n_components, n_found = earlier.dictionaries.shape
+    n_members, n_components, n_found = earlier.arrays["decoder"].shape
     dtype = earlier.arrays["encoder_bias"].dtype
     for name, wanted, found in [
-        ("n_saes", settings.n_saes, n_saes),
+        ("n_saes", settings.n_saes, earlier.n_saes),
         ("n_components", settings.n_components, n_components),
         ("n_features_in_", n_features, n_found),
-        ("n_witnesses", settings.n_witnesses, len(earlier.witnesses)),
+        ("n_witnesses", settings.n_witnesses, n_members - earlier.n_saes),
         ("tied", settings.tied, "encoder" not in earlier.arrays),
         ("precision", str(settings.dtype), f"torch.{dtype}"),
     ]:
@@ -208,6 +303,8 @@ def plan(
 ) -> tuple[Schedule, Plateau]:
     """How training goes, and when it may end early."""
     per_epoch = data.batches.per_epoch
+    if one_pass and earlier is not None and earlier.settled:
+        return Schedule.settled(ceil(per_epoch), data.batches.batch_size), Plateau()
     if one_pass:
         return Schedule.constant(ceil(per_epoch)), Plateau()
     schedule = Schedule.over(
@@ -273,7 +370,7 @@ def checkpoints_of(
             f"No other fit will go on from the checkpoints in checkpoint_dir="
             f"{str(parameters['checkpoint_dir'])!r}, for each has other random "
             "numbers: random_state=None, expected an integer.",
-            stacklevel=7,
+            stacklevel=8,
         )
     return Checkpoints(
         Path(parameters["checkpoint_dir"]),
@@ -299,20 +396,17 @@ def run(
     settings: Settings,
     checkpoints: Checkpoints | None,
     begin_callbacks: Callable[..., EpochCallbacks] | None,
-) -> list[dict]:
+) -> tuple[list[dict], KeyboardInterrupt | None]:
     """Run the training loop, watched, saved, and open to interruption.
 
     Returns
     -------
     list of dict
         What the callback returned.
-
-    Warns
-    -----
-    ConvergenceWarning
-        If it is interrupted after its first step.
+    KeyboardInterrupt or None
+        What interrupted it after its first step; before, it is raised.
     """
-    batches, standardiser, held_out = data
+    batches, standardiser = data.batches, data.standardiser
     every = parameters["checkpoint_every"] or CHECKPOINT_EVERY
     first = batches.workers.rank == 0
     epochs = None
@@ -321,7 +415,7 @@ def run(
             batches.X,
             batches.per_epoch,
             state,
-            lambda state: fitted_attributes(state, standardiser, settings, data.dtype),
+            lambda state: as_of_now(state, data, settings),
         )
 
     def after_step(state: TrainingState) -> bool:
@@ -333,17 +427,11 @@ def run(
     verbose = parameters["verbose"] if first else 0
     with Watch(settings, verbose, parameters["callback"]) as watch:
         try:
-            train(state, batches, standardiser, settings, held_out, after_step)
-        except KeyboardInterrupt:
+            train(state, batches, standardiser, settings, data.held_out, after_step)
+        except KeyboardInterrupt as interrupt:
             if state.step == 0:
                 raise
-            warnings.warn(
-                f"Training was interrupted after {state.step} of "
-                f"{state.schedule.n_steps} steps; the estimator has what was learned "
-                "so far.",
-                ConvergenceWarning,
-                stacklevel=6,
-            )
+            return watch.history, interrupt
     if epochs is not None:
         epochs.close(state)
-    return watch.history
+    return watch.history, None

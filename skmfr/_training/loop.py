@@ -49,8 +49,7 @@ def train(
     standardiser : Standardiser
     settings : Settings
     validation : ndarray of shape (n_validation,), optional
-        Held-out rows of the data that tell when the loss has stopped falling, instead
-        of the batches.
+        Held-out rows of the data, which tell when the loss has stopped falling.
     after_step : callable(state) -> bool
         Called after each step; True ends training.
     """
@@ -71,17 +70,16 @@ def train(
             take_step(state, X, stage, room, settings.low_precision, workers)
             state.step += 1
             revive(state, X, stage, batches, standardiser, settings)
-            may_end = state.plateau.tol > 0 and state.schedule.on_plateau(state.step)
-            if may_end and due(state.step, check_every):
-                if validation is None:
-                    recent = state.losses[state.n_steps - check_every : state.n_steps]
-                    fvu = float(recent[:, : settings.n_saes].mean())
-                else:
-                    fvu = group_fvu(
-                        state, batches.X, validation, standardiser, settings, workers
-                    )
+            if (
+                validation is not None
+                and due(state.step, check_every)
+                and not state.schedule.falls_at(state.step + 1)
+            ):
+                fvu = group_fvu(
+                    state, batches.X, validation, standardiser, settings, workers
+                )
                 if state.plateau.ends_with(fvu):
-                    state.schedule = state.schedule.finishing_at(state.step)
+                    state.schedule = state.schedule.next_part(state.step)
             if after_step(state) or state.step == state.schedule.n_steps:
                 break
 

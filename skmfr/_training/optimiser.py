@@ -32,6 +32,8 @@ class SphericalAdam(torch.optim.Adam):
             # Atoms are the last but one.
             groups.append({"params": parameters, "on_sphere": len(parameters) - 2})
         super().__init__(groups, lr=learning_rate, betas=BETAS, fused=True)
+        self.sources: list[tuple[list[Tensor], ...]] | None = None
+        """of each group, what the next step begins from in the place of its arrays"""
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Of the steps to come."""
@@ -41,7 +43,8 @@ class SphericalAdam(torch.optim.Adam):
     @torch.no_grad()
     def descend(self) -> None:
         """Take one step; gradients of atoms need not be tangent, and may be changed."""
-        for group in self.param_groups:
+        sources, self.sources = self.sources, None
+        for i, group in enumerate(self.param_groups):
             parameters = group["params"]
             moments = [self._moments(parameter) for parameter in parameters]
             torch._foreach_add_([each["step"] for each in moments], 1)
@@ -55,7 +58,32 @@ class SphericalAdam(torch.optim.Adam):
                 group["betas"],
                 group["eps"],
                 group["on_sphere"],
+                sources and sources[i],
             )
+
+    def on_copies_of(self, former: "SphericalAdam") -> None:
+        """Go on where another stands, whose arrays stay; gradients are shared.
+
+        Parameters and moments have their values once the next step has been taken,
+        which reads them there anyway.
+        """
+        self.sources = []
+        pairs = zip(former.param_groups, self.param_groups, strict=True)
+        for group, own_group in pairs:
+            own_group["lr"] = group["lr"]
+            moments = [former._moments(parameter) for parameter in group["params"]]
+            of = zip(group["params"], moments, own_group["params"], strict=True)
+            for parameter, each, own in of:
+                own.grad = parameter.grad
+                self.state[own] = {
+                    "step": each["step"].clone(),
+                    "exp_avg": torch.empty_like(each["exp_avg"]),
+                    "exp_avg_sq": torch.empty_like(each["exp_avg_sq"]),
+                }
+            means, squares = (
+                [each[name] for each in moments] for name in ("exp_avg", "exp_avg_sq")
+            )
+            self.sources.append((group["params"], means, squares))
 
     def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
         """What is kept of a parameter, in the form that PyTorch keeps it."""

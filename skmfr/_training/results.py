@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .._data.moments import Moments
 from .._data.standardiser import Standardiser
 from .._sae.cosines import mean_nearest_cosine
 from .._sae.levels import TRUSTED, agreement_level, random_agreement
 from .diagnostics import check_convergence, failure_signs, share_of_duplicates
 from .revive import MAX_REINITS
+from .schedule import Schedule
 from .settings import Settings
 from .state import TrainingState, to_arrays
 
@@ -16,9 +18,9 @@ from .state import TrainingState, to_arrays
 RECENT_STEPS = 100
 # What a further fit needs beside the state of training, see `.state.FIELDS`.
 FIELDS_BESIDE = {
+    "n_rows": "float",
     "mean": "float d",
-    "scale": "float",
-    "deviation": "float d",
+    "variance": "float d",
     "seed": "int",
 }
 
@@ -26,26 +28,61 @@ FIELDS_BESIDE = {
 class Earlier(NamedTuple):
     """A fitted model, as far as a fit goes on from it."""
 
-    dictionaries: np.ndarray
-    """(n_saes, n_components, n_features)"""
-    witnesses: np.ndarray
-    """(n_witnesses, n_components, n_features)"""
     arrays: dict[str, np.ndarray]
-    """from :func:`training_arrays`"""
+    """from :func:`training_arrays`, with "decoder" """
+    n_saes: int
+    """of the group; the other members are witnesses"""
+    median_norm: float
+    """of the rows so far"""
 
     @property
     def seed(self) -> int:
         return int(self.arrays["seed"])
 
     @property
-    def standardiser(self) -> Standardiser:
-        return Standardiser(
-            self.arrays["mean"], float(self.arrays["scale"]), self.arrays["deviation"]
-        )
+    def moments(self) -> Moments:
+        """Of the rows so far."""
+        arrays = self.arrays
+        return Moments(float(arrays["n_rows"]), arrays["mean"], arrays["variance"])
 
     @property
     def n_steps(self) -> int:
         return len(self.arrays["losses"])
+
+    def knows_less_than(self, moments: Moments) -> bool:
+        """Whether other rows are a better start for SAEs, and for centre and scale.
+
+        Rows that were all the same have told neither.  Nor have single steps on fewer
+        rows than there are atoms and come now: atoms that started from them are alike.
+        """
+        n_rows, n_components = self.moments.n_rows, self.arrays["decoder"].shape[1]
+        few = n_rows < min(moments.n_rows, n_components) and self.n_steps <= n_rows
+        return few or not self.moments.variance.any()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has come to the final fall of a fit."""
+        schedule = Schedule(*self.arrays["schedule"].tolist())
+        return schedule.falls_at(int(self.arrays["step"]))
+
+    def median_norm_with(self, median_norm: float, n_rows: float) -> float:
+        """Mean of the medians of two sets of rows, of which the second has so many."""
+        if np.isnan(self.median_norm):
+            return median_norm
+        if np.isinf(self.moments.n_rows):
+            return self.median_norm
+        share = n_rows / (n_rows + self.moments.n_rows)
+        return self.median_norm + share * (median_norm - self.median_norm)
+
+    @classmethod
+    def of(cls, estimator) -> "Earlier":
+        arrays, median_norm = estimator._training, estimator.median_norm_
+        if "decoder" not in arrays:
+            dictionaries = estimator.dictionaries_, estimator.witness_dictionaries_
+            decoder = np.concatenate(dictionaries)
+            dtype = arrays["encoder_bias"].dtype
+            arrays = arrays | {"decoder": decoder.astype(dtype, copy=False)}
+        return cls(arrays, estimator.n_reinits_.size, median_norm)
 
 
 def fitted_attributes(
@@ -56,6 +93,8 @@ def fitted_attributes(
 ) -> dict[str, object]:
     """Fitted attributes of the estimator: NumPy, in units and precision of the data.
 
+    Those that cost much are not among them, see :func:`costly_attributes`.
+
     Raises
     ------
     ValueError
@@ -63,20 +102,51 @@ def fitted_attributes(
     """
     check_convergence(state, settings)
     n_saes = settings.n_saes
-    losses = state.losses[: state.n_steps, :n_saes].cpu().numpy().copy()
+    losses = state.losses[: state.n_steps, :n_saes].cpu().numpy()
     reference = int(np.argmin(losses[-RECENT_STEPS:].mean(0)))
-
-    decoder = state.ensemble.decoder.cpu().numpy().astype(dtype)
-    decoder /= np.linalg.norm(decoder, axis=2, keepdims=True)
-    dictionaries, witnesses = decoder[:n_saes], decoder[n_saes:]
-    encoder, encoder_bias, decoder_bias = (
+    encoder_bias, decoder_bias = (
         tensor[reference].cpu().numpy().astype(dtype)
-        for tensor in (
-            state.ensemble.encoder,
-            state.ensemble.encoder_bias,
-            state.ensemble.decoder_bias,
-        )
+        for tensor in (state.ensemble.encoder_bias, state.ensemble.decoder_bias)
     )
+    scale = dtype.type(standardiser.scale)
+    return {
+        "reference_sae_": reference,
+        # ReLU and TopK commute with the scale, so that it goes to the biases.
+        "encoder_bias_": encoder_bias * scale,
+        "decoder_bias_": standardiser.mean + decoder_bias * scale,
+        "agreement_null_": random_agreement(
+            state.ensemble.decoder.shape[2], settings.n_components
+        ),
+        "n_steps_": state.n_steps,
+        "loss_curve_": losses.mean(1),
+        "n_reinits_": state.n_reinits[:n_saes].copy(),
+    }
+
+
+def costly_attributes(attributes: dict) -> dict[str, np.ndarray]:
+    """Weights and agreement, of other fitted attributes and "_training"."""
+    weights = weights_of(attributes)
+    return weights | agreement_of(attributes | weights)
+
+
+def weights_of(attributes: dict) -> dict[str, np.ndarray]:
+    """Weights of an estimator of which "_training" has all, and units of the data."""
+    training, n_saes = attributes["_training"], attributes["n_reinits_"].size
+    dtype = attributes["decoder_bias_"].dtype
+    decoder = training["decoder"].astype(dtype)
+    decoder /= np.linalg.norm(decoder, axis=2, keepdims=True)
+    dictionaries = {
+        "dictionaries_": decoder[:n_saes],
+        "witness_dictionaries_": decoder[n_saes:],
+    }
+    return _derived(attributes | dictionaries) | dictionaries
+
+
+def agreement_of(attributes: dict) -> dict[str, np.ndarray]:
+    """How far the atoms of an estimator that has weights agree."""
+    dictionaries = attributes["dictionaries_"]
+    witnesses = attributes["witness_dictionaries_"]
+    reference, null = attributes["reference_sae_"], attributes["agreement_null_"]
     mutual = np.stack(
         [
             mean_nearest_cosine(atoms, np.delete(dictionaries, i, axis=0))
@@ -86,43 +156,29 @@ def fitted_attributes(
     agreement = mutual[reference]
     if len(witnesses):
         agreement = mean_nearest_cosine(dictionaries[reference], witnesses)
-    null = random_agreement(decoder.shape[2], settings.n_components)
-    scale = dtype.type(standardiser.scale)
     return {
-        "components_": dictionaries[reference],
-        "dictionaries_": dictionaries,
-        "witness_dictionaries_": witnesses,
-        "reference_sae_": reference,
-        "encoder_weights_": dictionaries[reference] if settings.tied else encoder,
-        # ReLU and TopK commute with the scale, so that it goes to the biases.
-        "encoder_bias_": encoder_bias * scale,
-        "decoder_bias_": standardiser.mean + decoder_bias * scale,
         "feature_agreement_": agreement,
         "mutual_agreement_": mutual,
-        "agreement_null_": null,
         "trusted_": agreement > agreement_level(null, TRUSTED),
-        "n_steps_": state.n_steps,
-        "loss_curve_": losses.mean(1),
-        "n_reinits_": state.n_reinits[:n_saes].copy(),
     }
 
 
 def training_arrays(
-    state: TrainingState, standardiser: Standardiser, seed: int, moments: bool
+    state: TrainingState, moments: Moments, seed: int, keep_adam: bool
 ) -> dict[str, np.ndarray]:
-    """What another call goes on from, beside the dictionaries, which are public.
+    """What another call goes on from.
 
     Adam's moments are kept only if a further call is likely.
     """
     arrays = {
         name: array
         for name, array in to_arrays(state).items()
-        if name != "decoder" and (moments or not name.startswith("adam"))
+        if keep_adam or not name.startswith("adam")
     }
     return arrays | {
-        "mean": standardiser.mean,
-        "scale": np.array(standardiser.scale),
-        "deviation": standardiser.deviation,
+        "n_rows": np.array(float(moments.n_rows)),
+        "mean": moments.mean,
+        "variance": moments.variance,
         "seed": np.array(seed),
     }
 
@@ -130,6 +186,8 @@ def training_arrays(
 def without_copies(attributes: dict) -> dict:
     """Attributes of an estimator, but for arrays that others of them hold as well."""
     derived = _derived(attributes)
+    if derived and "decoder" in attributes["_training"]:
+        derived = weights_of(attributes)
     return {
         name: value
         for name, value in attributes.items()
@@ -138,7 +196,7 @@ def without_copies(attributes: dict) -> dict:
 
 
 def with_copies(attributes: dict) -> dict:
-    """Inverse of :func:`without_copies`."""
+    """Inverse of :func:`without_copies`, but for what is made when it is read."""
     return _derived(attributes) | attributes
 
 

@@ -16,6 +16,11 @@ COOL_DOWN = 0.3
 # finished for matching pursuit, if they are meant for it.
 RELEASE = 1 / 3
 PURSUIT = 2 / 3
+# What is left of the learning rate where a model that a fit has brought to its end is
+# trained on: without the penalty, without new atoms, as in the last steps of the fit.
+# It falls with the root of batches that have fewer rows, whose gradients are noisier.
+SETTLED = 0.05
+SETTLED_ROWS = 256
 
 
 class Stage(NamedTuple):
@@ -73,14 +78,25 @@ class Schedule:
             positive=settings.positive_code,
         )
 
-    def finishing_at(self, step: int) -> "Schedule":
-        """The schedule that skips what is left before the final fall."""
+    @classmethod
+    def settled(cls, n_steps: int, batch_size: int) -> "Schedule":
+        """The last of a final fall: a low learning rate, lower for small batches."""
+        level = SETTLED * min(1.0, batch_size / SETTLED_ROWS) ** 0.5
+        fall = ceil(n_steps / level)
+        return cls(n_steps, cool_down_from=n_steps - fall, rising=1, annealing=0)
+
+    def falls_at(self, step: int) -> bool:
+        """Whether the final fall has begun, from which a model does not come back."""
+        return step > self.cool_down_from
+
+    def next_part(self, step: int) -> "Schedule":
+        """The schedule that skips what is left before k has its value, or the fall."""
+        if step < self.annealing:
+            # As if this had been planned.
+            rising = max(1, int(WARM_UP / K_ANNEALING * step))
+            return replace(self, annealing=step, rising=rising)
         end = min(step + ceil(COOL_DOWN * step), self.n_steps)
         return replace(self, n_steps=end, cool_down_from=step)
-
-    def on_plateau(self, step: int) -> bool:
-        """Whether k and the learning rate have their values and keep them."""
-        return self.annealing <= step < self.cool_down_from
 
     def learning_rate(self, step: int) -> float:
         """Factor of the learning rate."""
@@ -120,12 +136,15 @@ class Plateau:
     def ends_with(self, loss: float) -> bool:
         """Whether this is the last of ``patience`` losses without a gain of ``tol``.
 
-        With ``tol=0`` never.
+        Then the count begins anew.
         """
         gained = loss < self.best - self.tol
         self.n_without_gain = 0 if gained else self.n_without_gain + 1
         self.best = min(self.best, loss)
-        return self.tol > 0 and self.n_without_gain >= self.patience
+        if self.n_without_gain < self.patience:
+            return False
+        self.n_without_gain = 0
+        return True
 
 
 def due(step: int, every: int | None) -> bool:

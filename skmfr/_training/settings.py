@@ -100,7 +100,10 @@ def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
 
 def n_steps_of(parameters: Mapping, steps_per_epoch: float) -> int:
     """Length of a fit: max_iter epochs, but no more than max_steps."""
-    most = parameters["max_steps"]
-    if most is None:
-        most = max(DEFAULT_STEPS, ceil(steps_per_epoch))
-    return min(ceil(parameters["max_iter"] * steps_per_epoch), most)
+    max_iter, max_steps = parameters["max_iter"], parameters["max_steps"]
+    if max_iter is not None:
+        n_steps = ceil(max_iter * steps_per_epoch)
+        return n_steps if max_steps is None else min(n_steps, max_steps)
+    if max_steps is not None:
+        return max_steps
+    return max(DEFAULT_STEPS, ceil(steps_per_epoch))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ FIELDS = {
 MATCHES = re.compile(r"matches (\d+) (\d+)")
 MOMENTS = re.compile(r"adam (\d+) (step|exp_avg|exp_avg_sq)")
 WEIGHTS = ("encoder", "encoder_bias", "decoder", "decoder_bias")
+# Steps that there is room for the losses of at once.
+MORE_LOSSES = 1024
 
 
 @dataclass
@@ -58,12 +60,38 @@ class TrainingState:
     plateau: Plateau = field(default_factory=Plateau)
     step: int = 0
     """steps done in the present fit"""
+    lent: bool = False
+    """whether the large arrays are somebody else's, not to be changed"""
 
     def begin(self, schedule: Schedule, plateau: Plateau) -> None:
         """Begin a fit that goes on from here."""
         self.schedule, self.plateau, self.step = schedule, plateau, 0
-        room = self.losses.new_full((schedule.n_steps, self.losses.shape[1]), torch.nan)
-        self.losses = torch.cat([self.losses[: self.n_steps], room])
+
+    def note_losses(self, fvu: Tensor) -> None:
+        """Take note of the FVU of a step, (n_members,)."""
+        if self.n_steps == len(self.losses):
+            # A schedule may be longer than training is.
+            n_more = min(max(1, self._left), max(MORE_LOSSES, self.n_steps))
+            room = self.losses.new_full((n_more, self.losses.shape[1]), torch.nan)
+            self.losses = torch.cat([self.losses, room])
+        self.losses[self.n_steps] = fvu
+        self.n_steps += 1
+
+    @property
+    def _left(self) -> int:
+        return self.schedule.n_steps - self.step
+
+    def own(self) -> None:
+        """Take room for what is lent, before a step reads it and writes there."""
+        if not self.lent:
+            return
+        former, ensemble = self.optimiser, self.ensemble
+        decoder = torch.empty_like(ensemble.decoder)
+        encoder = decoder if ensemble.tied else torch.empty_like(ensemble.encoder)
+        self.ensemble = replace(ensemble, encoder=encoder, decoder=decoder)
+        self.optimiser = SphericalAdam(self.ensemble, former.defaults["lr"])
+        self.optimiser.on_copies_of(former)
+        self.lent = False
 
     def parameters(self, i: int) -> list[Tensor]:
         """Parameters of one member as the optimiser knows them."""
@@ -122,11 +150,26 @@ def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
     return arrays
 
 
-def from_arrays(arrays: Mapping[str, np.ndarray], settings: Settings) -> TrainingState:
-    """Inverse of :func:`to_arrays`, on the device of the settings."""
+def from_arrays(
+    arrays: Mapping[str, np.ndarray], settings: Settings, lent: bool = False
+) -> TrainingState:
+    """Inverse of :func:`to_arrays`, on the device of the settings.
+
+    Parameters
+    ----------
+    arrays : mapping
+    settings : Settings
+    lent : bool
+        Whether the state may hold large arrays that it is given, until a step would
+        change them.  All others are copied.
+    """
 
     def tensor(name: str) -> Tensor:
-        return torch.tensor(arrays[name], device=settings.device)
+        array = arrays[name]
+        # PyTorch warns of arrays that may not be written to.
+        if lent and _is_large(name) and array.flags.writeable:
+            return torch.from_numpy(array).to(settings.device)
+        return torch.tensor(array, device=settings.device)
 
     decoder = tensor("decoder")
     ensemble = Ensemble(
@@ -146,7 +189,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], settings: Settings) -> Trainin
         Schedule(*arrays["schedule"].tolist()),
         Plateau(tol, int(patience), best, int(n_without_gain)),
     )
-    state.step = int(arrays["step"])
+    state.step, state.lent = int(arrays["step"]), lent
     state.n_reinits = arrays["n_reinits"].copy()
     for index, parameter in enumerate(state.all_parameters()):
         names = [name for name in arrays if name.startswith(f"adam {index} ")]
@@ -159,6 +202,11 @@ def from_arrays(arrays: Mapping[str, np.ndarray], settings: Settings) -> Trainin
         if f"matches {i} {j}" in arrays:
             state.matches.edges[i, j] = arrays[f"matches {i} {j}"]
     return state
+
+
+def _is_large(name: str) -> bool:
+    """Whether an array is as large as the weights, and none but `own` must care."""
+    return name in ("encoder", "decoder") or MOMENTS.fullmatch(name) is not None
 
 
 def layouts(names: Iterable[str]) -> dict[str, str]:

@@ -182,6 +182,6 @@ def move_on(
     state.activity.renew(found.rates, gradients.encoder_bias)
     if due(state.n_steps, DEAD_INTERVAL):
         state.activity.look_for_dead(samples_of_average)
+    state.own()
     state.optimiser.descend()
-    state.losses[state.n_steps] = found.fvu
-    state.n_steps += 1
+    state.note_losses(found.fvu)

@@ -1,4 +1,4 @@
-"""What a failed fit leaves of an estimator: all that it was."""
+"""Attributes of estimators that a failing call leaves alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def unchanged_on_error(estimator) -> Iterator[None]:
-    """Have an estimator keep its attributes, the same objects, if the body raises.
+    """Whatever is raised inside, the estimator has the attributes that it had before.
 
-    Interrupts count as errors.  What raises goes on to the caller.
+    The same names, and the same objects; an interrupt counts as an error.
     """
     before = dict(vars(estimator))
     try:
         yield
     except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
+        # At once: a second interrupt finds all of the one or all of the other.
+        estimator.__dict__ = before
         raise

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from math import inf, ulp
+from math import inf, nan, ulp
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._estimator import MFRSparseAutoencoder, check_parameters, set_fitted
 from ._safetensors import check_arrays, naming, opened, write_arrays
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 # The arrays, see `check_arrays`: m atoms, d features, s SAEs, w witnesses, t steps.
 FITTED = {
@@ -35,6 +35,13 @@ FITTED = {
 WEIGHTS = {"components_": "float m d", "encoder_weights_": "float m d"}
 # Parameters that are of the machine, or the session, that a file comes from.
 LEFT_BEHIND = ("callback", "checkpoint_dir", "checkpoint_every")
+# What version 3 had in the place of `_training.results.FIELDS_BESIDE`.
+BESIDE_VERSION_3 = {
+    "mean": "float d",
+    "scale": "float",
+    "deviation": "float d",
+    "seed": "int",
+}
 # Before the names of arrays that training goes on from: those of `_training.state`.
 TRAINING = "training "
 
@@ -99,10 +106,8 @@ def save(sae: MFRSparseAutoencoder, path, *, training_state=True) -> None:
     from .. import __version__
 
     check_sae(sae)
-    from .._training.results import without_copies
-
-    attributes = dict(vars(sae)) if training_state else _reference_alone(sae)
-    arrays = _arrays_of(without_copies(attributes))
+    attributes = _all_attributes(sae) if training_state else _reference_alone(sae)
+    arrays = _arrays_of(attributes)
     description = json.dumps(
         {
             "format_version": FORMAT_VERSION,
@@ -176,7 +181,12 @@ def load(path) -> MFRSparseAutoencoder:
             )
         sae = _with_parameters(description["parameters"])
         if version < 3:
-            arrays = _modern(arrays, description["attributes"])
+            arrays = _as_version_3(arrays, description["attributes"])
+        if version < 4:
+            arrays = _as_version_4(arrays)
+            # A default that could not be reached.
+            if sae.max_iter == 1000:
+                sae.max_iter = None
         _set_attributes(sae, description["attributes"], arrays)
     return sae
 
@@ -193,10 +203,15 @@ def check_sae(sae) -> None:
     check_parameters(sae)
 
 
+def _all_attributes(sae: MFRSparseAutoencoder) -> dict[str, Any]:
+    """Attributes of an estimator, with those that are made when they are read."""
+    return vars(sae) | {name: getattr(sae, name) for name in (*FITTED, *WEIGHTS)}
+
+
 def _reference_alone(sae: MFRSparseAutoencoder) -> dict[str, Any]:
     """Attributes of an estimator that has the reference SAE and nothing else."""
     i = sae.reference_sae_
-    return vars(sae) | {
+    return _all_attributes(sae) | {
         "dictionaries_": sae.components_[None],
         "witness_dictionaries_": sae.witness_dictionaries_[:0],
         "reference_sae_": 0,
@@ -207,10 +222,20 @@ def _reference_alone(sae: MFRSparseAutoencoder) -> dict[str, Any]:
     }
 
 
-def _arrays_of(attributes: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    names = [*FITTED, *(name for name in WEIGHTS if name in attributes)]
+def _arrays_of(attributes: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What a file holds; weights of the reference SAE only if others do not say them.
+
+    After `partial_fit` the decoders that training goes on from are there beside the
+    dictionaries, which are of unit norm up to the precision of the data.
+    """
+    from .._training.results import without_copies
+
+    training = attributes["_training"]
+    public = {name: array for name, array in training.items() if name != "decoder"}
+    kept = without_copies(attributes | {"_training": public})
+    names = [*FITTED, *(name for name in WEIGHTS if name in kept)]
     return {name: attributes[name] for name in names} | {
-        f"{TRAINING}{name}": array for name, array in attributes["_training"].items()
+        f"{TRAINING}{name}": array for name, array in training.items()
     }
 
 
@@ -230,6 +255,9 @@ def _attributes_of(sae: MFRSparseAutoencoder, reference: int) -> dict[str, Any]:
         name: getattr(sae, name) for name in ("agreement_null_", "n_iter_", "n_steps_")
     }
     attributes["reference_sae_"] = reference
+    # JSON has no NaN.
+    if not np.isnan(sae.median_norm_):
+        attributes["median_norm_"] = sae.median_norm_
     if hasattr(sae, "feature_names_in_"):
         attributes["feature_names_in_"] = sae.feature_names_in_.tolist()
     if hasattr(sae, "_sklearn_output_config"):
@@ -290,18 +318,19 @@ def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     if not trained:
         return expected
     state = layouts(trained)
-    # The dictionaries are public attributes.
-    del state["decoder"]
+    # The dictionaries are public attributes, and after a fit nothing else.
+    if "decoder" not in trained:
+        del state["decoder"]
     if version == 1:
         del state["unmoved"], state["dead"]
-    beside = FIELDS_BESIDE if version > 2 else {}
+    beside = {1: {}, 2: {}, 3: BESIDE_VERSION_3}.get(version, FIELDS_BESIDE)
     expected |= {f"{prefix}{name}": each for name, each in (state | beside).items()}
     if version < 3:
         expected |= {f"standardiser {n}": "float d" for n in ("mean", "deviation")}
     return expected
 
 
-def _modern(
+def _as_version_3(
     arrays: Mapping[str, np.ndarray], attributes: dict[str, Any]
 ) -> dict[str, np.ndarray]:
     """The arrays of a file of version 1 or 2 as version 3 has them."""
@@ -322,6 +351,18 @@ def _modern(
         modern[f"{TRAINING}seed"], modern[f"{TRAINING}scale"] = map(
             np.array, (seed, scale)
         )
+    return modern
+
+
+def _as_version_4(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a file of version 3: its centre and scale stay for good."""
+    modern = dict(arrays)
+    if f"{TRAINING}scale" in modern:
+        scale = modern.pop(f"{TRAINING}scale")
+        _number({"scale": scale.item()}, "scale", float, ulp(0.0))
+        spread = modern.pop(f"{TRAINING}deviation") * scale
+        modern[f"{TRAINING}variance"] = np.square(spread, dtype=np.float64)
+        modern[f"{TRAINING}n_rows"] = np.array(inf)
     return modern
 
 
@@ -369,8 +410,11 @@ def _set_attributes(
         "n_iter_": _number(attributes, "n_iter_", int, 0),
         "n_steps_": _number(attributes, "n_steps_", int, 0),
         "history_": [],
+        "median_norm_": nan,
         "_training": training,
     }
+    if "median_norm_" in attributes:
+        fitted["median_norm_"] = _number(attributes, "median_norm_", float, 0)
     set_fitted(sae, with_copies(fitted))
     if "feature_names_in_" in attributes:
         names = attributes["feature_names_in_"]
@@ -389,7 +433,9 @@ def _check_training(training: Mapping[str, np.ndarray]) -> None:
     if not training:
         return
     _number({"seed": training["seed"].item()}, "seed", int, 0, 2**31 - 1)
-    _number({"scale": training["scale"].item()}, "scale", float, ulp(0.0))
+    _number({"n_rows": training["n_rows"].item()}, "n_rows", float, 1)
+    if not (training["variance"] >= 0).all():
+        raise ValueError("variance is negative, or not a number.")
 
 
 def _number(attributes: dict[str, Any], name: str, kind: type, low, high=inf):

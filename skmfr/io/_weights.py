@@ -188,6 +188,7 @@ def estimator_of(weights: Weights, k, norm_tolerance: float) -> MFRSparseAutoenc
             "mutual_agreement_": unknown[None],
             "agreement_null_": random_agreement(n_features, n_components),
             "trusted_": np.zeros(n_components, dtype=bool),
+            "median_norm_": float("nan"),
             "n_iter_": 0,
             "n_steps_": 0,
             "loss_curve_": norms[:0],

@@ -198,6 +198,13 @@ def test_steps_of_adam(kernels, there, on_sphere, dtype):
             step_by_definition(p, g.double().numpy(), m, v, t, rate, i == on_sphere)
             for i, ((p, m, v), g) in enumerate(zip(expected, gradients, strict=True))
         ]
+        sources = None
+        if t % 2 == 0:  # it begins from others, which stay
+            sources = parameters, means, squares
+            before = [[each.clone() for each in part] for part in sources]
+            parameters, means, squares = (
+                [torch.full_like(each, torch.nan) for each in part] for part in sources
+            )
         kernels.adam_step(
             parameters,
             there(*gradients),
@@ -208,7 +215,11 @@ def test_steps_of_adam(kernels, there, on_sphere, dtype):
             ADAM[:2],
             ADAM[2],
             on_sphere,
+            sources,
         )
+        if sources is not None:
+            for part, same in zip(sources, before, strict=True):
+                assert all(map(torch.equal, part, same))
         kept = zip(parameters, means, squares, strict=True)
         for found, truth in zip(kept, expected, strict=True):
             for part, other in zip(found, truth, strict=True):

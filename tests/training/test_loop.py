@@ -513,24 +513,24 @@ def learning_rates(state, settings, **options):
     return rates
 
 
-@pytest.mark.parametrize("validation", [None, np.arange(50)])
-def test_early_plateau_jumps_to_the_cool_down(make_settings, validation):
+def test_held_out_samples_that_stall_skip_to_the_next_part(make_settings):
     settings = make_settings(n_saes=2)
     state = fresh(settings)
-    # No gain is ever as large as this; the first check, when k has its value, has
-    # nothing to compare with.
+    # No gain is ever as large as this; the first check has nothing to compare with.
     state.begin(Schedule.over(400, anneal_k=True), Plateau(tol=100.0, patience=1))
-    rates = learning_rates(state, settings, validation=validation)
-    assert state.step == state.schedule.n_steps == 250 + 75
+    rates = learning_rates(state, settings, validation=np.arange(50))
+    # The penalty would have begun after 100 steps; 150 are the next check.
+    assert state.schedule.annealing == 100
+    assert state.step == state.schedule.n_steps == 150 + 45
     np.testing.assert_allclose(rates[:20], np.arange(1, 21) / 20)
-    np.testing.assert_allclose(rates[20:250], 1)
-    np.testing.assert_allclose(rates[250:], np.arange(75, 0, -1) / 75)
+    np.testing.assert_allclose(rates[20:150], 1)
+    np.testing.assert_allclose(rates[150:], np.arange(45, 0, -1) / 45)
 
 
-def test_without_tol_training_takes_all_planned_steps(make_settings):
+def test_without_held_out_samples_training_takes_all_planned_steps(make_settings):
     settings = make_settings(n_saes=1)
     state = fresh(settings)
-    state.begin(Schedule.over(200, anneal_k=True), Plateau(tol=0.0, patience=1))
+    state.begin(Schedule.over(200, anneal_k=True), Plateau(tol=100.0, patience=1))
     assert len(learning_rates(state, settings)) == state.n_steps == 200
 
 
@@ -590,16 +590,17 @@ def test_resumed_training_ends_with_the_same_bytes(make_settings, changes, all_d
                 state,
                 *source(settings),
                 settings,
+                np.arange(50),
                 after_step=lambda state, step=step: state.step == step,
             )
             assert state.step == step
             state = from_arrays(to_arrays(state), settings)
-        train(state, *source(settings), settings)
+        train(state, *source(settings), settings, np.arange(50))
         return to_arrays(state)
 
-    whole, resumed = run([]), run([1, 37, 220, 270])
-    # Stopping was considered at 200 and decided on at 250.
-    assert whole["step"] == 325
+    whole, resumed = run([]), run([1, 37, 120, 170])
+    # At 100 the penalty began, at 150 the final fall.
+    assert whole["step"] == 195
     assert whole["n_reinits"].any()
     assert resumed.keys() == whole.keys()
     for name, array in whole.items():

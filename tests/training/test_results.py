@@ -90,3 +90,17 @@ def test_weights_share_memory_with_what_training_goes_on_from():
     sae = fitted(max_steps=5)
     assert np.shares_memory(sae.components_, sae.dictionaries_)
     assert np.shares_memory(sae.encoder_weights_, sae._training["encoder"])
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_pickle_after_partial_fit_holds_decoders_once(read):
+    sae = fitted(max_steps=3).partial_fit(X)
+    if read:
+        assert sae.trusted_.shape == (256,)
+    assert len(pickle.dumps(sae)) <= 3.3 * size_of_saes(sae)
+
+
+def test_estimator_that_is_not_fitted_is_pickled():
+    sae = pickle.loads(pickle.dumps(MFRSparseAutoencoder(7)))
+    assert sae.n_components == 7
+    assert not hasattr(sae, "components_")

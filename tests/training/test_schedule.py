@@ -2,9 +2,10 @@
 
 from math import cos, pi
 
+import numpy as np
 import pytest
 
-from skmfr._training.schedule import Plateau, Schedule
+from skmfr._training.schedule import SETTLED, Plateau, Schedule
 
 LENGTHS = [1, 2, 3, 7, 19, 100, 1000, 1001]
 
@@ -73,29 +74,28 @@ def test_constant_schedule_changes_nothing():
         assert schedule.learning_rate(step) == 1
         assert schedule.alpha(step) == pytest.approx(1)
         assert schedule.k(step, 5, 100) == 5
-        assert schedule.on_plateau(step)
+        assert not schedule.falls_at(step + 1)
 
 
-def test_plateau_is_between_annealing_and_cool_down():
+def test_final_fall_begins_with_its_first_step():
     schedule = Schedule.over(100, anneal_k=True)
-    on = [step for step in range(100) if schedule.on_plateau(step)]
-    assert on == list(range(50, 70))
+    # After so many steps.
+    assert [step for step in range(101) if schedule.falls_at(step)][0] == 71
 
 
 def test_finishing_falls_at_once_over_the_share_of_a_cool_down():
-    schedule = Schedule.over(1000, anneal_k=True).finishing_at(500)
+    schedule = Schedule.over(1000, anneal_k=True).next_part(500)
     assert schedule.n_steps == 650
     for step in range(500, 650):
         expected = (650 - step) / 150
         assert schedule.learning_rate(step) == pytest.approx(expected, rel=1e-12)
-        assert not schedule.on_plateau(step)
     before = Schedule.over(1000, anneal_k=True)
     for step in range(500):
         assert schedule.k(step, 5, 100) == before.k(step, 5, 100)
 
 
 def test_finishing_is_never_later_than_planned():
-    schedule = Schedule.over(100, anneal_k=False).finishing_at(90)
+    schedule = Schedule.over(100, anneal_k=False).next_part(90)
     assert schedule.n_steps == 100
     assert schedule.learning_rate(99) == pytest.approx(0.1)
 
@@ -116,6 +116,36 @@ def test_plateau_ends_after_patience_losses_without_gain(losses, ends):
     assert [plateau.ends_with(loss) for loss in losses] == ends
 
 
-def test_plateau_without_tol_never_ends():
-    plateau = Plateau(tol=0.0, patience=1)
-    assert not any(plateau.ends_with(1.0) for _ in range(100))
+def test_plateau_counts_anew_after_its_end():
+    plateau = Plateau(tol=0.1, patience=2)
+    losses = [1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
+    ends = [False, False, True, False, True, False, False, True]
+    assert [plateau.ends_with(loss) for loss in losses] == ends
+
+
+def test_skipping_the_first_part_gives_k_its_value_and_begins_the_penalty():
+    schedule = Schedule.over(1000, anneal_k=True).next_part(100)
+    shorter = Schedule.over(200, anneal_k=True)
+    assert schedule.n_steps == 1000
+    for step in range(100, 140):
+        assert schedule.k(step, 5, 100) == 5
+        assert schedule.learning_rate(step) == 1
+        assert schedule.alpha(step) == shorter.alpha(step)
+    assert schedule.next_part(140).n_steps == 140 + 42
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 30])
+def test_settled_schedule_is_the_last_of_a_final_fall(n_steps):
+    schedule = Schedule.settled(n_steps, 256)
+    rates = [schedule.learning_rate(step) for step in range(n_steps)]
+    expected = SETTLED * np.arange(n_steps, 0, -1) / n_steps
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    for step in range(n_steps):
+        assert schedule.alpha(step) == 0
+        assert schedule.k(step, 5, 100) == 5
+        assert schedule.pursuing(step)
+        assert schedule.falls_at(step)
+    # The noise of a gradient falls with the root of the samples.
+    few = Schedule.settled(n_steps, 16)
+    assert few.learning_rate(0) == pytest.approx(SETTLED / 4, rel=1e-2)
+    assert Schedule.settled(n_steps, 4096) == schedule

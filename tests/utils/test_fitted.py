@@ -1,25 +1,32 @@
-from types import SimpleNamespace
-
 import pytest
 
 from skmfr._utils.fitted import unchanged_on_error
 
 
+class Estimator:
+    pass
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_what_fails_leaves_the_same_objects(error):
-    kept = [1]
-    estimator = SimpleNamespace(alpha=1, kept_=kept, gone_=2)
-    with pytest.raises(error, match="half way"), unchanged_on_error(estimator):  # noqa: PT012
-        del estimator.gone_
-        estimator.kept_, estimator.new_ = [1], 3
-        raise error("half way")
-    assert vars(estimator) == {"alpha": 1, "kept_": [1], "gone_": 2}
-    assert estimator.kept_ is kept
+def test_after_an_error_attributes_are_the_same_objects(error):
+    estimator = Estimator()
+    estimator.kept, estimator.changed = [1], [2]
+    before = dict(vars(estimator))
+
+    def fail():
+        with unchanged_on_error(estimator):
+            estimator.changed, estimator.added = [3], [4]
+            del estimator.kept
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert vars(estimator).keys() == before.keys()
+    assert all(vars(estimator)[name] is value for name, value in before.items())
 
 
-def test_what_succeeds_is_left_alone():
-    estimator = SimpleNamespace(old_=1)
+def test_without_an_error_what_was_set_stays():
+    estimator = Estimator()
     with unchanged_on_error(estimator):
-        estimator.new_ = 2
-        del estimator.old_
-    assert vars(estimator) == {"new_": 2}
+        estimator.added = 1
+    assert vars(estimator) == {"added": 1}
