@@ -33,7 +33,13 @@ from ._data.sources import (
 )
 from ._training import attributes as fitted
 from ._training.attributes import Late, set_fitted
-from ._utils.checks import Device, Interval, float_dtypes, validate_parameters
+from ._utils.checks import (
+    Device,
+    Interval,
+    check_weights,
+    float_dtypes,
+    validate_parameters,
+)
 from ._utils.documentation import DocumentationLinkMixin
 from ._utils.fitted import unchanged_on_error
 
@@ -577,12 +583,12 @@ class MFRSparseAutoencoder(
                 one_pass=one_pass,
                 begin_callbacks=begin_callbacks,
             )
+        if one_pass:
+            found.attributes["n_iter_"] = n_calls + 1
+        if found.attributes["history_"]:
+            found.attributes["history_"][:0] = history
         fitted.forget_late(self)
         set_fitted(self, found.attributes)
-        if one_pass:
-            self.n_iter_ = n_calls + 1
-        if self.history_:
-            self.history_ = history + self.history_
         return found
 
     def _can_go_on(self) -> bool:
@@ -703,7 +709,7 @@ class MFRSparseAutoencoder(
         kept = self.trusted_ if trusted_only else None
         return reconstruct(coder_of(self, X), X, kept)
 
-    def score(self, X, y=None):
+    def score(self, X, y=None, sample_weight=None):
         """Share of the variance of X that its reconstruction explains.
 
         Parameters
@@ -712,12 +718,15 @@ class MFRSparseAutoencoder(
             Data, in any form that `fit` takes.
         y : Ignored
             Not used, present for API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples, not negative; None weighs all alike.
 
         Returns
         -------
         score : float
             1 - FVU with the present `transform_algorithm`, the same as ``r2_score(X,
-            reconstruct(X), multioutput="variance_weighted")``. At most 1.
+            reconstruct(X), sample_weight, multioutput="variance_weighted")``. At most
+            1.
 
         Raises
         ------
@@ -727,7 +736,10 @@ class MFRSparseAutoencoder(
         from ._sae.arrays import coder_of, reconstructed_blocks
 
         X = checked_data(self, X)
-        return 1.0 - fvu_of_blocks(reconstructed_blocks(coder_of(self, X), X))
+        weights = None
+        if sample_weight is not None:
+            weights = check_weights(sample_weight, len(X))
+        return 1.0 - fvu_of_blocks(reconstructed_blocks(coder_of(self, X), X), weights)
 
     def __getstate__(self):
         from ._training.results import without_copies

@@ -204,6 +204,33 @@ def test_better_coding_of_one_dictionary_scores_better(fitted, positive):
     assert scores[0] < scores[2]
 
 
+@pytest.mark.parametrize("algorithm", ["encoder", "lstsq", "omp"])
+def test_score_weighs_samples_as_r2_does(fitted, algorithm):
+    weights = np.random.default_rng(0).integers(0, 3, len(X))
+    fitted.set_params(transform_algorithm=algorithm)
+    score, repeated = fitted.score(X, sample_weight=weights), X.repeat(weights, axis=0)
+    expected = r2_score(
+        X, fitted.reconstruct(X), sample_weight=weights, multioutput="variance_weighted"
+    )
+    assert score == pytest.approx(expected, rel=1e-10)
+    assert score == pytest.approx(fitted.score(repeated), rel=1e-10)
+    fitted.set_params(transform_algorithm="encoder")
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        (np.ones(3), r"shape \(\d+,\), got \(3,\)"),
+        (-np.ones(len(X)), "negative, and not 0 for all samples, got values from -1"),
+        (np.zeros(len(X)), "got values from 0 to 0"),
+        (np.full(len(X), np.nan), "sample_weight contains NaN"),
+    ],
+)
+def test_weights_of_samples_that_are_none_are_named(fitted, weights, told):
+    with pytest.raises(ValueError, match=told):
+        fitted.score(X, sample_weight=weights)
+
+
 def test_score_on_data_with_constant_features_is_r2():
     digits = load_digits().data
     sae = MFRSparseAutoencoder(n_components=80, max_steps=30, random_state=0)

@@ -55,15 +55,16 @@ class Sums:
     """
 
     def __init__(self):
-        self.n_rows = 0
+        self.n_rows = 0.0
+        """or the sum of their weights"""
         self.centre = np.empty(0)
         """(n_features,), median of the first rows: a value that constants equal"""
 
-    def add(self, block: np.ndarray) -> None:
-        """Add rows (n_rows, n_features) of any real dtype."""
+    def add(self, block: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Add rows (n_rows, n_features) of any real dtype, with weights or not."""
         n_features = block.shape[1]
         n_each = max(1, CACHED_BYTES // (8 * n_features))
-        if self.n_rows == 0:
+        if len(self.centre) == 0:
             first = np.sort(block[:n_each], axis=0)
             self.centre = first[len(first) // 2].astype(np.float64)
             self.total, self.squares = np.zeros((2, n_features))
@@ -74,14 +75,19 @@ class Sums:
                 rows = block[start : start + n_each]
                 distance = self._room[: len(rows)]
                 distance[...] = rows
-                self._take(distance)
-        self.n_rows += len(block)
+                self._take(distance, None if weights is None else weights[start:])
+        self.n_rows += len(block) if weights is None else float(weights.sum())
 
-    def _take(self, rows: np.ndarray) -> None:
+    def _take(self, rows: np.ndarray, weights: np.ndarray | None) -> None:
         """Add up float64 rows (n_rows, n_features), in the cache, to be overwritten."""
         rows -= self.centre
-        self.total += rows.sum(axis=0)
-        self.squares += np.einsum("ij,ij->j", rows, rows)
+        if weights is None:
+            self.total += rows.sum(axis=0)
+            self.squares += np.einsum("ij,ij->j", rows, rows)
+        else:
+            weights = weights[: len(rows)]
+            self.total += weights @ rows
+            self.squares += weights @ np.square(rows)
 
     def moments(self) -> Moments:
         """Mean and variance; variance that comes from rounding is 0.
@@ -103,13 +109,25 @@ class Sums:
         return Moments(n, mean, np.where(variance > rounding**2, variance, 0.0))
 
 
-def fvu_of_blocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
-    """FVU of data that come with their reconstruction block by block."""
-    residual, sums = 0.0, Sums()
+def fvu_of_blocks(
+    blocks: Iterable[tuple[np.ndarray, np.ndarray]], weights: np.ndarray | None = None
+) -> float:
+    """FVU of data that come with their reconstruction block by block.
+
+    Parameters
+    ----------
+    blocks : iterable of two ndarrays of shape (n_in_block, n_features)
+    weights : ndarray of shape (n_samples,), optional
+        float64, not negative, of all blocks together.
+    """
+    residual, sums, start = 0.0, Sums(), 0
     for X, X_hat in blocks:
+        own = None if weights is None else weights[start : start + len(X)]
+        start += len(X)
         with np.errstate(over="ignore", invalid="ignore"):
-            residual += float(np.sum(np.square(X - X_hat, dtype=np.float64)))
-        sums.add(X)
+            squares = np.square(X - X_hat, dtype=np.float64)
+            residual += float(squares.sum() if own is None else own @ squares.sum(1))
+        sums.add(X, own)
     moments = sums.moments()
     total = float(np.sum(moments.variance)) * moments.n_rows
     if total == 0:

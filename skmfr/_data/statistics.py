@@ -40,9 +40,9 @@ class SumsAndSizes(Sums):
         self.norms: list[np.ndarray] = []
         self.distances: list[np.ndarray] = []
 
-    def _take(self, rows: np.ndarray) -> None:
+    def _take(self, rows: np.ndarray, weights: np.ndarray | None) -> None:
         self.norms.append(self._sizes(rows))
-        super()._take(rows)
+        super()._take(rows, weights)
         self.distances.append(self._sizes(rows))
 
     def _sizes(self, rows: np.ndarray) -> np.ndarray:

@@ -69,7 +69,7 @@ def pursuit(
     nearest, running = torch.ones_like(sizes), torch.ones_like(active[:, 0])
     for _ in range(TRIES * k):
         coarse = values.to(X.dtype)
-        if of_samples is None:
+        if gram is None or of_samples is None:
             left = X - embedding_bag(
                 indices, atoms, mode="sum", per_sample_weights=coarse
             )

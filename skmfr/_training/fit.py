@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
@@ -58,7 +58,7 @@ INDIFFERENT_TO_TRAINING = {
 class Fit(NamedTuple):
     """What a fit leaves."""
 
-    attributes: dict[str, object]
+    attributes: dict[str, Any]
     """fitted attributes of the estimator; "_training" is what another call goes on
     from, as plain arrays"""
     signs: list[str]

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from math import ceil
 from time import monotonic
+from typing import Any
 
 from .._sae.pairing import largest_cosines
 from .settings import Settings
@@ -96,7 +97,7 @@ class Bar:
     def __init__(self, label: str):
         self.label = label
         self.shown = 0
-        self.bar = None
+        self.bar: Any = None
 
     def due(self, state: TrainingState) -> bool:
         return True

@@ -53,6 +53,29 @@ def validate_parameters(estimator, *names: str) -> None:
         )
 
 
+def check_weights(sample_weight, n_samples: int) -> np.ndarray:
+    """Weights of samples, (n_samples,) float64.
+
+    Raises
+    ------
+    ValueError
+        If they are no finite numbers, one for each sample, none negative, not all 0.
+    """
+    weights = check_array(
+        sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
+    )
+    if weights.shape != (n_samples,):
+        raise ValueError(
+            f"sample_weight must have shape ({n_samples},), got {weights.shape}."
+        )
+    if weights.min() < 0 or weights.max() == 0:
+        raise ValueError(
+            "sample_weight must not be negative, and not 0 for all samples, got values "
+            f"from {weights.min():g} to {weights.max():g}."
+        )
+    return weights
+
+
 def unit_pair(atoms, others) -> tuple[np.ndarray, np.ndarray]:
     """Two dictionaries that can be matched one to one."""
     atoms = unit_atoms(atoms, "atoms")
