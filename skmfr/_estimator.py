@@ -8,8 +8,6 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import TYPE_CHECKING
 
-import numpy as np
-from sklearn import get_config
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -22,14 +20,12 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
+from ._data.checked import checked, checked_data
 from ._data.moments import fvu_of_blocks
 from ._data.sources import (
-    Source,
     as_array,
-    as_source,
-    check_finite,
 )
 from ._training import attributes as fitted
 from ._training.attributes import Late, set_fitted
@@ -563,7 +559,7 @@ class MFRSparseAutoencoder(
         if continued:
             # scikit-learn validates the first call alone.
             check_parameters(self)
-        X = self._checked(X, reset=not continued)
+        X = checked(self, X, reset=not continued)
         earlier = begin_callbacks = None
         if continued:
             earlier = Earlier.of(self)
@@ -602,25 +598,6 @@ class MFRSparseAutoencoder(
                 "can go on from it. Set warm_start=False and call fit to train anew."
             )
         return True
-
-    def _checked(self, X, reset: bool) -> np.ndarray | Source:
-        """X as an array, or what reads it piece by piece."""
-        source = as_source(X)
-        if source is not None:
-            # Values that are not finite are found when they are read.
-            return validate_data(self, source, reset=reset, skip_check_array=True)
-        if reset or not as_validated(self, X):
-            X = as_array(X)
-            X = validate_data(
-                self,
-                X,
-                dtype=float_dtypes(X),
-                ensure_all_finite=False,
-                reset=reset,
-            )
-        if not get_config()["assume_finite"]:
-            check_finite(X)
-        return X
 
     def transform(self, X):
         """Code samples with the reference SAE.
@@ -764,27 +741,6 @@ class MFRSparseAutoencoder(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def checked_data(sae: MFRSparseAutoencoder, X) -> np.ndarray | Source:
-    """X as a fitted estimator codes it: an array, or what reads it piece by piece."""
-    check_is_fitted(sae)
-    return sae._checked(X, reset=False)
-
-
-def as_validated(sae: MFRSparseAutoencoder, X) -> bool:
-    """Whether scikit-learn's checks would give X back, for a fitted estimator.
-
-    They take as long as a row is coded.
-    """
-    return (
-        type(X) is np.ndarray
-        and X.ndim == 2
-        and len(X) > 0
-        and X.shape[1] == sae.n_features_in_
-        and X.dtype in (np.float32, np.float64)
-        and not hasattr(sae, "feature_names_in_")
-    )
 
 
 def check_parameters(sae: MFRSparseAutoencoder) -> None:

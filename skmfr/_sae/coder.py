@@ -14,12 +14,11 @@ from torch import Tensor
 
 from .._kernels.dense import block_size
 from .._utils.ambient import undisturbed
-from .codes import SparseCodes, decode
+from .codes import BlockCoder, SparseCodes, decode
 from .encoder import encoder_coder, rows_per_block
 from .ensemble import Ensemble
 from .lstsq import lstsq_coder
 from .pursuit import omp_coder
-from .selection import BlockCoder
 
 ALGORITHMS: dict[str, Callable[..., BlockCoder]] = {
     "encoder": lambda sae, k, positive=False: encoder_coder(sae, k),

@@ -6,6 +6,7 @@ one primitive, a weighted sum of gathered rows (:func:`bag_sums`), on codes sort
 sample or by atom, or its transpose, a dot product per gathered row.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -28,6 +29,10 @@ class SparseCodes(NamedTuple):
     """(n_samples, k), coefficients."""
     indices: Tensor
     """(n_samples, k) int64, the atom of each coefficient, distinct where non-zero."""
+
+
+# Codes of a block of samples (n_samples, n_features), by what was prepared for all.
+BlockCoder = Callable[[Tensor], SparseCodes]
 
 
 class AtomMajor(NamedTuple):

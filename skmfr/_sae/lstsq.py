@@ -3,10 +3,9 @@
 from torch import Tensor
 
 from .._kernels import backend
-from .codes import SparseCodes
+from .codes import BlockCoder, SparseCodes
 from .encoder import encoder_coder
 from .ensemble import Ensemble
-from .selection import BlockCoder
 
 # Squared distance of an atom to the span of others of its support up to which it is
 # left out: nearly equal atoms, of a cosine above .99875, would get large coefficients

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 
 from .._kernels import backend
-from .codes import SparseCodes
+from .codes import BlockCoder, SparseCodes
 from .encoder import rows_per_block
 from .ensemble import Ensemble
-from .selection import BlockCoder
 
 # Bytes that products of all atoms with each other may take.
 MAX_GRAM = 1 << 30

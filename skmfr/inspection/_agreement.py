@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._estimator import checked_data
+from .._data.checked import checked_data
 from .._sae.levels import TRUSTED, agreement_level
 from .._utils.checks import as_matrix
 from ..agreement import feature_agreement, random_agreement

@@ -17,7 +17,8 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import validate_params
 
-from ..._estimator import MFRSparseAutoencoder, checked_data
+from ..._data.checked import checked_data
+from ..._estimator import MFRSparseAutoencoder
 from ..._utils.checks import Interval
 from ..._utils.files import replacing
 from .data import Words, rating_data, report_data

@@ -1,0 +1,56 @@
+"""Data that a user gives to an estimator, checked."""
+
+import numpy as np
+from sklearn import get_config
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .._utils.checks import float_dtypes
+from .sources import Source, as_array, as_source, check_finite
+
+
+def checked(estimator, X, reset: bool) -> np.ndarray | Source:
+    """X as an array, or what reads it piece by piece.
+
+    Raises
+    ------
+    ValueError
+        If it is not numeric and finite; or, unless it is to `reset` what the estimator
+        expects, not as wide as the training data.
+    """
+    source = as_source(X)
+    if source is not None:
+        # Values that are not finite are found when they are read.
+        return validate_data(estimator, source, reset=reset, skip_check_array=True)
+    if reset or not as_validated(estimator, X):
+        X = as_array(X)
+        X = validate_data(
+            estimator,
+            X,
+            dtype=float_dtypes(X),
+            ensure_all_finite=False,
+            reset=reset,
+        )
+    if not get_config()["assume_finite"]:
+        check_finite(X)
+    return X
+
+
+def checked_data(estimator, X) -> np.ndarray | Source:
+    """X as a fitted estimator codes it: an array, or what reads it piece by piece."""
+    check_is_fitted(estimator)
+    return checked(estimator, X, reset=False)
+
+
+def as_validated(estimator, X) -> bool:
+    """Whether scikit-learn's checks would give X back, for a fitted estimator.
+
+    They take as long as a row is coded.
+    """
+    return (
+        type(X) is np.ndarray
+        and X.ndim == 2
+        and len(X) > 0
+        and X.shape[1] == estimator.n_features_in_
+        and X.dtype in (np.float32, np.float64)
+        and not hasattr(estimator, "feature_names_in_")
+    )
