@@ -2,6 +2,11 @@ import os
 import tracemalloc
 from struct import pack
 
+# Of several processes that run tests each has one core; threads of OpenMP that wait for
+# others would keep those busy.  Before anything is imported that has such threads.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch

@@ -79,32 +79,39 @@ def read_only(X, folder):
     return X
 
 
+SINGLE = "float16 float32"
 # What is given for the same numbers, and which types are read as float32.
 FORMS = {
-    "C order": (lambda X, folder: X, "float32"),
-    "Fortran order": (lambda X, folder: np.asfortranarray(X), "float32"),
-    "every other row": (lambda X, folder: np.repeat(X, 2, axis=0)[::2], "float32"),
-    "backwards": (lambda X, folder: X[::-1, ::-1].copy()[::-1, ::-1], "float32"),
-    "read-only": (read_only, "float32"),
-    "memory-mapped": (mapped, "float16 float32"),
+    "C order": (lambda X, folder: X, SINGLE),
+    "Fortran order": (lambda X, folder: np.asfortranarray(X), SINGLE),
+    "every other row": (
+        lambda X, folder: np.repeat(X, 2, axis=0)[::2],
+        SINGLE,
+    ),
+    "backwards": (
+        lambda X, folder: X[::-1, ::-1].copy()[::-1, ::-1],
+        SINGLE,
+    ),
+    "read-only": (read_only, SINGLE),
+    "memory-mapped": (mapped, SINGLE),
     "other byte order": (lambda X, folder: X.astype(X.dtype.newbyteorder()), ""),
     "objects": (lambda X, folder: X.astype(object), ""),
     "lists": (lambda X, folder: X.tolist(), ""),
-    "pandas": (lambda X, folder: pd.DataFrame(X), "float32"),
+    "pandas": (lambda X, folder: pd.DataFrame(X), SINGLE),
     "polars": (lambda X, folder: polars.from_numpy(X), ""),
-    "tensor": (lambda X, folder: torch.from_numpy(X), "float16 float32"),
+    "tensor": (lambda X, folder: torch.from_numpy(X), SINGLE),
     "tensor in columns": (
         lambda X, folder: torch.from_numpy(X.T.copy()).T,
-        "float16 float32",
+        SINGLE,
     ),
-    "one shard": (lambda X, folder: [X], "float16 float32"),
+    "one shard": (lambda X, folder: [X], SINGLE),
     "one zarr chunk": (
         lambda X, folder: zarr.array(X, chunks=X.shape),
-        "float16 float32",
+        SINGLE,
     ),
     "one dask chunk": (
         lambda X, folder: dask.array.from_array(X, chunks=-1),
-        "float16 float32",
+        SINGLE,
     ),
 }
 

@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp_gram
+from threadpoolctl import threadpool_limits
 
 from skmfr._kernels import _numba, _torch
 
-DTYPES = [torch.float32, torch.float64]
+# With several threads the same is compiled once more.
+ON_THREADS = [(torch.float32, 1), (torch.float64, 1), (torch.float32, 2)]
 
 
 def numbers(*shape, seed=0):
@@ -64,6 +66,12 @@ def pursued(kernels, X, atoms, k, positive, with_gram=True):
     return codes
 
 
+@pytest.fixture
+def _threads(request):
+    with threadpool_limits(request.param):
+        yield
+
+
 @pytest.fixture(params=[_torch, _numba], ids=["torch", "numba"])
 def modules(request, monkeypatch):
     """Those that differ: Triton's are PyTorch's."""
@@ -71,8 +79,8 @@ def modules(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.usefixtures("n_threads")
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize(("dtype", "_threads"), ON_THREADS, indirect=["_threads"])
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("with_gram", [False, True])
 def test_pursuit_is_what_its_definition_says(modules, dtype, positive, with_gram):
@@ -142,8 +150,8 @@ def test_of_equal_products_the_first_atom_is_taken(modules, positive):
         assert np.count_nonzero(found) == 15
 
 
-@pytest.mark.usefixtures("n_threads")
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize(("dtype", "_threads"), ON_THREADS, indirect=["_threads"])
 @pytest.mark.parametrize("positive", [False, True])
 def test_least_squares_are_those_of_scipy(modules, dtype, positive):
     atoms, X = dictionary(60, 24), numbers(40, 24, seed=1)
