@@ -20,7 +20,8 @@ from skmfr._training.settings import Settings
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# Cases of tests/test_properties.py: the same in each run, or many others.
+# Cases of tests/test_properties.py, and histories of tests/test_histories.py: the same
+# in each run, or many others.
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]
 settings.register_profile(
     "ci", max_examples=200, derandomize=True, deadline=None, phases=PHASES

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, check_memory
 
 from .._utils.checks import Device, Interval
 from .._utils.documentation import DocumentationLinkMixin
+from .._utils.fitted import unchanged_on_error
 from ._extraction import Extraction, block_rows
 from ._inputs import Inputs, check_inputs, holds_texts
 from ._loading import as_model, load_tokenizer
@@ -266,10 +267,11 @@ class ActivationExtractor(
         """
         extraction, inputs = prepared(self, X, fitting=True)
         in_memory = self.positions == "all" and self.out is None
-        taken = self._fit(extraction, inputs, in_memory)
-        if taken is None or self.out is not None:
-            return self.transform(X)
-        return self._rows(*taken)
+        with unchanged_on_error(self):
+            taken = self._fit(extraction, inputs, in_memory)
+            if taken is None or self.out is not None:
+                return self.transform(X)
+            return self._rows(*taken)
 
     def _fit(self, extraction, inputs, keep=False) -> Taken | None:
         """Learn; the activations at all positions where they had to be in memory."""

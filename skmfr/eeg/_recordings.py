@@ -181,14 +181,14 @@ class Reader:
     ----------
     X : Raw, Epochs, or array of shape (n_epochs, n_channels, n_times)
     ch_names : list of str or None
-        Channels to read, in this order; None for arrays.
+        Channels to read, in this order. Arrays have no names, and are read as they are.
     name : str
         What messages call it.
     """
 
     def __init__(self, X: Any, ch_names: list[str] | None, name: str):
         if not (is_raw(X) or is_epochs(X)):
-            X = as_epochs_array(X, name)
+            X, ch_names = as_epochs_array(X, name), None
         elif is_epochs(X):
             # Those that are not loaded do not know before which of them are rejected.
             X = X if X.preload else X.copy().drop_bad(verbose="error")

@@ -826,3 +826,13 @@ def test_a_model_must_be_one(tokens):
     model = nn.Sequential(nn.Embedding(50, 4))
     with pytest.raises(ValueError, match="positions"):
         ActivationExtractor(model, "0", positions="first").fit(tokens)
+
+
+def test_fit_transform_that_fails_leaves_the_fit_before(gpt2, tokens):
+    extractor = ActivationExtractor(gpt2, LAYER, max_norm_ratio=10).fit(tokens)
+    before = dict(vars(extractor))
+    # No norm of three that is the median, or more, is below it.
+    extractor.set_params(max_norm_ratio=0.999)
+    with pytest.raises(ValueError, match="leave out fewer"):
+        extractor.fit_transform(tokens[:3, :1])
+    assert vars(extractor) == before | {"max_norm_ratio": 0.999}

@@ -788,3 +788,11 @@ def test_recording_cut_off_in_the_file_is_read_as_far_as_it_goes(
         unsupervised.transform(whole).get_data()[:, :n],
         atol=1e-5 * raw.get_data().std(),
     )
+
+
+def test_an_array_has_the_channels_of_the_fit_in_their_order():
+    noisy, _ = signals()
+    epochs = some_epochs(noisy)
+    denoiser = EEGDenoiser(0.5, sae=small_sae()).fit(epochs)
+    expected = denoiser.transform(epochs).get_data()
+    np.testing.assert_array_equal(denoiser.transform(noisy), expected)
