@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from math import ceil
 
 import dask.array
 import distributed
@@ -688,6 +689,9 @@ def test_length_of_a_fit(parameters, n_samples, n_steps):
 def test_a_number_of_epochs_is_obeyed():
     sae = small(max_steps=None, max_iter=7, batch_size=100).fit(X)
     assert (sae.n_iter_, sae.n_steps_) == (7, 42)
+    # Of batches that do not fill an epoch, the last one may go on into another.
+    sae.set_params(batch_size=256, max_iter=3).fit(X)
+    assert (sae.n_iter_, sae.n_steps_) == (3, ceil(3 * len(X) / 256))
 
 
 def test_early_stopping_by_default_stops_where_data_converge_early(monkeypatch):

@@ -155,7 +155,8 @@ def what_is_left(
     attributes = fitted_attributes(state, data.standardiser, settings, data.dtype)
     training = training_arrays(state, data.moments, settings.seed, keep_adam)
     attributes |= {
-        "n_iter_": ceil(state.step / data.batches.per_epoch),
+        # A last batch that goes on into another epoch does not begin it.
+        "n_iter_": int((state.step - 1) / data.batches.per_epoch) + 1,
         "median_norm_": data.median_norm,
         "_training": training,
     }
