@@ -1419,7 +1419,7 @@ def test_values_that_are_not_finite_are_refused_by_row(tmp_path, fitted, bad, na
 
 
 def test_values_that_are_assumed_to_be_finite_are_not_looked_at(fitted, monkeypatch):
-    monkeypatch.setattr("skmfr._estimator.check_finite", None)
+    monkeypatch.setattr("skmfr._data.checked.check_finite", None)
     with config_context(assume_finite=True):
         fitted.transform(X)
     with pytest.raises(TypeError, match="not callable"):
