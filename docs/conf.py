@@ -32,7 +32,10 @@ myst_heading_anchors = 2
 
 # Methods are shown on the page of their class, but for what scikit-learn adds to route
 # metadata, whose text refers to its own documentation.
-autodoc_default_options = {"members": True, "exclude-members": "set_fit_request"}
+autodoc_default_options = {
+    "members": True,
+    "exclude-members": "set_fit_request, set_score_request",
+}
 numpydoc_show_class_members = False
 
 sphinx_gallery_conf = {
