@@ -556,8 +556,8 @@ class MFRSparseAutoencoder(
         from ._utils.ambient import undisturbed
 
         continued = going_on and self._can_go_on()
-        if continued:
-            # scikit-learn validates the first call alone.
+        if continued and one_pass:
+            # Of partial_fit, scikit-learn validates the first call alone.
             check_parameters(self)
         X = checked(self, X, reset=not continued)
         earlier = begin_callbacks = None

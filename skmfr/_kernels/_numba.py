@@ -31,7 +31,7 @@ from numba import prange
 from torch import Tensor
 
 from . import as_integers, batched
-from .dense import linear, rounding
+from .dense import lengths, linear, rounding
 
 # What a sum of floats must allow to be made in vectors.  NaN and infinity stay what
 # they are, as long as no other order of the sum takes infinity from infinity.
@@ -182,11 +182,11 @@ def pursuit(
     n_samples, n_components = len(X), len(atoms)
     values = X.new_zeros(n_samples, k)
     indices = torch.zeros(n_samples, k, dtype=torch.int64)
-    sizes = torch.linalg.vector_norm(X, dim=1, dtype=torch.float64)
+    sizes = lengths(X)
     limits = (
         rounding(X),
         batched.DEPENDENT[X.dtype],
-        rounding(X) + 100 * batched.RIDGE,
+        rounding(X) + batched.NOTHING,
     )
     bounds = _bounds(n_samples, READ * k * k * n_components * n_samples)
     n_parts = len(bounds) - 1
@@ -226,8 +226,7 @@ def least_squares(
     from ._numba_pursuit import _least_squares, _least_squares_in_parts
 
     values = X.new_empty(indices.shape)
-    nothing = torch.linalg.vector_norm(X, dim=1, dtype=torch.float64)
-    nothing *= 100 * batched.RIDGE
+    nothing = batched.NOTHING * lengths(X)
     arrays = _arrays(X, atoms, indices, used)
     numbers = apart, nothing.numpy(), positive, values.numpy()
     bounds = _bounds(len(X), READ * indices.numel() * indices.shape[1] * X.shape[1])

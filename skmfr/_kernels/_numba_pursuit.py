@@ -87,6 +87,15 @@ def _factor_row(s, i, X, atoms, P, gram, support, exact, L, y):
 
 
 @compiled()
+def _factor_rows(first, end, i, X, atoms, P, gram, support, exact, L, y):
+    """Rows of the Cholesky factor; returns the squared distance of the last atom."""
+    left = 1.0
+    for s in range(first, end):
+        left = _factor_row(s, i, X, atoms, P, gram, support, exact, L, y)
+    return left
+
+
+@compiled()
 def _copy(n, x, copy):
     for t in range(n):
         copy[t] = x[t]
@@ -139,8 +148,7 @@ def _feasible(n, i, X, atoms, P, gram, support, exact, L, y, rest, z, found):
             else:
                 first = min(first, t)
         n = n_kept
-        for t in range(first, n):
-            _factor_row(t, i, X, atoms, P, gram, support, exact, L, y)
+        _factor_rows(first, n, i, X, atoms, P, gram, support, exact, L, y)
 
 
 @compiled(fastmath={"contract"})
@@ -255,6 +263,19 @@ def _dot_atoms(n, x, atoms, support, products):
         products[t + 2], products[t + 3] = p2, p3
 
 
+@compiled()
+def _first_of_largest(left, atoms, contenders, n_found, positive):
+    """The contender with the largest product with what is left; the first of equals."""
+    size, atom = -np.inf, contenders[0]
+    for c in range(n_found):
+        product = _dot(left, np.int64(0), atoms, contenders[c])
+        product = product if positive else abs(product)
+        first = contenders[c] < atom
+        if product > size or (product == size and first):
+            size, atom = product, contenders[c]
+    return atom
+
+
 @compiled(fastmath=IN_VECTORS, error_model="numpy")
 def _settle(n, i, X, atoms, support, L, own, rest, left, change, z):
     """Correct coefficients until they are those of float64; whether they settle."""
@@ -328,17 +349,12 @@ def _pursuit(
                         n, i, X, atoms, support, L, own, rest, left, change, found
                     )
                     if exact:
-                        for t in range(n):
-                            _factor_row(t, i, X, atoms, P, gram, support, exact, L, y)
+                        _factor_rows(
+                            zero, n, i, X, atoms, P, gram, support, exact, L, y
+                        )
                         _solve(n, L, y, rest, found)
                 _less_atoms(n, i, X, atoms, support, found, left)
-                size = -np.inf
-                for c in range(n_found):
-                    product = _dot(left, zero, atoms, contenders[c])
-                    product = product if positive else abs(product)
-                    first = contenders[c] < atom
-                    if product > size or (product == size and first):
-                        size, atom = product, contenders[c]
+                atom = _first_of_largest(left, atoms, contenders, n_found, positive)
             n_added += 1
             support[n] = atom
             if exact:
@@ -349,8 +365,9 @@ def _pursuit(
                 apart = _substitute(n, size, product, L, y)
             if apart < 100 * dependent and not exact:
                 exact = True
-                for t in range(n + 1):
-                    apart = _factor_row(t, i, X, atoms, P, gram, support, exact, L, y)
+                apart = _factor_rows(
+                    zero, n + 1, i, X, atoms, P, gram, support, exact, L, y
+                )
             if apart <= dependent:
                 refused[n_refused] = atom
                 n_refused += 1
@@ -370,8 +387,7 @@ def _pursuit(
             n, i, X, atoms, support, L, own, rest, left, change, z
         ):
             exact = True
-            for t in range(n):
-                _factor_row(t, i, X, atoms, P, gram, support, exact, L, y)
+            _factor_rows(zero, n, i, X, atoms, P, gram, support, exact, L, y)
             _solve(n, L, y, rest, z)
         for t in range(n):
             indices[i, t] = support[t]

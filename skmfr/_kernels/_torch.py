@@ -8,18 +8,9 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 from torch.optim.adam import adam
 
-from .batched import gram, least_squares, pursuit
-
-__all__ = [
-    "adam_step",
-    "bag_sums",
-    "gather_dot",
-    "gram",
-    "largest",
-    "least_squares",
-    "pursuit",
-    "residual_products",
-]
+from .batched import gram as gram
+from .batched import least_squares as least_squares
+from .batched import pursuit as pursuit
 
 # PyTorch warns, once in a process, that its CSR tensors may still change.
 with warnings.catch_warnings():

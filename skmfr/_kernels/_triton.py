@@ -31,19 +31,9 @@ from torch import Tensor
 
 from . import as_integers
 from ._torch import copy_all
-from .batched import gram, least_squares, pursuit
-
-__all__ = [
-    "adam_step",
-    "bag_sums",
-    "gather_dot",
-    "gram",
-    "largest",
-    "least_squares",
-    "pursuit",
-    "residual_products",
-    "try_all",
-]
+from .batched import gram as gram
+from .batched import least_squares as least_squares
+from .batched import pursuit as pursuit
 
 # Of the rows that a program holds.
 TILE_BYTES = 1 << 14

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from .dense import block_size, linear, rounding, same_dot
+from .dense import block_size, lengths, linear, rounding, same_dot
 
 # Squared distance of an atom to the span of others below which it depends on them, and
 # is not used: it is no more than rounding of products of atoms.
@@ -18,6 +18,8 @@ DEPENDENT = {torch.float32: 1e-5, torch.float64: 1e-12}
 # Ridge, relative to atoms of norm 1, that keeps systems of equations solvable.  They
 # are of float64, where this is no more than noise.
 RIDGE = 1e-12
+# What the ridge leaves behind of a sample of norm 1, which is not worth an atom.
+NOTHING = 100 * RIDGE
 # Atoms that a sample may try for each that it may keep.
 TRIES = 3
 
@@ -64,8 +66,8 @@ def pursuit(
     system = X_exact.new_zeros(n_samples, k, k)
     products = X_exact.new_zeros(n_samples, k)
     values = X_exact.new_zeros(n_samples, k)
-    sizes = torch.linalg.vector_norm(X_exact, dim=1)
-    nothing = (rounding(X) + 100 * RIDGE) * sizes
+    sizes = lengths(X)
+    nothing = (rounding(X) + NOTHING) * sizes
     nearest, running = torch.ones_like(sizes), torch.ones_like(active[:, 0])
     for _ in range(TRIES * k):
         coarse = values.to(X.dtype)
@@ -160,7 +162,7 @@ def least_squares(
     if not positive:
         return _least_squares(system, products, allowed, values, False)[0].to(X.dtype)
     rows = torch.arange(len(X), device=X.device)
-    nothing = 100 * RIDGE * torch.linalg.vector_norm(X.double(), dim=1)
+    nothing = NOTHING * lengths(X)
     active = torch.zeros_like(allowed)
     for _ in range(TRIES * indices.shape[1]):
         gradient = products - (system @ values.unsqueeze(2)).squeeze(2)

@@ -47,6 +47,11 @@ def _dtypes_of_onednn() -> frozenset[torch.dtype]:
     return frozenset({torch.float32})
 
 
+def lengths(X: Tensor) -> Tensor:
+    """Norm of each row, in float64, where squares of float32 cannot overflow."""
+    return torch.linalg.vector_norm(X, dim=1, dtype=torch.float64)
+
+
 def rounding(X: Tensor) -> float:
     """A bound on what rounding does to products of vectors of norm 1.
 

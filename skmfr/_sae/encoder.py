@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._kernels.dense import linear, rounding, same_dot
+from .._kernels.dense import lengths, linear, rounding, same_dot
 from .codes import BlockCoder, SparseCodes, gather_dot, top_k
 from .ensemble import Ensemble
 
@@ -103,11 +103,6 @@ def encoder_coder(sae: Ensemble, k: int) -> BlockCoder:
         return select(linear(X_centred, encoder, bias), k, margin, rescore)
 
     return coder
-
-
-def lengths(X: Tensor) -> Tensor:
-    """Norm of each row, in float64, where squares of float32 cannot overflow."""
-    return torch.linalg.vector_norm(X, dim=1, dtype=torch.float64)
 
 
 def select(
