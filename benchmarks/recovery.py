@@ -293,7 +293,7 @@ def basin(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
     for noise in (1.0, 2.0):
 
         def fit(problem: Problem, seed: int, noise=noise) -> Fitted:
-            def start(batches, standardiser, settings, i, attempt=0) -> torch.Tensor:
+            def start(standardiser, settings, i, attempt=0) -> torch.Tensor:
                 draw = np.random.default_rng([seed, i, attempt])
                 shape = settings.n_components, problem.truth.shape[1]
                 atoms = noise * normalize(draw.standard_normal(shape))

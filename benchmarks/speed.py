@@ -181,7 +181,7 @@ def ours(
     )
     standardiser = OurStandardiser.of(X)
     batches = Batches(X, None, batch_size, shuffle=True, seed=0)
-    state = new_state(untrained(batches, standardiser, settings), settings)
+    state = new_state(untrained(standardiser, settings), settings)
     state.begin(Schedule.constant(clock.n_steps), Plateau())
     state.matches.least_cosine = -2.0
     if alpha > 0:

@@ -226,23 +226,6 @@ class Batches:
             _keep(self._halves, chunk, half, n_most=2 * self.n_mixed)
         return self._halves[chunk]
 
-    def donors(self, n: int, witness: bool, draw: np.random.Generator) -> np.ndarray:
-        """A copy of up to n different random samples for a witness, or for the group.
-
-        Of data in chunks, samples of as many chunks as are mixed.
-
-        Returns
-        -------
-        ndarray of shape (n_donors, n_features)
-        """
-        chunks = np.flatnonzero(self.sizes)
-        if len(chunks) > self.n_mixed:
-            chunks = np.sort(draw.choice(chunks, self.n_mixed, replace=False))
-        candidates = np.concatenate([self.in_chunk(chunk) for chunk in chunks.tolist()])
-        candidates = candidates[self.for_witnesses(candidates) == witness]
-        chosen = draw.choice(candidates, min(n, len(candidates)), replace=False)
-        return self.X[np.sort(chosen)]
-
 
 def _keep(cache: dict, key, value, n_most: int = 2) -> None:
     """Add a value; where there are as many as may be, in place of the oldest."""

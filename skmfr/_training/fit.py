@@ -253,7 +253,7 @@ def split(
 def start(data: Data, settings: Settings, earlier: Earlier | None) -> TrainingState:
     """SAEs before the first step of this fit."""
     if earlier is None:
-        ensemble = untrained(data.batches, data.standardiser, settings)
+        ensemble = untrained(data.standardiser, settings)
         return new_state(ensemble, settings)
     check_can_go_on(earlier, settings, data.batches.X.shape[1])
     state = from_arrays(earlier.arrays, settings, lent=True)

@@ -79,7 +79,7 @@ def train(
                     state, batches.X, validation, standardiser, settings, workers
                 )
                 if state.plateau.ends_with(fvu):
-                    state.schedule = state.schedule.next_part(state.step)
+                    state.schedule = state.schedule.fall_from(state.step)
             if after_step(state) or state.step == state.schedule.n_steps:
                 break
 

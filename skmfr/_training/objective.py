@@ -2,7 +2,8 @@
 
 The objective of a fit is::
 
-    sum_i (FVU_i + AuxK_i) + alpha * mean over pairs i < j of (1 - C(D_i, D_j))
+    sum_i (FVU_i + AuxK_i - push * sum of biases c of dead atoms of i)
+        + alpha * mean over pairs i < j of (1 - C(D_i, D_j))
 
 as a function of *normalised* atoms: of the gradients here, the part along an atom does
 not count (:class:`.optimiser.SphericalAdam`).  C is the mean cosine of matched atoms.
@@ -28,6 +29,8 @@ from .matches import PullGraph
 
 # Dead atoms that code what the active ones leave of a sample.
 AUXILIARY_K = 4
+# Weight of the encoder biases of dead atoms, which rise until the atoms are active.
+PUSH = 3e-5
 
 
 class Gradients(NamedTuple):
@@ -214,6 +217,10 @@ def add_auxiliary_(
     TopK(ReLU(X_centred E^T + c)) D.  It weighs as much as the FVU, in whose units it
     is, instead of 1/32, and decoder biases do not follow it.
 
+    An atom whose pre-activations are negative in all samples has no gradient in it, as
+    most dead atoms have once learning rates are high: so their biases are pushed up, as
+    by the pre-activation loss of Conerly et al. (Transformer Circuits, January 2025).
+
     Parameters
     ----------
     gradients : Gradients
@@ -240,6 +247,8 @@ def add_auxiliary_(
         back = Backward.of(codes, residual[i], few, scale)
         back.to_encoder_(found, X_centred[member])
         back.to_decoder_(found)
+        # Of all processes that share a batch, whose gradients are added up.
+        found.encoder_bias.sub_(PUSH * X_centred.shape[2] / total_variance)
         for name in ("encoder", "encoder_bias", "decoder"):
             getattr(gradients, name)[i].index_add_(0, atoms, getattr(found, name)[0])
 

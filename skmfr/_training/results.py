@@ -223,7 +223,7 @@ def signs_of_failure(
     recent = state.losses[max(0, state.n_steps - RECENT_STEPS) : state.n_steps]
     group, witnesses = np.split(recent.cpu().numpy().mean(0), [settings.n_saes])
     # An interrupted fit may not have come so far.
-    penalised = settings.n_saes > 1 and state.step > state.schedule.annealing
+    penalised = settings.n_saes > 1 and state.step > state.schedule.coupled_from
     return failure_signs(
         alpha=settings.alpha if penalised else 0.0,
         group_fvu=group.mean(),

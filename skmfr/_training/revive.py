@@ -50,14 +50,13 @@ def revive(
     step, schedule = state.step, state.schedule
     if due(step, settings.reinit_every) and step < schedule.n_steps / 2:
         target = stage.k / settings.n_components
-        reinitialise_skewed(state, batches, standardiser, settings, target)
-    if step >= schedule.cool_down_from:
-        return
+        reinitialise_skewed(state, standardiser, settings, target)
     every = settings.resample_every
+    resample = step < schedule.cool_down_from and due(state.n_steps, every)
     share = settings.share_atoms and stage.alpha > 0 and due(state.n_steps, SHARE_EVERY)
-    if share or due(state.n_steps, every):
+    if share or resample:
         check_convergence(state, settings)
-    if every is not None and due(state.n_steps, every):
+    if resample:
         for_witnesses = batches.for_witnesses(batches.samples(step - 1))
         if batches.workers.size > 1:
             # All choose the same samples, and of the whole batch.
@@ -87,7 +86,6 @@ def activity_skewness(rates: Tensor, target: float) -> Tensor:
 
 def reinitialise_skewed(
     state: TrainingState,
-    batches: Batches,
     standardiser: Standardiser,
     settings: Settings,
     target: float,
@@ -99,7 +97,7 @@ def reinitialise_skewed(
     skewed = (skewness > settings.reinit_threshold) & (state.n_reinits < MAX_REINITS)
     for i in skewed.nonzero()[0].tolist():
         attempt = int(state.n_reinits[i]) + 1
-        atoms = initial_atoms(batches, standardiser, settings, i, attempt)
+        atoms = initial_atoms(standardiser, settings, i, attempt)
         restart_member(state, settings, i, atoms)
 
 

@@ -1,6 +1,6 @@
 """How learning rate, penalty and sparsity change over a fit, and when it ends."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, cos, inf, pi
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from .settings import Settings
 # Shares of the planned steps: over which the learning rate and the penalty rise, over
 # which k falls from K_START * k, over which the learning rate falls at the end.
 WARM_UP = 0.05
-K_ANNEALING = 0.5
+K_ANNEALING = 0.2
 K_START = 2
-COOL_DOWN = 0.3
-# Shares of that fall: over which the penalty goes; at the end of which dictionaries are
-# finished for matching pursuit, if they are meant for it.
-RELEASE = 1 / 3
-PURSUIT = 2 / 3
+COOL_DOWN = 0.5
+# Shares of that fall: from where to where the penalty goes; at the end of which
+# dictionaries are finished for matching pursuit, if they are meant for it.
+RELEASE = 0.4, 0.6
+PURSUIT = 0.4
 # What is left of the learning rate where a model that a fit has brought to its end is
 # trained on: without the penalty, without new atoms, as in the last steps of the fit.
 # It falls with the root of batches that have fewer rows, whose gradients are noisier.
@@ -42,11 +42,12 @@ class Stage(NamedTuple):
 class Schedule:
     """Learning rate, penalty and sparsity of each step of a fit.
 
-    The learning rate rises, stays, and falls to zero over the last steps; k falls from
-    a multiple to its value, once in the life of a model.  The penalty waits for that,
-    since SAEs that are coupled while they search miss features together; it rises as a
-    cosine, and is gone before the end, so that each SAE settles where it reconstructs
-    best.
+    The learning rate rises, stays for the first half, and falls to zero in the second;
+    k falls from a multiple to its value, once in the life of a model.  The penalty
+    waits for the second half, since SAEs that are coupled while they search miss
+    features together; it rises as a cosine, and is gone before the end, so that each
+    SAE settles where it reconstructs best.  A model that has been fitted before is
+    coupled from its first step.
     """
 
     n_steps: int
@@ -85,18 +86,24 @@ class Schedule:
         fall = ceil(n_steps / level)
         return cls(n_steps, cool_down_from=n_steps - fall, rising=1, annealing=0)
 
+    @property
+    def coupled_from(self) -> int:
+        """Steps before the penalty."""
+        return self.cool_down_from if self.annealing else 0
+
     def falls_at(self, step: int) -> bool:
         """Whether the final fall has begun, from which a model does not come back."""
         return step > self.cool_down_from
 
-    def next_part(self, step: int) -> "Schedule":
-        """The schedule that skips what is left before k has its value, or the fall."""
-        if step < self.annealing:
-            # As if this had been planned.
-            rising = max(1, int(WARM_UP / K_ANNEALING * step))
-            return replace(self, annealing=step, rising=rising)
-        end = min(step + ceil(COOL_DOWN * step), self.n_steps)
-        return replace(self, n_steps=end, cool_down_from=step)
+    def fall_from(self, step: int) -> "Schedule":
+        """The schedule whose final fall begins now, as if it had been planned so."""
+        fall = ceil(step * COOL_DOWN / (1 - COOL_DOWN))
+        return Schedule(
+            n_steps=min(step + fall, self.n_steps),
+            cool_down_from=step,
+            rising=max(1, int(WARM_UP * (step + fall))),
+            annealing=min(self.annealing, step),
+        )
 
     def learning_rate(self, step: int) -> float:
         """Factor of the learning rate."""
@@ -104,8 +111,10 @@ class Schedule:
 
     def alpha(self, step: int) -> float:
         """Factor of the penalty."""
-        risen = min(max(0.0, (step + 1 - self.annealing) / self.rising), 1.0)
-        released = min(max(0.0, 1 - (1 - self._left(step)) / RELEASE), 1.0)
+        risen = min(max(0.0, (step + 1 - self.coupled_from) / self.rising), 1.0)
+        begin, end = RELEASE
+        fallen = 1 - self._left(step)
+        released = min(max(0.0, (end - fallen) / (end - begin)), 1.0)
         return (1 - cos(pi * risen)) / 2 * released
 
     def pursuing(self, step: int) -> bool:

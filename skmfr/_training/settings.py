@@ -10,8 +10,8 @@ from .._utils.devices import resolve_device
 
 # Steps of a fit by default; more if one pass over the data takes more.
 DEFAULT_STEPS = 2000
-# Learning rate by default, times the square root of the number of features.
-AUTO_LEARNING_RATE = 0.12
+# Learning rate by default, times the fourth root of the number of features.
+AUTO_LEARNING_RATE = 0.047
 MAX_AUTO_COMPONENTS = 4096
 
 
@@ -66,7 +66,7 @@ def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
         n_components = min(4 * n_features, MAX_AUTO_COMPONENTS)
     learning_rate = parameters["learning_rate"]
     if learning_rate == "auto":
-        learning_rate = AUTO_LEARNING_RATE / n_features**0.5
+        learning_rate = AUTO_LEARNING_RATE / n_features**0.25
     precision = parameters["precision"]
     dtype = torch.float64 if precision == "float64" else torch.float32
     # What Adam squares must not overflow.

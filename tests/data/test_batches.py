@@ -190,23 +190,12 @@ def test_writing_to_a_batch_leaves_the_data_alone():
     np.testing.assert_array_equal(X, before)
 
 
-def test_donors_of_group_and_witnesses_are_two_halves_of_the_rows():
+def test_about_half_of_the_rows_are_for_witnesses_whatever_the_batch():
     rows = np.arange(3, 43)
     batches = batches_of(numbered(50), rows=rows)
-    draw = np.random.default_rng(0)
-    group = batches.donors(100, witness=False, draw=draw)[:, 0]
-    witnesses = batches.donors(100, witness=True, draw=draw)[:, 0]
-    both = np.sort(np.concatenate([group, witnesses]))
-    np.testing.assert_array_equal(both, rows)
-    np.testing.assert_array_equal(rows[batches.for_witnesses(rows)], witnesses)
-    assert len(group) > 10
-    assert len(witnesses) > 10
-
-
-def test_donors_are_different_samples():
-    batches = batches_of(numbered(50))
-    chosen = batches.donors(20, witness=False, draw=np.random.default_rng(0))[:, 0]
-    assert len(np.unique(chosen)) == 20
+    half = batches.for_witnesses(rows)
+    assert 10 < half.sum() < 30
+    np.testing.assert_array_equal(batches.for_witnesses(rows[5:9]), half[5:9])
 
 
 # Data in pieces
@@ -265,10 +254,6 @@ def test_one_chunk_and_shards_give_the_batches_of_the_array():
         batches = batches_of(source, rows=None)
         for number in range(30):
             np.testing.assert_array_equal(batches[number], whole[number])
-        donors, expected = (
-            each.donors(10, True, np.random.default_rng(0)) for each in (batches, whole)
-        )
-        np.testing.assert_array_equal(donors, expected)
 
 
 def test_some_rows_of_chunks_are_drawn_from_only():
@@ -279,16 +264,9 @@ def test_some_rows_of_chunks_are_drawn_from_only():
         np.testing.assert_array_equal(batches.samples(number), rows)
 
 
-def test_donors_of_chunked_data_are_two_halves_of_a_few_chunks():
-    batches = batches_of(chunked(96), rows=None)
-    group, witnesses = (
-        batches.donors(1000, witness, np.random.default_rng(0))[:, 0].astype(int)
-        for witness in (False, True)
-    )
-    assert len(np.unique(np.concatenate([group, witnesses]))) == 3 * 8
-    assert len(group) == len(witnesses) == 3 * 4
-    assert not batches.for_witnesses(group).any()
-    assert batches.for_witnesses(witnesses).all()
+def test_half_of_the_rows_of_each_chunk_are_for_witnesses():
+    half = batches_of(chunked(96), rows=None).for_witnesses(np.arange(96))
+    np.testing.assert_array_equal(half.reshape(12, 8).sum(1), 4)
 
 
 def test_batches_in_turn_are_those_of_their_numbers(tmp_path):

@@ -24,7 +24,7 @@ def state_after(n_steps, settings):
     X = np.random.default_rng(0).standard_normal((60, 4))
     batches = Batches(X, np.arange(60), 20, True, settings.seed)
     standardiser = Standardiser.of(X)
-    state = new_state(untrained(batches, standardiser, settings), settings)
+    state = new_state(untrained(standardiser, settings), settings)
     state.begin(Schedule.over(20, anneal_k=True), Plateau(tol=0.1, patience=3))
     train(
         state,

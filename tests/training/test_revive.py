@@ -32,7 +32,7 @@ def fresh(settings, X=None):
     X = random_data() if X is None else X
     batches = Batches(X, np.arange(len(X)), 50, True, settings.seed)
     standardiser = Standardiser.of(X)
-    state = new_state(untrained(batches, standardiser, settings), settings)
+    state = new_state(untrained(standardiser, settings), settings)
     return state, batches, standardiser
 
 
@@ -70,18 +70,18 @@ def test_one_busy_atom_exceeds_the_threshold_of_the_authors():
 
 def test_only_saes_above_the_threshold_start_anew(make_settings):
     settings = make_settings(n_saes=3, n_witnesses=1, reinit_threshold=1.0)
-    state, batches, standardiser = fresh(settings)
+    state, _, standardiser = fresh(settings)
     target = settings.k / settings.n_components
     # |rate - target| / target is 1, 0.9, 1.1 and 5: skewness 1, 0.73, 1.33 and 125.
     for i, factor in enumerate([2.0, 1.9, 2.1, 6.0]):
         state.activity.rates[i] = factor * target
     before = state.ensemble.decoder.clone()
-    reinitialise_skewed(state, batches, standardiser, settings, target)
+    reinitialise_skewed(state, standardiser, settings, target)
 
     np.testing.assert_array_equal(state.n_reinits, [0, 0, 1, 1])
     assert torch.equal(state.ensemble.decoder[:2], before[:2])
     for i in (2, 3):
-        atoms = initial_atoms(batches, standardiser, settings, i, attempt=1)
+        atoms = initial_atoms(standardiser, settings, i, attempt=1)
         assert not torch.equal(atoms, before[i])
         assert torch.equal(state.ensemble.decoder[i], atoms)
         assert torch.equal(state.ensemble.encoder[i], atoms)
@@ -89,11 +89,11 @@ def test_only_saes_above_the_threshold_start_anew(make_settings):
 
 def test_sae_starts_anew_a_few_times_at_most_and_differently(make_settings):
     settings = make_settings(n_saes=2, reinit_threshold=2.0)
-    state, batches, standardiser = fresh(settings)
+    state, _, standardiser = fresh(settings)
     starts = [state.ensemble.decoder[0].clone()]
     for _ in range(MAX_REINITS + 2):
         state.activity.rates[0] = 1.0
-        reinitialise_skewed(state, batches, standardiser, settings, target=0.1)
+        reinitialise_skewed(state, standardiser, settings, target=0.1)
         starts.append(state.ensemble.decoder[0].clone())
     np.testing.assert_array_equal(state.n_reinits, [MAX_REINITS, 0])
     # The same again once no attempt is left, different ones before.
@@ -106,10 +106,10 @@ def test_sae_starts_anew_a_few_times_at_most_and_differently(make_settings):
 def test_without_a_threshold_in_reach_no_sae_starts_anew(make_settings, threshold):
     # The larger one is beyond float32.
     settings = make_settings(reinit_threshold=threshold, dtype=torch.float32)
-    state, batches, standardiser = fresh(settings)
+    state, _, standardiser = fresh(settings)
     state.activity.rates[:] = 1.0
     before = state.ensemble.decoder.clone()
-    reinitialise_skewed(state, batches, standardiser, settings, target=0.1)
+    reinitialise_skewed(state, standardiser, settings, target=0.1)
     assert torch.equal(state.ensemble.decoder, before)
     assert not state.n_reinits.any()
 

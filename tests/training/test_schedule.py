@@ -14,7 +14,7 @@ LENGTHS = [1, 2, 3, 7, 19, 100, 1000, 1001]
 def test_learning_rate_rises_stays_and_falls_linearly(n_steps):
     schedule = Schedule.over(n_steps, anneal_k=True)
     rising = max(1, int(0.05 * n_steps))
-    falling = int(0.3 * n_steps)
+    falling = int(0.5 * n_steps)
     for step in range(n_steps):
         expected = min(1, (step + 1) / rising)
         if step >= n_steps - falling:
@@ -30,11 +30,11 @@ def test_learning_rate_is_positive_at_most_one_and_one_at_some_step(n_steps):
     assert max(rates) == 1
 
 
-def test_penalty_rises_when_k_has_its_value_and_is_gone_before_the_end():
+def test_penalty_rises_with_the_final_fall_and_is_gone_before_the_end():
     schedule = Schedule.over(400, anneal_k=True)
     for step in range(400):
         risen = min(max(0, step + 1 - 200) / 20, 1)
-        # The learning rate falls over steps 280 to 400, the penalty over a third.
+        # The learning rate falls over steps 200 to 400, the penalty over a fifth.
         released = min(max(0, (320 - step) / 40), 1)
         expected = (1 - cos(pi * risen)) / 2 * released
         assert schedule.alpha(step) == pytest.approx(expected, abs=1e-12)
@@ -55,12 +55,12 @@ def test_penalty_of_a_second_fit_rises_at_once():
 
 
 @pytest.mark.parametrize(("k", "n_components"), [(4, 100), (4, 6), (4, 4), (1, 50)])
-def test_k_falls_from_twice_its_value_in_half_of_the_steps(k, n_components):
+def test_k_falls_from_twice_its_value_in_a_fifth_of_the_steps(k, n_components):
     schedule = Schedule.over(200, anneal_k=True)
     start = min(2 * k, n_components)
     found = [schedule.k(step, k, n_components) for step in range(200)]
-    expected = [round(start + (k - start) * step / 100) for step in range(100)]
-    assert found == expected + 100 * [k]
+    expected = [round(start + (k - start) * step / 40) for step in range(40)]
+    assert found == expected + 160 * [k]
 
 
 def test_k_is_constant_without_annealing():
@@ -80,22 +80,22 @@ def test_constant_schedule_changes_nothing():
 def test_final_fall_begins_with_its_first_step():
     schedule = Schedule.over(100, anneal_k=True)
     # After so many steps.
-    assert [step for step in range(101) if schedule.falls_at(step)][0] == 71
+    assert [step for step in range(101) if schedule.falls_at(step)][0] == 51
 
 
-def test_finishing_falls_at_once_over_the_share_of_a_cool_down():
-    schedule = Schedule.over(1000, anneal_k=True).next_part(500)
-    assert schedule.n_steps == 650
-    for step in range(500, 650):
-        expected = (650 - step) / 150
-        assert schedule.learning_rate(step) == pytest.approx(expected, rel=1e-12)
-    before = Schedule.over(1000, anneal_k=True)
-    for step in range(500):
-        assert schedule.k(step, 5, 100) == before.k(step, 5, 100)
+@pytest.mark.parametrize("step", [1, 40, 100, 300])
+def test_early_fall_is_that_of_a_schedule_of_twice_the_steps(step):
+    planned = Schedule.over(1000, anneal_k=True)
+    early, shorter = planned.fall_from(step), Schedule.over(2 * step, anneal_k=True)
+    assert early.n_steps == shorter.n_steps == 2 * step
+    for each in range(step, 2 * step):
+        assert early.learning_rate(each) == shorter.learning_rate(each)
+        assert early.alpha(each) == shorter.alpha(each)
+        assert early.k(each, 5, 100) == 5
 
 
-def test_finishing_is_never_later_than_planned():
-    schedule = Schedule.over(100, anneal_k=False).next_part(90)
+def test_early_fall_ends_no_later_than_planned():
+    schedule = Schedule.over(100, anneal_k=False).fall_from(90)
     assert schedule.n_steps == 100
     assert schedule.learning_rate(99) == pytest.approx(0.1)
 
@@ -121,17 +121,6 @@ def test_plateau_counts_anew_after_its_end():
     losses = [1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
     ends = [False, False, True, False, True, False, False, True]
     assert [plateau.ends_with(loss) for loss in losses] == ends
-
-
-def test_skipping_the_first_part_gives_k_its_value_and_begins_the_penalty():
-    schedule = Schedule.over(1000, anneal_k=True).next_part(100)
-    shorter = Schedule.over(200, anneal_k=True)
-    assert schedule.n_steps == 1000
-    for step in range(100, 140):
-        assert schedule.k(step, 5, 100) == 5
-        assert schedule.learning_rate(step) == 1
-        assert schedule.alpha(step) == shorter.alpha(step)
-    assert schedule.next_part(140).n_steps == 140 + 42
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 30])

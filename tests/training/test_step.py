@@ -21,7 +21,7 @@ def problem(make_settings):
     X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)).double().numpy()
     standardiser = Standardiser.of(X)
     batches = Batches(X, None, 64, True, 0)
-    state = new_state(untrained(batches, standardiser, settings), settings)
+    state = new_state(untrained(standardiser, settings), settings)
     state.begin(Schedule.constant(10), Plateau())
     return state, standardiser(X.copy(), "cpu", settings.dtype)
 
