@@ -14,9 +14,9 @@ from skmfr._data.batches import Batches
 from skmfr._data.standardiser import Standardiser
 from skmfr._sae.encoder import encode
 from skmfr._sae.ensemble import Ensemble
+from skmfr._sae.levels import random_agreement
 from skmfr._sae.pursuit import omp_coder
 from skmfr._training.activity import DEAD_INTERVAL, RATE_MEMORY, Activity
-from skmfr._sae.levels import random_agreement
 from skmfr._training.checkpoint import from_arrays, to_arrays
 from skmfr._training.initial import initial_atoms, untrained
 from skmfr._training.loop import due, group_fvu, train
@@ -491,7 +491,7 @@ def test_atoms_that_no_sample_activates_are_pushed_until_one_does(
         return (state.activity.idle[0, ::2] >= 20).double().mean()
 
     # Some of so many atoms find nothing to do.
-    assert dead_after_training() < 0.75
+    assert dead_after_training() < 0.85
     monkeypatch.setattr(skmfr._training.objective, "PUSH", 0.0)
     assert dead_after_training() > 0.9
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from skmfr._data.batches import Batches
 from skmfr._data.standardiser import Standardiser
 from skmfr._sae.encoder import encode
 from skmfr._sae.pursuit import pursuit_codes
@@ -20,7 +19,6 @@ def problem(make_settings):
     settings = make_settings(for_pursuit=True)
     X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)).double().numpy()
     standardiser = Standardiser.of(X)
-    batches = Batches(X, None, 64, True, 0)
     state = new_state(untrained(standardiser, settings), settings)
     state.begin(Schedule.constant(10), Plateau())
     return state, standardiser(X.copy(), "cpu", settings.dtype)
