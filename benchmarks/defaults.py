@@ -1,0 +1,177 @@
+"""Why the defaults of training are what they are, on data of several sizes.
+
+``python -m benchmarks.defaults --data superposition mfr-synthetic digits`` fits one SAE
+and a witness with the settings as they are, with those of before, and with each changed
+alone; a table for each of the data, with FVU of held-out rows by the encoder, agreement
+with the witness, the share of atoms above a cosine of .8, recall where features are
+known, and the share of dead atoms.  Data with a path of their own:
+``activations`` (``--model``, ``--tokens``), ``eeg`` (``--eeg``) and ``rows``
+(``--rows FILE``, any ``.npy`` file of samples, such as activations of SmolLM2).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from sklearn.preprocessing import normalize
+
+from benchmarks import recovery
+from benchmarks._methods import Problem, estimator
+from benchmarks._results import Command, Row
+from skmfr._training.settings import AUTO_LEARNING_RATE
+from skmfr.metrics import dead_fraction, recall_precision
+
+ALIKE = 0.8
+N_SHOWN = 20_000
+TRAINING = "skmfr._training"
+DIGITS = {"FVU": 4, "agreement": 3, "above .8": 3, "recall": 3, "dead": 3}
+
+
+def former_learning_rate(parameters: dict, n_features: int) -> dict:
+    return parameters | {"learning_rate": 0.12 / n_features**0.5}
+
+
+def times(factor: float) -> Callable[[dict, int], dict]:
+    """The default learning rate times a factor."""
+
+    def changed(parameters: dict, n_features: int) -> dict:
+        default = AUTO_LEARNING_RATE / n_features**0.25
+        return parameters | {"learning_rate": factor * default}
+
+    return changed
+
+
+def same(parameters: dict, n_features: int) -> dict:
+    return parameters
+
+
+def from_samples(X: np.ndarray) -> Callable:
+    """Atoms that start from samples, half of them for the witness, and 10 % noise."""
+    group, witness = (
+        np.random.default_rng(0)
+        .permutation(X)[: len(X) // 2 * 2]
+        .reshape(2, -1, X.shape[1])
+    )
+
+    def start(standardiser, settings, i, attempt=0) -> torch.Tensor:
+        draw = np.random.default_rng([settings.seed, i, attempt])
+        of = group if i < settings.n_saes else witness
+        few = len(of) < settings.n_components
+        chosen = of[draw.choice(len(of), settings.n_components, replace=few)]
+        atoms = normalize((chosen - standardiser.mean) / standardiser.scale)
+        noise = draw.standard_normal(atoms.shape) * standardiser.deviation
+        atoms += 0.1 * normalize(noise)
+        return torch.from_numpy(normalize(atoms)).to(settings.dtype)
+
+    return start
+
+
+# Constants that are changed, whether atoms start from samples, and the learning rate.
+CHANGES: dict[str, tuple[dict[str, object], bool, Callable[[dict, int], dict]]] = {
+    "as it is": ({}, False, same),
+    "as before": (
+        {
+            "schedule.K_ANNEALING": 0.5,
+            "schedule.COOL_DOWN": 0.3,
+            "objective.PUSH": 0.0,
+        },
+        True,
+        former_learning_rate,
+    ),
+    "start from samples": ({}, True, same),
+    "no push": ({"objective.PUSH": 0.0}, False, same),
+    "no auxiliary loss, no push": (
+        {"activity.DEAD_AFTER_STEPS": 10**9},
+        False,
+        same,
+    ),
+    "learning rate of before": ({}, False, former_learning_rate),
+    "learning rate x 1.4": ({}, False, times(1.4)),
+    "learning rate falls over 30 %": ({"schedule.COOL_DOWN": 0.3}, False, same),
+    "k not annealed": ({"schedule.K_START": 1}, False, same),
+    "k annealed over half": ({"schedule.K_ANNEALING": 0.5}, False, same),
+    "Adam with beta2 .999": ({"optimiser.BETAS": (0.9, 0.999)}, False, same),
+}
+
+
+def table(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
+    for name, (constants, samples, learning_rate) in CHANGES.items():
+        cells = []
+        for seed in range(n_seeds):
+            problem = problems(seed)
+            with ExitStack() as stack:
+                for constant, value in constants.items():
+                    stack.enter_context(patch(f"{TRAINING}.{constant}", value))
+                if samples:
+                    start = from_samples(problem.X)
+                    where = f"{TRAINING}.initial.initial_atoms"
+                    stack.enter_context(patch(where, start))
+                alone = {"n_saes": 1, "n_witnesses": 1}
+                parameters = learning_rate(alone, problem.X.shape[1])
+                sae = estimator(problem, seed, **parameters).fit(problem.X)
+            cells.append(measure(sae, problem))
+        yield {"setting": name} | {
+            column: {"values": [row[column] for row in cells]} for column in cells[0]
+        }
+
+
+def measure(sae, problem: Problem) -> dict[str, float]:
+    agreement = sae.feature_agreement_
+    row = {
+        "FVU": 1 - sae.score(problem.X_test),
+        "agreement": agreement.mean(),
+        "above .8": np.mean(agreement > ALIKE),
+        "dead": dead_fraction(sae.transform(problem.X[:N_SHOWN])),
+    }
+    if problem.truth is not None:
+        row["recall"] = recall_precision(sae.components_, problem.truth, recovery.TAU)[
+            0
+        ]
+    return row
+
+
+def rows_of(path: Path, n_components: int, k: int, n_steps: int) -> Problem:
+    """Rows of a file, of which the last tenth are held out."""
+    X = np.load(path, mmap_mode="r")
+    n_train = int(0.9 * len(X))
+    X_test = np.array(X[n_train:][:4000], dtype=np.float32)
+    X = np.array(X[:n_train], dtype=np.float32)
+    return Problem(X, X_test, None, n_components, k, n_steps, 1024)
+
+
+def main() -> None:
+    parser = Command("defaults", __doc__)
+    parser.add_argument("--data", nargs="+", default=["superposition"])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--eeg", type=Path, metavar="DIR", help="folder of EDF files")
+    parser.add_argument(
+        "--model", type=Path, metavar="DIR", help="folder of a language model"
+    )
+    parser.add_argument(
+        "--tokens", type=Path, metavar="FILE", help="token ids for it, .npy"
+    )
+    parser.add_argument("--rows", type=Path, metavar="FILE", help="samples, .npy")
+    parser.add_argument("--n-components", type=int, default=1152, help="for --rows")
+    parser.add_argument("--k", type=int, default=32, help="for --rows")
+    parser.add_argument("--steps", type=int, default=800, help="for --rows")
+    arguments, report = parser.parse()
+
+    real = {
+        "digits": recovery.digits,
+        "vision": recovery.vision,
+        "eeg": lambda: recovery.eeg(arguments.eeg),
+        "activations": lambda: recovery.activations(arguments.model, arguments.tokens),
+        "rows": lambda: rows_of(
+            arguments.rows, arguments.n_components, arguments.k, arguments.steps
+        ),
+    }
+    for name in arguments.data:
+        problems = recovery.SYNTHETIC.get(name) or recovery.constant(real[name]())
+        report(table(problems, arguments.seeds), {"data": name}, DIGITS)
+
+
+if __name__ == "__main__":
+    main()
