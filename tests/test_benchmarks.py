@@ -3,6 +3,7 @@
 What is printed is also written, and drawn again from what is written.
 """
 
+import json
 import sys
 
 import numpy as np
@@ -16,6 +17,7 @@ from benchmarks import (
     _results,
     activations,
     eeg,
+    gpu_check,
     load,
     memory,
     recovery,
@@ -188,6 +190,56 @@ def test_speed_on_a_gpu_is_tried_without_one(table, monkeypatch):
     assert len(rows) == 1 + 4
     _, rate, of_all, *_ = rows["ours, 3 SAE, alpha=1, bfloat16"]
     assert number(of_all) == pytest.approx(3 * number(rate), abs=2)
+
+
+def test_only_floats_that_leave_a_device_count_as_departures():
+    with gpu_check.Departures("cpu") as departures:
+        torch.ones(2, 3).to("meta")
+        torch.empty(5, device="meta").copy_(torch.ones(5))
+        torch.ones(7, dtype=torch.int64).to("meta")
+        torch.ones(11).to(torch.float64)
+        torch.empty(13, device="meta").clone()
+    assert departures.sizes == [6, 5]
+
+
+def broken(scale, out):
+    raise AssertionError("as it should")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_check_of_a_gpu_is_run_dry_and_goes_on_after_a_failure(monkeypatch, tmp_path):
+    pytest.importorskip("triton")
+    parts = {
+        "late": gpu_check.Part(broken, 0),
+        "broken": gpu_check.Part(broken, 9),
+        **{name: gpu_check.PARTS[name] for name in ("device", "sparsify")},
+    }
+    monkeypatch.setattr(gpu_check, "PARTS", parts)
+    # Triton interprets some twenty rows a second.
+    scale = gpu_check.DRY._replace(large=speed.Size(1, 4, 8, 1))
+    monkeypatch.setattr(gpu_check, "DRY", scale)
+    apart = gpu_check.run_apart
+
+    def run_part(*given):
+        # In this process, where nothing has to be imported again.
+        return apart(*given) if given[0] == "late" else gpu_check.run_here(*given)
+
+    monkeypatch.setattr(gpu_check, "run_apart", run_part)
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--dry-run", "--out", str(tmp_path)])
+    assert gpu_check.main() == 1
+    found = json.loads((tmp_path / "summary.json").read_text())["parts"]
+    assert list(found) == list(parts)
+    assert found["late"] | {"seconds": 0} == {
+        "status": "failed",
+        "why": "took more than 0 s",
+        "seconds": 0,
+    }
+    assert found["broken"] == {
+        "status": "failed",
+        "why": "AssertionError: as it should",
+    }
+    assert found["device"]["status"] == "passed"
+    assert found["sparsify"]["status"] == "skipped"
 
 
 def test_memory(table):
