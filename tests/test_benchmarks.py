@@ -20,6 +20,7 @@ from benchmarks import (
     gpu_check,
     load,
     memory,
+    reappearance,
     recovery,
     speed,
     speed_gpu,
@@ -190,6 +191,40 @@ def test_speed_on_a_gpu_is_tried_without_one(table, monkeypatch):
     assert len(rows) == 1 + 4
     _, rate, of_all, *_ = rows["ours, 3 SAE, alpha=1, bfloat16"]
     assert number(of_all) == pytest.approx(3 * number(rate), abs=2)
+
+
+def test_reappearance(table, monkeypatch):
+    small = problem().X[:90]
+    source = reappearance.parts_of(small, 3, n_components=12, k=2)
+    monkeypatch.setattr(reappearance, "SOURCES", {"small": lambda n_fits: source})
+    rows = table(reappearance, "--steps", 20)
+    cells = dict(zip(rows.pop("data"), rows["small"], strict=True))
+    assert cells["atoms"] == "36"
+    fits = [
+        MFRSparseAutoencoder(
+            12, k=2, max_steps=20, batch_size=128, random_state=seed
+        ).fit(part)
+        for seed, part in enumerate(source.parts)
+    ]
+    cosines = [
+        one.components_ @ other.components_.T
+        for one in fits
+        for other in fits
+        if one is not other
+    ]
+    returns = np.mean(np.max(cosines, axis=2) >= 0.8)
+    assert number(cells["return"]) == pytest.approx(returns, abs=5e-4)
+    assert 0 < number(cells["mean"]) < 1
+
+
+def test_calibration_error_is_that_of_binned_frequencies():
+    # Half of the atoms said .25 return, all of those said .95.
+    probability = np.repeat([0.25, 0.95], [4, 6])
+    returns = np.array([1, 1, 0, 0, 1, 1, 1, 1, 1, 1], dtype=bool)
+    found = reappearance.calibration_error(probability, returns)
+    assert found == pytest.approx((4 * 0.25 + 6 * 0.05) / 10)
+    many = np.tile(probability, 10_000)
+    assert reappearance.chance_error(many, n_draws=3) < 0.01
 
 
 def test_only_floats_that_leave_a_device_count_as_departures():
