@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 
 import skmfr.agreement
+from skmfr import MFRSparseAutoencoder
+from skmfr._sae.levels import random_quantile
 from skmfr.agreement import (
     feature_agreement,
     matched_cosine,
     mmcs,
     pw_mcc,
     random_agreement,
+    reappearance,
     shared_fraction,
+    trusted_atoms,
 )
 
 
@@ -287,3 +291,76 @@ def test_shared_fraction_refuses_a_tau_outside_0_and_1(tau):
 def test_feature_agreement_refuses_a_single_dictionary_for_a_sequence():
     with pytest.raises(ValueError, match=r"dictionaries\[0\] has shape \(4,\)"):
         feature_agreement(random_atoms(3, 4), random_atoms(3, 4))
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 5])
+def test_random_atoms_stay_below_their_quantile_as_often_as_it_says(n_features):
+    rng = np.random.default_rng(0)
+    # The first coordinates of random directions are their cosines with a fixed one.
+    directions = rng.standard_normal((20_000, 7, n_features))
+    nearest = (directions[..., 0] / np.linalg.norm(directions, axis=2)).max(1)
+    for share in (0.004, 0.1, 0.9, 0.99):
+        level = random_quantile(n_features, 7, share)
+        below, at_most = (nearest < level).mean(), (nearest <= level).mean()
+        assert below - 0.01 < share < at_most + 0.01
+
+
+def estimator_with(dictionaries, witnesses):
+    """An estimator fitted with these atoms, of unit norm, the first as its own."""
+    sae = MFRSparseAutoencoder(len(dictionaries[0]))
+    sae.reference_sae_, sae.components_ = 0, dictionaries[0]
+    sae.dictionaries_ = dictionaries
+    sae.witness_dictionaries_ = witnesses
+    sae.feature_agreement_ = feature_agreement(dictionaries[0], witnesses)
+    return sae
+
+
+def unit(*shape, seed=0):
+    atoms = random_atoms(*shape, seed=seed)
+    return atoms / np.linalg.norm(atoms, axis=-1, keepdims=True)
+
+
+def test_atoms_that_return_are_trusted_and_random_ones_are_not():
+    # The first 40 are in all SAEs.
+    dictionaries = unit(4, 60, 30)
+    dictionaries[:, :40] = dictionaries[0, :40]
+    sae = estimator_with(dictionaries[:3], dictionaries[3:])
+    probability, deviation = reappearance(sae)
+    np.testing.assert_allclose(probability[:40], 1.0, atol=0.02)
+    np.testing.assert_allclose(probability[40:], 0.0, atol=0.03)
+    assert (deviation < 0.01).all()
+    assert trusted_atoms(sae).tolist() == [True] * 40 + [False] * 20
+    # Others agree no more than random atoms do.
+    assert trusted_atoms(sae, fdr=1.0)[40:].mean() < 0.1
+
+
+def test_random_atoms_that_always_return_are_not_trusted():
+    # In three dimensions another is always near.
+    sae = estimator_with(unit(3, 400, 3), unit(1, 400, 3, seed=1))
+    assert reappearance(sae)[0].min() > 0.99
+    assert trusted_atoms(sae).mean() <= 0.02
+
+
+def test_an_atom_returns_the_less_the_nearer_it_must_be():
+    sae = estimator_with(unit(3, 50, 4), unit(2, 50, 4, seed=1))
+    probabilities = [reappearance(sae, tau)[0].mean() for tau in (0.2, 0.6, 0.8, 1.0)]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert probabilities[0] > 0.95
+    assert probabilities[-1] < 0.05
+
+
+@pytest.mark.parametrize(("n_saes", "n_witnesses"), [(3, 0), (1, 1)])
+def test_too_few_saes_are_told_and_nothing_is_trusted(n_saes, n_witnesses):
+    sae = estimator_with(unit(n_saes, 9, 4), unit(n_witnesses, 9, 4, seed=1))
+    expected = f"{n_saes} SAEs and {n_witnesses} witnesses"
+    with pytest.warns(UserWarning, match=expected):
+        assert np.isnan(reappearance(sae)).all()
+    with pytest.warns(UserWarning, match=expected):
+        assert not trusted_atoms(sae).any()
+
+
+@pytest.mark.parametrize("name", ["fdr", "tau"])
+def test_rates_outside_0_and_1_are_refused(name):
+    sae = estimator_with(unit(3, 9, 4), unit(1, 9, 4, seed=1))
+    with pytest.raises(ValueError, match=name):
+        trusted_atoms(sae, **{name: 1.1})

@@ -3,6 +3,7 @@
 What is printed is also written, and drawn again from what is written.
 """
 
+import json
 import sys
 
 import numpy as np
@@ -17,8 +18,10 @@ from benchmarks import (
     activations,
     defaults,
     eeg,
+    gpu_check,
     load,
     memory,
+    reappearance,
     recovery,
     speed,
     speed_gpu,
@@ -202,6 +205,90 @@ def test_speed_on_a_gpu_is_tried_without_one(table, monkeypatch):
     assert len(rows) == 1 + 4
     _, rate, of_all, *_ = rows["ours, 3 SAE, alpha=1, bfloat16"]
     assert number(of_all) == pytest.approx(3 * number(rate), abs=2)
+
+
+def test_reappearance(table, monkeypatch):
+    small = problem().X[:90]
+    source = reappearance.parts_of(small, 3, n_components=12, k=2)
+    monkeypatch.setattr(reappearance, "SOURCES", {"small": lambda n_fits: source})
+    rows = table(reappearance, "--steps", 20)
+    cells = dict(zip(rows.pop("data"), rows["small"], strict=True))
+    assert cells["atoms"] == "36"
+    fits = [
+        MFRSparseAutoencoder(
+            12, k=2, max_steps=20, batch_size=128, random_state=seed
+        ).fit(part)
+        for seed, part in enumerate(source.parts)
+    ]
+    cosines = [
+        one.components_ @ other.components_.T
+        for one in fits
+        for other in fits
+        if one is not other
+    ]
+    returns = np.mean(np.max(cosines, axis=2) >= 0.8)
+    assert number(cells["return"]) == pytest.approx(returns, abs=5e-4)
+    assert 0 < number(cells["mean"]) < 1
+
+
+def test_calibration_error_is_that_of_binned_frequencies():
+    # Half of the atoms said .25 return, all of those said .95.
+    probability = np.repeat([0.25, 0.95], [4, 6])
+    returns = np.array([1, 1, 0, 0, 1, 1, 1, 1, 1, 1], dtype=bool)
+    found = reappearance.calibration_error(probability, returns)
+    assert found == pytest.approx((4 * 0.25 + 6 * 0.05) / 10)
+    many = np.tile(probability, 10_000)
+    assert reappearance.chance_error(many, n_draws=3) < 0.01
+
+
+def test_only_floats_that_leave_a_device_count_as_departures():
+    with gpu_check.Departures("cpu") as departures:
+        torch.ones(2, 3).to("meta")
+        torch.empty(5, device="meta").copy_(torch.ones(5))
+        torch.ones(7, dtype=torch.int64).to("meta")
+        torch.ones(11).to(torch.float64)
+        torch.empty(13, device="meta").clone()
+    assert departures.sizes == [6, 5]
+
+
+def broken(scale, out):
+    raise AssertionError("as it should")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_check_of_a_gpu_is_run_dry_and_goes_on_after_a_failure(monkeypatch, tmp_path):
+    pytest.importorskip("triton")
+    parts = {
+        "late": gpu_check.Part(broken, 0),
+        "broken": gpu_check.Part(broken, 9),
+        **{name: gpu_check.PARTS[name] for name in ("device", "sparsify")},
+    }
+    monkeypatch.setattr(gpu_check, "PARTS", parts)
+    # Triton interprets some twenty rows a second.
+    scale = gpu_check.DRY._replace(large=speed.Size(1, 4, 8, 1))
+    monkeypatch.setattr(gpu_check, "DRY", scale)
+    apart = gpu_check.run_apart
+
+    def run_part(*given):
+        # In this process, where nothing has to be imported again.
+        return apart(*given) if given[0] == "late" else gpu_check.run_here(*given)
+
+    monkeypatch.setattr(gpu_check, "run_apart", run_part)
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--dry-run", "--out", str(tmp_path)])
+    assert gpu_check.main() == 1
+    found = json.loads((tmp_path / "summary.json").read_text())["parts"]
+    assert list(found) == list(parts)
+    assert found["late"] | {"seconds": 0} == {
+        "status": "failed",
+        "why": "took more than 0 s",
+        "seconds": 0,
+    }
+    assert found["broken"] == {
+        "status": "failed",
+        "why": "AssertionError: as it should",
+    }
+    assert found["device"]["status"] == "passed"
+    assert found["sparsify"]["status"] == "skipped"
 
 
 def test_memory(table):

@@ -84,10 +84,14 @@ def matched_cosines(
     return np.clip(np.sum(atoms * others[partner], axis=1), -1.0, 1.0), partner
 
 
+def at_least(tau: float, cosines: np.ndarray) -> np.ndarray:
+    """Which cosines are, up to rounding, tau or more."""
+    return cosines >= tau - 8 * np.finfo(cosines.dtype).eps
+
+
 def share_of_at_least(tau: float, cosines: np.ndarray) -> float:
-    """Share of cosines that are, up to rounding, tau or more."""
-    rounding = 8 * np.finfo(cosines.dtype).eps
-    return float(np.mean(cosines >= tau - rounding))
+    """Share of them."""
+    return float(np.mean(at_least(tau, cosines)))
 
 
 def _same_dtype(atoms: np.ndarray, others: np.ndarray) -> list[np.ndarray]:

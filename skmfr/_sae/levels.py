@@ -12,6 +12,8 @@ from scipy.special import betaincinv
 # trust).
 ALIKE = 0.5
 TRUSTED = 0.75
+# Of random atoms, this share must agree less than one that is trusted at an error rate.
+BELOW = 0.99
 
 
 def agreement_level(null: float, share: float) -> float:
@@ -25,14 +27,21 @@ def random_agreement(n_features: int, n_components: int) -> float:
     if n_features == 1:
         return 1.0 - 2.0 ** (1 - n_components)
 
-    def quantile_of_maximum(share: float) -> float:
-        # The largest of m is below t with probability F(t)^m.
-        log_below = np.log(share) / n_components
-        below, above = np.exp(log_below), -np.expm1(log_below)
-        tail = 2 * min(below, above)
-        size = np.sqrt(1 - betaincinv((n_features - 1) / 2, 0.5, tail))
-        return float(size if below > above else -size)
+    def quantile(share: float) -> float:
+        return random_quantile(n_features, n_components, share)
 
-    mean = quad(quantile_of_maximum, 0.0, 1.0, limit=200)[0]
+    mean = quad(quantile, 0.0, 1.0, limit=200)[0]
     # That of one atom is 0, but for rounding.
     return max(0.0, mean)
+
+
+def random_quantile(n_features: int, n_components: int, share: float) -> float:
+    """What the nearest of so many random atoms stays below with a probability."""
+    if n_features == 1:
+        return 1.0 if share > 0.5**n_components else -1.0
+    # The largest of m is below t with probability F(t)^m.
+    log_below = np.log(share) / n_components
+    below, above = np.exp(log_below), -np.expm1(log_below)
+    tail = 2 * min(below, above)
+    size = np.sqrt(1 - betaincinv((n_features - 1) / 2, 0.5, tail))
+    return float(size if below > above else -size)

@@ -1,0 +1,113 @@
+"""How likely an independent run finds atoms again, learned from how runs repeat."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.isotonic import IsotonicRegression
+
+from .cosines import at_least, nearest_cosines
+
+
+def reappearance(
+    atoms: np.ndarray,
+    group: Sequence[np.ndarray],
+    witnesses: Sequence[np.ndarray],
+    tau: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probability that an independent dictionary has an atom at cosine tau or more.
+
+    What a cosine with the nearest atom of another run is worth, atoms of the witnesses
+    tell: each has a cosine with one further dictionary, and returns in another one or
+    not.  Monotone regression of the latter on the former, over all ordered pairs of
+    further dictionaries, is applied to the cosines of the atoms with the witnesses; of
+    several witnesses the mean counts.
+
+    The penalty makes the members of the group alike, so that no pair is made of two of
+    them, unless there is one witness, and so no other pair.
+
+    The deviation is that of a jackknife over the dictionaries in which atoms return.
+
+    Parameters
+    ----------
+    atoms : ndarray of shape (n_components, n_features)
+        All atoms have unit norm.
+    group, witnesses : sequence of ndarray of shape (n_components, n_features)
+    tau : float
+
+    Returns
+    -------
+    probability : ndarray of shape (n_components,)
+        NaN if there is no witness, or no more than two dictionaries.
+    deviation : ndarray of shape (n_components,)
+    """
+    others, n_coupled = [*group, *witnesses], len(group) if len(witnesses) > 1 else 0
+    if not len(witnesses) or len(others) < 3:
+        unknown = np.full(len(atoms), np.nan)
+        return unknown, unknown.copy()
+    known = np.stack([nearest_cosines(atoms, witness)[0] for witness in witnesses])
+    # Cosines of each atom of a witness, by the other dictionaries' numbers.
+    cosines = [
+        {
+            j: nearest_cosines(witness, each)[0]
+            for j, each in enumerate(others)
+            if j != len(group) + i
+        }
+        for i, witness in enumerate(witnesses)
+    ]
+
+    def without(left_out: int | None) -> np.ndarray:
+        pairs = [
+            (by_number[seen], at_least(tau, by_number[target]))
+            for by_number in cosines
+            for seen in by_number
+            for target in by_number
+            if target not in (seen, left_out) and max(seen, target) >= n_coupled
+        ]
+        weight = len(witnesses) / len(pairs)
+        return _calibrated(pairs, weight)(known.ravel()).reshape(known.shape).mean(0)
+
+    probability = without(None)
+    left = np.stack([without(number) for number in range(len(others))])
+    spread = np.square(left - left.mean(0)).sum(0)
+    return probability, np.sqrt((1 - 1 / len(others)) * spread)
+
+
+def _calibrated(pairs: list[tuple[np.ndarray, np.ndarray]], weight: float):
+    """Monotone regression of what returns on cosines, each pair of this weight.
+
+    An atom at either end that returns half the time keeps probabilities from 0 and 1,
+    the more the fewer atoms there are.
+    """
+    seen, returns = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    regression = IsotonicRegression(out_of_bounds="clip").fit(
+        np.concatenate([[-1.0], seen, [1.0]]),
+        np.concatenate([[0.5], returns, [0.5]]),
+        np.concatenate([[1.0], np.full(len(seen), weight), [1.0]]),
+    )
+    return regression.predict
+
+
+def largest_set(
+    probability: np.ndarray, agreement: np.ndarray, fdr: float
+) -> np.ndarray:
+    """The most atoms of which, in the mean, no more than a share does not return.
+
+    Parameters
+    ----------
+    probability : ndarray of shape (n_components,)
+    agreement : ndarray of shape (n_components,)
+        Decides among atoms of the same probability.
+    fdr : float
+        The share.
+
+    Returns
+    -------
+    ndarray of shape (n_components,), bool
+        Where the probability is NaN, False.
+    """
+    order = np.lexsort((-agreement, -probability))
+    order = order[~np.isnan(probability[order])]
+    lost = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
+    chosen = np.zeros(len(probability), dtype=bool)
+    chosen[order[: np.count_nonzero(lost <= fdr)]] = True
+    return chosen

@@ -1,0 +1,106 @@
+"""Probabilities of return, where how often features are found is known."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from sklearn.preprocessing import normalize
+
+from skmfr._sae.reappearance import largest_set, reappearance
+
+N_FEATURES = 200
+N_ALWAYS = N_SOMETIMES = 150
+# What a feature that is found differs by from itself in another run.
+SPREAD = 0.03
+
+
+def runs(n_runs, seed=0):
+    """Dictionaries that have 150 features always, and 150 each with probability 1/2.
+
+    Atoms are random in the place of features that are missed.
+    """
+    rng = np.random.default_rng(seed)
+    n_true = N_ALWAYS + N_SOMETIMES
+    truth = normalize(rng.standard_normal((n_true, N_FEATURES)))
+    for _ in range(n_runs):
+        atoms = truth + SPREAD * rng.standard_normal(truth.shape)
+        missed = rng.random(n_true) < 0.5
+        missed[:N_ALWAYS] = False
+        atoms[missed] = rng.standard_normal((missed.sum(), N_FEATURES))
+        yield normalize(atoms)
+
+
+def found(atoms, others, tau=0.8):
+    return (atoms @ others.T).max(1) >= tau
+
+
+@pytest.mark.parametrize(("n_saes", "n_witnesses"), [(3, 1), (2, 1), (1, 2), (3, 2)])
+def test_probabilities_are_the_frequencies_of_return(n_saes, n_witnesses):
+    *dictionaries, fresh = runs(n_saes + n_witnesses + 1)
+    group, witnesses = dictionaries[:n_saes], dictionaries[n_saes:]
+    probability, deviation = reappearance(group[0], group, witnesses, tau=0.8)
+    n_seen = sum(found(group[0], each).astype(int) for each in witnesses)
+    # Of a feature that one run has and another one has as well: there are 150, and a
+    # quarter of 150 in both, of which a third run has half.
+    both = (N_ALWAYS + N_SOMETIMES / 8) / (N_ALWAYS + N_SOMETIMES / 4)
+    seen = n_seen == n_witnesses
+    np.testing.assert_allclose(probability[seen].mean(), both, atol=0.04)
+    # Features that the witness has missed: half of them return, but for random atoms.
+    missed = n_seen == 0
+    quarter = N_SOMETIMES / 4
+    lost = quarter / 2 / (quarter + N_SOMETIMES / 2)
+    np.testing.assert_allclose(probability[missed].mean(), lost, atol=0.08)
+    # As an independent run has it.
+    returns = found(group[0], fresh)
+    assert abs(probability.mean() - returns.mean()) < 0.05
+    assert (deviation >= 0).all()
+    assert 0 < deviation[seen].mean() < 0.1
+
+
+def test_group_that_the_penalty_made_one_says_no_more_than_one():
+    first, *witnesses = runs(3)
+    probability, _ = reappearance(first, [first] * 3, witnesses, tau=0.8)
+    alone, _ = reappearance(first, [first], witnesses, tau=0.8)
+    np.testing.assert_allclose(probability.mean(), alone.mean(), atol=0.01)
+    # With one witness there is no other way to see what returns.
+    coupled, _ = reappearance(first, [first] * 3, witnesses[:1], tau=0.8)
+    assert coupled.max() > 0.99 > probability.max()
+
+
+@pytest.mark.parametrize(("n_saes", "n_witnesses"), [(3, 0), (1, 1), (1, 0)])
+def test_too_few_runs_tell_nothing(n_saes, n_witnesses):
+    *dictionaries, last = runs(max(1, n_saes + n_witnesses))
+    group, witnesses = ([*dictionaries, last])[:n_saes], [last][:n_witnesses]
+    for numbers in reappearance(last, group, witnesses, tau=0.8):
+        assert numbers.shape == (len(last),)
+        assert np.isnan(numbers).all()
+
+
+@pytest.mark.parametrize("n_atoms", [1, 5])
+def test_identical_atoms_return_as_surely_as_so_few_can_tell(n_atoms):
+    atoms = np.tile(normalize([[1.0, 2.0, 3.0]]), (n_atoms, 1))
+    probability, deviation = reappearance(atoms, [atoms] * 3, [atoms], tau=0.8)
+    # Beside n that return there is one that does half the time.
+    np.testing.assert_allclose(probability, (n_atoms + 0.5) / (n_atoms + 1))
+    np.testing.assert_allclose(deviation, 0.0, atol=1e-12)
+
+
+def test_largest_set_is_the_largest_of_all():
+    rng = np.random.default_rng(0)
+    for fdr in (0.0, 0.05, 0.3, 1.0):
+        probability = rng.choice([0.2, 0.8, 0.95, 1.0, np.nan], 9)
+        agreement = rng.random(9)
+        known = np.flatnonzero(~np.isnan(probability))
+        most = max(
+            n
+            for n in range(len(known) + 1)
+            for chosen in combinations(known, n)
+            if n == 0 or np.mean(1 - probability[list(chosen)]) <= fdr + 1e-12
+        )
+        chosen = largest_set(probability, agreement, fdr)
+        assert chosen.sum() == most
+        # Of atoms of the same probability those come first that agree more.
+        for level in (0.2, 0.8, 0.95):
+            inside = agreement[(probability == level) & chosen]
+            outside = agreement[(probability == level) & ~chosen]
+            assert not inside.size or not outside.size or inside.min() > outside.max()
