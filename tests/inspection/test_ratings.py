@@ -84,12 +84,12 @@ def test_models_are_rated_with_students_interval(tmp_path):
 def test_intervals_hold_the_truth_as_often_as_they_say(tmp_path):
     rng, hits = np.random.default_rng(2), 0
     key = key_of(15, ("ours",))
-    for _ in range(200):
+    for _ in range(100):
         # Of atoms whose ratings are 2, 3 or 4: 3 in the mean.
         ratings = rng.integers(2, 5, size=len(key)).astype(float)
         model = rating_agreement(key, [saved(tmp_path, "A", ratings, "json")]).models
         hits += model["ours"].low <= 3 <= model["ours"].high
-    assert 0.9 < hits / 200 < 0.99
+    assert 0.88 < hits / 100 < 1
 
 
 @pytest.mark.parametrize("weights", [None, "linear", "quadratic"])
