@@ -12,8 +12,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks import (
     _data,
+    _jobs,
     _methods,
     _results,
+    _smollm2,
     activations,
     eeg,
     load,
@@ -148,6 +150,33 @@ def test_activations_compare(table, language_model):
         cells = dict(zip(columns, rows[name], strict=True))
         assert number(cells["lstsq"]) <= number(cells["FVU"]) < 1.5, name
     assert number(rows["PCA, 5 components"][0]) < number(rows["PCA, 3 components"][0])
+
+
+def test_jobs_on_a_real_model_are_done_once(table, language_model, monkeypatch):
+    _, folder, *_, layer = language_model
+    monkeypatch.setattr(_jobs, "QUICK", _jobs.Budget("smollm2", 16, 3, 20, 2, (layer,)))
+    monkeypatch.setattr(_jobs, "BATCH_SIZE", 64)
+    monkeypatch.setattr(_smollm2, "N_IN_TURN", 10)
+    monkeypatch.setattr(_smollm2, "N_HELD_OUT", 2)
+    cache = folder / "cache"
+    GPT2LMHeadModel.from_pretrained(folder).save_pretrained(cache / "model")
+    tokens = np.random.default_rng(0).integers(2, 20, (40, 8))
+    np.save(cache / "windows.npy", tokens)
+    command = ["compare", "--model", "smollm2", "--cache", cache, "--quick"]
+    rows = table(activations, *command, "--only", "ours, (alpha|default)")
+    columns = rows.pop("method")
+    assert list(rows) == ["ours, alpha=0", "ours, default"]
+    cells = dict(zip(columns, rows["ours, default"], strict=True))
+    assert number(cells["OMP"]) < number(cells["FVU"]) < 1.5
+    assert 0 <= number(cells["shared"]) <= number(cells["reproducibility"]) <= 1
+    assert {"loss recovered", "one to one", "dead", "hours"} <= set(columns)
+
+    def again(*_):
+        raise AssertionError("a job was done twice")
+
+    monkeypatch.setattr(_jobs, "measure", again)
+    rows_again = table(activations, *command, "--only", "ours, (alpha|default)")
+    assert rows_again["ours, default"] == rows["ours, default"]
 
 
 def test_extraction_is_timed(table, language_model, monkeypatch):
