@@ -151,6 +151,7 @@ class Report:
         rows: Iterable[Row],
         table: Mapping[str, object],
         digits: Mapping[str, int | None] | None = None,
+        append: bool = False,
         **more: object,
     ) -> None:
         """Print rows as they come; write them at the end.
@@ -164,6 +165,9 @@ class Report:
             argument that chooses it.
         digits : dict, optional
             Decimals by column.
+        append : bool
+            Whether each row is written when it is there, beside the rows of earlier
+            calls, in the place of one of its name.
         **more : object
             Added to what is known of the run, such as the name of a GPU.
         """
@@ -175,8 +179,17 @@ class Report:
             made.append({column: plain(cell) for column, cell in row.items()})
             lines = markdown([made[-1]], digits)
             print("\n".join(lines if len(made) == 1 else lines[2:]), flush=True)
+            if append:
+                self._write(name, digits, made[-1:], more, merge=True)
         if not made:
             self.command.error("no rows: --only leaves none")
+        if not append:
+            merge = bool(getattr(self.arguments, "only", ""))
+            self._write(name, digits, made, more, merge)
+
+    def _write(
+        self, name: str, digits: dict, rows: list[Row], more: dict, merge: bool
+    ) -> None:
         run = self.run | {
             "versions": versions(),
             "threads": torch.get_num_threads(),
@@ -186,9 +199,9 @@ class Report:
             "name": name,
             "digits": digits,
             "runs": [run],
-            "rows": [{"run": 0} | row for row in made],
+            "rows": [{"run": 0} | row for row in rows],
         }
-        if getattr(self.arguments, "only", "") and self.path(name).exists():
+        if merge and self.path(name).exists():
             results = merged(load(name, self.arguments.results), results)
         save(results, self.arguments.results)
 

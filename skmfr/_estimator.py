@@ -24,9 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._data.checked import checked, checked_data
 from ._data.moments import fvu_of_blocks
-from ._data.sources import (
-    as_array,
-)
+from ._data.sources import as_array
 from ._training import attributes as fitted
 from ._training.attributes import Late, set_fitted
 from ._utils.checks import (
@@ -267,6 +265,10 @@ class MFRSparseAutoencoder(
         `partial_fit` the mean of the medians of all calls, weighted by their rows. NaN
         for models from other packages.
 
+    n_outliers_, inlier_fvu_, outlier_fvu_ : int, float, float
+        Training rows so far that outweighed all others and were :ref:`drawn in
+        <outliers>`; FVU of the others, and of these, in the last call, or None.
+
     n_iter_ : int
         Number of epochs of the last fit, begun ones included; number of calls of
         `partial_fit`.
@@ -298,12 +300,11 @@ class MFRSparseAutoencoder(
 
     Notes
     -----
-    Data are centred and divided by one number inside; the fitted attributes are in
-    units of the data. Arrays of weights and biases are read-only, as they are prepared
-    once for all samples to come; assign a new array to change one. Over a fit, k falls
-    from twice its value to that value in the first fifth of the steps, and the learning
-    rate to zero in the second half. The penalty rises after the first half, and is gone
-    after 80 % of the steps.
+    Data are centred and divided by one number inside; fitted attributes are in units of
+    the data. Arrays of weights and biases are read-only; assign a new one to change it.
+    Over a fit, k falls from twice its value to that value in the first fifth of the
+    steps, and the learning rate to zero in the second half. The penalty rises after the
+    first half, and is gone after 80 % of the steps.
 
     References
     ----------

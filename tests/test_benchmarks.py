@@ -3,24 +3,29 @@
 What is printed is also written, and drawn again from what is written.
 """
 
+import gzip
 import json
 import sys
 
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from benchmarks import (
     _data,
+    _jobs,
     _methods,
     _results,
+    _smollm2,
     activations,
     defaults,
     eeg,
     gpu_check,
     load,
     memory,
+    probing,
     reappearance,
     recovery,
     speed,
@@ -165,6 +170,91 @@ def test_activations_compare(table, language_model):
         cells = dict(zip(columns, rows[name], strict=True))
         assert number(cells["lstsq"]) <= number(cells["FVU"]) < 1.5, name
     assert number(rows["PCA, 5 components"][0]) < number(rows["PCA, 3 components"][0])
+
+
+def test_jobs_on_a_real_model_are_done_once(table, language_model, monkeypatch):
+    _, folder, *_, layer = language_model
+    monkeypatch.setattr(_jobs, "QUICK", _jobs.Budget("smollm2", 16, 3, 20, 2, (layer,)))
+    monkeypatch.setattr(_jobs, "BATCH_SIZE", 64)
+    monkeypatch.setattr(_smollm2, "N_IN_TURN", 10)
+    monkeypatch.setattr(_smollm2, "N_HELD_OUT", 2)
+    cache = folder / "cache"
+    GPT2LMHeadModel.from_pretrained(folder).save_pretrained(cache / "model")
+    tokens = np.random.default_rng(0).integers(2, 20, (40, 8))
+    np.save(cache / "windows.npy", tokens)
+    command = ["compare", "--model", "smollm2", "--cache", cache, "--quick"]
+    rows = table(activations, *command, "--only", "ours, (alpha|default)")
+    columns = rows.pop("method")
+    assert list(rows) == ["ours, alpha=0", "ours, default"]
+    cells = dict(zip(columns, rows["ours, default"], strict=True))
+    assert number(cells["OMP"]) < number(cells["FVU"]) < 1.5
+    assert 0 <= number(cells["shared"]) <= number(cells["reproducibility"]) <= 1
+    assert {"loss recovered", "one to one", "dead", "hours"} <= set(columns)
+
+    def again(*_):
+        raise AssertionError("a job was done twice")
+
+    monkeypatch.setattr(_jobs, "measure", again)
+    rows_again = table(activations, *command, "--only", "ours, (alpha|default)")
+    assert rows_again["ours, default"] == rows["ours, default"]
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Few texts of two intents, and of spam, in the files of the real ones."""
+    draw = np.random.default_rng(0)
+
+    def written(words: str) -> str:
+        return " ".join(draw.choice(words.split(), size=5))
+
+    kinds = {"weather": "rain sun wind", "music": "song band play"}
+    pairs = [[written(words), kind] for kind, words in kinds.items() for _ in range(8)]
+    clinc = json.dumps({"train": pairs, "test": pairs[::2]})
+    (tmp_path / "clinc150.json.gz").write_bytes(gzip.compress(clinc.encode()))
+    lines = [
+        f"{label}\t{written(words)}"
+        for label, words in {"ham": "rain song", "spam": "band wind"}.items()
+        for _ in range(10)
+    ]
+    spam = "\n".join(["Label\tSMS", *lines])
+    (tmp_path / "sms_spam.tsv.gz").write_bytes(gzip.compress(spam.encode()))
+    return tmp_path
+
+
+def test_probing(table, texts, tmp_path, monkeypatch):
+    words = "[UNK] rain sun wind song band play"
+    vocabulary = {word: i for i, word in enumerate(words.split())}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    fast.save_pretrained(tmp_path / "model")
+    config = GPT2Config(vocab_size=7, n_positions=32, n_embd=12, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    np.save(tmp_path / "windows.npy", np.random.default_rng(0).integers(1, 7, (60, 8)))
+    monkeypatch.setattr(_jobs, "BATCH_SIZE", 64)
+    monkeypatch.setattr(_smollm2, "N_IN_TURN", 10)
+    monkeypatch.setattr(_smollm2, "N_HELD_OUT", 2)
+    tasks = probing.tasks
+    assert set(tasks(texts)) == {"intent", "spam"}
+    monkeypatch.setattr(
+        probing, "tasks", lambda folder: {"spam": tasks(folder)["spam"]}
+    )
+    options = ["--cache", tmp_path, "--text", texts, "--layer", "transformer.h.0.mlp"]
+    size = ["--n-components", 16, "--k", 3, "--steps", 20, "--n-losses", 2]
+    only = ["--only", "activations|PCA|random|ours"]
+    rows = table(probing, "probe", *options, *size, *only)
+    columns = rows.pop("method")
+    assert {"activations", "PCA", "random dictionary", "ours, default"} <= set(rows)
+    for name, cells in rows.items():
+        found = dict(zip(columns, map(number, cells), strict=True))
+        assert all(0 <= each <= 1 for each in found.values()), name
+    # The words tell, and so do their activations.
+    assert number(rows["activations"][-1]) == 1
+    rows = table(probing, "trust", *options, *size)
+    columns = rows.pop("method")
+    n_atoms = [int(cells[columns.index("atoms")]) for cells in rows.values()]
+    assert n_atoms[0] == 16 == n_atoms[1] + n_atoms[2]
+    assert n_atoms[3] == n_atoms[1]
 
 
 def test_extraction_is_timed(table, language_model, monkeypatch):

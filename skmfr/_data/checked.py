@@ -54,3 +54,29 @@ def as_validated(estimator, X) -> bool:
         and X.dtype in (np.float32, np.float64)
         and not hasattr(estimator, "feature_names_in_")
     )
+
+
+def norm_bound(sae, max_norm_ratio: float | None) -> float | None:
+    """The norm above which rows are left out; None for no bound.
+
+    Parameters
+    ----------
+    sae : estimator or callable
+        Whose `median_norm_` the ratio is of.
+    max_norm_ratio : float or None
+
+    Raises
+    ------
+    ValueError
+        If a ratio is given, and `sae` does not know the median.
+    """
+    if max_norm_ratio is None:
+        return None
+    median = getattr(sae, "median_norm_", np.nan)
+    if not np.isfinite(median):
+        raise ValueError(
+            f"max_norm_ratio={max_norm_ratio!r} is of sae.median_norm_, the median "
+            f"norm that fit stores, but this {type(sae).__name__} has none: fit it "
+            "anew, or set the attribute."
+        )
+    return float(max_norm_ratio * median)

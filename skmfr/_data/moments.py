@@ -52,13 +52,19 @@ class Sums:
     """Sums over rows that come block by block, of their distance from a typical row.
 
     In float64, so that neither a large mean nor a small unit costs precision.
+
+    Parameters
+    ----------
+    centre : ndarray of shape (n_features,), optional
+        The typical row if it is known.
     """
 
-    def __init__(self):
+    def __init__(self, centre: np.ndarray | None = None):
         self.n_rows = 0.0
         """or the sum of their weights"""
-        self.centre = np.empty(0)
+        self.centre = np.empty(0) if centre is None else centre
         """(n_features,), median of the first rows: a value that constants equal"""
+        self._room = np.empty((0, 0))
 
     def add(self, block: np.ndarray, weights: np.ndarray | None = None) -> None:
         """Add rows (n_rows, n_features) of any real dtype, with weights or not."""
@@ -67,6 +73,7 @@ class Sums:
         if len(self.centre) == 0:
             first = np.sort(block[:n_each], axis=0)
             self.centre = first[len(first) // 2].astype(np.float64)
+        if len(self._room) == 0:
             self.total, self.squares = np.zeros((2, n_features))
             self._room = np.empty((n_each, n_features))
         # What overflows is told in the end.

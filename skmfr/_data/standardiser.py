@@ -11,6 +11,10 @@ from .batches import row_blocks
 from .moments import Moments
 from .sources import Source
 
+# Where there are outliers, rows are drawn in to so many times the root mean square
+# distance of the others from their mean.
+FARTHEST = 3.0
+
 
 @dataclass(frozen=True)
 class Standardiser:
@@ -25,6 +29,8 @@ class Standardiser:
     scale: float
     deviation: np.ndarray
     """(n_features,), standard deviation of each feature after that"""
+    largest: float = np.inf
+    """norm that longer rows are shrunk to after that"""
 
     @classmethod
     def of(
@@ -40,11 +46,14 @@ class Standardiser:
         return cls.from_moments(Moments.of(row_blocks(X, rows)), X.dtype)
 
     @classmethod
-    def from_moments(cls, moments: Moments, dtype: np.dtype) -> "Standardiser":
-        """For data of this dtype with these moments."""
+    def from_moments(
+        cls, moments: Moments, dtype: np.dtype, bounded: bool = False
+    ) -> "Standardiser":
+        """For data of this dtype with these moments, and outliers beside or not."""
         scale = float(np.sqrt(np.mean(moments.variance))) or 1.0
         deviation = np.sqrt(moments.variance) / scale
-        return cls(moments.mean.astype(dtype), scale, deviation)
+        largest = FARTHEST * len(deviation) ** 0.5 if bounded else np.inf
+        return cls(moments.mean.astype(dtype), scale, deviation, largest)
 
     def __call__(self, X: np.ndarray, device: str, dtype: torch.dtype) -> Tensor:
         """A standardised copy of X, which is an array of its own.
@@ -55,4 +64,7 @@ class Standardiser:
         batch = on_device(np.ascontiguousarray(X), device)
         batch -= on_device(self.mean, device)
         batch /= self.scale
+        if self.largest < np.inf:
+            norms = torch.linalg.vector_norm(batch, dim=1, keepdim=True)
+            batch *= (self.largest / norms).clamp_(max=1.0)
         return batch.to(dtype)

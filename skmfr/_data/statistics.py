@@ -1,5 +1,6 @@
-"""What is known of data before training: moments, norms, and rows that outweigh all."""
+"""What is known of data before training: moments, norms, and outliers."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -7,35 +8,42 @@ import numpy as np
 from .batches import row_blocks
 from .moments import Moments, Sums
 from .sources import Source
+from .standardiser import FARTHEST
 
-# Fewer rows than this share of all, with more than this share of the variance.
-FEW_ROWS = 0.02
+# Rows are outliers if they have more than this share of the variance together, and are
+# fewer than this share of all,
 MOST_VARIANCE = 0.5
+FEW_ROWS = 0.02
+# or fewer than this share, and each so many times as far out as the median row.
+LESS_FEW_ROWS = 0.25
+FAR = 10.0
 
 
-class Dominant(NamedTuple):
-    """Few rows that hold most of the variance."""
+class Outliers(NamedTuple):
+    """Few rows that hold most of the variance, or are like such rows seen before."""
 
     rows: np.ndarray
-    """(n_dominant,), their numbers, in order"""
+    """(n_outliers,), their numbers, in order"""
     share: float
-    """of the variance"""
+    """of the variance of all rows"""
 
 
 class Statistics(NamedTuple):
     """Of rows of data."""
 
+    n_rows: int
     moments: Moments
+    """of the rows that are no outliers"""
     median_norm: float
-    """of the rows' Euclidean norms"""
-    dominant: Dominant | None
+    """of all rows' Euclidean norms"""
+    outliers: Outliers | None
 
 
 class SumsAndSizes(Sums):
-    """Sums, and for each row its norm and its distance from the typical row."""
+    """Sums, and for each row its norm and its distance from the centre."""
 
-    def __init__(self, dtype: np.dtype):
-        super().__init__()
+    def __init__(self, dtype: np.dtype, centre: np.ndarray | None = None):
+        super().__init__(centre)
         self.dtype = dtype
         self.norms: list[np.ndarray] = []
         self.distances: list[np.ndarray] = []
@@ -49,34 +57,75 @@ class SumsAndSizes(Sums):
         return np.sqrt(np.einsum("ij,ij->i", rows, rows)).astype(self.dtype)
 
 
-def statistics_of(X: np.ndarray | Source, rows: np.ndarray | None = None) -> Statistics:
+def statistics_of(
+    X: np.ndarray | Source,
+    rows: np.ndarray | None = None,
+    known: Moments | None = None,
+) -> Statistics:
     """Those of some rows of X, or of all, in one pass over them.
 
-    Two numbers are kept of each row meanwhile.
+    Two numbers are kept of each row meanwhile. Where there are outliers, the other rows
+    are read again.
+
+    Parameters
+    ----------
+    X : ndarray or Source
+    rows : ndarray of shape (n_rows,), optional
+    known : Moments, optional
+        Of earlier rows without their outliers. Whatever is too far from these is an
+        outlier then.
 
     Raises
     ------
     ValueError
         If values are so large that their squares overflow.
     """
-    sums = SumsAndSizes(X.dtype)
+    sums = SumsAndSizes(X.dtype, None if known is None else known.mean)
     for block in row_blocks(X, rows):
         sums.add(block)
-    moments = sums.moments()
-    return Statistics(
-        moments,
-        float(np.median(np.concatenate(sums.norms))),
-        _dominant(X, rows, np.concatenate(sums.distances), sums.centre, moments),
-    )
+    moments, distances = sums.moments(), np.concatenate(sums.distances)
+    if known is None:
+        outliers = _outweighing(X, rows, distances, sums.centre, moments)
+    else:
+        outliers = _far_from(known, rows, distances)
+    if outliers is not None:
+        of_all = np.arange(len(X)) if rows is None else rows
+        others = np.setdiff1d(of_all, outliers.rows, assume_unique=True)
+        if len(others):
+            moments = Moments.of(row_blocks(X, others))
+        else:
+            moments = replace(known, n_rows=0.0)
+    median_norm = float(np.median(np.concatenate(sums.norms)))
+    return Statistics(len(distances), moments, median_norm, outliers)
 
 
-def _dominant(
+def _far_from(
+    known: Moments, rows: np.ndarray | None, distances: np.ndarray
+) -> Outliers | None:
+    """Rows that are too far from the mean of earlier ones.
+
+    Parameters
+    ----------
+    known : Moments
+    rows : ndarray of shape (n_rows,), optional
+    distances : ndarray of shape (n_rows,)
+        From the mean.
+    """
+    (far,) = np.nonzero(distances > FARTHEST * np.sqrt(known.variance.sum()))
+    if not len(far):
+        return None
+    squares = np.square(distances, dtype=np.float64)
+    share = float(squares[far].sum() / squares.sum())
+    return Outliers(far if rows is None else rows[far], share)
+
+
+def _outweighing(
     X: np.ndarray | Source,
     rows: np.ndarray | None,
     distances: np.ndarray,
     centre: np.ndarray,
     moments: Moments,
-) -> Dominant | None:
+) -> Outliers | None:
     """Rows that outweigh the others, if there are few and something in the others.
 
     Parameters
@@ -89,10 +138,14 @@ def _dominant(
     moments : Moments
         Of the rows.
     """
+    median = np.median(distances)
     n_most = int(np.ceil(FEW_ROWS * len(distances))) - 1
+    n_far = int(np.sum(distances > FAR * median))
+    if n_far < LESS_FEW_ROWS * len(distances):
+        n_most = max(n_most, n_far)
     total = float(moments.variance.sum()) * len(distances)
     # If most rows are the same, the few others are all that there is to learn.
-    if n_most < 1 or total == 0 or np.median(distances) == 0:
+    if n_most < 1 or total == 0 or median == 0:
         return None
     farthest = np.sort(np.argpartition(-distances, n_most - 1)[:n_most])
     # No row is farther from the mean: where that is too little, none is read again.
@@ -110,4 +163,4 @@ def _dominant(
     share = float(size[outweighing].sum() / total)
     if share <= MOST_VARIANCE:
         return None
-    return Dominant(numbers[outweighing], share)
+    return Outliers(numbers[outweighing], share)

@@ -19,13 +19,14 @@ from .._data.batches import Batches, fingerprint
 from .._data.moments import Moments
 from .._data.sources import Source, chunk_starts, n_mixed
 from .._data.standardiser import Standardiser
-from .._data.statistics import Dominant, Statistics, statistics_of
+from .._data.statistics import Statistics, statistics_of
 from .._sae.ensemble import Ensemble
 from .._utils.random import VALIDATION, random_numbers
 from .._utils.workers import present_workers
 from .checkpoint import Checkpoints
 from .initial import untrained
 from .loop import train
+from .outliers import fvu_of_kinds, warn_of
 from .progress import EpochCallbacks, Watch
 from .results import (
     Earlier,
@@ -74,10 +75,14 @@ class Data(NamedTuple):
 
     batches: Batches
     moments: Moments
-    """of all rows so far"""
+    """of all rows so far that are no outliers"""
     standardiser: Standardiser
     median_norm: float
     """of the rows so far"""
+    n_outliers: int
+    """so far"""
+    outliers: np.ndarray | None
+    """(n_rows,), those of this call; None if there are none"""
     held_out: np.ndarray | None
     """(n_held_out,), rows that tell when to stop"""
 
@@ -119,9 +124,12 @@ def fit(
     rows, held_out = None, None
     if parameters["early_stopping"] and not one_pass:
         rows, held_out = split(X, parameters["validation_fraction"], seed)
-    statistics = statistics_of(X, rows)
+    known = None if earlier is None else earlier.moments_beside_outliers
+    statistics = statistics_of(X, rows, known)
     if earlier is not None and earlier.knows_less_than(statistics.moments):
         earlier = None
+        if known is not None:
+            statistics = statistics_of(X, rows)
     data = prepare(X, rows, held_out, statistics, parameters, seed, earlier, one_pass)
     state = start(data, settings, earlier)
     state.begin(*plan(data, parameters, earlier, one_pass))
@@ -154,11 +162,20 @@ def what_is_left(
     """
     attributes = fitted_attributes(state, data.standardiser, settings, data.dtype)
     training = training_arrays(state, data.moments, settings.seed, keep_adam)
+    reference = attributes["reference_sae_"]
     attributes |= {
         # A last batch that goes on into another epoch does not begin it.
         "n_iter_": int((state.step - 1) / data.batches.per_epoch) + 1,
         "median_norm_": data.median_norm,
         "_training": training,
+        "n_outliers_": data.n_outliers,
+        **fvu_of_kinds(
+            state.ensemble[reference : reference + 1],
+            data.batches,
+            data.standardiser,
+            data.outliers,
+            settings,
+        ),
     }
     if not late:
         attributes |= costly_attributes(attributes)
@@ -191,15 +208,17 @@ def prepare(
     Warns
     -----
     UserWarning
-        If training begins on data of which few rows hold most of the variance.
+        If training begins on data with outliers.
     """
-    moments, median_norm, dominant = statistics
-    if dominant is not None and not (one_pass and earlier):
-        warn_of(dominant, int(moments.n_rows))
+    n_rows, moments, median_norm, outliers = statistics
+    if outliers is not None and not (one_pass and earlier):
+        warn_of(outliers, n_rows)
+    n_outliers = 0 if outliers is None else len(outliers.rows)
     if earlier is not None:
         if one_pass:
             median_norm = earlier.median_norm_with(median_norm, moments.n_rows)
         moments = earlier.moments.and_of(moments)
+        n_outliers += earlier.n_outliers
     batches = Batches(
         X,
         rows,
@@ -209,22 +228,15 @@ def prepare(
         key=earlier.n_steps if earlier else 0,
         workers=present_workers.get(),
     )
-    standardiser = Standardiser.from_moments(moments, X.dtype)
-    return Data(batches, moments, standardiser, median_norm, held_out)
-
-
-def warn_of(dominant: Dominant, n_rows: int) -> None:
-    """Tell of rows that the model would be about, and what to do."""
-    n, first = len(dominant.rows), ", ".join(map(str, dominant.rows[:5]))
-    warnings.warn(
-        f"{n} of {n_rows} rows of X ({100 * n / n_rows:.2g}% of them; rows {first}"
-        f"{', ...' if n > 5 else ''}) hold {dominant.share:.1%} of its variance: the "
-        "model, and score, will be about these rows and hardly about the others. "
-        "Leave them out, or divide each row by its norm (sklearn.preprocessing."
-        "Normalizer). First tokens of language models are such rows: "
-        "ActivationExtractor(skip_first=1) or max_norm_ratio=10 leaves them out.",
-        UserWarning,
-        stacklevel=8,
+    standardiser = Standardiser.from_moments(moments, X.dtype, n_outliers > 0)
+    return Data(
+        batches,
+        moments,
+        standardiser,
+        median_norm,
+        n_outliers,
+        None if outliers is None else outliers.rows,
+        held_out,
     )
 
 

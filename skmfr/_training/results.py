@@ -34,6 +34,8 @@ class Earlier(NamedTuple):
     """of the group; the other members are witnesses"""
     median_norm: float
     """of the rows so far"""
+    n_outliers: int
+    """so far"""
 
     @property
     def seed(self) -> int:
@@ -41,9 +43,14 @@ class Earlier(NamedTuple):
 
     @property
     def moments(self) -> Moments:
-        """Of the rows so far."""
+        """Of the rows so far that are no outliers."""
         arrays = self.arrays
         return Moments(float(arrays["n_rows"]), arrays["mean"], arrays["variance"])
+
+    @property
+    def moments_beside_outliers(self) -> Moments | None:
+        """Those moments, if there have been outliers."""
+        return self.moments if self.n_outliers else None
 
     @property
     def n_steps(self) -> int:
@@ -82,7 +89,8 @@ class Earlier(NamedTuple):
             decoder = np.concatenate(dictionaries)
             dtype = arrays["encoder_bias"].dtype
             arrays = arrays | {"decoder": decoder.astype(dtype, copy=False)}
-        return cls(arrays, estimator.n_reinits_.size, median_norm)
+        n_saes = estimator.n_reinits_.size
+        return cls(arrays, n_saes, median_norm, estimator.n_outliers_)
 
 
 def fitted_attributes(

@@ -1,10 +1,12 @@
-"""Activations of one layer, batch by batch, and the rows made of them."""
+"""Activations of layers, batch by batch, and the rows made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import ExitStack, contextmanager
+from itertools import compress
+from os import fspath
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -12,11 +14,17 @@ from scipy import sparse
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._inputs import Batch, Inputs
-from ._models import as_positions, evaluating, output_of_layer
+from ._inputs import Batch, Inputs, check_inputs, holds_texts
+from ._loading import as_model, load_tokenizer
+from ._models import as_positions, evaluating, find_layer, outputs_of_layers
 from ._pooling import check_left, code, pool
 from ._positions import left_in, numbers_of, position_norms
 from ._storage import RowFile
+
+if TYPE_CHECKING:
+    from ._extractor import ActivationExtractor
+
+Rows = np.ndarray | sparse.csr_array
 
 
 class Block(NamedTuple):
@@ -58,6 +66,16 @@ class Block(NamedTuple):
         activations = self.activations.float() if half else self.activations
         return pool(activations, self.counting, positions).cpu().numpy()
 
+    def since(self, start: int) -> Block | None:
+        """Without the inputs before a given one; None if there is nothing else."""
+        n = start - self.start
+        if n <= 0:
+            return self
+        if n >= len(self.activations):
+            return None
+        masks = (None if mask is None else mask[n:] for mask in self[2:])
+        return Block(start, self.activations[n:], *masks)
+
     def norms(self) -> np.ndarray:
         """Of the activations that count, (n_counting,)."""
         norms = position_norms(self.activations).cpu().numpy()
@@ -73,19 +91,21 @@ class Extraction(NamedTuple):
     """Which activations are wanted."""
 
     model: nn.Module
-    layer: str
+    layers: tuple[str, ...]
     feature_axis: int | None
     batch_size: int
     device: str | None
     verbose: int
     skip_first: int = 0
     """first positions of each input, padding aside, that are left out"""
-    max_norm: float | None = None
-    """positions with a larger norm are left out"""
+    max_norms: tuple[float | None, ...] = (None,)
+    """positions with a larger norm are left out, of each layer"""
 
     @contextmanager
-    def blocks(self, inputs: Inputs, start: int = 0) -> Iterator[Iterator[Block]]:
-        """Activations of all inputs from one on; the context holds the model.
+    def blocks(self, inputs: Inputs, start: int = 0) -> Iterator[Iterator[list[Block]]]:
+        """Activations of all inputs from one on, a block for each layer.
+
+        The context holds the model.
 
         Raises
         ------
@@ -93,7 +113,7 @@ class Extraction(NamedTuple):
             If the layer does not exist or run, or has other positions than the inputs.
         """
         bar = tqdm(
-            desc=self.layer,
+            desc=", ".join(self.layers),
             total=len(inputs),
             initial=start,
             unit=" inputs",
@@ -101,62 +121,45 @@ class Extraction(NamedTuple):
         )
         with evaluating(self.model, self.device), bar:
             batches = inputs.batches(self.model, self.batch_size, start)
-            yield (self._block(batch, bar) for batch in batches)
+            yield (self._blocks(batch, bar) for batch in batches)
 
-    def first(self, inputs: Inputs) -> Block:
-        """Activations of the first input alone."""
+    def first(self, inputs: Inputs) -> list[Block]:
+        """Activations of the first input alone, of each layer."""
         with self._replace(batch_size=1, verbose=0).blocks(inputs) as blocks:
             return next(blocks)
 
-    def norms(self, inputs: Inputs) -> np.ndarray:
-        """Of the activations at all positions that count, (n_counting,)."""
+    def norms(self, inputs: Inputs) -> list[np.ndarray]:
+        """Of the activations at all positions that count, (n_counting,), by layer."""
         with self.blocks(inputs) as blocks:
-            return np.concatenate([block.norms() for block in blocks])
+            norms = [[block.norms() for block in of_layers] for of_layers in blocks]
+        return [np.concatenate(of_layer) for of_layer in zip(*norms, strict=True)]
 
-    def _block(self, batch: Batch, bar: tqdm) -> Block:
-        output = output_of_layer(self.model, self.layer, batch.arguments)
-        activations = as_positions(output, self.feature_axis, self.layer)
+    def _blocks(self, batch: Batch, bar: tqdm) -> list[Block]:
+        outputs = outputs_of_layers(self.model, self.layers, batch.arguments)
+        bar.update(batch.stop - batch.start)
+        parts = zip(self.layers, outputs, self.max_norms, strict=True)
+        return [self._block(batch, *part) for part in parts]
+
+    def _block(
+        self, batch: Batch, layer: str, output: Tensor, max_norm: float | None
+    ) -> Block:
+        activations = as_positions(output, self.feature_axis, layer)
         n_inputs = batch.stop - batch.start
         if len(activations) != n_inputs:
             raise ValueError(
-                f"layer={self.layer!r} gives {len(activations)} rows for {n_inputs} "
+                f"layer={layer!r} gives {len(activations)} rows for {n_inputs} "
                 "inputs: only layers whose first axis is that of the inputs will do."
             )
-        bar.update(n_inputs)
-        tokens = self._tokens(activations, batch.mask)
+        tokens = _tokens(activations, batch.mask, layer)
         # One vector for an input is at none of its positions.
         skip_first = self.skip_first if output.ndim > 2 else 0
-        counting = self._counting(activations, tokens, skip_first)
+        counting = _counting(activations, tokens, skip_first, max_norm)
         return Block(batch.start, activations, tokens, counting)
-
-    def _tokens(
-        self, activations: Tensor, mask: np.ndarray | None
-    ) -> np.ndarray | None:
-        n_positions = activations.shape[1]
-        if mask is None or n_positions == 1:
-            return None
-        if mask.shape[1] != n_positions:
-            raise ValueError(
-                f"layer={self.layer!r} gives {n_positions} positions for "
-                f"{mask.shape[1]} tokens: which of them are padding cannot be told. "
-                "Give inputs of one length."
-            )
-        return mask
-
-    def _counting(
-        self, activations: Tensor, tokens: np.ndarray | None, skip_first: int
-    ) -> np.ndarray | None:
-        if not skip_first and self.max_norm is None:
-            return tokens
-        every = np.ones(activations.shape[:2], dtype=bool)
-        mask = torch.from_numpy(every if tokens is None else tokens)
-        numbers = numbers_of(mask.to(activations.device))
-        return left_in(activations, numbers, skip_first, self.max_norm).cpu().numpy()
 
     def rows(
         self, inputs: Inputs, positions: str | int, sae=None
-    ) -> tuple[np.ndarray | sparse.csr_array, np.ndarray]:
-        """One row per input, or per position that counts.
+    ) -> list[tuple[Rows, np.ndarray]]:
+        """One row per input, or per position that counts, of each layer.
 
         Parameters
         ----------
@@ -168,59 +171,138 @@ class Extraction(NamedTuple):
 
         Returns
         -------
-        rows : ndarray or CSR array
-        lengths : ndarray of shape (n_inputs,), int
-            Positions of each that count.
+        list of (rows, lengths)
+            ndarray or CSR array, and positions of each input that count, (n_inputs,).
         """
-        rows, n_done, parts, each = None, 0, [], []
+        stacks = [Stack(inputs, positions, sae) for _ in self.layers]
         with self.blocks(inputs) as blocks:
-            for block in blocks:
-                each.append(block.lengths)
-                part = block_rows(block, positions, sae)
-                if part is None:
-                    continue
-                if sparse.issparse(part):
-                    parts.append(part)
-                    continue
-                if rows is None:
-                    shape = most_rows(inputs, positions, block), part.shape[1]
-                    rows = np.empty(shape, part.dtype)
-                rows[n_done : n_done + len(part)] = part
-                n_done += len(part)
-        lengths = np.concatenate(each)
-        check_left(lengths, positions)
-        if rows is None:
-            return sparse.vstack(parts, format="csr"), lengths
-        return rows[:n_done], lengths
+            for of_layers in blocks:
+                for stack, block in zip(stacks, of_layers, strict=True):
+                    stack.add(block)
+        return [stack.whole() for stack in stacks]
 
-    def rows_in_file(
-        self, inputs: Inputs, positions: str | int, sae, out: RowFile
-    ) -> np.memmap:
-        """The same rows, but written to a file, or read if it is whole.
+    def rows_in_files(
+        self, inputs: Inputs, positions: str | int, sae, files: list[RowFile]
+    ) -> list[np.memmap]:
+        """The same rows, but written to files, or read if they are whole.
 
         Raises
         ------
         ValueError
             If `sae` gives sparse codes.
         """
-        if not out.complete:
-            n_inputs = 0
-            with self.blocks(inputs, out.n_inputs) as blocks, out:
-                for block in blocks:
-                    n_inputs += len(block.activations)
-                    part = block_rows(block, positions, sae)
-                    if part is None:
-                        continue
-                    if sparse.issparse(part):
-                        raise ValueError(
-                            "out holds dense rows, but sae gives sparse codes: set its "
-                            "sparse_output=False."
-                        )
-                    out.append(part, n_inputs)
-                    n_inputs = 0
-            check_left(np.array([out.n_rows]), positions)
-            out.finish()
-        return out.read()
+        missing = [file for file in files if not file.complete]
+        if missing:
+            start = min(file.n_inputs for file in missing)
+            with self.blocks(inputs, start) as blocks, ExitStack() as opened:
+                writers = [
+                    opened.enter_context(FileWriter(file, positions, sae))
+                    for file in missing
+                ]
+                wanted = [not file.complete for file in files]
+                for of_layers in blocks:
+                    of_missing = compress(of_layers, wanted)
+                    for writer, block in zip(writers, of_missing, strict=True):
+                        writer.add(block)
+            for file in missing:
+                check_left(np.array([file.n_rows]), positions)
+                file.finish()
+        return [file.read() for file in files]
+
+
+class Stack:
+    """Rows of one layer, in memory, to which blocks are added."""
+
+    def __init__(self, inputs: Inputs, positions: str | int, sae):
+        self.inputs, self.positions, self.sae = inputs, positions, sae
+        self.rows: np.ndarray | None = None
+        self.n_rows = 0
+        self.parts: list[sparse.csr_array] = []
+        self.lengths: list[np.ndarray] = []
+
+    def add(self, block: Block) -> None:
+        self.lengths.append(block.lengths)
+        part = block_rows(block, self.positions, self.sae)
+        if part is None:
+            return
+        if sparse.issparse(part):
+            self.parts.append(part)
+            return
+        if self.rows is None:
+            n_most = most_rows(self.inputs, self.positions, block)
+            self.rows = np.empty((n_most, part.shape[1]), part.dtype)
+        self.rows[self.n_rows : self.n_rows + len(part)] = part
+        self.n_rows += len(part)
+
+    def whole(self) -> tuple[Rows, np.ndarray]:
+        """All rows, and positions of each input that count."""
+        lengths = np.concatenate(self.lengths)
+        check_left(lengths, self.positions)
+        if self.rows is None:
+            return sparse.vstack(self.parts, format="csr"), lengths
+        return self.rows[: self.n_rows], lengths
+
+
+class FileWriter:
+    """Writes rows of one layer to a file, in a ``with`` statement."""
+
+    def __init__(self, file: RowFile, positions: str | int, sae):
+        self.file, self.positions, self.sae = file, positions, sae
+        self.n_inputs = 0
+        """done, but not told to the file, as they gave no rows"""
+
+    def __enter__(self) -> FileWriter:
+        self.file.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.file.__exit__(*error)
+
+    def add(self, block: Block) -> None:
+        """Write the rows of the inputs that are not in the file yet."""
+        left = block.since(self.file.n_inputs + self.n_inputs)
+        if left is None:
+            return
+        self.n_inputs += len(left.activations)
+        part = block_rows(left, self.positions, self.sae)
+        if part is None:
+            return
+        if sparse.issparse(part):
+            raise ValueError(
+                "out holds dense rows, but sae gives sparse codes: set its "
+                "sparse_output=False."
+            )
+        self.file.append(part, self.n_inputs)
+        self.n_inputs = 0
+
+
+def _tokens(
+    activations: Tensor, mask: np.ndarray | None, layer: str
+) -> np.ndarray | None:
+    n_positions = activations.shape[1]
+    if mask is None or n_positions == 1:
+        return None
+    if mask.shape[1] != n_positions:
+        raise ValueError(
+            f"layer={layer!r} gives {n_positions} positions for "
+            f"{mask.shape[1]} tokens: which of them are padding cannot be told. "
+            "Give inputs of one length."
+        )
+    return mask
+
+
+def _counting(
+    activations: Tensor,
+    tokens: np.ndarray | None,
+    skip_first: int,
+    max_norm: float | None,
+) -> np.ndarray | None:
+    if not skip_first and max_norm is None:
+        return tokens
+    every = np.ones(activations.shape[:2], dtype=bool)
+    mask = torch.from_numpy(every if tokens is None else tokens)
+    numbers = numbers_of(mask.to(activations.device))
+    return left_in(activations, numbers, skip_first, max_norm).cpu().numpy()
 
 
 def most_rows(inputs: Inputs, positions: str | int, block: Block) -> int:
@@ -241,3 +323,54 @@ def block_rows(block: Block, positions: str | int, sae):
     if sae is None:
         return block.pooled(positions)
     return code(block.pooled("all"), lengths, positions, sae)
+
+
+def prepared(
+    extractor: ActivationExtractor, X, fitting: bool = False
+) -> tuple[Extraction, Inputs]:
+    """The model, ready to run, and inputs that it takes.
+
+    Raises
+    ------
+    NotFittedError
+        If the extractor needs `median_norm_`, and is not fitting.
+    """
+    extractor._validate_params()
+    layers = _layers_of(extractor)
+    max_norms = (None,) * len(layers) if fitting else extractor._max_norms()
+    model, device = as_model(extractor.model, extractor.device)
+    tokenizer = extractor.tokenizer
+    if tokenizer is None and model is not extractor.model and holds_texts(X):
+        tokenizer = load_tokenizer(fspath(extractor.model))
+    for layer in layers:
+        find_layer(model, layer)
+    inputs = check_inputs(
+        X, model, tokenizer, extractor.max_length, extractor.pad_token_id
+    )
+    extraction = Extraction(
+        model,
+        layers,
+        extractor.feature_axis,
+        extractor.batch_size,
+        device,
+        extractor.verbose,
+        extractor.skip_first,
+        max_norms,
+    )
+    return extraction, inputs
+
+
+def _layers_of(extractor: ActivationExtractor) -> tuple[str, ...]:
+    if isinstance(extractor.layer, str):
+        return (extractor.layer,)
+    layers = tuple(extractor.layer)
+    if not layers or not all(isinstance(layer, str) for layer in layers):
+        raise ValueError(
+            f"layer must be the name of a layer, or a list of names, got {layers!r}."
+        )
+    if extractor.sae is not None:
+        raise ValueError(
+            f"sae codes one layer, but layer has {len(layers)}: fit an SAE to the rows "
+            "of each."
+        )
+    return layers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from numbers import Integral, Real
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any
 
 import joblib
@@ -22,10 +22,7 @@ from sklearn.utils.validation import check_is_fitted, check_memory
 from .._utils.checks import Device, Interval
 from .._utils.documentation import DocumentationLinkMixin
 from .._utils.fitted import unchanged_on_error
-from ._extraction import Extraction, block_rows
-from ._inputs import Inputs, check_inputs, holds_texts
-from ._loading import as_model, load_tokenizer
-from ._models import find_layer
+from ._extraction import block_rows, prepared
 from ._pooling import POOLINGS, bounded, check_left, code, pool_rows, row_norms
 from ._sharing import NamedModel, SharedModule
 from ._storage import RowFile
@@ -65,9 +62,10 @@ class ActivationExtractor(
         and known to caches by its weights, settings and hooks. A folder is read again
         when its files change.
 
-    layer : str
+    layer : str or list of str
         Dotted name of a submodule, as in ``model.named_modules()``:
-        "transformer.h.0.mlp".
+        "transformer.h.0.mlp". Of several, inputs go through the model once, and there
+        is a list of rows, one for each; they take no `sae`.
 
     positions : {"last", "mean", "max", "all"} or int, default="last"
         Which positions (tokens of a text, places in an image) make the row of an input:
@@ -115,11 +113,12 @@ class ActivationExtractor(
         are positions. None means 1 if it has four, as in convolutions, otherwise the
         last.
 
-    out : path-like, default=None
-        ``.npy`` file that `transform` writes to, batch by batch; it then returns the
-        memory-mapped file. After a stop, the same call goes on where it was; when the
-        file is whole, it reads it. Next to it lies ``NAME.json``, which says what it
-        holds: a file that holds anything else is not overwritten.
+    out : path-like or list of path-like, default=None
+        ``.npy`` file that `transform` writes to, batch by batch, or one for each layer;
+        it then returns the memory-mapped file. After a stop, the same call goes on
+        where it was; when the file is whole, it reads it. Next to it lies
+        ``NAME.json``, which says what it holds: a file that holds anything else is not
+        overwritten.
 
     memory : str or joblib.Memory, default=None
         Where to cache activations, by model, layer and inputs. In a grid search, each
@@ -134,13 +133,13 @@ class ActivationExtractor(
 
     Attributes
     ----------
-    n_features_out_ : int
+    n_features_out_ : int, or list of int
         Width of the layer, or number of atoms of `sae`.
 
     sae_ : transformer
         The fitted `sae`.
 
-    median_norm_ : float
+    median_norm_ : float, or list of float
         Median norm of the activations of :meth:`fit`, at all positions but the first
         ones that are left out. Only if `max_norm_ratio` is given.
 
@@ -163,7 +162,7 @@ class ActivationExtractor(
 
     _parameter_constraints: dict = {
         "model": "no_validation",  # as_model does it
-        "layer": [str],
+        "layer": [str, list],
         "positions": [StrOptions(set(POOLINGS)), Integral],
         "tokenizer": [callable, None],
         "sae": [HasMethods(["fit", "transform"]), None],
@@ -173,7 +172,7 @@ class ActivationExtractor(
         "skip_first": [Interval(Integral, 0, None, closed="left")],
         "max_norm_ratio": [Interval(Real, 0, None, closed="neither"), None],
         "feature_axis": [Integral, None],
-        "out": [str, PathLike, None],
+        "out": [str, PathLike, list, None],
         "memory": [str, HasMethods(["cache"]), None],
         "device": [Device(), None],
         "verbose": ["verbose"],
@@ -271,24 +270,31 @@ class ActivationExtractor(
             taken = self._fit(extraction, inputs, in_memory)
             if taken is None or self.out is not None:
                 return self.transform(X)
-            return self._rows(*taken)
+            return self._rows(taken)
 
-    def _fit(self, extraction, inputs, keep=False) -> Taken | None:
+    def _fit(self, extraction, inputs, keep=False) -> list[Taken] | None:
         """Learn; the activations at all positions where they had to be in memory."""
         first = extraction.first(inputs)
-        block_rows(first, self.positions, None)
-        learned: dict[str, Any] = {"n_features_out_": first.activations.shape[2]}
-        taken: Taken | None = None
+        for block in first:
+            block_rows(block, self.positions, None)
+        widths = [block.activations.shape[2] for block in first]
+        learned: dict[str, Any] = {"n_features_out_": self._as_asked(widths)}
+        taken: list[Taken] | None = None
         if self.sae is not None or (
             self.max_norm_ratio is not None and (keep or self.memory is not None)
         ):
             taken = self._taken(extraction, inputs, "all")
         if self.max_norm_ratio is not None:
-            norms = extraction.norms(inputs) if taken is None else row_norms(taken[0])
-            check_left(np.array([len(norms)]), "all")
-            learned["median_norm_"] = float(np.median(norms))
+            if taken is None:
+                norms = extraction.norms(inputs)
+            else:
+                norms = [row_norms(rows) for rows, _ in taken]
+            for of_layer in norms:
+                check_left(np.array([len(of_layer)]), "all")
+            medians = [float(np.median(of_layer)) for of_layer in norms]
+            learned["median_norm_"] = self._as_asked(medians)
         if self.sae is not None and taken is not None:
-            rows, lengths = taken
+            ((rows, lengths),) = taken
             if self.max_norm_ratio is not None:
                 bound = self.max_norm_ratio * learned["median_norm_"]
                 rows, lengths = bounded(rows, lengths, bound)
@@ -311,10 +317,11 @@ class ActivationExtractor(
 
         Returns
         -------
-        rows : ndarray of shape (n_inputs, width), or CSR array
-            With ``positions="all"`` (n_positions, width), padding left out. With `out`
-            memory-mapped, read-only. Codes are as `sae` gives them. float32, or
-            float64 if the model computes in it.
+        rows : ndarray of shape (n_inputs, width), CSR array, or list of them
+            One for each layer if these are a list. With ``positions="all"``
+            (n_positions, width), padding left out. With `out` memory-mapped, read-only.
+            Codes are as `sae` gives them. float32, or float64 if the model computes in
+            it.
 
         Raises
         ------
@@ -328,20 +335,31 @@ class ActivationExtractor(
         extraction, inputs = prepared(self, X)
         sae = None if self.sae is None else self.sae_
         if self.out is not None:
-            fingerprint = self._fingerprint(extraction, inputs, self.positions, sae)
-            out = RowFile(self.out, fingerprint)
-            return extraction.rows_in_file(inputs, self.positions, sae, out)
-        if self.memory is None:
-            return extraction.rows(inputs, self.positions, sae)[0]
-        if sae is None and self.max_norm_ratio is None:
-            return self._taken(extraction, inputs, self.positions)[0]
+            files = self._files(extraction, inputs, sae)
+            return self._as_asked(
+                extraction.rows_in_files(inputs, self.positions, sae, files)
+            )
+        if self.memory is None or (sae is None and self.max_norm_ratio is None):
+            taken = self._taken(extraction, inputs, self.positions, sae)
+            return self._as_asked([rows for rows, _ in taken])
         # What the cache holds serves any SAE and any bound.
-        extraction = extraction._replace(max_norm=None)
-        return self._rows(*self._taken(extraction, inputs, "all"))
+        extraction = extraction._replace(max_norms=(None,) * len(extraction.layers))
+        return self._rows(self._taken(extraction, inputs, "all"))
 
-    def _rows(self, rows, lengths):
+    def _as_asked(self, of_layers: list):
+        """What is of all layers, or of the one that was given alone."""
+        return of_layers[0] if isinstance(self.layer, str) else of_layers
+
+    def _rows(self, taken: list[Taken]):
         """What activations at all positions amount to."""
-        max_norm = self._max_norm()
+        return self._as_asked(
+            [
+                self._rows_of_layer(*of_layer, max_norm)
+                for of_layer, max_norm in zip(taken, self._max_norms(), strict=True)
+            ]
+        )
+
+    def _rows_of_layer(self, rows, lengths, max_norm):
         if max_norm is not None:
             rows, lengths = bounded(rows, lengths, max_norm)
         check_left(lengths, self.positions)
@@ -349,31 +367,65 @@ class ActivationExtractor(
             return pool_rows(rows, lengths, self.positions)
         return code(rows, lengths, self.positions, self.sae_)
 
-    def _max_norm(self) -> float | None:
+    def _max_norms(self) -> tuple[float | None, ...]:
+        """Of each layer."""
+        n_layers = 1 if isinstance(self.layer, str) else len(self.layer)
         if self.max_norm_ratio is None:
-            return None
+            return (None,) * n_layers
         check_is_fitted(self, "median_norm_")
-        return self.max_norm_ratio * self.median_norm_
+        medians = np.broadcast_to(self.median_norm_, n_layers).tolist()
+        return tuple(self.max_norm_ratio * median for median in medians)
 
-    def _taken(self, extraction, inputs, positions) -> Taken:
+    def _taken(self, extraction, inputs, positions, sae=None) -> list[Taken]:
         """Activations and how many each input has, from the model or the cache."""
         if self.memory is None:
-            return extraction.rows(inputs, positions)
+            return extraction.rows(inputs, positions, sae)
         cached = check_memory(self.memory).cache(
             _extracted, ignore=["extraction", "inputs", "positions"]
         )
-        fingerprint = self._fingerprint(extraction, inputs, positions)
+        fingerprint = joblib.hash(
+            [
+                self._fingerprint(extraction, inputs, positions, layer, max_norm)
+                for layer, max_norm in zip(
+                    extraction.layers, extraction.max_norms, strict=True
+                )
+            ]
+        )
         return cached(extraction, inputs, positions, fingerprint)
 
-    def _fingerprint(self, extraction, inputs, positions, sae=None) -> str:
-        """Hash of all that the rows depend on."""
+    def _files(self, extraction, inputs, sae) -> list[RowFile]:
+        """Where the rows of each layer go."""
+        paths = [self.out] if isinstance(self.layer, str) else self.out
+        if not isinstance(paths, list) or len(paths) != len(extraction.layers):
+            raise ValueError(
+                f"out must be a list of {len(extraction.layers)} files, one for each "
+                f"layer, got {self.out!r}."
+            )
+        return [
+            RowFile(
+                path,
+                self._fingerprint(
+                    extraction, inputs, self.positions, layer, max_norm, sae
+                ),
+            )
+            for path, layer, max_norm in zip(
+                paths, extraction.layers, extraction.max_norms, strict=True
+            )
+        ]
+
+    def _fingerprint(
+        self, extraction, inputs, positions, layer, max_norm, sae=None
+    ) -> str:
+        """Hash of all that the rows of a layer depend on."""
         model = SharedModule(extraction.model)
-        content = (model, self.layer, positions, self.feature_axis, sae)
-        left_out = (extraction.skip_first, extraction.max_norm)
+        content = (model, layer, positions, self.feature_axis, sae)
+        left_out = (extraction.skip_first, max_norm)
         return joblib.hash((content, left_out, inputs.content()))
 
     @property
     def _n_features_out(self) -> int:
+        if isinstance(self.n_features_out_, list):
+            raise ValueError("Several layers give several arrays, without names.")
         return self.n_features_out_
 
     def __sklearn_clone__(self):
@@ -413,39 +465,6 @@ class ActivationExtractor(
         # What X may be, the model decides.
         tags.no_validation = True
         return tags
-
-
-def prepared(
-    extractor: ActivationExtractor, X, fitting: bool = False
-) -> tuple[Extraction, Inputs]:
-    """The model, ready to run, and inputs that it takes.
-
-    Raises
-    ------
-    NotFittedError
-        If the extractor needs `median_norm_`, and is not fitting.
-    """
-    extractor._validate_params()
-    max_norm = None if fitting else extractor._max_norm()
-    model, device = as_model(extractor.model, extractor.device)
-    tokenizer = extractor.tokenizer
-    if tokenizer is None and model is not extractor.model and holds_texts(X):
-        tokenizer = load_tokenizer(fspath(extractor.model))
-    find_layer(model, extractor.layer)
-    inputs = check_inputs(
-        X, model, tokenizer, extractor.max_length, extractor.pad_token_id
-    )
-    extraction = Extraction(
-        model,
-        extractor.layer,
-        extractor.feature_axis,
-        extractor.batch_size,
-        device,
-        extractor.verbose,
-        extractor.skip_first,
-        max_norm,
-    )
-    return extraction, inputs
 
 
 def _extracted(extraction, inputs, positions, fingerprint):

@@ -17,8 +17,8 @@ from .._utils.ambient import undisturbed
 from .._utils.checks import Interval
 from .._utils.extras import needed_by
 from .._utils.top import Best
-from ._extraction import block_rows
-from ._extractor import ActivationExtractor, prepared
+from ._extraction import block_rows, prepared
+from ._extractor import ActivationExtractor
 from ._loading import as_model
 from ._models import check_width
 from ._pooling import nothing_left
@@ -196,10 +196,12 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
     >>> contexts.inputs.shape, contexts.tokens.shape
     ((32, 10), (32, 10, 13))
     """
+    if not isinstance(extractor.layer, str):
+        raise ValueError(f"extractor must have one layer, got {extractor.layer!r}.")
     extraction, inputs = prepared(extractor, X)
     best, n_tokens = None, 0
     with extraction.blocks(inputs) as blocks:
-        for block in blocks:
+        for (block,) in blocks:
             n_tokens += block.n_tokens
             rows = block_rows(block, "all", None)
             if rows is None:

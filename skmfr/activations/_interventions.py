@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from .._data.checked import norm_bound
 from .._data.sources import as_array
 from .._estimator import MFRSparseAutoencoder
 from .._sae.arrays import coder_of
@@ -38,7 +39,6 @@ from ._positions import (
     LEAVING_OUT,
     every_position,
     left_in,
-    norm_bound,
     numbering,
     numbers_of,
     with_rows,

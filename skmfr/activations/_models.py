@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any
@@ -167,30 +167,44 @@ def call(model: nn.Module, arguments: Tensor | Mapping[str, Tensor]) -> Any:
         ) from error
 
 
-def output_of_layer(
-    model: nn.Module, layer: str, arguments: Tensor | Mapping[str, Tensor]
-) -> Tensor:
-    """What a layer gives the first time it runs; what comes after it does not run.
+def outputs_of_layers(
+    model: nn.Module,
+    layers: Sequence[str],
+    arguments: Tensor | Mapping[str, Tensor],
+) -> list[Tensor]:
+    """What layers give the first time they run; what comes after all does not run.
 
     Raises
     ------
     ValueError
         If there is no such layer, it does not run, or it gives no tensor.
     """
-    caught: list[Tensor] = []
+    caught: dict[str, Tensor] = {}
 
-    def catch(module, inputs, output):
-        caught.append(first_tensor(output, layer))
-        raise Reached
+    def catching(layer: str):
+        def catch(module, inputs, output):
+            if layer in caught:
+                return
+            caught[layer] = first_tensor(output, layer)
+            if len(caught) == len(handles):
+                raise Reached
+            # What comes after may change it in place.
+            caught[layer] = caught[layer].clone()
 
-    handle = find_layer(model, layer).register_forward_hook(catch)
+        return catch
+
+    handles: dict[str, Any] = {}
     try:
+        for layer in layers:
+            module = find_layer(model, layer)
+            handles[layer] = module.register_forward_hook(catching(layer))
         call(model, arguments)
     except Reached:
-        return caught[0]
+        return [caught[layer] for layer in layers]
     finally:
-        handle.remove()
-    raise never_ran(layer)
+        for handle in handles.values():
+            handle.remove()
+    raise never_ran(next(layer for layer in layers if layer not in caught))
 
 
 def never_ran(layer: str) -> ValueError:

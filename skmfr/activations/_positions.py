@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
@@ -18,32 +17,6 @@ LEAVING_OUT: dict = {
     "skip_first": [Interval(Integral, 0, None, closed="left")],
     "max_norm_ratio": [Interval(Real, 0, None, closed="neither"), None],
 }
-
-
-def norm_bound(sae, max_norm_ratio: float | None) -> float | None:
-    """The norm above which positions are left out; None for no bound.
-
-    Parameters
-    ----------
-    sae : estimator or callable
-        Whose `median_norm_` the ratio is of.
-    max_norm_ratio : float or None
-
-    Raises
-    ------
-    ValueError
-        If a ratio is given, and `sae` does not know the median.
-    """
-    if max_norm_ratio is None:
-        return None
-    median = getattr(sae, "median_norm_", np.nan)
-    if not np.isfinite(median):
-        raise ValueError(
-            f"max_norm_ratio={max_norm_ratio!r} is of sae.median_norm_, the median "
-            f"norm that fit stores, but this {type(sae).__name__} has none: fit it "
-            "anew, or set the attribute."
-        )
-    return float(max_norm_ratio * median)
 
 
 def position_norms(activations: Tensor) -> Tensor:

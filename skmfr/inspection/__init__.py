@@ -3,6 +3,7 @@
 from ._agreement import FeatureAgreementDisplay
 from ._dictionary import DictionaryDisplay
 from ._reconstruction import ReconstructionDisplay
+from ._report.ratings import ModelRating, RatingAgreement, rating_agreement
 from ._report.reports import BlindedReport, Report, blinded_report, report
 from ._similarity import SimilarityDisplay
 from ._training import TrainingCurveDisplay, TrainingHistory
@@ -12,10 +13,13 @@ __all__ = [
     "DictionaryDisplay",
     "FeatureAgreementDisplay",
     "ReconstructionDisplay",
+    "ModelRating",
+    "RatingAgreement",
     "Report",
     "SimilarityDisplay",
     "TrainingCurveDisplay",
     "TrainingHistory",
     "blinded_report",
+    "rating_agreement",
     "report",
 ]

@@ -35,6 +35,8 @@ FITTED = {
 WEIGHTS = {"components_": "float m d", "encoder_weights_": "float m d"}
 # Parameters that are of the machine, or the session, that a file comes from.
 LEFT_BEHIND = ("callback", "checkpoint_dir", "checkpoint_every")
+# Only of fits to data with outliers.
+FVU_OF_KINDS = ("inlier_fvu_", "outlier_fvu_")
 # What version 3 had in the place of `_training.results.FIELDS_BESIDE`.
 BESIDE_VERSION_3 = {
     "mean": "float d",
@@ -258,6 +260,7 @@ def _attributes_of(sae: MFRSparseAutoencoder, reference: int) -> dict[str, Any]:
     # JSON has no NaN.
     if not np.isnan(sae.median_norm_):
         attributes["median_norm_"] = sae.median_norm_
+    attributes |= {name: getattr(sae, name) for name in ("n_outliers_", *FVU_OF_KINDS)}
     if hasattr(sae, "feature_names_in_"):
         attributes["feature_names_in_"] = sae.feature_names_in_.tolist()
     if hasattr(sae, "_sklearn_output_config"):
@@ -409,12 +412,16 @@ def _set_attributes(
         "agreement_null_": _number(attributes, "agreement_null_", float, 0, 1),
         "n_iter_": _number(attributes, "n_iter_", int, 0),
         "n_steps_": _number(attributes, "n_steps_", int, 0),
+        "n_outliers_": _number({"n_outliers_": 0} | attributes, "n_outliers_", int, 0),
         "history_": [],
         "median_norm_": nan,
         "_training": training,
     }
     if "median_norm_" in attributes:
         fitted["median_norm_"] = _number(attributes, "median_norm_", float, 0)
+    for name in FVU_OF_KINDS:
+        known = attributes.get(name) is not None
+        fitted[name] = _number(attributes, name, float, 0) if known else None
     set_fitted(sae, with_copies(fitted))
     if "feature_names_in_" in attributes:
         names = attributes["feature_names_in_"]

@@ -92,13 +92,41 @@ def test_few_rows_with_most_of_the_variance_are_found(monkeypatch, chosen, offse
     monkeypatch.setattr(skmfr._data.batches, "BLOCK_BYTES", 100 * X[0].nbytes)
     X[:, 3] += offset
     rows = np.arange(1000) if chosen is None else chosen
-    found = statistics_of(X, chosen).dominant
+    found = statistics_of(X, chosen).outliers
     np.testing.assert_array_equal(found.rows, np.intersect1d(first, rows))
     exact = X[rows].astype(float)
     size = np.square(exact - exact.mean(0)).sum(1)
     share = size[np.isin(rows, found.rows)].sum() / size.sum()
     assert found.share == pytest.approx(share, rel=1e-9)
     assert share > 0.97
+
+
+@pytest.mark.parametrize("share", [0.008, 0.016, 0.1, 0.15])
+def test_moments_are_those_of_the_other_rows(share):
+    X, first = tokens(share=share)
+    found, others = statistics_of(X), np.delete(X, first, axis=0)
+    assert found.n_rows == 1000
+    np.testing.assert_array_equal(found.outliers.rows, first)
+    assert found.moments.n_rows == len(others)
+    np.testing.assert_allclose(found.moments.mean, others.mean(0), atol=1e-6)
+    np.testing.assert_allclose(found.moments.variance, others.var(0), rtol=1e-5)
+    assert found.median_norm == pytest.approx(np.median(np.linalg.norm(X, axis=1)))
+
+
+@pytest.mark.parametrize("n", [1, 3, 40])
+def test_of_later_rows_those_are_outliers_that_are_far_from_earlier_ones(n):
+    X, first = tokens(share=0.1)
+    known = statistics_of(X).moments
+    found = statistics_of(X, np.arange(5, 5 + n), known)
+    far = first[first < 5 + n]
+    np.testing.assert_array_equal(found.outliers.rows, far)
+    others = np.setdiff1d(np.arange(5, 5 + n), far)
+    assert found.moments.n_rows == len(others)
+    both = known.and_of(found.moments)
+    together = np.concatenate([np.delete(X, first, axis=0), X[others]])
+    np.testing.assert_allclose(both.mean, together.mean(0), atol=1e-6)
+    np.testing.assert_allclose(both.variance, together.var(0), rtol=1e-5)
+    assert statistics_of(X, np.arange(6, 10), known).outliers is None
 
 
 def sparse_events(n):
@@ -122,8 +150,8 @@ ORDINARY = {
 
 @pytest.mark.parametrize("n", [2, 49, 60, 300, 5000])
 @pytest.mark.parametrize("kind", ORDINARY)
-def test_in_ordinary_data_no_rows_are_dominant(kind, n):
-    assert statistics_of(ORDINARY[kind](n)).dominant is None
+def test_in_ordinary_data_there_are_no_outliers(kind, n):
+    assert statistics_of(ORDINARY[kind](n)).outliers is None
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -2,6 +2,7 @@ import csv
 import json
 import re
 from base64 import b64decode, b64encode
+from copy import copy
 from hashlib import sha256
 from html.parser import HTMLParser
 
@@ -495,3 +496,24 @@ def test_blinded_reports_name_what_does_not_fit(X, models):
         blinded_report({"a": "model"}, X)
     with pytest.raises(ValueError, match=r"contexts are of \['a'\], but estimators of"):
         blinded_report(models, X, contexts={"a": contexts_of(30)})
+
+
+def test_samples_with_huge_norms_are_left_out_by_their_numbers(sae, X):
+    huge = np.arange(len(X)) % 7 == 3
+    spoilt = np.where(huge[:, None], 100.0, X)
+    found = atom_statistics(sae, spoilt, 2, 10 * sae.median_norm_)
+    expected = atom_statistics(sae, X[~huge], 2)
+    assert found.n_samples == expected.n_samples
+    assert found.fvu == pytest.approx(expected.fvu)
+    for name in ("n_active", "total", "energy", "codes"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name))
+    numbers = np.append(np.flatnonzero(~huge), -1)
+    np.testing.assert_array_equal(found.examples, numbers[expected.examples])
+    page = report(sae, spoilt, max_norm_ratio=10.0).html()
+    assert f"{expected.n_samples:,} of 12 features" in page
+    with pytest.raises(ValueError, match="max_norm_ratio leaves out each sample"):
+        report(sae, spoilt, max_norm_ratio=1e-9)
+    sae = copy(sae)
+    sae.median_norm_ = np.nan
+    with pytest.raises(ValueError, match="max_norm_ratio=2.0 is of sae.median_norm_"):
+        report(sae, X, max_norm_ratio=2.0)

@@ -109,6 +109,19 @@ def test_estimator_comes_back_as_it_was(path, parameters, dtype):
     assert codes == expected
 
 
+@pytest.mark.filterwarnings("ignore:.*of its variance")
+def test_outliers_are_remembered(path):
+    X = samples()
+    X[::64] *= 100
+    sae = fitted(X)
+    loaded = saved_and_loaded(sae, path)
+    assert loaded.n_outliers_ == len(X[::64])
+    for each in (sae, loaded):
+        each.partial_fit(X[:100])
+    assert loaded.n_outliers_ == len(X[::64]) + 2
+    assert_equal(loaded, sae)
+
+
 @pytest.mark.parametrize("parameters", FITS.values(), ids=FITS)
 def test_training_goes_on_as_if_nothing_had_happened(path, parameters):
     sae = fitted(**parameters)

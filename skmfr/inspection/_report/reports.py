@@ -9,7 +9,7 @@ import webbrowser
 from collections.abc import Mapping
 from hashlib import sha256
 from html import escape
-from numbers import Integral
+from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import validate_params
 
-from ..._data.checked import checked_data
+from ..._data.checked import checked_data, norm_bound
 from ..._estimator import MFRSparseAutoencoder
 from ..._utils.checks import Interval
 from ..._utils.files import replacing
@@ -173,6 +173,7 @@ POSITIVE = [Interval(Integral, 1, None, closed="left")]
         "title": [str, None],
         "max_atoms": POSITIVE,
         "n_examples": POSITIVE,
+        "max_norm_ratio": [Interval(Real, 0, None, closed="neither"), None],
     },
     prefer_skip_nested_validation=True,
 )
@@ -191,6 +192,7 @@ def report(
     title=None,
     max_atoms=500,
     n_examples=8,
+    max_norm_ratio=None,
 ) -> Report:
     """Put all atoms on one page, to look through in a browser.
 
@@ -231,6 +233,9 @@ def report(
         have their row in the table.
     n_examples : int, default=8
         Samples to show for each atom, those with the largest codes.
+    max_norm_ratio : float, default=None
+        Samples whose norm is above so many times ``estimator.median_norm_`` are left
+        out. First tokens, an extractor with `skip_first` leaves out of X.
 
     Returns
     -------
@@ -242,7 +247,8 @@ def report(
     ------
     ValueError
         If X is not as in :meth:`MFRSparseAutoencoder.transform`, or `image_shape`,
-        `ch_names`, `contexts`, names or notes do not fit the atoms.
+        `ch_names`, `contexts`, names or notes do not fit the atoms; if no sample is
+        left, or `estimator` has no ``median_norm_``.
 
     Notes
     -----
@@ -269,7 +275,8 @@ def report(
     view = _view(estimator, image_shape, ch_names, sfreq, contexts)
     names = _by_atom("feature_names", feature_names, n_atoms)
     notes = _by_atom("notes", notes, n_atoms)
-    statistics = atom_statistics(estimator, X, n_examples)
+    max_norm = norm_bound(estimator, max_norm_ratio)
+    statistics = atom_statistics(estimator, X, n_examples, max_norm)
     atoms = np.argsort(-statistics.energy, kind="stable")[:max_atoms]
     words = Words(contexts, effects, tokenizer)
     data, blobs = report_data(

@@ -130,7 +130,7 @@ class Histograms:
 
 
 def atom_statistics(
-    estimator, X: np.ndarray | Source, n_examples: int
+    estimator, X: np.ndarray | Source, n_examples: int, max_norm: float | None = None
 ) -> AtomStatistics:
     """What each atom does on X, which is read and coded block by block.
 
@@ -142,11 +142,19 @@ def atom_statistics(
         Checked.
     n_examples : int
         Samples to keep for each atom.
+    max_norm : float, optional
+        Samples with a larger norm are left out.
+
+    Raises
+    ------
+    ValueError
+        If no sample is left.
     """
     n_components = len(estimator.components_)
     total, energy = np.zeros((2, n_components))
     histograms = Histograms(n_components)
     best = Best(n_components, n_examples)
+    n_counting: list[int] = []
 
     def count(codes: sparse.csr_array, start: int) -> None:
         _, atoms, values = sparse.find(codes)
@@ -161,11 +169,28 @@ def atom_statistics(
 
         coder, start = coder_of(estimator, X), 0
         for block, codes in coded_blocks(coder, X):
+            counting = np.ones(len(block), dtype=bool)
+            if max_norm is not None:
+                counting = np.linalg.norm(block, axis=1) <= max_norm
+                # Without active atoms they count nowhere; others keep their numbers.
+                codes.values[~counting] = 0
             count(as_csr(codes, n_components), start)
-            yield block, coder.decode(codes).cpu().numpy()
             start += len(block)
+            n_counting.append(int(counting.sum()))
+            if n_counting[-1]:
+                X_hat = coder.decode(codes).cpu().numpy()
+                yield block[counting], X_hat[counting]
+        if not any(n_counting):
+            raise ValueError("max_norm_ratio leaves out each sample of X: raise it.")
 
     fvu = fvu_of_blocks(reconstructed())
     return AtomStatistics(
-        len(X), fvu, best.n_active, total, energy, best.inputs, best.codes, histograms
+        sum(n_counting),
+        fvu,
+        best.n_active,
+        total,
+        energy,
+        best.inputs,
+        best.codes,
+        histograms,
     )

@@ -1,0 +1,290 @@
+"""What codes are good for: intents and spam from few atoms, and trusted atoms alone.
+
+``python -m benchmarks.probing probe --cache DIR --text DIR`` trains dictionaries on
+SmolLM2's activations of WikiText (the cache is that of ``benchmarks.activations``),
+codes the texts of CLINC150 and of SMS spam, token by token, takes the largest code of
+each atom over a text, and classifies texts by logistic regression on 1, 5, 20 and 100
+atoms for each class, chosen on the training part, and on all.  Raw activations,
+principal components and a random dictionary stand beside.
+
+``trust`` asks what agreement is worth: loss recovered, and the same probing, with
+trusted atoms alone, with the others alone, and with random atoms that are used as much
+as the trusted ones are.
+"""
+
+import argparse
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.decomposition import PCA
+from sklearn.feature_selection import SelectKBest, f_classif
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MaxAbsScaler
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks import _jobs, _smollm2
+from benchmarks._methods import Problem, estimator
+from benchmarks._peers import LEARNING_RATES, PEERS, installed
+from benchmarks._results import Command, Report, Row
+from skmfr.activations import ActivationExtractor
+
+SITE = "model.layers.15.mlp"
+N_ATOMS = (1, 5, 20, 100)
+# Before each text, and left out: some have one token only, and it would be the first.
+BEGIN = "<|im_start|>"
+DIGITS = {"loss recovered": 3}
+
+
+class Task(NamedTuple):
+    """Texts to classify."""
+
+    train: list[str]
+    y_train: np.ndarray
+    test: list[str]
+    y_test: np.ndarray
+
+
+class Dictionary(TransformerMixin, BaseEstimator):
+    """Codes and reconstructions by functions that were made elsewhere."""
+
+    def __init__(self, encode, atoms=None, bias=None):
+        self.encode = encode
+        self.atoms = atoms
+        self.bias = bias
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return self.encode(X)
+
+    def __call__(self, X):
+        return self.encode(X) @ self.atoms + self.bias
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def only(self, atoms: np.ndarray) -> "Dictionary":
+        """With some atoms, (n_components,) bool; the others are never active."""
+        mask = sparse.diags_array(atoms.astype(np.float32))
+
+        def encode(X: np.ndarray) -> sparse.csr_array:
+            return sparse.csr_array(self.encode(X) @ mask)
+
+        return Dictionary(encode, self.atoms, self.bias)
+
+
+def tasks(folder: Path, seed: int = 0) -> dict[str, Task]:
+    """Of the files in a folder: intents of CLINC150, and spam."""
+    clinc = json.loads(gzip.decompress((folder / "clinc150.json.gz").read_bytes()))
+    (train, intents), (test, test_intents) = (
+        zip(*clinc[part], strict=True) for part in ("train", "test")
+    )
+    found = {
+        "intent": Task(
+            list(train), np.array(intents), list(test), np.array(test_intents)
+        )
+    }
+    lines = gzip.decompress((folder / "sms_spam.tsv.gz").read_bytes()).decode()
+    labels, texts = zip(
+        # The first line names the columns.
+        *(line.split("\t", 1) for line in lines.splitlines()[1:] if "\t" in line),
+        strict=True,
+    )
+    parts = train_test_split(
+        list(texts), np.array(labels), test_size=0.3, stratify=labels, random_state=seed
+    )
+    found["spam"] = Task(parts[0], parts[2], parts[1], parts[3])
+    return found
+
+
+def of_ours(problem: Problem, **parameters):
+    """Our estimator, and its codes."""
+    sae = estimator(problem, 0, **parameters).fit(problem.X)
+    return sae, Dictionary(sae.transform, sae.components_, sae.decoder_bias_)
+
+
+def dictionaries(problem: Problem) -> Iterator[tuple[str, Callable[[], Dictionary]]]:
+    """By name, made when they are wanted."""
+    yield "activations", lambda: Dictionary(lambda X: X)
+    yield "PCA", lambda: principal(problem)
+    yield "random dictionary", lambda: random_dictionary(problem)
+    yield "ours, alpha=0", lambda: of_ours(problem, alpha=0.0)[1]
+    yield "ours, default", lambda: of_ours(problem)[1]
+    for name in installed():
+
+        def trained(name=name):
+            budget = problem.n_components, problem.k, problem.n_steps
+            sae = PEERS[name](
+                problem.X, *budget, problem.batch_size, LEARNING_RATES[name][0], 0
+            )
+            return Dictionary(sae.encode, sae.atoms, sae.decoder_bias)
+
+        yield name, trained
+
+
+def principal(problem: Problem) -> Dictionary:
+    pca = PCA(random_state=0).fit(problem.X)
+    return Dictionary(pca.transform)
+
+
+def random_dictionary(problem: Problem) -> Dictionary:
+    """The k largest products with random directions."""
+    mean, draw = problem.X.mean(0), np.random.default_rng(0)
+    shape = problem.n_components, problem.X.shape[1]
+    atoms = draw.standard_normal(shape).astype(np.float32)
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+
+    def encode(X: np.ndarray) -> sparse.csr_array:
+        codes = np.maximum((X - mean) @ atoms.T, 0)
+        bound = np.partition(codes, -problem.k, axis=1)[:, [-problem.k]]
+        return sparse.csr_array(np.where(codes >= bound, codes, 0))
+
+    return Dictionary(encode, atoms, mean)
+
+
+def features(extractor: ActivationExtractor, dictionary: Dictionary, texts: list[str]):
+    """Largest code of each atom over each text."""
+    sae = FrozenEstimator(dictionary)
+    return extractor.set_params(sae=sae).fit(texts[:1]).transform(texts)
+
+
+def contrast(X, y):
+    """F values; NaN, the last to be chosen, for atoms that are never active."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return f_classif(X, y)
+
+
+def probe(n_atoms: int | None):
+    """Logistic regression on so many atoms of each class, chosen by their F values."""
+    steps = [MaxAbsScaler(), LogisticRegression(C=10.0, max_iter=1000)]
+    if n_atoms is None:
+        return make_pipeline(*steps)
+    return OneVsRestClassifier(make_pipeline(SelectKBest(contrast, k=n_atoms), *steps))
+
+
+def accuracies(
+    extractor: ActivationExtractor, dictionary: Dictionary, task: Task
+) -> dict[str, float]:
+    """Share of test texts that are classified rightly, by number of atoms."""
+    X, X_test = (
+        features(extractor, dictionary, part) for part in (task.train, task.test)
+    )
+    width = X.shape[1]
+    return {
+        "all" if n is None else f"{n} atoms": probe(n)
+        .fit(X, task.y_train)
+        .score(X_test, task.y_test)
+        for n in (*N_ATOMS, None)
+        if n is None or n <= width
+    }
+
+
+def as_much_used(codes: sparse.csr_array, chosen: np.ndarray, seed: int) -> np.ndarray:
+    """Random atoms, each the nearest in usage to one of the chosen, (n_atoms,) bool.
+
+    Parameters
+    ----------
+    codes : CSR array of shape (n_samples, n_components)
+    chosen : ndarray of shape (n_components,), bool
+    seed : int
+    """
+    usage = np.asarray((codes != 0).sum(axis=0)).ravel()
+    order, draw = np.argsort(usage, kind="stable"), np.random.default_rng(seed)
+    found = np.zeros(len(usage), dtype=bool)
+    # One of each two neighbours in usage, so that chance decides and usage does not.
+    rank = np.empty(len(order), dtype=int)
+    rank[order] = np.arange(len(order))
+    for atom in draw.permutation(np.flatnonzero(chosen)):
+        free = np.flatnonzero(~found)
+        near = free[np.argsort(np.abs(rank[free] - rank[atom]), kind="stable")[:10]]
+        found[draw.choice(near)] = True
+    return found
+
+
+def run(arguments: argparse.Namespace, report: Report) -> None:
+    cache = arguments.cache
+    folder = _smollm2.model_folder(cache)
+    tokens = _smollm2.windows(cache, None, None)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    name = arguments.layer
+    site = _jobs.site_of(cache, model, tokens, name, [name], arguments.n_losses)
+    problem = Problem(
+        site.train,
+        site.test,
+        None,
+        arguments.n_components,
+        arguments.k,
+        arguments.steps,
+        _jobs.BATCH_SIZE,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    extractor = ActivationExtractor(
+        model,
+        name,
+        positions="max",
+        skip_first=1,
+        tokenizer=lambda texts: tokenizer([BEGIN + text for text in texts]),
+        memory=str(cache / "memory"),
+        max_length=128,
+    )
+    given = tasks(arguments.text)
+    rows = probed if arguments.what == "probe" else trusted
+    for task in given:
+        made = rows(problem, site, extractor, given[task], arguments)
+        report(made, {"what": arguments.what, "task": task}, DIGITS, append=True)
+
+
+def probed(problem, site, extractor, task: Task, arguments) -> Iterator[Row]:
+    for name, make in dictionaries(problem):
+        if re.search(arguments.only, name):
+            yield {"method": name} | accuracies(extractor, make(), task)
+
+
+def trusted(problem, site, extractor, task: Task, arguments) -> Iterator[Row]:
+    sae, whole = of_ours(problem)
+    codes = sae.transform(problem.X_test)
+    like = as_much_used(codes, sae.trusted_, 0)
+    kinds = {
+        "all": np.ones_like(like),
+        "trusted": sae.trusted_,
+        "not trusted": ~sae.trusted_,
+        "as much used as trusted": like,
+    }
+    for name, atoms in kinds.items():
+        dictionary = whole.only(atoms)
+        yield {
+            "method": name,
+            "atoms": int(atoms.sum()),
+            "loss recovered": site.recovered(dictionary),
+            **accuracies(extractor, dictionary, task),
+        }
+
+
+def main() -> None:
+    parser = Command("probing", __doc__)
+    parser.add_argument("what", choices=["probe", "trust"])
+    parser.add_argument("--cache", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--text", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--layer", default=SITE)
+    parser.add_argument("--n-components", type=int, default=2304)
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--n-losses", type=int, default=64)
+    parser.add_argument("--only", default="", help="regex of names of rows to make")
+    run(*parser.parse())
+
+
+if __name__ == "__main__":
+    main()

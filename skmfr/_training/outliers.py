@@ -1,0 +1,74 @@
+"""Rows that would outweigh all others: told of, and how well each kind is described."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+
+from .._data.batches import Batches, row_blocks
+from .._data.moments import fvu_of_blocks
+from .._data.standardiser import FARTHEST, Standardiser
+from .._data.statistics import Outliers
+from .._sae.coder import Coder
+from .._sae.ensemble import Ensemble
+from .settings import Settings
+
+# Rows of each kind that are coded to tell their FVU.
+N_CODED = 4096
+
+
+def warn_of(outliers: Outliers, n_rows: int) -> None:
+    """Tell of rows that the model would be about, and what to do."""
+    n, first = len(outliers.rows), ", ".join(map(str, outliers.rows[:5]))
+    warnings.warn(
+        f"{n} of {n_rows} rows of X ({100 * n / n_rows:.2g}% of them; rows {first}"
+        f"{', ...' if n > 5 else ''}) hold {outliers.share:.1%} of its variance. They "
+        f"are drawn in to {FARTHEST:g} times the distance of the others in training, "
+        "so that the model is about these as well, but score counts them in full: "
+        "inlier_fvu_ tells of the others. Leave such rows out where you can. First "
+        "tokens of language models are such rows: ActivationExtractor(skip_first=1) "
+        "or max_norm_ratio=10 leaves them out.",
+        UserWarning,
+        stacklevel=8,
+    )
+
+
+def fvu_of_kinds(
+    sae: Ensemble,
+    batches: Batches,
+    standardiser: Standardiser,
+    outliers: np.ndarray | None,
+    settings: Settings,
+) -> dict[str, float | None]:
+    """FVU of the rows to train on that are no outliers, and of those that are.
+
+    Parameters
+    ----------
+    sae : Ensemble of one member
+    batches : Batches
+    standardiser : Standardiser
+    outliers : ndarray of shape (n_outliers,), int, or None
+        Sorted. None for none; then both are None.
+    settings : Settings
+    """
+    found: dict[str, float | None] = {"inlier_fvu_": None, "outlier_fvu_": None}
+    if outliers is None:
+        return found
+    X, rows = batches.X, batches.rows
+    rows = np.arange(len(X)) if rows is None else rows
+    inliers = np.setdiff1d(rows, outliers, assume_unique=True)
+    as_they_are = replace(standardiser, largest=np.inf)
+    algorithm = "omp" if settings.for_pursuit else "encoder"
+    coder = Coder(sae, settings.k, algorithm, settings.positive_code)
+
+    def reconstructed(chosen: np.ndarray):
+        for block in row_blocks(X, chosen):
+            # FVU is the same in any units.
+            given = as_they_are(block, settings.device, settings.dtype)
+            yield given.cpu().numpy(), coder.reconstruct(given).cpu().numpy()
+
+    for name, kind in zip(found, (inliers, outliers), strict=True):
+        if len(kind):
+            chosen = kind[:: max(1, len(kind) // N_CODED)]
+            found[name] = fvu_of_blocks(reconstructed(chosen))
+    return found
