@@ -173,7 +173,7 @@ class BaseSparseAutoencoder(
 
         Returns
         -------
-        torch.nn.Module
+        module : torch.nn.Module
             With ``encode(x)``, ``decode(codes)`` and ``forward(x)``, for tensors
             (..., n_features) and (..., n_components); with the submodules ``codes`` and
             ``error``, through which these pass, to hook; with the parameters

@@ -187,7 +187,13 @@ class PretrainedSAE(BaseSparseAutoencoder):
 
     @property
     def dictionaries_(self):
-        """Atoms of unit norm, (1, n_components, n_features)."""
+        """Give the atoms unit norm, as ours have.
+
+        Returns
+        -------
+        dictionaries : ndarray of shape (1, n_components, n_features)
+            Atoms of the one SAE.
+        """
         norms = np.linalg.norm(self.components_, axis=1, keepdims=True)
         return (self.components_ / np.where(norms > 0, norms, 1))[None]
 

@@ -24,7 +24,7 @@ class MadeForItsData(PretrainedSAE):
 
     def fit(self, X, y=None):
         if not self.__sklearn_is_fitted__():
-            width = max(1, *np.shape(X)[-1:], 1)
+            width = max(1, *np.asarray(X).shape[-1:], 1)
             draw = np.random.default_rng(0)
             shapes = (5, width), (5,), (5, width), (width,), (5,)
             arrays = [draw.standard_normal(shape) for shape in shapes]

@@ -94,7 +94,7 @@ def from_dictionary_learning(folder) -> MFRSparseAutoencoder | PretrainedSAE:
     path = path if path.suffix == ".pt" else path / WEIGHTS
     with naming(folder):
         trainer = _trainer_of(path.with_name(CONFIG))
-        kind = trainer.get("dict_class")
+        kind: str = trainer.get("dict_class", "")
 
         def expected(names: set[str]) -> Mapping[str, str]:
             nonlocal kind

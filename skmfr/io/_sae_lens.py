@@ -235,12 +235,8 @@ def _weights_of(arrays: dict[str, np.ndarray]) -> Weights:
     """Weights of any architecture, with thresholds."""
     encoder, decoder, decoder_bias = arrays["W_enc"].T, arrays["W_dec"], arrays["b_dec"]
     if "b_gate" in arrays:
-        return gated(
-            encoder,
-            *(arrays[name] for name in ("b_gate", "b_mag", "r_mag")),
-            decoder,
-            decoder_bias,
-        )
+        gates = arrays["b_gate"], arrays["b_mag"], arrays["r_mag"]
+        return gated(encoder, *gates, decoder, decoder_bias)
     bias = arrays["b_enc"]
     threshold = np.maximum(arrays.get("threshold", np.zeros_like(bias)), 0)
     return Weights(encoder, bias, decoder, decoder_bias, threshold)
