@@ -370,6 +370,8 @@ def test_training_goes_on_from_an_import(imported, make_samples):
         imported.partial_fit(X[:, :3])
 
 
+# Of weights that nobody has trained.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_an_import_is_the_first_of_a_group_that_starts_near_it(imported, make_samples):
     X = make_samples(200) + 3
     fvu, atoms = 1 - imported.score(X), imported.components_
