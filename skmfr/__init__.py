@@ -6,9 +6,10 @@ import random
 # which is the user's.
 _state_of_random = random.getstate()
 from ._estimator import MFRSparseAutoencoder  # noqa: E402
+from ._pretrained import PretrainedSAE  # noqa: E402
 
 random.setstate(_state_of_random)
 del random, _state_of_random
 
-__all__ = ["MFRSparseAutoencoder"]
+__all__ = ["MFRSparseAutoencoder", "PretrainedSAE"]
 __version__ = "0.1.0"

@@ -8,33 +8,16 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    _fit_context,
-)
+from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils._param_validation import (
-    StrOptions,
-    validate_parameter_constraints,
-)
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import StrOptions
 
-from ._data.checked import checked, checked_data
-from ._data.moments import fvu_of_blocks
-from ._data.sources import as_array
+from ._base import BaseSparseAutoencoder
+from ._data.checked import checked
 from ._training import attributes as fitted
 from ._training.attributes import Late, set_fitted
-from ._utils.checks import (
-    Device,
-    Interval,
-    check_weights,
-    float_dtypes,
-    validate_parameters,
-)
-from ._utils.documentation import DocumentationLinkMixin
+from ._utils.checks import Device, Interval
 from ._utils.fitted import unchanged_on_error
 
 if TYPE_CHECKING:
@@ -48,13 +31,7 @@ except ImportError:  # scikit-learn < 1.9
         """Stands where scikit-learn has no callbacks."""
 
 
-class MFRSparseAutoencoder(
-    DocumentationLinkMixin,
-    CallbackSupportMixin,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    BaseEstimator,
-):
+class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     """Sparse autoencoders with mutual feature regularization (MFR).
 
     Several sparse autoencoders (SAEs) learn an overcomplete dictionary each, on the
@@ -177,7 +154,9 @@ class MFRSparseAutoencoder(
         steps while the penalty is on.
 
     warm_start : bool, default=False
-        Whether `fit` goes on from the previous fit.
+        Whether `fit` goes on from the previous fit. An SAE that was imported, or saved
+        without its state of training, becomes the first of the group; the others start
+        from its atoms and noise, witnesses from the data.
 
     shuffle : bool, default=True
         Whether each epoch takes the samples in a new random order.
@@ -502,7 +481,8 @@ class MFRSparseAutoencoder(
         penalty from the first step. One that `fit` has brought to its end goes on as in
         the last steps of that fit: at 5 % of the learning rate, less for batches of
         fewer than 256 samples, without the penalty and without new atoms, so that it
-        follows the data and loses nothing of what it has.
+        follows the data and loses nothing of what it has. So does one that was
+        imported, or saved without its state of training, see `warm_start`.
 
         Centre and scale are those of all samples of all calls. First calls that say
         little are forgotten when a call says more: those with samples that are all the
@@ -551,21 +531,24 @@ class MFRSparseAutoencoder(
 
     def _fit(self, X, *, going_on: bool, one_pass: bool) -> Fit:
         """Check X, and train from the start or go on, for a schedule or one pass."""
+        from ._sae.arrays import WEIGHTS
         from ._training.fit import fit
         from ._training.progress import EpochCallbacks
         from ._training.results import Earlier
         from ._utils.ambient import undisturbed
 
-        continued = going_on and self._can_go_on()
+        continued = going_on and hasattr(self, "_training")
         if continued and one_pass:
             # Of partial_fit, scikit-learn validates the first call alone.
             check_parameters(self)
         X = checked(self, X, reset=not continued)
-        earlier = begin_callbacks = None
-        if continued:
+        earlier = weights = begin_callbacks = None
+        if continued and self._training:
             earlier = Earlier.of(self)
             seed = earlier.seed
         else:
+            if continued:
+                weights = [getattr(self, name) for name in WEIGHTS]
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if hasattr(self, "_init_callback_context") and not one_pass:
             begin_callbacks = partial(EpochCallbacks, self, self._init_callback_context)
@@ -577,6 +560,7 @@ class MFRSparseAutoencoder(
                 self.get_params(deep=False),
                 seed=seed,
                 earlier=earlier,
+                weights=weights,
                 one_pass=one_pass,
                 begin_callbacks=begin_callbacks,
             )
@@ -587,137 +571,6 @@ class MFRSparseAutoencoder(
         fitted.forget_late(self)
         set_fitted(self, found.attributes)
         return found
-
-    def _can_go_on(self) -> bool:
-        """Whether there is a state of training to go on from."""
-        if not hasattr(self, "_training"):
-            return False
-        if not self._training:
-            raise ValueError(
-                "This SAE has no state of training: it was imported from another "
-                "package, or saved without. Neither partial_fit nor warm_start=True "
-                "can go on from it. Set warm_start=False and call fit to train anew."
-            )
-        return True
-
-    def transform(self, X):
-        """Code samples with the reference SAE.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Data, in any form that `fit` takes.
-
-        Returns
-        -------
-        codes : ndarray or CSR array of shape (n_samples, n_components)
-            At most k entries of a row are not zero; with
-            ``transform_algorithm="encoder"`` or ``positive_code=True`` none is
-            negative. float32 for float32 and float16 data, float64 otherwise.
-
-        Raises
-        ------
-        ValueError
-            If X is not numeric, finite and as wide as the training data.
-        """
-        from ._sae.arrays import coder_of, csr_codes, dense_codes
-
-        X = checked_data(self, X)
-        validate_parameters(self, "sparse_output")
-        codes_of = csr_codes if self.sparse_output else dense_codes
-        return codes_of(coder_of(self, X), X)
-
-    def inverse_transform(self, X):
-        """Reconstruct samples from codes.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_components)
-            Codes.
-
-        Returns
-        -------
-        X_original : ndarray of shape (n_samples, n_features)
-            ``X @ components_ + decoder_bias_``.
-
-        Raises
-        ------
-        ValueError
-            If X is not numeric, finite and as wide as there are atoms.
-        """
-        check_is_fitted(self)
-        X = as_array(X)
-        codes = check_array(X, accept_sparse="csr", dtype=float_dtypes(X))
-        if codes.shape[1] != len(self.components_):
-            raise ValueError(
-                f"X has {codes.shape[1]} columns, but there are n_components="
-                f"{len(self.components_)} atoms: inverse_transform takes codes."
-            )
-        atoms = self.components_.astype(codes.dtype, copy=False)
-        return codes @ atoms + self.decoder_bias_.astype(codes.dtype, copy=False)
-
-    def reconstruct(self, X, trusted_only=False):
-        """Code samples and reconstruct them.
-
-        The same as ``inverse_transform(transform(X))``, without the codes in full.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Data, in any form that `fit` takes.
-        trusted_only : bool, default=False
-            Whether to leave out the atoms that are not `trusted_`.
-
-        Returns
-        -------
-        X_hat : ndarray of shape (n_samples, n_features)
-            Reconstructed data.
-
-        Raises
-        ------
-        ValueError
-            If X is not numeric, finite and as wide as the training data.
-        """
-        from ._sae.arrays import coder_of, reconstruct
-
-        validate_parameter_constraints(
-            {"trusted_only": ["boolean"]}, {"trusted_only": trusted_only}, "reconstruct"
-        )
-        X = checked_data(self, X)
-        kept = self.trusted_ if trusted_only else None
-        return reconstruct(coder_of(self, X), X, kept)
-
-    def score(self, X, y=None, sample_weight=None):
-        """Share of the variance of X that its reconstruction explains.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Data, in any form that `fit` takes.
-        y : Ignored
-            Not used, present for API consistency.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the samples, not negative; None weighs all alike.
-
-        Returns
-        -------
-        score : float
-            1 - FVU with the present `transform_algorithm`, the same as ``r2_score(X,
-            reconstruct(X), sample_weight, multioutput="variance_weighted")``. At most
-            1.
-
-        Raises
-        ------
-        ValueError
-            If X is not numeric, finite and as wide as the training data.
-        """
-        from ._sae.arrays import coder_of, reconstructed_blocks
-
-        X = checked_data(self, X)
-        weights = None
-        if sample_weight is not None:
-            weights = check_weights(sample_weight, len(X))
-        return 1.0 - fvu_of_blocks(reconstructed_blocks(coder_of(self, X), X), weights)
 
     def __getstate__(self):
         from ._training.results import without_copies
@@ -731,17 +584,8 @@ class MFRSparseAutoencoder(
         # Arrays come out of a pickle so that they can be written to.
         set_fitted(self, with_copies(state))
 
-    @property
-    def _n_features_out(self) -> int:
-        return len(self.components_)
-
     def __sklearn_is_fitted__(self) -> bool:
         return "reference_sae_" in vars(self)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
 
 
 def check_parameters(sae: MFRSparseAutoencoder) -> None:

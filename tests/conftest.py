@@ -94,7 +94,7 @@ def count_refused():
     return _count_refused
 
 
-def _count_refused(path, load, assert_same, fragile):
+def _count_refused(path, load, assert_same, fragile, n_damaged=N_DAMAGED):
     """The others must load as the whole file does; none may take twice its size.
 
     Parameters
@@ -105,6 +105,7 @@ def _count_refused(path, load, assert_same, fragile):
     assert_same : callable(loaded, expected)
     fragile : slice
         The bytes where there is more to break.
+    n_damaged : int
 
     Returns
     -------
@@ -115,7 +116,7 @@ def _count_refused(path, load, assert_same, fragile):
     draw = np.random.default_rng(0)
     n_refused = 0
     tracemalloc.start()
-    for _ in range(N_DAMAGED):
+    for _ in range(n_damaged):
         path.write_bytes(damaged(content, draw, fragile))
         size, (before, _) = path.stat().st_size, tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
@@ -130,7 +131,7 @@ def _count_refused(path, load, assert_same, fragile):
         # The zipfile module has room for a megabyte, whatever there is to read.
         assert peak - before < 2 * size + 2**20 + 100_000
     tracemalloc.stop()
-    return n_refused / N_DAMAGED
+    return n_refused / n_damaged
 
 
 def damaged(content, draw, fragile):

@@ -3,12 +3,14 @@
 from itertools import permutations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import skmfr.agreement
 from skmfr import MFRSparseAutoencoder
 from skmfr._sae.levels import random_quantile
 from skmfr.agreement import (
+    compare,
     feature_agreement,
     matched_cosine,
     mmcs,
@@ -18,6 +20,7 @@ from skmfr.agreement import (
     shared_fraction,
     trusted_atoms,
 )
+from skmfr.io import save, to_sae_lens
 
 
 def random_atoms(*shape, seed=0):
@@ -364,3 +367,93 @@ def test_rates_outside_0_and_1_are_refused(name):
     sae = estimator_with(unit(3, 9, 4), unit(1, 9, 4, seed=1))
     with pytest.raises(ValueError, match=name):
         trusted_atoms(sae, **{name: 1.1})
+
+
+# Several SAEs, compared.
+
+
+def of_unit_norm(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def three():
+    """Dictionaries of 30, 20 and 700 atoms: the second has ten of the first."""
+    draw = np.random.default_rng(0)
+    first = draw.standard_normal((30, 12))
+    second = np.concatenate([2 * first[:10], draw.standard_normal((10, 12))])
+    return {"a": first, "b": second, "c": draw.standard_normal((700, 12))}
+
+
+def test_comparison_is_that_of_all_pairs(three):
+    frame = compare(three, verbose=0)
+    assert frame.index.names == ["sae", "atom"]
+    assert len(frame) == 30 + 20 + 700
+    for name, atoms in three.items():
+        others = [other for other in three if other != name]
+        cosines = {o: of_unit_norm(atoms) @ of_unit_norm(three[o]).T for o in others}
+        null = {o: random_agreement(12, len(three[o])) for o in others}
+        level = {o: null[o] + 0.75 * (1 - null[o]) for o in others}
+        rows = frame.loc[name]
+        for other in others:
+            np.testing.assert_allclose(
+                rows[f"cosine {other}"], cosines[other].max(1), atol=1e-12
+            )
+            np.testing.assert_array_equal(
+                rows[f"atom {other}"], cosines[other].argmax(1)
+            )
+        agreement = np.mean([cosines[o].max(1) for o in others], axis=0)
+        np.testing.assert_allclose(rows["agreement"], agreement, atol=1e-12)
+        again = np.mean([cosines[o].max(1) > level[o] for o in others], axis=0)
+        np.testing.assert_array_equal(rows["reappearance"], again)
+        mean_level = np.mean(list(level.values()))
+        np.testing.assert_array_equal(rows["trusted"], agreement > mean_level)
+        assert rows[f"cosine {name}"].isna().all()
+        assert (rows[f"atom {name}"] == -1).all()
+        assert frame.attrs["null"][name] == pytest.approx(np.mean(list(null.values())))
+        assert frame.attrs["level"][name] == pytest.approx(mean_level)
+    assert (frame.loc["a", "reappearance"][:10] >= 0.5).all()
+
+
+def test_nearest_atoms_are_the_same_in_small_blocks(three, monkeypatch):
+    expected = compare(three, verbose=0)
+    monkeypatch.setattr("skmfr._sae.pairing.COSINES_AT_ONCE", 1)
+    monkeypatch.setattr("skmfr._sae.pairing.MIN_ROWS", 7)
+    monkeypatch.setattr("skmfr._comparing.ROWS", 9)
+    pd.testing.assert_frame_equal(compare(three, verbose=0), expected)
+
+
+def test_estimators_and_files_are_compared_like_their_atoms(tmp_path, three):
+    saes = [
+        MFRSparseAutoencoder(16, k=2, max_steps=5, random_state=i).fit(three["c"])
+        for i in range(2)
+    ]
+    expected = compare([sae.components_ for sae in saes], verbose=0)
+    to_sae_lens(saes[0], tmp_path / "folder")
+    save(saes[1], tmp_path / "file")
+    for given in (saes, [str(tmp_path / "folder"), tmp_path / "file"]):
+        pd.testing.assert_frame_equal(compare(given, verbose=0), expected)
+
+
+def test_time_is_told_before_and_silence_is_kept(three, capsys):
+    compare(three, verbose=0)
+    assert capsys.readouterr().err == ""
+    compare(three)
+    told = capsys.readouterr().err
+    assert told.startswith("Comparing 3 SAEs of 30, 20, 700 atoms: about 0 s on ")
+    assert "100%" in told
+
+
+@pytest.mark.parametrize(
+    ("saes", "message"),
+    [
+        ([np.eye(3)], "saes must be 2 or more to compare, got 1"),
+        ("folder", "2 or more to compare, got one: 'folder'"),
+        ([np.eye(3), np.eye(4)], r"saes\['1'\] has shape \(4, 4\), expected \(n_ato"),
+        ([np.eye(3), np.ones(3)], r"saes\['1'\] has shape \(3,\)"),
+        ([np.eye(3), np.full((2, 3), np.nan)], r"saes\['1'\] contains NaN"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(saes, message):
+    with pytest.raises(ValueError, match=message):
+        compare(saes, verbose=0)

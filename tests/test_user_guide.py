@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from sklearn.utils import Bunch
 
 from skmfr import MFRSparseAutoencoder
 from skmfr._training import fit
 from skmfr.eeg import _supervised
+from skmfr.io import to_sae_lens
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "docs/index.md"] + [
@@ -61,10 +64,39 @@ def eeg_names() -> dict:
     }
 
 
+def others_names() -> dict:
+    """Folders of SAEs, and a model of tokens with what one layer of it gives."""
+    pytest.importorskip("safetensors")
+    torch.manual_seed(0)
+
+    class Model(torch.nn.Sequential):
+        def forward(self, tokens):
+            return Bunch(logits=super().forward(tokens))
+
+    model = Model(
+        torch.nn.Embedding(30, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 30)
+    )
+    tokens = torch.arange(120).reshape(12, 10) % 30
+    activations = model[1](model[0](tokens)).detach().flatten(0, 1).numpy()
+    for i in range(2):
+        sae = MFRSparseAutoencoder(16, n_saes=1, n_witnesses=0, k=2, random_state=i)
+        to_sae_lens(sae.fit(activations), f"folder {i}")
+    return {
+        "folder": "folder 0",
+        "second": "folder 1",
+        "topk_folder": "folder 0",
+        "model": model,
+        "layer": "1",
+        "tokens": tokens,
+        "activations": activations,
+    }
+
+
 # What a page leaves to its reader: the reader's own data.
 NAMES = {
     "docs/user_guide/agreement.md": agreement_names,
     "docs/user_guide/eeg.md": eeg_names,
+    "docs/user_guide/others.md": others_names,
 }
 
 

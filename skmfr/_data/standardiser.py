@@ -46,6 +46,12 @@ class Standardiser:
         return cls.from_moments(Moments.of(row_blocks(X, rows)), X.dtype)
 
     @classmethod
+    def none(cls, X: np.ndarray | Source) -> "Standardiser":
+        """Which leaves data like X as they are."""
+        zero = np.zeros(X.shape[1], dtype=X.dtype)
+        return cls(zero, 1.0, zero + 1)
+
+    @classmethod
     def from_moments(
         cls, moments: Moments, dtype: np.dtype, bounded: bool = False
     ) -> "Standardiser":

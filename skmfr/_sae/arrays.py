@@ -38,7 +38,7 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
 
     Parameters
     ----------
-    estimator : MFRSparseAutoencoder
+    estimator : BaseSparseAutoencoder
     X : ndarray, Source or Tensor
         A tensor is coded on its device, all else on that of the estimator.
 
@@ -46,6 +46,8 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     ------
     InvalidParameterError
         If a parameter that coding depends on is not as described.
+    ValueError
+        If matching pursuit is not told how many atoms to take.
     """
     counting = "k", "transform_algorithm", "positive_code", "device"
     validate_parameters(estimator, *counting)
@@ -55,16 +57,23 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
         device = resolve_device(estimator.device, fall_back=True)
         dtype = DTYPES[X.dtype.name]
     weights = [getattr(estimator, name) for name in WEIGHTS]
+    threshold = estimator.threshold_
+    if threshold is not None:
+        weights.append(threshold)
     how = estimator.transform_algorithm, estimator.positive_code
+    if estimator.k is None and (threshold is None or how[0] == "omp"):
+        what = "TopK" if threshold is None else "transform_algorithm='omp'"
+        raise ValueError(f"k=None, but {what} needs a number of atoms: set k.")
     settings = estimator.k, *how, device, dtype
     if estimator in _coders:
         known_weights, known_settings, coder = _coders[estimator]
         if settings == known_settings and all(map(is_, weights, known_weights)):
             return coder
-    sae = Ensemble(
-        *(torch.tensor(array[None], dtype=dtype, device=device) for array in weights)
-    )
-    coder = Coder(sae, estimator.k, *how)
+    tensors = [
+        torch.tensor(array[None], dtype=dtype, device=device) for array in weights
+    ]
+    sae = Ensemble(*tensors[: len(WEIGHTS)])
+    coder = Coder(sae, estimator.k, *how, None if threshold is None else tensors[-1][0])
     # An array that can be written to may change, and nobody would know.
     if not any(array.flags.writeable for array in weights):
         _coders[estimator] = weights, settings, coder

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .._kernels import backend
 from .._utils.ambient import undisturbed
@@ -48,6 +49,15 @@ class AtomMajor(NamedTuple):
     def sort(self, weights: Tensor) -> Tensor:
         """Weights of the entries (n_samples, k) in this order, (n_entries,)."""
         return weights.flatten().index_select(0, self.order)
+
+
+def stacked(blocks: list[SparseCodes]) -> SparseCodes:
+    """Codes of blocks of samples, as wide as the widest, (n_samples, k)."""
+    width = max(codes.indices.shape[1] for codes in blocks)
+    padded = [
+        [pad(part, (0, width - part.shape[1])) for part in codes] for codes in blocks
+    ]
+    return SparseCodes(*(torch.cat(part) for part in zip(*padded, strict=True)))
 
 
 def top_k(scores: Tensor, k: int) -> SparseCodes:

@@ -3,6 +3,8 @@
 PyTorch is imported when it computes, so that importing skmfr is light.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 # Matchings that are made once, for a number to report, are exact up to this many atoms
@@ -19,6 +21,27 @@ def nearest_cosines(
     rows, columns = _as_tensors(*_same_dtype(atoms, others))
     cosine, index = largest_cosines(rows, columns)
     return np.clip(cosine.numpy(), -1.0, 1.0), index.numpy()
+
+
+def nearest_both_ways(
+    atoms: np.ndarray,
+    others: np.ndarray,
+    device: str,
+    after_block: Callable[[int], object] = lambda n: None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """:func:`nearest_cosines` of atoms with others, and of others with atoms.
+
+    Memory for a block of cosines, and on the CPU none for copies, which dictionaries of
+    gigabytes have no room for.  ``after_block`` is told how many atoms are done.
+    """
+    from .._utils.devices import on_device
+    from .pairing import largest_cosines_both_ways
+
+    rows, columns = (on_device(each, device) for each in (atoms, others))
+    return [
+        (np.clip(cosine.cpu().numpy(), -1.0, 1.0), index.cpu().numpy())
+        for cosine, index in largest_cosines_both_ways(rows, columns, after_block)
+    ]
 
 
 def named_dictionaries(

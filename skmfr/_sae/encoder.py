@@ -1,4 +1,17 @@
-"""Codes by the encoder, of batches in training and of new data."""
+"""Codes by the encoder, of batches in training and of new data.
+
+Of scores ``s = (x - b) E^T + c``, which codes an SAE of whatever kind has:
+
+=========  =============================  =======================================
+TopK       the k largest positive scores  k, no threshold
+ReLU       positive scores                thresholds of 0
+JumpReLU   scores above a threshold each  thresholds
+gated      those whose gate is open       thresholds, see `skmfr.io._weights.gated`
+=========  =============================  =======================================
+
+Other kinds are one of these once they are trained: BatchTopK and Matryoshka SAEs are
+used with thresholds.
+"""
 
 from collections.abc import Callable
 
@@ -9,6 +22,8 @@ from .._kernels.dense import lengths, linear, rounding, same_dot
 from .codes import BlockCoder, SparseCodes, gather_dot, top_k
 from .ensemble import Ensemble
 
+# Scores of some samples at some atoms of each, (n_rows, n), the same in any batch.
+Rescore = Callable[[Tensor, Tensor], Tensor]
 # Candidates beside k, or a quarter of k.  Scores of bfloat16 are off by 1/256 at most:
 # of random data, digits and superposed features no sample got other atoms with so many
 # than with k more, and one in 300 with a quarter of k = 8 alone.
@@ -81,35 +96,115 @@ def encode(
     return SparseCodes(values, indices)
 
 
-def encoder_coder(sae: Ensemble, k: int) -> BlockCoder:
-    """TopK(ReLU((x - b) E^T + c), k).
+def encoder_coder(
+    sae: Ensemble, k: int | None, threshold: Tensor | None = None
+) -> BlockCoder:
+    """TopK(ReLU((x - b) E^T + c), k), or by thresholds.
 
     Parameters
     ----------
     sae : Ensemble of one member
-    k : int
+    k : int, optional
+        There may be none if there are thresholds.
+    threshold : Tensor of shape (n_components,), optional
     """
+    if threshold is not None:
+        return threshold_coder(sae, k, threshold)
+    assert k is not None
+    scores_of = _scorer(sae)
+
+    def coder(X: Tensor) -> SparseCodes:
+        scores, margin, rescore = scores_of(X)
+        return select(scores, k, margin, rescore)
+
+    return coder
+
+
+def threshold_coder(sae: Ensemble, k: int | None, threshold: Tensor) -> BlockCoder:
+    """JumpReLU: scores above the threshold of their atom.
+
+    Parameters
+    ----------
+    sae : Ensemble of one member
+    k : int, optional
+        How many of them at most, the largest.
+    threshold : Tensor of shape (n_components,)
+        Not negative.
+    """
+    scores_of = _scorer(sae)
+
+    def coder(X: Tensor) -> SparseCodes:
+        scores, margin, rescore = scores_of(X)
+        # One pass over all scores; what is on the edge is settled among the few left.
+        near = scores > threshold - margin.max()
+        rows, atoms = near.nonzero(as_tuple=True)
+        values = scores[rows, atoms]
+        edge = (values - threshold[atoms]).abs() <= margin[rows]
+        values[edge] = rescore(rows[edge], atoms[edge, None])[:, 0].to(values.dtype)
+        active = values > threshold[atoms]
+        rows, atoms, values = rows[active], atoms[active], values[active]
+        counts = torch.bincount(rows, minlength=len(X))
+        if k is None or int(counts.max()) <= k:
+            return side_by_side(rows, atoms, values, counts)
+
+        def rescore_active(rows: Tensor, atoms: Tensor) -> Tensor:
+            exact = rescore(rows, atoms)
+            return exact.masked_fill(exact <= threshold[atoms], 0.0)
+
+        scores.zero_()[rows, atoms] = values
+        return select(scores, k, margin, rescore_active)
+
+    return coder
+
+
+def _scorer(sae: Ensemble) -> Callable[[Tensor], tuple[Tensor, Tensor, Rescore]]:
+    """Scores (x - b) E^T + c of samples, what rounding does to them, and exact ones."""
     encoder, bias = sae.encoder[0], sae.encoder_bias[0]
     size = lengths(encoder).max()
     offset = 8 * torch.finfo(bias.dtype).eps * bias.abs().max()
 
-    def coder(X: Tensor) -> SparseCodes:
+    def scores_of(X: Tensor) -> tuple[Tensor, Tensor, Rescore]:
         X_centred = X - sae.decoder_bias
 
         def rescore(rows: Tensor, atoms: Tensor) -> Tensor:
             return same_dot(X_centred[rows], encoder, atoms) + bias[atoms]
 
         margin = rounding(X) * lengths(X_centred) * size + offset
-        return select(linear(X_centred, encoder, bias), k, margin, rescore)
+        return linear(X_centred, encoder, bias), margin, rescore
 
-    return coder
+    return scores_of
+
+
+def side_by_side(
+    rows: Tensor, atoms: Tensor, values: Tensor, counts: Tensor
+) -> SparseCodes:
+    """Codes whose samples are active in different numbers of atoms.
+
+    Parameters
+    ----------
+    rows, atoms, values : Tensor of shape (n_entries,)
+        Sample after sample.
+    counts : Tensor of shape (n_samples,)
+        Entries of each.
+
+    Returns
+    -------
+    SparseCodes of shape (n_samples, most entries of a sample)
+    """
+    width = max(1, int(counts.max()))
+    place = torch.arange(len(rows), device=rows.device)
+    place -= (counts.cumsum(0) - counts)[rows]
+    indices = atoms.new_zeros(len(counts), width)
+    padded = values.new_zeros(len(counts), width)
+    indices[rows, place], padded[rows, place] = atoms, values
+    return SparseCodes(padded, indices)
 
 
 def select(
     scores: Tensor,
     k: int,
     margin: Tensor,
-    rescore: Callable[[Tensor, Tensor], Tensor],
+    rescore: Rescore,
 ) -> SparseCodes:
     """The largest k positive scores, independently of how they were rounded.
 

@@ -13,9 +13,14 @@ from .ensemble import Ensemble
 NEARLY_DEPENDENT = 0.0025
 
 
-def lstsq_coder(sae: Ensemble, k: int, positive: bool = False) -> BlockCoder:
+def lstsq_coder(
+    sae: Ensemble,
+    k: int | None,
+    positive: bool = False,
+    threshold: Tensor | None = None,
+) -> BlockCoder:
     """Least squares on the support of the encoder's codes; signs are free or not."""
-    by_encoder = encoder_coder(sae, k)
+    by_encoder = encoder_coder(sae, k, threshold)
     return lambda X: refitted(by_encoder(X), X, sae, positive)
 
 

@@ -1,5 +1,7 @@
 """Pairing the atoms of two dictionaries."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from scipy import sparse
@@ -22,6 +24,8 @@ MAX_ROUNDS = 10
 REST_SIZE = 256
 # Cosines are made in blocks of rows of about this many numbers.
 COSINES_AT_ONCE = 1 << 24
+# Of fewer rows a product is slower.
+MIN_ROWS = 256
 
 
 @undisturbed()
@@ -43,6 +47,45 @@ def largest_cosines(atoms: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     blocks = [linear(block, others).max(1) for block in atoms.split(n_rows)]
     cosine, index = zip(*blocks, strict=True)
     return torch.cat(cosine), torch.cat(index)
+
+
+@undisturbed()
+def largest_cosines_both_ways(
+    atoms: Tensor, others: Tensor, after_block: Callable[[int], object] = lambda n: None
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """:func:`largest_cosines` of atoms with others and of others with atoms, at once.
+
+    Each cosine is made once.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_atoms, n_features)
+    others : Tensor of shape (n_others, n_features)
+        Rows of unit norm, both.
+    after_block : callable(n), optional
+        Told after each block of atoms how many it had.
+
+    Returns
+    -------
+    there, back : (cosine, index)
+    """
+    cosines, places = [], []
+    highest = atoms.new_full((len(others),), -torch.inf)
+    where = torch.zeros(len(others), dtype=torch.int64, device=atoms.device)
+    start = 0
+    for block in atoms.split(max(MIN_ROWS, COSINES_AT_ONCE // len(others))):
+        products = linear(block, others)
+        cosine, place = products.max(1)
+        cosines.append(cosine)
+        places.append(place)
+        # Where a maximum is costs more to find than what it is; few columns gain one.
+        peak = products.amax(0)
+        gained = (peak > highest).nonzero()[:, 0]
+        highest[gained] = peak[gained]
+        where[gained] = products[:, gained].argmax(0) + start
+        start += len(block)
+        after_block(len(block))
+    return (torch.cat(cosines), torch.cat(places)), (highest, where)
 
 
 @undisturbed()

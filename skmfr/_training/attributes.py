@@ -16,6 +16,7 @@ READ_ONLY = {
     "encoder_weights_",
     "encoder_bias_",
     "decoder_bias_",
+    "threshold_",
 }
 
 

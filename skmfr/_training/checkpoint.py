@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import ZIP_STORED, ZipFile
 
 import joblib
 import numpy as np
 import torch
 
-from .._utils.files import remove_abandoned, replacing
+from .._utils.files import check_archive, remove_abandoned, replacing
 from .settings import Settings
 from .state import TrainingState, from_arrays, to_arrays
 
@@ -125,7 +124,7 @@ class Checkpoints:
 
     def _read(self, path: Path, settings: Settings) -> TrainingState:
         with _damage_named(path):
-            _check_archive(path)
+            check_archive(path)
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
             # The checksums of a zip file do not cover the names of its members.
@@ -148,19 +147,6 @@ class Checkpoints:
                 )
         with _damage_named(path):
             return from_arrays(arrays, settings)
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse an archive that is damaged, or takes more memory than it has bytes."""
-    with ZipFile(path) as archive:
-        members = archive.infolist()
-        if any(each.compress_type != ZIP_STORED for each in members):
-            raise ValueError("it is compressed")
-        if sum(each.file_size for each in members) > path.stat().st_size:
-            raise ValueError("it holds more than it has bytes")
-        # Before NumPy believes what an array says about its size.
-        if (name := archive.testzip()) is not None:
-            raise ValueError(f"{name} is not as it was written")
 
 
 @contextmanager

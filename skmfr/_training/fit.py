@@ -5,7 +5,7 @@ a checkpoint; they are trained together; and what they have learned becomes arra
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from math import ceil
 from pathlib import Path
@@ -24,7 +24,7 @@ from .._sae.ensemble import Ensemble
 from .._utils.random import VALIDATION, random_numbers
 from .._utils.workers import present_workers
 from .checkpoint import Checkpoints
-from .initial import untrained
+from .initial import pretrained, start_group_from, untrained
 from .loop import train
 from .outliers import fvu_of_kinds, warn_of
 from .progress import EpochCallbacks, Watch
@@ -97,6 +97,7 @@ def fit(
     *,
     seed: int,
     earlier: Earlier | None = None,
+    weights: Sequence[np.ndarray] | None = None,
     one_pass: bool = False,
     begin_callbacks: Callable[..., EpochCallbacks] | None = None,
 ) -> Fit:
@@ -110,6 +111,8 @@ def fit(
     seed : int
     earlier : Earlier, optional
         What to go on from.
+    weights : sequence of ndarray, optional
+        Of one SAE to start from, in units of the data, in the order of an ensemble.
     one_pass : bool
         Whether to take the data once, at a constant learning rate.
     begin_callbacks : callable(X, per_epoch, state, attributes_of), optional
@@ -131,8 +134,10 @@ def fit(
         if known is not None:
             statistics = statistics_of(X, rows)
     data = prepare(X, rows, held_out, statistics, parameters, seed, earlier, one_pass)
-    state = start(data, settings, earlier)
-    state.begin(*plan(data, parameters, earlier, one_pass))
+    state = start(data, settings, earlier, weights)
+    anew = earlier is None and weights is None
+    settled = weights is not None or (earlier is not None and earlier.settled)
+    state.begin(*plan(data, parameters, anew, settled, one_pass))
     state, checkpoints = resume(state, data, parameters, settings, one_pass)
     history, interrupt = run(
         state, data, parameters, settings, checkpoints, begin_callbacks
@@ -262,10 +267,19 @@ def split(
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def start(data: Data, settings: Settings, earlier: Earlier | None) -> TrainingState:
+def start(
+    data: Data,
+    settings: Settings,
+    earlier: Earlier | None,
+    weights: Sequence[np.ndarray] | None = None,
+) -> TrainingState:
     """SAEs before the first step of this fit."""
     if earlier is None:
         ensemble = untrained(data.standardiser, settings)
+        if weights is not None:
+            given = pretrained(weights, settings, data.batches.X.shape[1])
+            change_units(given, Standardiser.none(data.batches.X), data.standardiser)
+            start_group_from(given, ensemble, settings)
         return new_state(ensemble, settings)
     check_can_go_on(earlier, settings, data.batches.X.shape[1])
     state = from_arrays(earlier.arrays, settings, lent=True)
@@ -312,17 +326,26 @@ def check_can_go_on(earlier: Earlier, settings: Settings, n_features: int) -> No
 
 
 def plan(
-    data: Data, parameters: Mapping, earlier: Earlier | None, one_pass: bool
+    data: Data, parameters: Mapping, anew: bool, settled: bool, one_pass: bool
 ) -> tuple[Schedule, Plateau]:
-    """How training goes, and when it may end early."""
+    """How training goes, and when it may end early.
+
+    Parameters
+    ----------
+    data : Data
+    parameters : mapping
+    anew : bool
+        Whether SAEs have not been trained at all.
+    settled : bool
+        Whether they have been trained to the end.
+    one_pass : bool
+    """
     per_epoch = data.batches.per_epoch
-    if one_pass and earlier is not None and earlier.settled:
+    if one_pass and settled:
         return Schedule.settled(ceil(per_epoch), data.batches.batch_size), Plateau()
     if one_pass:
         return Schedule.constant(ceil(per_epoch)), Plateau()
-    schedule = Schedule.over(
-        n_steps_of(parameters, per_epoch), anneal_k=earlier is None
-    )
+    schedule = Schedule.over(n_steps_of(parameters, per_epoch), anneal_k=anew)
     return schedule, Plateau(parameters["tol"], parameters["n_iter_no_change"])
 
 

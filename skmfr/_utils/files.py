@@ -7,6 +7,7 @@ from glob import escape
 from pathlib import Path
 from secrets import token_hex
 from time import time
+from zipfile import ZIP_STORED, ZipFile
 
 # Seconds after its last change that an unfinished file is of a process that was killed.
 ABANDONED = 3600
@@ -48,3 +49,22 @@ def remove_abandoned(folder: Path, names: str) -> None:
         with suppress(OSError):
             if time() - fresh.stat().st_mtime > ABANDONED:
                 fresh.unlink()
+
+
+def check_archive(path: Path) -> None:
+    """Refuse an archive that is damaged, or takes more memory than it has bytes.
+
+    Raises
+    ------
+    ValueError
+        If it does; zipfile has errors of its own.
+    """
+    with ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(each.compress_type != ZIP_STORED for each in members):
+            raise ValueError("it is compressed")
+        if sum(each.file_size for each in members) > path.stat().st_size:
+            raise ValueError("it holds more than it has bytes")
+        # Before anybody believes what is said about the size of an array.
+        if (name := archive.testzip()) is not None:
+            raise ValueError(f"{name} is not as it was written")

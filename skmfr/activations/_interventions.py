@@ -17,9 +17,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from .._base import BaseSparseAutoencoder
 from .._data.checked import norm_bound
 from .._data.sources import as_array
-from .._estimator import MFRSparseAutoencoder
 from .._sae.arrays import coder_of
 from .._sae.codes import SparseCodes, decode
 from .._utils.checks import Device, Interval
@@ -243,7 +243,7 @@ def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
 
 def _reconstruction(sae) -> Callable[[Tensor], Tensor]:
     """What reconstructs rows of activations."""
-    if isinstance(sae, MFRSparseAutoencoder):
+    if isinstance(sae, BaseSparseAutoencoder):
         check_is_fitted(sae)
 
         def by_coder(rows: Tensor) -> Tensor:
@@ -291,7 +291,7 @@ def steer(
         The model, or its name or folder.
     layer : str
         Dotted name of a submodule.
-    sae : MFRSparseAutoencoder
+    sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted to activations of this layer.
     atoms : int or array-like of int
         Which atoms.
@@ -391,11 +391,11 @@ def _shift(sae, change: np.ndarray, constant: np.ndarray) -> Callable[[Tensor], 
 
     Parameters
     ----------
-    sae : MFRSparseAutoencoder, or what has transform and components_
+    sae : BaseSparseAutoencoder, or what has transform and components_
     change : ndarray of shape (n_components,)
     constant : ndarray of shape (n_features,)
     """
-    if not isinstance(sae, MFRSparseAutoencoder):
+    if not isinstance(sae, BaseSparseAutoencoder):
 
         def of_arrays(rows: Tensor) -> Tensor:
             codes = sparse.csr_array(sae.transform(as_array(rows)))
@@ -461,7 +461,7 @@ def ablate(
         The model, or its name or folder.
     layer : str
         Dotted name of a submodule.
-    sae : MFRSparseAutoencoder
+    sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted to activations of this layer.
     atoms : int or array-like of int
         Which atoms.

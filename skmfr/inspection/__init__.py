@@ -1,6 +1,7 @@
 """Dictionaries to look at: pictures, and pages of atoms to search and to rate."""
 
 from ._agreement import FeatureAgreementDisplay
+from ._comparison import ComparisonDisplay
 from ._dictionary import DictionaryDisplay
 from ._reconstruction import ReconstructionDisplay
 from ._report.ratings import ModelRating, RatingAgreement, rating_agreement
@@ -10,6 +11,7 @@ from ._training import TrainingCurveDisplay, TrainingHistory
 
 __all__ = [
     "BlindedReport",
+    "ComparisonDisplay",
     "DictionaryDisplay",
     "FeatureAgreementDisplay",
     "ReconstructionDisplay",

@@ -7,25 +7,25 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from .._estimator import MFRSparseAutoencoder
+from .._base import BaseSparseAutoencoder
 from ..metrics import _split_pipeline
 
 
-def split_fitted(estimator) -> tuple[Any, MFRSparseAutoencoder]:
+def split_fitted(estimator) -> tuple[Any, BaseSparseAutoencoder]:
     """The steps before a fitted SAE, or None, and the SAE.
 
     Raises
     ------
     TypeError
-        If it is no MFRSparseAutoencoder, nor a Pipeline that ends with one.
+        If it is no SAE of this package, nor a Pipeline that ends with one.
     sklearn.exceptions.NotFittedError
         If it is not fitted.
     """
     before, sae = _split_pipeline(estimator)
-    if not isinstance(sae, MFRSparseAutoencoder):
+    if not isinstance(sae, BaseSparseAutoencoder):
         raise TypeError(
-            "estimator must be an MFRSparseAutoencoder, or a Pipeline that ends with "
-            f"one, got {type(sae).__name__}."
+            "estimator must be an MFRSparseAutoencoder or PretrainedSAE, or a Pipeline "
+            f"that ends with one, got {type(sae).__name__}."
         )
     check_is_fitted(sae)
     return before, sae
@@ -36,8 +36,11 @@ def transformed(before, X):
     return X if before is None else before.transform(X)
 
 
-def agreement_with(sae: MFRSparseAutoencoder) -> str:
+def agreement_with(sae: BaseSparseAutoencoder) -> str:
     """In words, whom `feature_agreement_` is agreement with."""
+    if len(sae.dictionaries_) == 1 and not len(sae.witness_dictionaries_):
+        # Of a file: nobody knows whose.
+        return "other dictionaries"
     n_witnesses = len(sae.witness_dictionaries_)
     if n_witnesses:
         return f"{n_witnesses} witness" + "es" * (n_witnesses > 1)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from .._estimator import MFRSparseAutoencoder, check_parameters, set_fitted
+from .._estimator import MFRSparseAutoencoder, check_parameters
+from .._training.attributes import set_fitted
 from ._safetensors import check_arrays, naming, opened, write_arrays
 
 FORMAT_VERSION = 4
@@ -66,14 +67,16 @@ def save(sae: MFRSparseAutoencoder, path, *, training_state=True) -> None:
         Whether to write what `partial_fit`, and `fit` with ``warm_start=True``, go on
         from. False writes the reference SAE alone, with its agreement, in a file hardly
         larger than its weights: `dictionaries_` then holds one, there are no witnesses,
-        and `loss_curve_` is empty.
+        and `loss_curve_` is empty. Training that goes on then starts from its weights,
+        as from those of another package, and counts steps anew.
 
     Raises
     ------
     NotFittedError
         If `sae` is not fitted.
     TypeError
-        If `sae` is anything else, such as a pipeline or an instance of a subclass.
+        If `sae` is anything else, such as a pipeline, an instance of a subclass or a
+        :class:`~skmfr.PretrainedSAE`, which :func:`to_sae_lens` writes.
     OSError
         If the file cannot be written.
     ImportError
@@ -193,16 +196,16 @@ def load(path) -> MFRSparseAutoencoder:
     return sae
 
 
-def check_sae(sae) -> None:
-    """Whether there is a fitted estimator to write."""
+def check_sae(sae, *others: type) -> None:
+    """Whether there is a fitted estimator to write: ours, or of these types."""
     # A subclass may have parameters and attributes of its own.
-    if type(sae) is not MFRSparseAutoencoder:
-        raise TypeError(
-            f"sae is of type {type(sae).__name__}, expected MFRSparseAutoencoder."
-        )
+    kinds = MFRSparseAutoencoder, *others
+    if type(sae) not in kinds:
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"sae is of type {type(sae).__name__}, expected {expected}.")
     check_is_fitted(sae)
     # They may have been set after the fit.
-    check_parameters(sae)
+    sae._validate_params()
 
 
 def _all_attributes(sae: MFRSparseAutoencoder) -> dict[str, Any]:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from math import inf
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from .._base import BaseSparseAutoencoder
 from .._estimator import MFRSparseAutoencoder
+from .._pretrained import PretrainedSAE
+from ._agreement import read_agreement, summary, write_agreement
+from ._gemma_scope import PARAMS, read_params
 from ._native import check_sae
 from ._safetensors import naming
 from ._weights import (
+    CONFIG,
     Weights,
     check_entry,
     estimator_of,
+    gated,
     read_config,
     read_weights,
     weights_of,
@@ -19,18 +28,21 @@ from ._weights import (
 )
 
 WEIGHTS = "sae_weights.safetensors"
+DECODER = {"W_dec": "floating m d", "W_enc": "floating d m", "b_dec": "floating d"}
+# Arrays of each architecture beside those.
 SHAPES = {
-    "W_dec": "floating m d",
-    "W_enc": "floating d m",
-    "b_enc": "floating m",
-    "b_dec": "floating d",
+    "topk": {"b_enc": "floating m"},
+    "standard": {"b_enc": "floating m"},
+    "jumprelu": {"b_enc": "floating m", "threshold": "floating m"},
+    "gated": {"b_gate": "floating m", "b_mag": "floating m", "r_mag": "floating m"},
 }
+# Of versions before 6: factors of the codes, trained after all else.
+FACTORS = "scaling_factor"
 # The version whose layout is written; SAELens reads what versions before 6 wrote, or
 # what does not say, by other rules.
 VERSION = "6.54.12"
 # What can be imported; the first value is that of a missing entry.
 ENTRIES = {
-    # Of versions before 6: factors of the codes, trained after all else.
     "finetuning_scaling_factor": (False,),
     "normalize_activations": ("none",),
     # With "hook_z" it flattens the heads itself.
@@ -41,22 +53,29 @@ ENTRIES = {
 
 
 def to_sae_lens(
-    sae: MFRSparseAutoencoder, folder, *, model_name=None, hook_name=None, **metadata
+    sae: BaseSparseAutoencoder,
+    folder,
+    *,
+    model_name=None,
+    hook_name=None,
+    **metadata,
 ) -> None:
     """Write the reference SAE to a folder that SAELens opens.
 
     SAELens' ``SAE.load_from_disk(folder)`` gives a TopK SAE (format of version 6) with
     the codes and reconstructions that the estimator has with
-    ``transform_algorithm="encoder"``. Other algorithms cannot be expressed there: with
-    them it is still the encoder that is written.
+    ``transform_algorithm="encoder"``, or a JumpReLU SAE of one with thresholds. Other
+    algorithms cannot be expressed there: with them it is still the encoder that is
+    written.
 
     Parameters
     ----------
-    sae : MFRSparseAutoencoder
+    sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted estimator.
     folder : path-like
-        Folder to write ``cfg.json`` and ``sae_weights.safetensors`` to. It is made if
-        it is not there; files of these names are replaced.
+        Folder to write ``cfg.json`` and ``sae_weights.safetensors`` to, and, if there
+        is agreement, that of each atom to ``agreement.safetensors``; a summary is in
+        the metadata. It is made if it is not there; files of these names are replaced.
     model_name : str, optional
         Model that the activations are from, as TransformerLens calls it, such as
         "gpt2".
@@ -93,60 +112,70 @@ def to_sae_lens(
     >>> bool(np.allclose(imported.transform(X), sae.transform(X)))
     True
     """
-    check_sae(sae)
-    encoder, encoder_bias, decoder, decoder_bias = weights_of(sae)
-    n_components, n_features = decoder.shape
-    known = {"model_name": model_name, "hook_name": hook_name} | metadata
+    check_sae(sae, PretrainedSAE)
+    weights = weights_of(sae)
+    n_components, n_features = weights.decoder.shape
+    known = {"model_name": model_name, "hook_name": hook_name} | metadata | summary(sae)
     config = {
-        "architecture": "topk",
+        "architecture": "topk" if weights.threshold is None else "jumprelu",
         "d_in": n_features,
         "d_sae": n_components,
-        "k": min(int(sae.k), n_components),
-        "dtype": str(decoder.dtype),
+        "dtype": str(weights.decoder.dtype),
         "device": "cpu",
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "rescale_acts_by_decoder_norm": False,
         "metadata": {"sae_lens_version": VERSION}
         | {name: value for name, value in known.items() if value is not None},
     }
     arrays = {
-        "W_enc": encoder.T,
-        "b_enc": encoder_bias,
-        "W_dec": decoder,
-        "b_dec": decoder_bias,
+        "W_enc": weights.encoder.T,
+        "b_enc": weights.encoder_bias,
+        "W_dec": weights.decoder,
+        "b_dec": weights.decoder_bias,
     }
+    if weights.threshold is None:
+        config |= {
+            "k": min(int(sae.k), n_components),
+            "rescale_acts_by_decoder_norm": False,
+        }
+    else:
+        arrays["threshold"] = weights.threshold
     write_folder(folder, config, WEIGHTS, arrays)
+    write_agreement(folder, sae)
 
 
-def from_sae_lens(folder) -> MFRSparseAutoencoder:
-    """Read a TopK SAE that SAELens wrote, in version 6 or before.
+def from_sae_lens(folder) -> MFRSparseAutoencoder | PretrainedSAE:
+    """Read an SAE that SAELens wrote, in version 6 or before, or one of Gemma Scope.
 
-    What the format says in other ways is folded into the weights, so that
-    reconstructions are the same: norms of atoms, where TopK takes account of them
-    (`rescale_acts_by_decoder_norm`) or all are equal (to 0.1 %, and to rounding), and
-    an encoder that does not subtract the decoder's bias. Codes count atoms of unit
-    norm: in units of SAELens, times the norms there, if TopK takes no account of them.
+    Architectures "topk", "standard", "jumprelu" and "gated" are read; BatchTopK and
+    Matryoshka SAEs are "jumprelu" as SAELens' ``save_inference_model`` writes them.
+    Codes and reconstructions are those of SAELens, with one exception: if all atoms of
+    a TopK SAE have the same norm, and not 1, codes are multiplied by it.
+
+    What the format says in other ways is folded into the weights: norms of atoms, where
+    TopK takes account of them (`rescale_acts_by_decoder_norm`), an encoder that does
+    not subtract the decoder's bias, gates, which are thresholds.
 
     Parameters
     ----------
     folder : path-like
-        Folder with ``cfg.json`` and ``sae_weights.safetensors``.
+        Folder with ``cfg.json`` and ``sae_weights.safetensors``; or with
+        ``params.npz``, or that file itself, of Gemma Scope.
 
     Returns
     -------
-    MFRSparseAutoencoder
-        Fitted, of one SAE without witness, so that no atom has an agreement. It cannot
-        be trained on, only anew: `partial_fit`, and `fit` with ``warm_start=True``,
-        raise a ValueError.
+    MFRSparseAutoencoder or PretrainedSAE
+        Fitted, of one SAE without witness. TopK SAEs are the former, which can be
+        trained on with `partial_fit`, and `fit` with ``warm_start=True``; unless atoms
+        have different norms (by more than 0.1 %, and than rounding) that TopK takes no
+        account of. No atom has an agreement, unless :func:`to_sae_lens` has written it.
 
     Raises
     ------
     ValueError
-        If a file is not whole, or the SAE is of another kind: another architecture than
-        "topk", activations that are normalised, atoms of different norms that TopK
-        takes no account of.
+        If a file is not whole, or the SAE is of another kind, such as a transcoder or
+        one whose activations are normalised.
     FileNotFoundError
         If a file is not there.
     ImportError
@@ -169,35 +198,71 @@ def from_sae_lens(folder) -> MFRSparseAutoencoder:
     ...     imported = from_sae_lens(folder)
     >>> imported
     MFRSparseAutoencoder(k=2, n_components=32, n_saes=1, n_witnesses=0)
+    >>> bool((imported.trusted_ == sae.trusted_).all())
+    True
     """
+    path = Path(folder)
     with naming(folder):
-        config = read_config(folder, ENTRIES, _as_version_6)
-        check_entry(config, "architecture", "topk")
-        arrays, norm_tolerance = read_weights(folder, WEIGHTS, SHAPES)
+        if path.suffix == ".npz":
+            return estimator_of(read_params(path))
+        if not (path / CONFIG).exists() and (path / PARAMS).exists():
+            return estimator_of(read_params(path / PARAMS))
+        config = read_config(path, ENTRIES, _as_version_6)
+        check_entry(config, "architecture", *SHAPES)
+        expected = DECODER | SHAPES[config["architecture"]]
+        arrays, norm_tolerance = read_weights(path, WEIGHTS, expected, [FACTORS])
+        if FACTORS in arrays and not (arrays[FACTORS] == 1).all():
+            raise ValueError(f"{FACTORS} is not 1 everywhere, expected to be.")
         n_components, n_features = arrays["W_dec"].shape
         check_entry(config, "d_in", n_features)
         check_entry(config, "d_sae", n_components)
-        encoder, encoder_bias = arrays["W_enc"].T, arrays["b_enc"]
+        weights = _weights_of(arrays)
         if not config["apply_b_dec_to_input"]:
-            encoder_bias = encoder_bias + encoder @ arrays["b_dec"]
-        if config["rescale_acts_by_decoder_norm"]:
-            norm_tolerance = inf
-        weights = Weights(encoder, encoder_bias, arrays["W_dec"], arrays["b_dec"])
-        return estimator_of(weights, config.get("k"), norm_tolerance)
+            weights = weights.subtracting_nothing()
+        if config["architecture"] != "topk":
+            sae = estimator_of(weights)
+        else:
+            by_norm = config["rescale_acts_by_decoder_norm"]
+            weights = weights._replace(threshold=None)
+            sae = estimator_of(
+                weights, config.get("k"), inf if by_norm else norm_tolerance
+            )
+        read_agreement(path, sae)
+        return sae
+
+
+def _weights_of(arrays: dict[str, np.ndarray]) -> Weights:
+    """Weights of any architecture, with thresholds."""
+    encoder, decoder, decoder_bias = arrays["W_enc"].T, arrays["W_dec"], arrays["b_dec"]
+    if "b_gate" in arrays:
+        gates = arrays["b_gate"], arrays["b_mag"], arrays["r_mag"]
+        return gated(encoder, *gates, decoder, decoder_bias)
+    bias = arrays["b_enc"]
+    threshold = np.maximum(arrays.get("threshold", np.zeros_like(bias)), 0)
+    return Weights(encoder, bias, decoder, decoder_bias, threshold)
 
 
 def _as_version_6(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration as version 6 writes it.
 
     Earlier ones had k among the arguments of an activation function, and most of them
-    called a TopK SAE a standard one with that function.
+    called a TopK SAE a standard one with that function; the first had no other kind,
+    and did not say.
     """
-    if "activation_fn_str" not in config:
+    version = config.get("sae_lens_version")
+    if isinstance(config.get("metadata"), dict):
+        version = version or config["metadata"].get("sae_lens_version")
+    if version is not None or "architecture" in config and "k" in config:
         return config
+    function = config.get("activation_fn_str", config.get("activation_fn"))
     modern: dict[str, Any] = {}
-    if config.get("architecture", "standard") == "standard":
-        check_entry(config, "activation_fn_str", "topk")
+    if "k" not in config:
+        modern["architecture"] = config.get("architecture", "standard")
+    if function == "topk" and modern.get("architecture") == "standard":
         modern["architecture"] = "topk"
+    elif function is not None and modern.get("architecture") != "topk":
+        name = "activation_fn_str" if "activation_fn_str" in config else "activation_fn"
+        check_entry(config, name, "relu")
     arguments = config.get("activation_fn_kwargs")
     if isinstance(arguments, dict) and "k" in arguments:
         modern["k"] = arguments["k"]

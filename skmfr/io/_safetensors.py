@@ -88,15 +88,26 @@ def check_arrays(file, expected: Mapping[str, str]) -> dict[str, int]:
     ValueError
         If there are others, or one is of another kind or shape.
     """
-    names = set(file.keys())
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    found = {
+        name: (each.get_dtype(), tuple(each.get_shape()))
+        for name, each in slices.items()
+    }
+    return check_layouts(found, expected)
+
+
+def check_layouts(
+    found: Mapping[str, tuple[str, tuple[int, ...]]], expected: Mapping[str, str]
+) -> dict[str, int]:
+    """What :func:`check_arrays` does, of names of numbers and shapes."""
+    names = set(found)
     if missing := sorted(expected.keys() - names):
         raise ValueError(f"it lacks {', '.join(missing)}.")
     if unknown := sorted(names - expected.keys()):
         raise ValueError(f"it has arrays that do not belong: {', '.join(unknown)}.")
     sizes: dict[str, int] = {}
     for name, description in expected.items():
-        array = file.get_slice(name)
-        dtype, shape = array.get_dtype(), array.get_shape()
+        dtype, shape = found[name]
         kind, *axes = description.split()
         if dtype not in DTYPES[kind] or not _fits(shape, axes, sizes):
             known = [str(sizes.get(axis, axis)) for axis in axes]
@@ -104,12 +115,12 @@ def check_arrays(file, expected: Mapping[str, str]) -> dict[str, int]:
                 f"{name} is {dtype} of shape ({', '.join(map(str, shape))}), expected "
                 f"{kind} of shape ({', '.join(known)})."
             )
-    if 0 in (sizes["m"], sizes["d"]):
+    if 0 in (sizes["m"], sizes.get("d")):
         raise ValueError("it has no atoms, or atoms of no features.")
     return sizes
 
 
-def _fits(shape: list[int], axes: list[str], sizes: dict[str, int]) -> bool:
+def _fits(shape: tuple[int, ...], axes: list[str], sizes: dict[str, int]) -> bool:
     if len(shape) != len(axes):
         return False
     for size, axis in zip(shape, axes, strict=True):

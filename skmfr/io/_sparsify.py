@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .._estimator import MFRSparseAutoencoder
+from .._pretrained import PretrainedSAE
+from ._agreement import read_agreement, summary, write_agreement
 from ._native import check_sae
 from ._safetensors import naming
 from ._weights import (
+    CONFIG,
     Weights,
     check_entry,
     estimator_of,
@@ -27,8 +32,11 @@ ENTRIES = {
     "activation": ("topk",),
     # Of old versions, whose codes could be negative.
     "signed": (False,),
-    "skip_connection": (False,),
-    "transcode": (False,),
+}
+# What is no autoencoder, and what it is.
+OTHERS = {
+    "transcode": "a transcoder, which predicts the output of a module from its input",
+    "skip_connection": "an SAE with a skip connection, which no code explains",
 }
 
 
@@ -45,8 +53,9 @@ def to_sparsify(sae: MFRSparseAutoencoder, folder) -> None:
     sae : MFRSparseAutoencoder
         Fitted estimator.
     folder : path-like
-        Folder to write ``cfg.json`` and ``sae.safetensors`` to. It is made if it is not
-        there; files of these names are replaced.
+        Folder to write ``cfg.json`` and ``sae.safetensors`` to, and, if there is
+        agreement, that of each atom to ``agreement.safetensors``; a summary is in the
+        configuration. It is made if it is not there; files of these names are replaced.
 
     Raises
     ------
@@ -78,7 +87,7 @@ def to_sparsify(sae: MFRSparseAutoencoder, folder) -> None:
     check_sae(sae)
     weights = weights_of(sae)
     n_components, n_features = weights.decoder.shape
-    config = {
+    config: dict[str, Any] = {
         "activation": "topk",
         "d_in": n_features,
         "num_latents": n_components,
@@ -88,10 +97,12 @@ def to_sparsify(sae: MFRSparseAutoencoder, folder) -> None:
         "skip_connection": False,
         "transcode": False,
     }
-    write_folder(folder, config, WEIGHTS, dict(zip(SHAPES, weights, strict=True)))
+    config |= summary(sae)
+    write_folder(folder, config, WEIGHTS, dict(zip(SHAPES, weights[:4], strict=True)))
+    write_agreement(folder, sae)
 
 
-def from_sparsify(folder) -> MFRSparseAutoencoder:
+def from_sparsify(folder) -> MFRSparseAutoencoder | PretrainedSAE:
     """Read an SAE that EleutherAI's sparsify wrote.
 
     Parameters
@@ -101,17 +112,17 @@ def from_sparsify(folder) -> MFRSparseAutoencoder:
 
     Returns
     -------
-    MFRSparseAutoencoder
-        Fitted, of one SAE without witness, so that no atom has an agreement. It cannot
-        be trained on, only anew: `partial_fit`, and `fit` with ``warm_start=True``,
-        raise a ValueError.
+    MFRSparseAutoencoder or PretrainedSAE
+        Fitted, of one SAE without witness; the latter if atoms have different norms (by
+        more than 0.1 %, and than rounding), which TopK takes no account of there. The
+        former can be trained on with `partial_fit`, and `fit` with ``warm_start=True``.
+        No atom has an agreement, unless :func:`to_sparsify` has written it.
 
     Raises
     ------
     ValueError
         If a file is not whole, or the SAE is of another kind: another activation than
-        "topk", a transcoder or a skip connection, atoms of different norms (by more
-        than 0.1 %, and than rounding), which TopK takes no account of there.
+        "topk", a transcoder or a skip connection.
     FileNotFoundError
         If a file is not there.
     ImportError
@@ -137,6 +148,9 @@ def from_sparsify(folder) -> MFRSparseAutoencoder:
     """
     with naming(folder):
         config = read_config(folder, ENTRIES)
+        for name, what in OTHERS.items():
+            if config.get(name, False) is not False:
+                raise ValueError(f"{CONFIG} has {name}={config[name]!r}: it is {what}.")
         arrays, norm_tolerance = read_weights(folder, WEIGHTS, SHAPES)
         weights = Weights(*arrays.values())
         n_components, n_features = weights.decoder.shape
@@ -144,4 +158,6 @@ def from_sparsify(folder) -> MFRSparseAutoencoder:
         # 0 latents mean a multiple of the features.
         if config.get("num_latents", 0):
             check_entry(config, "num_latents", n_components)
-        return estimator_of(weights, config.get("k", 32), norm_tolerance)
+        sae = estimator_of(weights, config.get("k", 32), norm_tolerance)
+        read_agreement(folder, sae)
+        return sae

@@ -1,26 +1,30 @@
-"""One SAE in a folder of another package: a configuration, and a file of weights."""
+"""One SAE of another package: a configuration, weights, and the estimator of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from .._estimator import MFRSparseAutoencoder, set_fitted
+from .._base import BaseSparseAutoencoder
+from .._estimator import MFRSparseAutoencoder
+from .._pretrained import PretrainedSAE
+from .._sae.levels import random_agreement
+from .._training.attributes import set_fitted
 from .._utils.files import replacing
-from ..agreement import random_agreement
 from ._safetensors import check_arrays, opened, write_arrays
 
+SAE = TypeVar("SAE", bound=BaseSparseAutoencoder)
 CONFIG = "cfg.json"
 # Norms that differ no more than this, relative to them, count as equal.
 SAME_NORM = 1e-3
 
 
 class Weights(NamedTuple):
-    """``z = TopK(ReLU((x - b) E^T + c), k)``, reconstructed as ``z D + b``."""
+    """An SAE: see :class:`skmfr.PretrainedSAE` for what it computes."""
 
     encoder: np.ndarray
     """(n_components, n_features), E"""
@@ -30,12 +34,64 @@ class Weights(NamedTuple):
     """(n_components, n_features), D"""
     decoder_bias: np.ndarray
     """(n_features,), b"""
+    threshold: np.ndarray | None = None
+    """(n_components,), of ReLU, JumpReLU and gated SAEs; None for TopK"""
+
+    def subtracting_nothing(self) -> Weights:
+        """The same SAE, of weights of an encoder that does not subtract b."""
+        shift = self.encoder @ self.decoder_bias
+        return self._replace(encoder_bias=self.encoder_bias + shift)
+
+    def of_unit_norm(self) -> Weights:
+        """The same reconstructions, with norms of the atoms in the codes."""
+        norms = np.linalg.norm(self.decoder, axis=1)
+        # An atom of zeros stays one.
+        norms[norms == 0] = 1
+        threshold = self.threshold
+        return Weights(
+            self.encoder * norms[:, None],
+            self.encoder_bias * norms,
+            self.decoder / norms[:, None],
+            self.decoder_bias,
+            None if threshold is None else threshold * norms,
+        )
 
 
-def weights_of(sae: MFRSparseAutoencoder) -> Weights:
+def gated(
+    encoder: np.ndarray,
+    gate_bias: np.ndarray,
+    magnitude_bias: np.ndarray,
+    log_magnitude: np.ndarray,
+    decoder: np.ndarray,
+    decoder_bias: np.ndarray,
+) -> Weights:
+    """A gated SAE (Rajamanoharan et al., 2024), whose gates are thresholds.
+
+    With the products p of samples and encoder, an atom is active if ``p + gate_bias``
+    is positive, and its code is ``s = ReLU(magnitude p + magnitude_bias)``: so it is
+    active if s is above ``magnitude_bias - magnitude gate_bias``.
+    """
+    # The exponential of finite numbers may not be.
+    with np.errstate(over="ignore"):
+        magnitude = np.exp(log_magnitude)
+    check_finite({"exp(r_mag)": magnitude})
+    return Weights(
+        encoder * magnitude[:, None],
+        magnitude_bias,
+        decoder,
+        decoder_bias,
+        np.maximum(magnitude_bias - magnitude * gate_bias, 0),
+    )
+
+
+def weights_of(sae: BaseSparseAutoencoder) -> Weights:
     """Weights of the reference SAE."""
     return Weights(
-        sae.encoder_weights_, sae.encoder_bias_, sae.components_, sae.decoder_bias_
+        sae.encoder_weights_,
+        sae.encoder_bias_,
+        sae.components_,
+        sae.decoder_bias_,
+        sae.threshold_,
     )
 
 
@@ -77,12 +133,20 @@ def read_config(
     ValueError
         If an entry has another value.
     """
-    config = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))
-    if not isinstance(config, dict):
-        raise ValueError(f"{CONFIG} holds a {type(config).__name__}, expected a dict.")
+    config = read_json(Path(folder) / CONFIG)
     config = {name: values[0] for name, values in expected.items()} | modern(config)
     for name, values in expected.items():
         check_entry(config, name, *values)
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of named entries."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"{path.name} holds a {type(config).__name__}, expected a dict."
+        )
     return config
 
 
@@ -96,7 +160,7 @@ def check_entry(config: Mapping[str, Any], name: str, *values) -> None:
 
 
 def read_weights(
-    folder, name: str, expected: Mapping[str, str]
+    folder, name: str, expected: Mapping[str, str], optional: Collection[str] = ()
 ) -> tuple[dict[str, np.ndarray], float]:
     """Read a file of weights.
 
@@ -106,6 +170,8 @@ def read_weights(
     name : str
     expected : mapping from str to str
         See :func:`._safetensors.check_arrays`.
+    optional : collection of str
+        What else may be there, "floating m".
 
     Returns
     -------
@@ -126,28 +192,38 @@ def read_weights(
     arrays, norm_tolerance = {}, SAME_NORM
     # NumPy has no bfloat16.
     with undisturbed(), opened(Path(folder) / name, "pt") as file:
+        there = set(optional) & set(file.keys())
+        expected = {**expected, **dict.fromkeys(there, "floating m")}
         check_arrays(file, expected)
         for name in expected:
             tensor = file.get_tensor(name)
             norm_tolerance = max(norm_tolerance, torch.finfo(tensor.dtype).eps)
             arrays[name] = (tensor if tensor.itemsize == 8 else tensor.float()).numpy()
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} has numbers that are not finite.")
+    check_finite(arrays)
     return arrays, norm_tolerance
 
 
-def estimator_of(weights: Weights, k, norm_tolerance: float) -> MFRSparseAutoencoder:
-    """A fitted estimator of one SAE, with atoms of unit norm.
+def check_finite(arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse arrays that hold what is no number."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} has numbers that are not finite.")
 
-    Norms go from the atoms to the encoder. What is selected stays the same if norms are
-    part of what it was selected by, or are the same for all atoms.
+
+def estimator_of(
+    weights: Weights, k=None, norm_tolerance: float = SAME_NORM
+) -> MFRSparseAutoencoder | PretrainedSAE:
+    """A fitted estimator.
+
+    TopK SAEs are ours, with atoms of unit norm: norms go from the atoms to the encoder.
+    What is selected stays the same if norms are part of what it was selected by, or are
+    the same for all atoms; an SAE of which that is not so stays as it is.
 
     Parameters
     ----------
     weights : Weights
     k : int
-        As the configuration has it.
+        As the configuration has it; not for those that have thresholds.
     norm_tolerance : float
         How far norms of atoms may differ, relative to them: infinitely, where
         activations are multiplied by them before TopK.
@@ -155,9 +231,11 @@ def estimator_of(weights: Weights, k, norm_tolerance: float) -> MFRSparseAutoenc
     Raises
     ------
     ValueError
-        If k is none, or what is selected would not stay the same.
+        If k is none, or no atom has a direction.
     """
     n_components, n_features = weights.decoder.shape
+    if weights.threshold is not None:
+        return _with_weights(PretrainedSAE(), weights)
     if type(k) is not int or not 1 <= k <= n_components:
         raise ValueError(
             f"{CONFIG} has k={k!r}, expected an integer from 1 to {n_components}."
@@ -166,40 +244,47 @@ def estimator_of(weights: Weights, k, norm_tolerance: float) -> MFRSparseAutoenc
     if not norms.all():
         raise ValueError(f"{(norms == 0).sum()} of {n_components} atoms are zero.")
     if norms.max() > (1 + norm_tolerance) * norms.min():
-        raise ValueError(
-            f"the norms of its atoms are {norms.min():.4g} to {norms.max():.4g}, "
-            "expected equal ones: its TopK takes no account of norms, while that of "
-            "atoms of unit norm would."
-        )
+        return _with_weights(PretrainedSAE(k), weights)
     sae = MFRSparseAutoencoder(n_components, n_saes=1, k=k, n_witnesses=0)
-    atoms = weights.decoder / norms[:, None]
-    unknown = np.full_like(norms, np.nan)
+    weights = weights.of_unit_norm()
+    _with_weights(sae, weights)
     set_fitted(
         sae,
         {
-            "components_": atoms,
-            "dictionaries_": atoms[None],
-            "witness_dictionaries_": atoms[None][:0],
-            "reference_sae_": 0,
-            "encoder_weights_": weights.encoder * norms[:, None],
-            "encoder_bias_": weights.encoder_bias * norms,
-            "decoder_bias_": weights.decoder_bias,
-            "feature_agreement_": unknown,
-            "mutual_agreement_": unknown[None],
-            "agreement_null_": random_agreement(n_features, n_components),
-            "trusted_": np.zeros(n_components, dtype=bool),
-            "median_norm_": float("nan"),
+            "dictionaries_": weights.decoder[None],
             "n_outliers_": 0,
             "inlier_fvu_": None,
             "outlier_fvu_": None,
-            "n_iter_": 0,
-            "n_steps_": 0,
-            "loss_curve_": norms[:0],
-            "history_": [],
-            "n_reinits_": np.zeros(1, dtype=int),
-            "n_features_in_": n_features,
+            "_training": {},
         },
     )
-    # No state of training to go on from.
-    sae._training = {}
+    return sae
+
+
+def _with_weights(sae: SAE, weights: Weights) -> SAE:
+    """Make an estimator fitted, of one SAE without witness: nothing else is known."""
+    n_components, n_features = weights.decoder.shape
+    unknown = np.full(n_components, np.nan, dtype=weights.decoder.dtype)
+    attributes = {
+        "components_": weights.decoder,
+        "witness_dictionaries_": weights.decoder[None][:0],
+        "reference_sae_": 0,
+        "encoder_weights_": weights.encoder,
+        "encoder_bias_": weights.encoder_bias,
+        "decoder_bias_": weights.decoder_bias,
+        "feature_agreement_": unknown,
+        "mutual_agreement_": unknown[None],
+        "agreement_null_": random_agreement(n_features, n_components),
+        "trusted_": np.zeros(n_components, dtype=bool),
+        "median_norm_": float("nan"),
+        "n_iter_": 0,
+        "n_steps_": 0,
+        "loss_curve_": unknown[:0],
+        "history_": [],
+        "n_reinits_": np.zeros(1, dtype=int),
+        "n_features_in_": n_features,
+    }
+    if isinstance(sae, PretrainedSAE):
+        attributes["threshold_"] = weights.threshold
+    set_fitted(sae, attributes)
     return sae

@@ -315,10 +315,14 @@ def test_file_without_state_of_training_is_hardly_larger_than_weights(path, tied
         np.testing.assert_array_equal(codes, expected)
     for name in ("feature_agreement_", "trusted_", "n_steps_", "components_"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(sae, name))
-    with pytest.raises(ValueError, match="saved without"):
-        loaded.partial_fit(X)
-    # It can be saved again, and trained anew.
+    # It can be saved again, trained anew, and trained on from its weights.
     assert_equal(saved_and_loaded(loaded, path), loaded)
+    again = load(path).set_params(batch_size=500).partial_fit(X)
+    assert again.n_steps_ == 1
+    assert again.dictionaries_.shape == (3, 256, 64)
+    assert again.witness_dictionaries_.shape == (2, 256, 64)
+    near = np.sum(again.dictionaries_[0] * sae.components_, axis=1)
+    assert near.min() > 0.999
     assert loaded.fit(X).n_steps_ == 40
 
 

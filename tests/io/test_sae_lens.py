@@ -1,6 +1,7 @@
 """SAEs to and from SAELens' format: by its rules as written here, and by itself."""
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -79,6 +80,8 @@ def test_export_is_the_encoder_by_the_rules_of_the_format(tmp_path, sae, make_sa
     metadata = config.pop("metadata")
     assert config | {"metadata": 0} == PLAIN | {"dtype": dtype, "metadata": 0}
     assert metadata.pop("sae_lens_version").startswith("6.")
+    known = metadata.pop("skmfr_agreement", None)
+    assert (known is None) == (len(sae.dictionaries_) == 1)
     assert metadata == {"hook_name": "blocks.2.hook_mlp_out", "prepend_bos": True}
     assert {name: array.shape for name, array in weights.items()} == {
         "W_enc": (N_FEATURES, N_COMPONENTS),
@@ -87,7 +90,9 @@ def test_export_is_the_encoder_by_the_rules_of_the_format(tmp_path, sae, make_sa
         "b_dec": (N_FEATURES,),
     }
     assert {str(array.dtype) for array in weights.values()} == {dtype}
+    files = ["agreement.safetensors"] if known else []
     assert sorted(file.name for file in folder.iterdir()) == [
+        *files,
         "cfg.json",
         "sae_weights.safetensors",
     ]
@@ -167,7 +172,11 @@ def test_lacking_entries_mean_what_they_do_in_sae_lens(tmp_path, make_samples):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"architecture": "jumprelu"}, "architecture='jumprelu', expected 'topk'"),
+        (
+            {"architecture": "transcoder"},
+            "architecture='transcoder', expected 'topk' or",
+        ),
+        ({"architecture": "jumprelu"}, "it lacks threshold"),
         ({"normalize_activations": "layer_norm"}, "'layer_norm', expected 'none'"),
         ({"reshape_activations": "other"}, "reshape_activations='other'"),
         ({"apply_b_dec_to_input": 1}, "apply_b_dec_to_input=1, expected True or"),
@@ -235,8 +244,11 @@ def test_topk_saes_of_versions_before_6_are_read(tmp_path, entries, make_samples
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"activation_fn_str": "relu"}, "activation_fn_str='relu', expected 'topk'"),
-        ({"architecture": "gated"}, "architecture='gated', expected 'topk'"),
+        ({"activation_fn_str": "tanh-relu"}, "activation_fn_str='tanh-relu', expected"),
+        (
+            {"architecture": "other", "activation_fn_str": "relu"},
+            "architecture='other', expected 'topk' or",
+        ),
         ({"activation_fn_kwargs": {}}, "k=None, expected an integer from 1 to 24"),
         ({"activation_fn_kwargs": [4]}, "k=None"),
         ({"normalize_activations": True}, "normalize_activations=True"),
@@ -252,12 +264,6 @@ def test_other_saes_of_versions_before_6_are_refused(tmp_path, entries, message)
 def test_sae_without_architecture_is_refused(tmp_path):
     write(tmp_path, {"d_in": 8, "d_sae": 24, "k": 4}, weights_with_norms(1.0))
     with pytest.raises(ValueError, match="architecture=None, expected 'topk'"):
-        from_sae_lens(tmp_path)
-
-
-def test_norms_that_top_k_takes_no_account_of_must_be_equal(tmp_path):
-    write(tmp_path, PLAIN, weights_with_norms(DIFFERENT_NORMS))
-    with pytest.raises(ValueError, match="norms of its atoms are 0.5 to 2, expected"):
         from_sae_lens(tmp_path)
 
 
@@ -348,13 +354,58 @@ def test_imported_sae_has_no_agreement(imported, make_sae):
     assert attributes == {name for name in vars(imported) if name.endswith("_")}
 
 
-def test_imported_sae_is_never_trained_anew_in_silence(imported, make_samples):
+def test_training_goes_on_from_an_import(imported, make_samples):
+    X = make_samples(200) + 3
+    imported.set_params(batch_size=200, random_state=0)
+    fvu, atoms = 1 - imported.score(X), imported.components_
+    imported.partial_fit(X)
+    # The FVU of a batch is that before its step.
+    assert imported.loss_curve_ == pytest.approx([fvu], rel=1e-4)
+    assert imported.n_steps_ == 1
+    assert 0.999 < np.sum(imported.components_ * atoms, axis=1).min() < 1
+    for _ in range(20):
+        imported.partial_fit(X)
+    assert 1 - imported.score(X) < fvu
+    with pytest.raises(ValueError, match="X has 3 features, but MFRSparse"):
+        imported.partial_fit(X[:, :3])
+
+
+# Of weights that nobody has trained.
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_an_import_is_the_first_of_a_group_that_starts_near_it(imported, make_samples):
+    X = make_samples(200) + 3
+    fvu, atoms = 1 - imported.score(X), imported.components_
+    imported.set_params(
+        n_saes=3, n_witnesses=1, warm_start=True, batch_size=200, random_state=0
+    )
+    imported.set_params(max_steps=1, learning_rate=1e-9)
+    history = []
+    imported.callback = lambda step, info: history.append(info["k"])
+    imported.fit(X)
+    # k does not fall to its value a second time.
+    assert history == [K]
+    cosines = np.sum(imported.dictionaries_ * atoms, axis=2)
+    np.testing.assert_allclose(cosines[0], 1, atol=1e-5)
+    # Noise of half the length of an atom, and of another direction in each.
+    assert 0.7 < cosines[1:].min() < cosines[1:].max() < 0.99
+    assert (
+        np.sum(imported.dictionaries_[1] * imported.dictionaries_[2], 1) < 0.99
+    ).all()
+    # A witness knows nothing of it.
+    assert np.mean(imported.witness_dictionaries_[0] @ atoms.T > 0.99) == 0
+    # The reference is the import until others are better.
+    assert imported.reference_sae_ == 0
+    assert 1 - imported.score(X) == pytest.approx(fvu, rel=1e-3)
+    assert not np.isnan(imported.feature_agreement_).any()
+
+
+def test_training_goes_on_only_from_what_the_parameters_say(imported, make_samples):
     codes = imported.transform(make_samples())
-    with pytest.raises(ValueError, match="imported .* call fit to train anew"):
-        imported.partial_fit(make_samples())
     imported.set_params(warm_start=True, max_steps=5)
-    with pytest.raises(ValueError, match="imported .* call fit to train anew"):
-        imported.fit(make_samples()[:, :3])
+    for name, value in [("n_components", 30), ("tied", True)]:
+        other = deepcopy(imported).set_params(**{name: value})
+        with pytest.raises(ValueError, match=f"{name}={value}, but the SAE to go on"):
+            other.fit(make_samples())
     np.testing.assert_array_equal(imported.transform(make_samples()), codes)
     assert imported.set_params(warm_start=False).fit(make_samples()).n_steps_ == 5
     assert imported.partial_fit(make_samples()).n_steps_ == 6
@@ -367,8 +418,7 @@ def test_imported_sae_can_be_saved(imported, tmp_path, make_samples):
         loaded.transform(make_samples()), imported.transform(make_samples())
     )
     assert vars(loaded).keys() == vars(imported).keys()
-    with pytest.raises(ValueError, match="imported"):
-        loaded.partial_fit(make_samples())
+    assert loaded.partial_fit(make_samples()).n_steps_ == 1
 
 
 # With SAELens itself.

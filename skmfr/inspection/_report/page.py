@@ -98,6 +98,8 @@ def evidence(estimator) -> str:
     """What the agreement of this fit is worth."""
     if np.isnan(estimator.feature_agreement_).any():
         return "One SAE alone agrees with nobody: fit more, or witnesses."
+    if not len(estimator.witness_dictionaries_) and len(estimator.dictionaries_) == 1:
+        return "How near each atom came to others where it was trained: 1 is the same."
     if len(estimator.witness_dictionaries_):
         return (
             "How near each atom comes to an atom of a witness, an SAE that the mutual "

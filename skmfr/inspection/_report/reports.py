@@ -17,8 +17,8 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import validate_params
 
+from ..._base import BaseSparseAutoencoder
 from ..._data.checked import checked_data, norm_bound
-from ..._estimator import MFRSparseAutoencoder
 from ..._utils.checks import Interval
 from ..._utils.files import replacing
 from .data import Words, rating_data, report_data
@@ -169,7 +169,7 @@ POSITIVE = [Interval(Integral, 1, None, closed="left")]
 
 @validate_params(
     {
-        "estimator": [MFRSparseAutoencoder],
+        "estimator": [BaseSparseAutoencoder],
         "title": [str, None],
         "max_atoms": POSITIVE,
         "n_examples": POSITIVE,
@@ -202,7 +202,7 @@ def report(
 
     Parameters
     ----------
-    estimator : MFRSparseAutoencoder
+    estimator : MFRSparseAutoencoder or PretrainedSAE
         Fitted.
     X : array-like of shape (n_samples, n_features)
         Samples to show atoms in. They are read once, in blocks; a memory-mapped array
@@ -409,11 +409,11 @@ def blinded_report(
 
 def _check_models(estimators: Mapping, contexts: Mapping | None) -> None:
     if not estimators or not all(
-        isinstance(estimator, MFRSparseAutoencoder) for estimator in estimators.values()
+        isinstance(estimator, BaseSparseAutoencoder)
+        for estimator in estimators.values()
     ):
         raise ValueError(
-            "estimators must be fitted MFRSparseAutoencoder by name, one at least, got "
-            f"{estimators!r}."
+            f"estimators must be fitted SAEs by name, one at least, got {estimators!r}."
         )
     if contexts is not None and set(contexts) != set(estimators):
         raise ValueError(

@@ -1,0 +1,156 @@
+"""The atoms of several SAEs, nearest to one another: two in memory at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from os import PathLike, fspath
+from time import perf_counter
+
+import numpy as np
+
+from ._sae.cosines import nearest_both_ways
+from ._utils.checks import unit_atoms
+
+# Rows that are made unit vectors at once.
+ROWS = 4096
+# Of the product that tells how long all will take.
+MEASURED_ROWS, MEASURED_COLUMNS = 256, 4096
+# Cosine of each atom and the nearest of another SAE, and which that is.
+Nearest = tuple[np.ndarray, np.ndarray]
+
+
+def named_saes(saes) -> dict[str, object]:
+    """SAEs by name, or by their number.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two.
+    """
+    if isinstance(saes, (str, PathLike)) or hasattr(saes, "components_"):
+        raise ValueError(f"saes must be 2 or more to compare, got one: {saes!r}.")
+    if not isinstance(saes, Mapping):
+        saes = {str(i): sae for i, sae in enumerate(saes)}
+    if len(saes) < 2:
+        raise ValueError(f"saes must be 2 or more to compare, got {len(saes)}.")
+    return dict(saes)
+
+
+def nearest_of_each_pair(
+    saes: Mapping[str, object], device, verbose
+) -> tuple[dict[str, tuple[int, int]], dict[tuple[str, str], Nearest]]:
+    """How near the atoms of each SAE come to those of each other.
+
+    Returns
+    -------
+    shapes : dict from str
+        Numbers of atoms, and of features.
+    nearest : dict from (str, str)
+        Of the atoms of the first, in the second.
+    """
+    from ._utils.devices import resolve_device
+
+    device = resolve_device(device)
+    shapes, names, nearest = _shapes(saes), list(saes), {}
+    with Progress(shapes, device, verbose) as progress:
+        for i, one in enumerate(names[:-1]):
+            atoms = _directions(saes[one], one)
+            for other in names[i + 1 :]:
+                nearest[one, other], nearest[other, one] = nearest_both_ways(
+                    atoms, _directions(saes[other], other), device, progress.of(other)
+                )
+    return shapes, nearest
+
+
+def _atoms_of(sae):
+    """Atoms of an estimator, of a file or folder, or these themselves."""
+    if isinstance(sae, (str, PathLike)):
+        from .io._opening import open_sae
+
+        sae = open_sae(fspath(sae))
+    return getattr(sae, "components_", sae)
+
+
+def _shapes(named: Mapping) -> dict[str, tuple[int, int]]:
+    """Numbers of atoms and features, which are found to be comparable."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for name, sae in named.items():
+        shape = np.shape(_atoms_of(sae))
+        width = next(iter(shapes.values()))[1] if shapes else shape[-1:]
+        if len(shape) != 2 or 0 in shape or (shapes and shape[1] != width):
+            wanted = f"(n_atoms, {width})" if shapes else "(n_atoms, n_features)"
+            raise ValueError(f"saes[{name!r}] has shape {shape}, expected {wanted}.")
+        shapes[name] = shape
+    return shapes
+
+
+def _directions(sae, name: str) -> np.ndarray:
+    """Atoms of unit norm, made block by block: dictionaries may be gigabytes."""
+    atoms = _atoms_of(sae)
+    if not hasattr(atoms, "dtype"):
+        atoms = np.asarray(atoms, dtype=np.float64)
+    dtype = np.float64 if atoms.dtype == np.float64 else np.float32
+    directions = np.empty(atoms.shape, dtype)
+    for start in range(0, len(atoms), ROWS):
+        block = slice(start, start + ROWS)
+        directions[block] = unit_atoms(atoms[block], f"saes[{name!r}]")
+    return directions
+
+
+class Progress:
+    """Says how long a comparison will take, and shows how far it is."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], device: str, verbose):
+        self.shapes, self.device, self.verbose = shapes, device, verbose
+
+    def __enter__(self) -> Progress:
+        from tqdm.auto import tqdm
+
+        pairs = combinations(self.shapes.values(), 2)
+        n_cosines = sum(one[0] * other[0] for one, other in pairs)
+        if self.verbose:
+            sizes = ", ".join(f"{n:,}" for n, _ in self.shapes.values())
+            print(
+                f"Comparing {len(self.shapes)} SAEs of {sizes} atoms: about "
+                f"{_duration(n_cosines * self.seconds_per_cosine())} on "
+                f"{self.device}.",
+                file=sys.stderr,
+                flush=True,
+            )
+        self.bar = tqdm(
+            total=n_cosines,
+            unit=" cosines",
+            unit_scale=True,
+            mininterval=1,
+            disable=not self.verbose,
+        )
+        return self
+
+    def seconds_per_cosine(self) -> float:
+        """Measured on some atoms like these."""
+        n_features = next(iter(self.shapes.values()))[1]
+        size = min(MEASURED_COLUMNS, *(n for n, _ in self.shapes.values()))
+        atoms = np.random.default_rng(0).standard_normal((size, n_features))
+        atoms = atoms.astype(np.float32)
+        rows = atoms[:MEASURED_ROWS]
+        # The first call prepares what others find.
+        nearest_both_ways(rows, atoms, self.device)
+        began = perf_counter()
+        nearest_both_ways(rows, atoms, self.device)
+        return (perf_counter() - began) / (len(rows) * size)
+
+    def of(self, other: str) -> Callable[[int], object]:
+        """What counts blocks of atoms that are compared with one SAE."""
+        return lambda n_atoms: self.bar.update(n_atoms * self.shapes[other][0])
+
+    def __exit__(self, *error) -> None:
+        self.bar.close()
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,150 @@
+"""How many atoms of some SAEs others have as well."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..agreement import compare
+from ._drawing import ABOVE, import_pyplot, new_axes
+
+
+class ComparisonDisplay:
+    """How many atoms of several SAEs the others have as well.
+
+    A curve for each SAE: the share of its atoms whose mean agreement with the others is
+    this high, or higher.
+
+    It is recommended to use :meth:`from_saes` or :meth:`from_frame` to make one. All
+    parameters are stored as attributes.
+
+    Read more in the user guide: :doc:`SAEs of others </user_guide/others>`.
+
+    Parameters
+    ----------
+    agreement : dict from str to ndarray of shape (n_components,)
+        Agreement of the atoms of each SAE, between -1 and 1.
+    null : float
+        Agreement of random dictionaries.
+    threshold : float
+        Agreement above which an atom is trusted.
+
+    Attributes
+    ----------
+    lines_ : list of matplotlib Line2D
+        A curve for each SAE.
+    null_line_, threshold_line_ : matplotlib Line2D
+        The two levels.
+    ax_ : matplotlib Axes
+        Axes with the curves.
+    figure_ : matplotlib Figure
+        Figure that contains them.
+
+    See Also
+    --------
+    skmfr.agreement.compare : The numbers.
+    SimilarityDisplay : Cosines of the atoms of two dictionaries.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmfr.inspection import ComparisonDisplay
+    >>> D = np.random.default_rng(0).standard_normal((20, 8))
+    >>> display = ComparisonDisplay.from_saes({"first": D, "second": D[:15]}, verbose=0)
+    >>> [line.get_label() for line in display.lines_]
+    ['first', 'second']
+    """
+
+    def __init__(self, *, agreement, null, threshold):
+        self.agreement = agreement
+        self.null = null
+        self.threshold = threshold
+
+    @classmethod
+    def from_saes(cls, saes, *, device="auto", verbose=1, ax=None, line_kwargs=None):
+        """Compare SAEs and show how many atoms they share.
+
+        Parameters
+        ----------
+        saes : sequence or mapping from str
+            As in :func:`skmfr.agreement.compare`.
+        device : str or torch.device, default="auto"
+            As there.
+        verbose : int, default=1
+            As there.
+        ax : matplotlib Axes, default=None
+            Axes to draw in. None makes a new figure.
+        line_kwargs : dict, default=None
+            For ``Axes.plot``, over the defaults.
+
+        Returns
+        -------
+        display : ComparisonDisplay
+            With what was drawn.
+        """
+        import_pyplot(f"{cls.__name__}.from_saes")
+        frame = compare(saes, device=device, verbose=verbose)
+        return cls.from_frame(frame, ax=ax, line_kwargs=line_kwargs)
+
+    @classmethod
+    def from_frame(cls, frame, *, ax=None, line_kwargs=None):
+        """Show what :func:`skmfr.agreement.compare` found.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            Of :func:`skmfr.agreement.compare`.
+        ax : matplotlib Axes, default=None
+            Axes to draw in. None makes a new figure.
+        line_kwargs : dict, default=None
+            For ``Axes.plot``, over the defaults.
+
+        Returns
+        -------
+        display : ComparisonDisplay
+            With what was drawn.
+        """
+        by_sae = frame["agreement"].groupby(level="sae", sort=False)
+        display = cls(
+            agreement={name: values.to_numpy() for name, values in by_sae},
+            null=float(np.mean(list(frame.attrs["null"].values()))),
+            threshold=float(np.mean(list(frame.attrs["level"].values()))),
+        )
+        return display.plot(ax, line_kwargs=line_kwargs)
+
+    def plot(self, ax=None, *, line_kwargs=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw in. None makes a new figure.
+        line_kwargs : dict, default=None
+            For ``Axes.plot``, over the defaults.
+
+        Returns
+        -------
+        display : ComparisonDisplay
+            This display, with what was drawn.
+        """
+        ax = new_axes(f"{type(self).__name__}.plot", ax)
+        self.lines_ = []
+        for name, agreement in self.agreement.items():
+            highest_first = np.sort(agreement)[::-1]
+            share = np.arange(1, len(agreement) + 1) / len(agreement)
+            style = {"label": name} | (line_kwargs or {})
+            self.lines_ += ax.plot(highest_first, share, **style)
+
+        def level(at, label, style):
+            label = f"{label} ({at:.2f})"
+            return ax.axvline(at, label=label, color="black", lw=1, ls=style)
+
+        self.threshold_line_ = level(self.threshold, "trusted above", "-")
+        self.null_line_ = level(self.null, "random dictionaries", "--")
+        ax.set(
+            xlabel="Agreement with the other SAEs (cosine), at least",
+            ylabel="Share of atoms",
+            ylim=(0, 1.02),
+        )
+        ax.legend(**ABOVE, ncols=2)
+        self.ax_, self.figure_ = ax, ax.figure
+        return self

@@ -1,0 +1,135 @@
+"""Arrays in zip archives: NumPy's, and those of torch.save, which executes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+
+from .._utils.files import check_archive
+from ._safetensors import check_layouts
+
+# Names that safetensors has for types of numbers, as `DTYPES` there.
+NAMES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "bool": "BOOL",
+}
+# What a damaged file is not to blame for.
+NOT_DAMAGE = (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError)
+Layouts = Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+def read_npz(
+    path: Path, expected: Callable[[set[str]], Mapping[str, str]]
+) -> dict[str, np.ndarray]:
+    """Arrays of a ``.npz`` file.
+
+    Parameters
+    ----------
+    path : Path
+    expected : callable(names) -> mapping
+        What arrays a file that has some of these names holds, see
+        :func:`._safetensors.check_arrays`.
+
+    Raises
+    ------
+    ValueError
+        If it is not whole, or has other arrays.
+    """
+    with whole(path):
+        check_archive(path)
+        layouts = _layouts_of_npz(path)
+    check_layouts(layouts, expected(set(layouts)))
+    with whole(path), np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in layouts}
+
+
+def _layouts_of_npz(path: Path) -> Layouts:
+    """Types and shapes that arrays say they have, all within the bytes there are."""
+    layouts = {}
+    with ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read_header = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }[version]
+                shape, _, dtype = read_header(file)
+            if prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(f"{member.filename} is larger than its bytes")
+            name = member.filename.removesuffix(".npy")
+            layouts[name] = NAMES.get(dtype.name, dtype.name), shape
+    return layouts
+
+
+def read_state_dict(
+    path: Path, expected: Callable[[set[str]], Mapping[str, str]]
+) -> dict[str, np.ndarray]:
+    """Tensors of a dict that ``torch.save`` wrote; no other object is made.
+
+    Floating numbers are float64 where the file has that, float32 otherwise. Parameters
+    and errors as those of :func:`read_npz`.
+    """
+    import torch
+
+    from .._utils.ambient import undisturbed
+
+    with whole(path):
+        # Formats before that of zip archives are read by code with known holes.
+        check_archive(path)
+        with undisturbed():
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or not all(
+            isinstance(name, str) and type(each) in (torch.Tensor, torch.nn.Parameter)
+            for name, each in state.items()
+        ):
+            raise ValueError("it holds something else than named tensors")
+        layouts = {
+            name: (_name_of(each.dtype), tuple(each.shape))
+            for name, each in state.items()
+        }
+        for name, each in state.items():
+            # One number may stand for many.
+            if each.numel() * each.itemsize > each.untyped_storage().nbytes():
+                raise ValueError(f"{name} is larger than its bytes")
+    check_layouts(layouts, expected(set(layouts)))
+    with undisturbed():
+        return {
+            name: (
+                each.float() if each.is_floating_point() and each.itemsize < 8 else each
+            )
+            .detach()
+            .numpy()
+            for name, each in state.items()
+        }
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Say of whatever goes wrong that the file is not whole.
+
+    What broken files make zipfile, NumPy and PyTorch raise has no common base.
+    """
+    try:
+        yield
+    except NOT_DAMAGE:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{path.name} is no whole file of its kind ({error})."
+        ) from error
+
+
+def _name_of(dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    return NAMES.get(name, name)

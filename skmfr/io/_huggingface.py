@@ -1,0 +1,222 @@
+"""A folder to upload to the Hugging Face Hub: weights, configuration, a model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from .._data.checked import checked_data
+from .._data.moments import fvu_of_blocks
+from .._sae.levels import TRUSTED, agreement_level
+from .._utils.extras import needed_by
+from .._utils.files import replacing
+from ._agreement import AGREEMENT, summary
+from ._sae_lens import to_sae_lens
+
+CARD, PICTURE = "README.md", "agreement.png"
+# Parameters of the machine, or of the session.
+NO_METHOD = (
+    "device",
+    "verbose",
+    "callback",
+    "checkpoint_dir",
+    "checkpoint_every",
+    "random_state",
+)
+
+
+def to_huggingface_folder(
+    sae,
+    folder,
+    X,
+    *,
+    data,
+    name=None,
+    license=None,
+    model_name=None,
+    hook_name=None,
+    **metadata,
+) -> None:
+    """Write a folder that is ready for the Hugging Face Hub.
+
+    It has what :func:`to_sae_lens` writes, so that SAELens opens it once it is there,
+    and a model card, made from the fit: the data, parameters, what the SAE does on X
+    (variance unexplained, active atoms per sample, atoms that are never active), mean
+    agreement, the share of trusted atoms, and a histogram of the agreement. Nothing is
+    uploaded: ``huggingface-cli upload NAME FOLDER`` does that.
+
+    Parameters
+    ----------
+    sae : MFRSparseAutoencoder or PretrainedSAE
+        Fitted estimator.
+    folder : path-like
+        Folder to write to. It is made if it is not there; files of the same names are
+        replaced.
+    X : array-like of shape (n_samples, n_features)
+        Samples that tell how good the SAE is; better not those of the fit.
+    data : str
+        What the SAE was trained on, and X, in words (Markdown).
+    name : str, optional
+        Title of the card. None means the name of the folder.
+    license : str, optional
+        As the Hub calls it, such as "mit".
+    model_name, hook_name : str, optional
+        Where the activations are from, as in :func:`to_sae_lens`.
+    **metadata : JSON values
+        As in :func:`to_sae_lens`.
+
+    Raises
+    ------
+    NotFittedError
+        If `sae` is not fitted.
+    TypeError
+        If `sae` is anything else, metadata are no JSON, or `data` is no string.
+    ValueError
+        If X is not as in `transform`.
+    ImportError
+        If safetensors is not installed, or matplotlib while there is agreement to draw.
+
+    See Also
+    --------
+    to_sae_lens : The weights alone.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.io import to_huggingface_folder
+    >>> X = np.random.default_rng(0).standard_normal((200, 8))
+    >>> sae = MFRSparseAutoencoder(k=2, max_steps=50, random_state=0).fit(X)
+    >>> with TemporaryDirectory() as folder:
+    ...     to_huggingface_folder(sae, folder, X, data="White noise.", name="Noise")
+    ...     sorted(path.name for path in Path(folder).iterdir())[:3]
+    ['README.md', 'agreement.png', 'agreement.safetensors']
+    """
+    if not isinstance(data, str):
+        raise TypeError(f"data must be text, got {data!r}.")
+    folder = Path(folder)
+    to_sae_lens(sae, folder, model_name=model_name, hook_name=hook_name, **metadata)
+    known = summary(sae).get("skmfr_agreement")
+    picture = folder / PICTURE
+    if known:
+        with replacing(picture) as fresh:
+            _draw(sae, fresh)
+    else:
+        picture.unlink(missing_ok=True)
+    site = {"Model": model_name, "Hook": hook_name}
+    card = "\n\n".join(
+        [
+            _front_matter(license),
+            f"# {name or folder.resolve().name}",
+            f"A sparse autoencoder of {len(sae.components_):,} atoms for "
+            f"{sae.n_features_in_:,} features, written by skmfr.",
+            _table({name: value for name, value in site.items() if value}),
+            f"## Data\n\n{data}",
+            f"## On {len(X):,} samples\n\n{_table(_quality(sae, X))}",
+            _agreement_section(known),
+            f"## Parameters\n\n{_table(_parameters(sae))}",
+            _use(),
+        ]
+    )
+    with replacing(folder / CARD) as fresh:
+        fresh.write_text(card.replace("\n\n\n\n", "\n\n") + "\n", encoding="utf-8")
+
+
+def _front_matter(license: str | None) -> str:
+    """What the Hub reads, in YAML, of which JSON is a part."""
+    entries = {
+        "library_name": "saelens",
+        "tags": ["sparse-autoencoder", "interpretability", "skmfr"],
+    } | ({"license": license} if license else {})
+    lines = [f"{name}: {json.dumps(value)}" for name, value in entries.items()]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _table(rows: dict[str, object]) -> str:
+    if not rows:
+        return ""
+    lines = [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _cell(value) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _quality(sae, X) -> dict[str, object]:
+    """What the encoder does on samples, which are coded once."""
+    from .._sae.arrays import coded_blocks, coder_of
+
+    X = checked_data(sae, X)
+    coder = coder_of(sae, X)
+    n_active = np.zeros(len(sae.components_), dtype=int)
+
+    def blocks():
+        for block, codes in coded_blocks(coder, X):
+            atoms = codes.indices[codes.values != 0].cpu().numpy()
+            n_active[:] += np.bincount(atoms, minlength=len(n_active))
+            yield block, coder.decode(codes).cpu().numpy()
+
+    fvu = fvu_of_blocks(blocks())
+    return {
+        "Coded by": sae.transform_algorithm,
+        "Fraction of variance unexplained (FVU)": fvu,
+        "Active atoms per sample (L0)": float(n_active.sum() / len(X)),
+        "Atoms that are never active": f"{(n_active == 0).mean():.1%}",
+    }
+
+
+def _agreement_section(known: dict | None) -> str:
+    if not known:
+        return "## Agreement\n\nNot measured."
+    rows = {
+        "Mean agreement of atoms (cosine)": known["mean"],
+        "Of random dictionaries": known["null"],
+        "Trusted atoms": f"{known['trusted_share']:.1%}",
+        "Witnesses": known["n_witnesses"],
+    }
+    return (
+        f"## Agreement\n\n{_table(rows)}\n\n![Histogram of agreement]({PICTURE})\n\n"
+        "Agreement is the largest cosine of an atom with those of an SAE that was "
+        "trained beside it, from another start. Atoms that are found again are likely "
+        f"to be in the data. `{AGREEMENT}` has that of each atom."
+    )
+
+
+def _parameters(sae) -> dict[str, object]:
+    """Parameters of the method, and steps taken."""
+    parameters = {
+        f"`{name}`": value
+        for name, value in sae.get_params(deep=False).items()
+        if name not in NO_METHOD
+    }
+    return parameters | ({"Steps": sae.n_steps_} if sae.n_steps_ else {})
+
+
+def _use() -> str:
+    return (
+        "## Use\n\nIn a folder:\n\n```python\nfrom skmfr.io import from_sae_lens\n\n"
+        'sae = from_sae_lens("FOLDER")\ncodes = sae.transform(X)\n```\n\nor '
+        '`sae_lens.SAE.load_from_disk("FOLDER")`.'
+    )
+
+
+def _draw(sae, path: Path) -> None:
+    """How many atoms have which agreement."""
+    with needed_by("to_huggingface_folder", "plot"):
+        from matplotlib.figure import Figure
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    ax = figure.subplots()
+    null = sae.agreement_null_
+    level = agreement_level(null, TRUSTED)
+    ax.hist(sae.feature_agreement_, bins=40, color="#0072B2")
+    ax.axvline(null, color="black", ls="--", label=f"random atoms ({null:.2f})")
+    ax.axvline(level, color="black", label=f"trusted above ({level:.2f})")
+    ax.set(xlabel="Agreement (cosine)", ylabel="Atoms")
+    ax.legend(frameon=False)
+    figure.savefig(path, format="png", dpi=150)

@@ -1,0 +1,197 @@
+"""What goes along with weights: agreement, model cards, features for Neuronpedia."""
+
+import json
+
+import numpy as np
+import pytest
+from layouts import LAYOUTS, M
+from safetensors.numpy import load_file, save_file
+from scipy import sparse
+
+from skmfr.activations import LogitEffects
+from skmfr.io import (
+    from_sae_lens,
+    from_sparsify,
+    to_huggingface_folder,
+    to_neuronpedia,
+    to_sae_lens,
+    to_sparsify,
+)
+from skmfr.metrics import fvu, l0
+
+
+@pytest.mark.parametrize(
+    ("write", "read"), [(to_sae_lens, from_sae_lens), (to_sparsify, from_sparsify)]
+)
+def test_agreement_and_trust_go_along(tmp_path, make_sae, write, read):
+    sae = make_sae()
+    write(sae, tmp_path)
+    imported = read(tmp_path)
+    np.testing.assert_array_equal(imported.feature_agreement_, sae.feature_agreement_)
+    np.testing.assert_array_equal(imported.trusted_, sae.trusted_)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    told = config.get("metadata", config)["skmfr_agreement"]
+    assert told["mean"] == pytest.approx(sae.feature_agreement_.mean())
+    assert told["null"] == sae.agreement_null_
+    assert told["trusted_share"] == sae.trusted_.mean()
+    assert told["n_witnesses"] == 1
+    # An SAE that has none takes no other's.
+    write(make_sae(n_saes=1, n_witnesses=0), tmp_path)
+    assert np.isnan(read(tmp_path).feature_agreement_).all()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"feature_agreement": np.zeros(3), "trusted": np.zeros(3, bool)},
+            "of 3 atoms",
+        ),
+        (
+            {"feature_agreement": np.full(24, 2.0), "trusted": np.zeros(24, bool)},
+            "no cosines",
+        ),
+        ({"feature_agreement": np.zeros(24)}, "lacks trusted"),
+    ],
+)
+def test_agreement_of_other_atoms_is_refused(tmp_path, make_sae, arrays, message):
+    to_sae_lens(make_sae(), tmp_path)
+    save_file(arrays, tmp_path / "agreement.safetensors")
+    with pytest.raises(ValueError, match=message):
+        from_sae_lens(tmp_path)
+
+
+def test_saes_of_others_are_written_too(tmp_path, make_samples):
+    X = make_samples()
+    for name in (
+        "jumprelu",
+        "gated",
+        "standard",
+        "Gemma Scope",
+        "sparsify of different",
+    ):
+        layout = next(each for key, each in LAYOUTS.items() if key.startswith(name))
+        (tmp_path / name).mkdir()
+        layout(tmp_path / name, np.random.default_rng(0))
+        read = from_sparsify if name.startswith("sparsify") else from_sae_lens
+        sae = read(tmp_path / name)
+        to_sae_lens(sae, tmp_path / "again")
+        again = from_sae_lens(tmp_path / "again")
+        np.testing.assert_allclose(again.transform(X), sae.transform(X), atol=1e-6)
+
+
+def test_model_card_has_the_numbers_of_the_fit(tmp_path, make_sae, make_samples):
+    sae, X = make_sae(), make_samples() + 3
+    folder = tmp_path / "card"
+    to_huggingface_folder(
+        sae, folder, X, data="Noise | more.", license="mit", model_name="gpt2"
+    )
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "agreement.png",
+        "agreement.safetensors",
+        "cfg.json",
+        "sae_weights.safetensors",
+    ]
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert 'license: "mit"' in card
+    assert "# card\n" in card
+    assert "\n## Data\n\nNoise | more.\n" in card
+    assert "| Model | gpt2 |" in card
+    assert f"(FVU) | {fvu(X, sae.reconstruct(X)):.4g} |" in card
+    assert f"(L0) | {l0(sae.transform(X)):.4g} |" in card
+    assert f"(cosine) | {sae.feature_agreement_.mean():.4g} |" in card
+    assert f"| Trusted atoms | {sae.trusted_.mean():.1%} |" in card
+    assert "| `alpha` | 0.1 |" in card
+    assert "| Steps | 60 |" in card
+    assert "checkpoint" not in card
+    assert (folder / "agreement.png").read_bytes().startswith(b"\x89PNG")
+    np.testing.assert_allclose(
+        from_sae_lens(folder).transform(X), sae.transform(X), atol=1e-5
+    )
+    # Without agreement there is nothing to draw, and no picture of another SAE.
+    alone = make_sae(n_saes=1, n_witnesses=0)
+    to_huggingface_folder(alone, folder, X, data="Noise.")
+    assert not (folder / "agreement.png").exists()
+    assert "Not measured." in (folder / "README.md").read_text()
+    with pytest.raises(TypeError, match="data must be text"):
+        to_huggingface_folder(alone, folder, X, data=None)
+
+
+class Tokenizer:
+    def decode(self, ids):
+        return "".join(f"<{each}>" for each in ids)
+
+
+NAMES = {"model_name": "gpt2-small", "layer": 3, "sae_set": "res-mfr"}
+
+
+def test_features_are_what_the_codes_say(tmp_path, make_sae, make_samples):
+    sae = make_sae()
+    codes = sae.transform(make_samples(60) + 3)
+    tokens = np.arange(60).reshape(12, 5)
+    draw = np.random.default_rng(0)
+    ids, logits = draw.integers(60, size=(2, M, 3)), draw.standard_normal((2, M, 3))
+    effects = LogitEffects(ids[0], logits[0], ids[1], logits[1])
+    path = tmp_path / "batch-0.json"
+    atoms = np.flatnonzero((codes > 0).any(0))[:2]
+    to_neuronpedia(
+        sae,
+        path,
+        atoms,
+        tokens,
+        sparse.csr_array(codes),
+        **NAMES,
+        tokenizer=Tokenizer(),
+        effects=effects,
+        n_contexts=2,
+    )
+    batch = json.loads(path.read_text())
+    assert batch["model_id"] == "gpt2-small"
+    assert batch["layer"] == 3
+    for feature, atom in zip(batch["features"], atoms, strict=True):
+        at_tokens = codes[:, atom].reshape(12, 5)
+        assert feature["feature_index"] == atom
+        assert feature["frac_nonzero"] == (at_tokens > 0).mean()
+        assert sum(feature["freq_hist_data_bar_heights"]) == (at_tokens > 0).sum()
+        assert len(feature["freq_hist_data_bar_values"]) == 50
+        best = np.argsort(-at_tokens.max(1))
+        assert len(feature["activations"]) == min(2, (at_tokens.max(1) > 0).sum())
+        first = feature["activations"][0]
+        np.testing.assert_allclose(first["values"], at_tokens[best[0]], rtol=1e-5)
+        assert first["qualifying_token_index"] == at_tokens[best[0]].argmax()
+        assert first["tokens"] == [f"<{each}>" for each in tokens[best[0]]]
+        assert feature["pos_str"] == [f"<{each}>" for each in ids[0, atom]]
+        np.testing.assert_allclose(feature["neg_values"], logits[1, atom], rtol=1e-5)
+        assert feature["skmfr_agreement"] == sae.feature_agreement_[atom]
+        assert feature["skmfr_trusted"] == sae.trusted_[atom]
+
+
+def test_features_of_nothing_are_empty_and_what_does_not_fit_is_refused(
+    tmp_path, make_sae
+):
+    sae, tokens, path = make_sae(), np.zeros((3, 4), int), tmp_path / "f.json"
+    nothing = np.zeros((12, M))
+    to_neuronpedia(sae, path, 0, tokens, nothing, **NAMES)
+    (feature,) = json.loads(path.read_text())["features"]
+    assert feature["frac_nonzero"] == 0
+    assert feature["activations"] == feature["freq_hist_data_bar_values"] == []
+    for change, message in [
+        ({"atoms": [M]}, "atoms must be numbers from 0 to 23"),
+        ({"tokens": np.zeros(12, int)}, r"tokens must be ids \(n_inputs, n_tokens\)"),
+        ({"codes": nothing[1:]}, r"codes has shape \(11, 24\), expected \(12, 24\)"),
+    ]:
+        arguments = {"atoms": 0, "tokens": tokens, "codes": nothing} | change
+        with pytest.raises(ValueError, match=message):
+            to_neuronpedia(sae, path, **arguments, **NAMES)
+
+
+def test_side_file_is_two_arrays(tmp_path, make_sae):
+    to_sae_lens(make_sae(), tmp_path)
+    arrays = load_file(tmp_path / "agreement.safetensors")
+    assert {name: array.shape for name, array in arrays.items()} == {
+        "feature_agreement": (M,),
+        "trusted": (M,),
+    }
