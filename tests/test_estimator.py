@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from copy import deepcopy
 from math import ceil
 
 import dask.array
