@@ -93,7 +93,7 @@ def statistics_of(
         others = np.setdiff1d(of_all, outliers.rows, assume_unique=True)
         if len(others):
             moments = Moments.of(row_blocks(X, others))
-        else:
+        elif known is not None:
             moments = replace(known, n_rows=0.0)
     median_norm = float(np.median(np.concatenate(sums.norms)))
     return Statistics(len(distances), moments, median_norm, outliers)

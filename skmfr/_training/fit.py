@@ -167,7 +167,7 @@ def what_is_left(
     """
     attributes = fitted_attributes(state, data.standardiser, settings, data.dtype)
     training = training_arrays(state, data.moments, settings.seed, keep_adam)
-    reference = attributes["reference_sae_"]
+    reference: Any = attributes["reference_sae_"]
     attributes |= {
         # A last batch that goes on into another epoch does not begin it.
         "n_iter_": int((state.step - 1) / data.batches.per_epoch) + 1,

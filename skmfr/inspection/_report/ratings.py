@@ -243,10 +243,10 @@ def _answers(file, study: str, places: dict[int, int]) -> tuple[str, np.ndarray]
     raters = {str(record.get("rater") or "") for record in records}
     if len(raters) > 1:
         raise ValueError(f"{fspath(file)} is by several raters: {sorted(raters)}.")
-    ratings, seen = np.full(len(places), np.nan), set()
+    ratings, seen = np.full(len(places), np.nan), set[int]()
     for record in records:
         item, rating = _number(record.get("item")), _number(record.get("rating"))
-        if item not in places or item in seen:
+        if item is None or item not in places or item in seen:
             raise ValueError(
                 f"{fspath(file)} has item {record.get('item')!r}, which is "
                 + ("there twice." if item in seen else "not in the key.")

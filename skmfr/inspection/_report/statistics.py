@@ -165,6 +165,8 @@ def atom_statistics(
         best.add(codes, start, np.ones(codes.shape[0], dtype=int))
 
     def reconstructed() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        import torch
+
         from ..._sae.arrays import as_csr, coded_blocks, coder_of
 
         coder, start = coder_of(estimator, X), 0
@@ -173,7 +175,8 @@ def atom_statistics(
             if max_norm is not None:
                 counting = np.linalg.norm(block, axis=1) <= max_norm
                 # Without active atoms they count nowhere; others keep their numbers.
-                codes.values[~counting] = 0
+                left_out = torch.from_numpy(~counting).to(codes.values.device)
+                codes.values[left_out] = 0
             count(as_csr(codes, n_components), start)
             start += len(block)
             n_counting.append(int(counting.sum()))
