@@ -40,8 +40,9 @@ from ._scales import (
     warn_of_other_sizes,
 )
 from ._supervised import filtered_signals, fit_filters, folds_of_epochs
-from ._unsupervised import contributed, explained, fit_windows
+from ._unsupervised import explained, fit_windows, removal
 
+Change = Callable[[np.ndarray], np.ndarray]
 # Seconds.
 DEFAULT_WINDOW = 1.0
 # Numbers in the windows of a fit, 512 MB in float32; of more data some are drawn.
@@ -373,10 +374,15 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         denoised = filtered_signals if hasattr(self, "filters_") else explained
-        return self._mapped(X, partial(denoised, self))
+        return self._mapped(X, lambda source: partial(denoised, self))
 
     def apply(self, X, exclude=None):
-        """Remove atoms from signals, and leave all else as it is.
+        """Remove the artefacts that atoms stand for, and leave all else as it is.
+
+        Atoms say what artefacts look like and when they are there. The covariance of X
+        says how to take them out: by a filter that gets what has their topographies
+        with as little as possible of anything else, in windows in which there is more
+        of it than the brain puts there.
 
         Parameters
         ----------
@@ -389,21 +395,30 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         X_without : same type as X
-            A copy from which what these atoms contribute is subtracted.
+            A copy without these artefacts. Pass whole recordings, or all epochs of one:
+            X is what the filter is learned from.
 
         Raises
         ------
         ValueError
             As in :meth:`transform`, or if the denoiser was fitted with clean signals,
             where atoms are not parts of the signals.
+
+        Warns
+        -----
+        UserWarning
+            As in :meth:`transform`, or if X is too short to learn from.
         """
         check_is_fitted(self)
         check_atoms_are_signals(self, "apply")
         atoms = checked_atoms(self, self.exclude if exclude is None else exclude)
-        return self._mapped(X, lambda scaled: scaled - contributed(self, scaled, atoms))
+        return self._mapped(X, partial(removal, self, atoms))
 
-    def _mapped(self, X: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
-        """A copy of X whose channels of the fit went through a function."""
+    def _mapped(self, X: Any, prepared: Callable[[Reader], Change]) -> Any:
+        """A copy of X whose channels of the fit went through a function.
+
+        `prepared` takes a reader of X and gives the function, of scaled signals.
+        """
         # Some parameters count after the fit too, and may have changed.
         self._validate_params()
         if is_raw(X) or is_epochs(X):
@@ -411,6 +426,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
             warn_of_other_recording(X, self)
         source = Reader(X, self.ch_names_, "X")
         check_shape(self, source)
+        change = prepared(source)
         moments = []
 
         def changed(signals: np.ndarray) -> np.ndarray:
