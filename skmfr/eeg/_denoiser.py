@@ -41,10 +41,9 @@ from ._scales import (
 )
 from ._supervised import filtered_signals, fit_filters, folds_of_epochs
 from ._unsupervised import explained, fit_windows, removal
+from ._windows import samples_in_window
 
 Change = Callable[[np.ndarray], np.ndarray]
-# Seconds.
-DEFAULT_WINDOW = 1.0
 # Numbers in the windows of a fit, 512 MB in float32; of more data some are drawn.
 FIT_NUMBERS = 2**27
 
@@ -57,8 +56,8 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
 
     Without `y`, a :class:`~skmfr.MFRSparseAutoencoder` learns atoms of the windows, all
     channels together. :meth:`transform` reconstructs signals from them, which leaves
-    out what no atom explains; :meth:`apply` removes chosen atoms, as is done with the
-    components of ICA, and leaves all else as it is.
+    out what no atom explains; :meth:`apply` removes the artefacts that chosen atoms
+    stand for, as is done with components of ICA, and leaves all else as it is.
 
     With `y`, the clean signals, power spectra of the noisy windows are coded, and a
     second dictionary, learned by ridge regression, turns the codes into the filters
@@ -76,8 +75,9 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         Share of a window that the next one overlaps, at least 0.5, below 1.
 
     sae : MFRSparseAutoencoder, default=None
-        Codes the windows. None means, without clean signals, 256 atoms, `k=16` and
-        matching pursuit; with clean signals 128 atoms of spectra and `k=8`.
+        Codes the windows. None means, without clean signals, matching pursuit and as
+        many atoms as the windows can tell: 1 for 6 of them, 8 to 256, of which at
+        most 2 to 16 are active. With clean signals: 128 atoms of spectra and `k=8`.
 
     exclude : array-like of int or bool, default=()
         Atoms that :meth:`transform` and :meth:`apply` leave out: their numbers, each of
@@ -112,8 +112,8 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         tapered as the windows are.
 
     pca_ : sklearn.decomposition.PCA
-        Without clean signals: the largest principal components of windows, up to 512,
-        so that the SAE is not slower for many channels.
+        Without clean signals: the largest principal components of windows, one for 12
+        windows side by side, 4 to 512: more would learn the noise by heart.
 
     ch_names_ : list of str or None
         Channels in the order of the fit; None for arrays.
@@ -329,21 +329,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
 
     def _set_windows(self, noisy: Reader) -> None:
         """Length of windows and their distance, in samples."""
-        if self.sfreq_ is not None:
-            seconds = DEFAULT_WINDOW if self.window is None else self.window
-            self.n_times_ = round(seconds * self.sfreq_)
-        elif self.window is None:
-            self.n_times_ = noisy.shape[2] // 2
-        else:
-            raise ValueError(
-                f"window={self.window} is in seconds; with arrays it needs sfreq, "
-                "got None."
-            )
-        if self.n_times_ < 2:
-            raise ValueError(
-                f"A window must have 2 samples or more, got {self.n_times_}: "
-                f"window={self.window}, sfreq={self.sfreq_}."
-            )
+        self.n_times_ = samples_in_window(self.window, self.sfreq_, noisy.shape[2])
         self.hop_ = max(1, round(self.n_times_ * (1 - self.overlap)))
         check_shape(self, noisy)
 
@@ -387,7 +373,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : mne.io.Raw, mne.Epochs, or array of shape (n_epochs, n_channels, n_times)
-            Signals of the channels of the fit, in any order if they have names.
+            A whole recording, or all epochs of one: the filter is learned from X.
         exclude : array-like of int or bool, default=None
             Atoms to remove: their numbers, each of which counts once, or a mask of all
             atoms. None means the parameter `exclude`.
@@ -395,8 +381,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         X_without : same type as X
-            A copy without these artefacts. Pass whole recordings, or all epochs of one:
-            X is what the filter is learned from.
+            A copy without these artefacts.
 
         Raises
         ------

@@ -2,10 +2,10 @@
 
 A sample is ``x = A s + b``: artefacts have a few topographies, the columns of A, and
 what the brain does, b, has a covariance.  Marked atoms say where to begin with A, and
-which windows are loud.  Windows that are quiet say what the brain does, and A is what the
-whole recording has beyond that.  The filter that gets s with the least power of anything
-else needs the covariance of the recording only.  It is applied in windows in which there
-is more in its output than the brain puts there.
+which windows are loud.  Windows that are quiet say what the brain does, and A is what
+the whole recording has beyond that.  The filter that gets s with the least power of
+anything else needs the covariance of the recording only.  It is applied in windows in
+which there is more in its output than the brain puts there.
 """
 
 from __future__ import annotations

@@ -82,6 +82,13 @@ def fit_windows(denoiser, signals: list[np.ndarray]) -> None:
     )
     denoiser.pca_ = pca
     denoiser.sae_ = sae.fit(pca.transform(windows))
+    if not denoiser.sae_.trusted_.any():
+        warnings.warn(
+            f"None of {len(denoiser.sae_.trusted_)} atoms is trusted: no other SAE "
+            "finds one of them again. Fit a longer recording, or take atoms for what "
+            "they are, pieces of this one.",
+            stacklevel=5,
+        )
     atoms = denoiser.sae_.components_ @ pca.components_
     denoiser.atoms_ = atoms.reshape(-1, denoiser.n_channels_, denoiser.n_times_)
 
