@@ -20,7 +20,7 @@ from ._windows import cut_windows, overlap_add
 
 # Topographies at most, and the power, relative to the first, of the last.
 N_TOPOGRAPHIES = 3
-LEAST_POWER = 0.2
+LEAST_POWER = 0.05
 # Windows below this quantile of loudness are all as quiet.
 QUIETEST = 0.05
 # Rounds in which artefacts' power and the brain's covariance are estimated in turn.
