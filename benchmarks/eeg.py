@@ -278,11 +278,36 @@ SINGLE: dict[str, Method] = {
 }
 
 
+def without_found_atoms(
+    X: np.ndarray, ch_names: list[str], frontal: list[str], seed: int
+) -> np.ndarray:
+    """Of the epochs themselves, without the artefacts that `find_artifacts` finds."""
+    import mne
+
+    info = mne.create_info(ch_names, SFREQ, "eeg")
+    volts = 1e-6 * X.astype(float)
+    epochs = mne.EpochsArray(volts, info, verbose="error")
+    # Atoms are scored on a recording.
+    raw = mne.io.RawArray(np.concatenate(list(volts), axis=1), info, verbose="error")
+    denoiser = EEGDenoiser(random_state=seed).fit(epochs)
+    artefacts = find_artifacts(score_atoms(denoiser, raw, channels=frontal))
+    cleaned = denoiser.apply(epochs, exclude=artefacts.index).get_data(copy=False)
+    return (1e6 * cleaned).astype(X.dtype)
+
+
 def multi_methods(topographies: np.ndarray, ch_names: list[str]) -> dict[str, Method]:
     def ica(split: Split, seed: int) -> np.ndarray:
         seen = np.concatenate([split.noisy, split.noisy_test])
         family = baselines.independent_components(seen, ch_names, topographies, seed)
         return selected(family)(split, seed)
+
+    frontal = [name for name in FRONTAL if name in ch_names]
+
+    def found_components(split: Split, seed: int) -> np.ndarray:
+        return baselines.found_components(split.noisy_test, ch_names, frontal, seed)
+
+    def found_atoms(split: Split, seed: int) -> np.ndarray:
+        return without_found_atoms(split.noisy_test, ch_names, frontal, seed)
 
     def atoms(split: Split, seed: int) -> np.ndarray:
         denoiser = EEGDenoiser(sfreq=SFREQ, random_state=seed).fit(split.noisy)
@@ -294,6 +319,8 @@ def multi_methods(topographies: np.ndarray, ch_names: list[str]) -> dict[str, Me
         **FIRST,
         "SSP, true topographies": fixed(baselines.projection(topographies)),
         "ICA, true topographies": ica,
+        "ICA, find_bads_eog": found_components,
+        "ours, without clean signals, find_artifacts": found_atoms,
         "ASR (mne-denoise)": selected(baselines.artifact_subspace),
         "spatial ridge": selected(baselines.spatial_ridge),
         "spatial ridge by frequency": selected(baselines.spatial_ridge_by_frequency),

@@ -30,6 +30,9 @@ from ._windows import cut_windows, overlap_add
 if TYPE_CHECKING:
     import pandas as pd
 
+# Below and above are what comes from eyes and muscles.
+SLOW_HZ, FAST_HZ = 8.0, 30.0
+
 
 def atom_waveforms(denoiser) -> np.ndarray:
     """Give atoms as signals of all channels.
@@ -112,14 +115,19 @@ def score_atoms(
 
     Returns
     -------
-    DataFrame of shape (n_atoms, n_scores + 4)
-        For each channel a column "NAME: correlation": absolute correlation of the
-        channel with what the atom contributes, over the windows in which it is active.
+    DataFrame of shape (n_atoms, n_scores + 9)
+        For each channel a column "NAME: correlation", for those of type ECG "NAME:
+        cardiac correlation": absolute correlation of the channel with what the atom
+        contributes, over the windows in which it is active.
         For each topography a column "NAME: topography": absolute cosine with the one of
         the atom, both without their mean over channels, so that the reference
         electrode is of no account. "activation_rate": share of windows in which the
         atom is active. "variance": share of the variance of the channels of the fit
         that goes if only this atom is removed; less than 0 where that adds some.
+        "slow", "fast" and "line": share of the power of its time course below 8 Hz,
+        above 30 Hz, and within 1 Hz of 50 or 60 Hz. "peak": the largest contribution
+        to a channel anywhere, relative to the median over channels of `scale_`.
+        "breadth": size of the atom in the median channel, relative to the largest.
         "agreement" and "trusted": whether other SAEs find the atom, see
         `feature_agreement_` and `trusted_` of :class:`~skmfr.MFRSparseAutoencoder`.
 
@@ -183,8 +191,10 @@ def score_atoms(
     if channels:
         references = Reader(X, channels, "X")
         correlation = correlations(denoiser, references, spans, codes, temporal)
-        for name, column in zip(channels, correlation.T, strict=True):
-            scores[f"{name}: correlation"] = column
+        kinds = zip(channels, X.get_channel_types(channels), strict=True)
+        for (name, kind), column in zip(kinds, correlation.T, strict=True):
+            cardiac = "cardiac " if kind == "ecg" else ""
+            scores[f"{name}: {cardiac}correlation"] = column
     for name, topography in (topographies or {}).items():
         wanted = _checked_topography(topography, name, denoiser.ch_names_)
         scores[f"{name}: topography"] = np.abs(_centred(spatial) @ _centred(wanted))
@@ -193,6 +203,7 @@ def score_atoms(
             **scores,
             "activation_rate": (codes != 0).mean(0),
             "variance": removed_variance(denoiser, reader, spans, codes, waveforms),
+            **_shapes(denoiser, waveforms, temporal, codes),
             "agreement": denoiser.sae_.feature_agreement_,
             "trusted": denoiser.sae_.trusted_,
         },
@@ -200,75 +211,21 @@ def score_atoms(
     )
 
 
-def find_artifacts(
-    scores: pd.DataFrame, *, correlation: float = 0.35, topography: float = 0.9
-) -> pd.DataFrame:
-    """Choose the atoms that are artefacts, and say why.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        As :func:`score_atoms` gives it.
-    correlation : float, default=0.35
-        Correlation with a channel from which an atom counts as an artefact. One blink
-        is the sum of several atoms, so each is less correlated than an independent
-        component would be.
-    topography : float, default=0.9
-        Cosine with a topography from which an atom counts as an artefact.
-
-    Returns
-    -------
-    DataFrame
-        One row for each artefact, the highest score first. Its index can be given to
-        :meth:`EEGDenoiser.apply` as `exclude`. "reason": what speaks most for it,
-        "EOG 061: correlation 0.83" for instance. "score": that number.
-        "activation_rate" and "variance_removed": see :func:`score_atoms`.
-
-    Raises
-    ------
-    ValueError
-        If there are no columns with correlations or cosines.
-
-    See Also
-    --------
-    score_atoms : Make the scores.
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> from skmfr.eeg import find_artifacts
-    >>> scores = pd.DataFrame(
-    ...     {
-    ...         "EOG: correlation": [0.1, 0.8],
-    ...         "activation_rate": [0.5, 0.2],
-    ...         "variance": [0.3, 0.1],
-    ...     }
-    ... )
-    >>> find_artifacts(scores)["reason"].to_dict()
-    {1: 'EOG: correlation 0.80'}
-    """
-    compared = scores.filter(regex=": (correlation|topography)$")
-    if compared.shape[1] == 0:
-        raise ValueError(
-            "scores has no correlation with a channel and no topography; give channels "
-            "or topographies to score_atoms."
-        )
-    thresholds = [
-        topography if name.endswith("topography") else correlation for name in compared
-    ]
-    excess = compared / thresholds
-    artifacts = excess.index[excess.max(axis=1) >= 1]
-    source = excess.loc[artifacts].idxmax(axis=1)
-    score = [compared.at[atom, name] for atom, name in source.items()]
-    table = scores.loc[artifacts].assign(
-        reason=[
-            f"{name} {value:.2f}" for name, value in zip(source, score, strict=True)
-        ],
-        score=score,
-    )
-    table = table.rename(columns={"variance": "variance_removed"})
-    columns = ["reason", "score", "activation_rate", "variance_removed"]
-    return table[columns].sort_values("score", ascending=False)
+def _shapes(denoiser, waveforms, temporal, codes) -> dict[str, np.ndarray]:
+    """Spectra, sizes and extents of atoms, (n_atoms,) each; see `score_atoms`."""
+    freqs = np.fft.rfftfreq(denoiser.n_times_, 1 / denoiser.sfreq_)
+    power = np.square(np.abs(np.fft.rfft(temporal)))
+    power /= power.sum(1, keepdims=True)
+    mains = (np.abs(freqs - 50) <= 1) | (np.abs(freqs - 60) <= 1)
+    size = np.abs(waveforms).max(2)
+    largest = np.abs(codes).max(0).toarray().ravel()
+    return {
+        "slow": power[:, freqs < SLOW_HZ].sum(1),
+        "fast": power[:, (freqs > FAST_HZ) & ~mains].sum(1),
+        "line": power[:, mains].sum(1),
+        "peak": size.max(1) * largest / np.median(denoiser.scale_),
+        "breadth": np.median(size, axis=1) / size.max(1),
+    }
 
 
 def _checked_topography(topography, name: str, ch_names: list[str]) -> np.ndarray:

@@ -40,10 +40,10 @@ from ._scales import (
     warn_of_other_sizes,
 )
 from ._supervised import filtered_signals, fit_filters, folds_of_epochs
-from ._unsupervised import contributed, explained, fit_windows
+from ._unsupervised import explained, fit_windows, removal
+from ._windows import samples_in_window
 
-# Seconds.
-DEFAULT_WINDOW = 1.0
+Change = Callable[[np.ndarray], np.ndarray]
 # Numbers in the windows of a fit, 512 MB in float32; of more data some are drawn.
 FIT_NUMBERS = 2**27
 
@@ -56,8 +56,8 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
 
     Without `y`, a :class:`~skmfr.MFRSparseAutoencoder` learns atoms of the windows, all
     channels together. :meth:`transform` reconstructs signals from them, which leaves
-    out what no atom explains; :meth:`apply` removes chosen atoms, as is done with the
-    components of ICA, and leaves all else as it is.
+    out what no atom explains; :meth:`apply` removes the artefacts that chosen atoms
+    stand for, as is done with components of ICA, and leaves all else as it is.
 
     With `y`, the clean signals, power spectra of the noisy windows are coded, and a
     second dictionary, learned by ridge regression, turns the codes into the filters
@@ -75,8 +75,9 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         Share of a window that the next one overlaps, at least 0.5, below 1.
 
     sae : MFRSparseAutoencoder, default=None
-        Codes the windows. None means, without clean signals, 256 atoms, `k=16` and
-        matching pursuit; with clean signals 128 atoms of spectra and `k=8`.
+        Codes the windows. None means, without clean signals, matching pursuit and as
+        many atoms as the windows can tell: 1 for 6 of them, 8 to 256, of which at
+        most 2 to 16 are active. With clean signals: 128 atoms of spectra and `k=8`.
 
     exclude : array-like of int or bool, default=()
         Atoms that :meth:`transform` and :meth:`apply` leave out: their numbers, each of
@@ -111,8 +112,8 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         tapered as the windows are.
 
     pca_ : sklearn.decomposition.PCA
-        Without clean signals: the largest principal components of windows, up to 512,
-        so that the SAE is not slower for many channels.
+        Without clean signals: the largest principal components of windows, one for 12
+        windows side by side, 4 to 512: more would learn the noise by heart.
 
     ch_names_ : list of str or None
         Channels in the order of the fit; None for arrays.
@@ -328,21 +329,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
 
     def _set_windows(self, noisy: Reader) -> None:
         """Length of windows and their distance, in samples."""
-        if self.sfreq_ is not None:
-            seconds = DEFAULT_WINDOW if self.window is None else self.window
-            self.n_times_ = round(seconds * self.sfreq_)
-        elif self.window is None:
-            self.n_times_ = noisy.shape[2] // 2
-        else:
-            raise ValueError(
-                f"window={self.window} is in seconds; with arrays it needs sfreq, "
-                "got None."
-            )
-        if self.n_times_ < 2:
-            raise ValueError(
-                f"A window must have 2 samples or more, got {self.n_times_}: "
-                f"window={self.window}, sfreq={self.sfreq_}."
-            )
+        self.n_times_ = samples_in_window(self.window, self.sfreq_, noisy.shape[2])
         self.hop_ = max(1, round(self.n_times_ * (1 - self.overlap)))
         check_shape(self, noisy)
 
@@ -373,15 +360,20 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         denoised = filtered_signals if hasattr(self, "filters_") else explained
-        return self._mapped(X, partial(denoised, self))
+        return self._mapped(X, lambda source: partial(denoised, self))
 
     def apply(self, X, exclude=None):
-        """Remove atoms from signals, and leave all else as it is.
+        """Remove the artefacts that atoms stand for, and leave all else as it is.
+
+        Atoms say what artefacts look like and when they are there. The covariance of X
+        says how to take them out: by a filter that gets what has their topographies
+        with as little as possible of anything else, in windows in which there is more
+        of it than the brain puts there.
 
         Parameters
         ----------
         X : mne.io.Raw, mne.Epochs, or array of shape (n_epochs, n_channels, n_times)
-            Signals of the channels of the fit, in any order if they have names.
+            A whole recording, or all epochs of one: the filter is learned from X.
         exclude : array-like of int or bool, default=None
             Atoms to remove: their numbers, each of which counts once, or a mask of all
             atoms. None means the parameter `exclude`.
@@ -389,21 +381,29 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         X_without : same type as X
-            A copy from which what these atoms contribute is subtracted.
+            A copy without these artefacts.
 
         Raises
         ------
         ValueError
             As in :meth:`transform`, or if the denoiser was fitted with clean signals,
             where atoms are not parts of the signals.
+
+        Warns
+        -----
+        UserWarning
+            As in :meth:`transform`, or if X is too short to learn from.
         """
         check_is_fitted(self)
         check_atoms_are_signals(self, "apply")
         atoms = checked_atoms(self, self.exclude if exclude is None else exclude)
-        return self._mapped(X, lambda scaled: scaled - contributed(self, scaled, atoms))
+        return self._mapped(X, partial(removal, self, atoms))
 
-    def _mapped(self, X: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
-        """A copy of X whose channels of the fit went through a function."""
+    def _mapped(self, X: Any, prepared: Callable[[Reader], Change]) -> Any:
+        """A copy of X whose channels of the fit went through a function.
+
+        `prepared` takes a reader of X and gives the function, of scaled signals.
+        """
         # Some parameters count after the fit too, and may have changed.
         self._validate_params()
         if is_raw(X) or is_epochs(X):
@@ -411,6 +411,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
             warn_of_other_recording(X, self)
         source = Reader(X, self.ch_names_, "X")
         check_shape(self, source)
+        change = prepared(source)
         moments = []
 
         def changed(signals: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,13 @@ def without_excluded(denoiser, codes: np.ndarray) -> np.ndarray:
     """Codes, changed in place, without those of atoms that are left out."""
     codes[:, checked_atoms(denoiser, denoiser.exclude)] = 0
     if denoiser.trusted_only:
+        if not denoiser.sae_.trusted_.any():
+            warnings.warn(
+                f"None of {codes.shape[1]} atoms is trusted, so trusted_only=True "
+                "leaves nothing of the codes. Fit a longer recording, or set "
+                "trusted_only=False.",
+                stacklevel=5,
+            )
         codes[:, ~denoiser.sae_.trusted_] = 0
     return codes
 

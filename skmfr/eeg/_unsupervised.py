@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from sklearn.decomposition import PCA
 
-from ._fitted import LOUDEST, TINY, new_sae, without_excluded
+from ._fitted import LOUDEST, TINY, as_scaled, new_sae, without_excluded
+from ._recordings import Reader, pieces_to_fit
+from ._removal import artefacts_in, learn_filter
 from ._windows import cut_windows, overlap_add
 
-# Principal components of windows that an SAE learns from, at most.
+# Principal components of windows that an SAE learns from, at most, and atoms.
 N_DIMENSIONS = 512
+N_ATOMS = 256
+# Windows side by side for each principal component.  Components of white noise explain
+# one part in so many more of the windows they come from than of others.
+WINDOWS_PER_DIMENSION = 12
+# Atoms for each principal component, and for each atom that is active at once.
+ATOMS_PER_DIMENSION = 2
+ATOMS_PER_ACTIVE = 16
+# Windows that the removal of artefacts is learned from, at most.
+N_WINDOWS = 1000
+# Windows side by side below which there is little to learn from.
+FEW_WINDOWS = 60
+
+
+def sizes_for(n_windows: int, n_numbers: int) -> tuple[int, int, int]:
+    """How much may be learned from so many windows.
+
+    Parameters
+    ----------
+    n_windows : int
+        Windows side by side that fill the signals.
+    n_numbers : int
+        Numbers in a window.
+
+    Returns
+    -------
+    n_dimensions, n_atoms, k : int
+        Principal components, atoms, and atoms that are active at once.
+    """
+    n_dimensions = min(
+        N_DIMENSIONS, n_numbers, max(4, n_windows // WINDOWS_PER_DIMENSION)
+    )
+    n_atoms = min(N_ATOMS, ATOMS_PER_DIMENSION * n_dimensions)
+    return n_dimensions, n_atoms, min(n_dimensions, max(2, n_atoms // ATOMS_PER_ACTIVE))
 
 
 def fit_windows(denoiser, signals: list[np.ndarray]) -> None:
@@ -25,13 +62,33 @@ def fit_windows(denoiser, signals: list[np.ndarray]) -> None:
     windows = np.concatenate([_flat_windows(denoiser, signal) for signal in signals])
     size = np.linalg.norm(windows, axis=1, keepdims=True)
     windows *= np.minimum(1, LOUDEST * np.median(size) / np.maximum(size, TINY))
-    n_dimensions = min(N_DIMENSIONS, *windows.shape)
-    pca = PCA(n_dimensions, random_state=denoiser.random_state).fit(windows)
+    n_times = sum(len(signal) * signal.shape[2] for signal in signals)
+    n_windows = n_times // denoiser.n_times_
+    n_dimensions, n_atoms, k = sizes_for(n_windows, windows.shape[1])
+    if n_windows < FEW_WINDOWS:
+        warnings.warn(
+            f"X fills {n_windows} windows of {denoiser.n_times_} samples, from which "
+            f"{n_dimensions} principal components are learned; atoms need "
+            f"{FEW_WINDOWS} windows or more. Take a longer recording, or lower the "
+            "parameter window.",
+            stacklevel=5,
+        )
+    n_dimensions = min(n_dimensions, len(windows))
+    # Two rounds, as spectra of EEG fall steeply, and the rest is noise.
+    pca = PCA(n_dimensions, iterated_power=2, random_state=denoiser.random_state)
+    pca.fit(windows)
     sae = new_sae(
-        denoiser, n_components=256, k=16, transform_algorithm="omp", max_steps=1000
+        denoiser, n_components=n_atoms, k=k, transform_algorithm="omp", max_steps=400
     )
     denoiser.pca_ = pca
     denoiser.sae_ = sae.fit(pca.transform(windows))
+    if not denoiser.sae_.trusted_.any():
+        warnings.warn(
+            f"None of {len(denoiser.sae_.trusted_)} atoms is trusted: no other SAE "
+            "finds one of them again. Fit a longer recording, or take atoms for what "
+            "they are, pieces of this one.",
+            stacklevel=5,
+        )
     atoms = denoiser.sae_.components_ @ pca.components_
     denoiser.atoms_ = atoms.reshape(-1, denoiser.n_channels_, denoiser.n_times_)
 
@@ -54,6 +111,43 @@ def contributed(denoiser, signals: np.ndarray, atoms: np.ndarray) -> np.ndarray:
     codes = codes_of_windows(denoiser, signals)[:, atoms]
     windows = np.tensordot(codes, denoiser.atoms_[atoms], 1)
     return _joined(denoiser, windows, signals.shape)
+
+
+def removal(denoiser, atoms: np.ndarray, reader: Reader):
+    """What takes the artefacts that atoms stand for out of scaled signals of a reader.
+
+    It is learned from as many windows as `N_WINDOWS`, evenly taken.
+    """
+    if len(atoms) == 0:
+        return lambda signals: signals
+    length, n_channels = denoiser.n_times_, denoiser.n_channels_
+    rng = np.random.default_rng(0)
+    windows, parts = [], []
+    for piece in pieces_to_fit(reader, length, N_WINDOWS * length, rng):
+        flat = _flat_windows(denoiser, as_scaled(denoiser, reader.read(piece)))
+        codes = denoiser.sae_.transform(denoiser.pca_.transform(flat))[:, atoms]
+        windows.append(flat.reshape(len(flat), n_channels, length))
+        parts.append(np.tensordot(codes, denoiser.atoms_[atoms], 1))
+    together, contributed = np.concatenate(windows), np.concatenate(parts)
+    if not contributed.any():
+        return lambda signals: signals
+    if len(together) < n_channels:
+        warnings.warn(
+            f"X has {len(together)} windows of {n_channels} channels to learn from how "
+            "artefacts are taken out, so some of the brain's signals will go as well. "
+            "Pass the whole recording, or all of its epochs.",
+            stacklevel=5,
+        )
+    chosen = np.unique(np.linspace(0, len(together) - 1, N_WINDOWS).astype(int))
+    learned = learn_filter(
+        *(
+            np.fft.rfft(each[chosen]).astype(np.complex64)
+            for each in (together, contributed)
+        )
+    )
+    return lambda signals: (
+        signals - artefacts_in(signals, learned, length, denoiser.hop_)
+    )
 
 
 def _flat_windows(denoiser, signals: np.ndarray) -> np.ndarray:

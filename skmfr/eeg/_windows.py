@@ -1,6 +1,29 @@
 """Tapered, overlapping windows of signals, and the way back."""
 
+from __future__ import annotations
+
 import numpy as np
+
+# Seconds.
+DEFAULT_WINDOW = 1.0
+
+
+def samples_in_window(seconds: float | None, sfreq: float | None, n_times: int) -> int:
+    """Length of a window, of signals of n_times samples."""
+    if sfreq is not None:
+        length = round((DEFAULT_WINDOW if seconds is None else seconds) * sfreq)
+    elif seconds is None:
+        length = n_times // 2
+    else:
+        raise ValueError(
+            f"window={seconds} is in seconds; with arrays it needs sfreq, got None."
+        )
+    if length < 2:
+        raise ValueError(
+            f"A window must have 2 samples or more, got {length}: window={seconds}, "
+            f"sfreq={sfreq}."
+        )
+    return length
 
 
 def taper(length: int) -> np.ndarray:

@@ -72,12 +72,18 @@ def codes_of(denoiser, raw) -> np.ndarray:
     return code_windows(denoiser, reader, reader.spans()).toarray()
 
 
-def test_waveforms_times_codes_are_what_apply_removes(denoiser, raw):
-    every = np.arange(24)
-    removed = raw.get_data("eeg") - denoiser.apply(raw, every).get_data("eeg")
+def contributed(denoiser, raw, atoms):
+    """What atoms are to a reconstruction, (n_channels, n_times)."""
+    without = copy(denoiser).set_params(exclude=atoms)
+    whole, rest = (each.transform(raw).get_data(NAMES) for each in (denoiser, without))
+    return whole - rest
+
+
+def test_waveforms_times_codes_are_what_atoms_contribute(denoiser, raw):
     windows = np.tensordot(codes_of(denoiser, raw), atom_waveforms(denoiser), 1)
     expected = overlap_add(windows.swapaxes(0, 1), raw.n_times, denoiser.hop_)
-    np.testing.assert_allclose(removed, expected, atol=1e-9)
+    got = contributed(denoiser, raw, np.arange(24))
+    np.testing.assert_allclose(got, expected, atol=1e-9)
 
 
 def test_atoms_of_blinks_have_the_highest_scores(denoiser, raw, scores):
@@ -111,12 +117,13 @@ def test_without_artifacts_eeg_and_eog_are_unrelated(denoiser, raw, scores):
 
 
 @pytest.mark.parametrize(("n_times", "tolerance"), [(6000, 1e-6), (5990, 2e-3)])
-def test_variance_is_what_apply_takes_away(denoiser, raw, scores, n_times, tolerance):
+def test_variance_is_what_goes_with_an_atom(denoiser, raw, scores, n_times, tolerance):
     part = raw.copy().crop(tmax=(n_times - 1) / SFREQ)
     variance = score_atoms(denoiser, part)["variance"]
     before = part.get_data("eeg").var(axis=1).sum()
     for atom in (variance.idxmax(), variance.idxmin(), 7):
-        after = denoiser.apply(part, [atom]).get_data("eeg").var(axis=1).sum()
+        after = part.get_data("eeg") - contributed(denoiser, part, [atom])
+        after = after.var(axis=1).sum()
         assert variance[atom] == pytest.approx(1 - after / before, abs=tolerance)
     assert variance.max() > 0.05
 
@@ -159,10 +166,9 @@ def test_scores_are_of_what_is_finite_in_each_span(denoiser, raw):
 
     kept = np.r_[tuple(spans)]
     atom = got["variance"].idxmax()
-    before, after = (
-        part.get_data("eeg")[:, kept].var(axis=1).sum()
-        for part in (spoiled, denoiser.apply(spoiled, [atom]))
-    )
+    before = spoiled.get_data("eeg")
+    after = before - contributed(denoiser, spoiled, [atom])
+    before, after = (part[:, kept].var(axis=1).sum() for part in (before, after))
     assert got["variance"][atom] == pytest.approx(1 - after / before, abs=1e-6)
 
     mean = raw.get_data("EOG 061")[0, kept].mean()
@@ -219,15 +225,61 @@ def test_the_reason_is_what_exceeds_its_threshold_most():
     )
     table = find_artifacts(scores)
     assert table["reason"].to_dict() == {
-        1: "vEOG: topography 0.94",
         0: "EOG 061: correlation 0.83",
         3: "EOG 061: correlation 0.40",
+        1: "vEOG: topography 0.94",
     }
-    assert list(table.index) == [1, 0, 3]
-    assert list(table["variance_removed"]) == [0.2, 0.1, 0.4]
+    assert list(table.index) == [0, 3, 1]
+    assert set(table["kind"]) == {"ocular"}
+    # Twice the threshold is 16 to 1.
+    odds = table["probability"] / (1 - table["probability"])
+    assert odds[0] == pytest.approx((0.83 / 0.35) ** 4)
+    assert list(table["variance_removed"]) == [0.1, 0.4, 0.2]
     assert find_artifacts(scores, correlation=0.9, topography=0.999).empty
     with pytest.raises(ValueError, match="scores has no correlation"):
         find_artifacts(scores[["variance", "activation_rate"]])
+
+
+def test_kinds_need_more_than_a_correlation():
+    """An atom of each kind, and one that lacks one of the signs."""
+    ocular = {"EOG: correlation": 0.7, "slow": 1, "peak": 8, "breadth": 0.3}
+    muscular = {"fast": 0.9, "peak": 8, "breadth": 0.3}
+    atoms = {
+        "ocular": ocular,
+        "cardiac": {"ECG: cardiac correlation": 0.7, "breadth": 1},
+        "muscular": muscular,
+        "line": {"line": 0.9, "breadth": 1},
+        "alpha": ocular | {"slow": 0.1},
+        "quiet": ocular | {"peak": 2},
+        "broad": ocular | {"breadth": 0.9},
+        "weak": ocular | {"EOG: correlation": 0.2},
+        "gamma": muscular | {"peak": 2},
+        "broad noise": muscular | {"breadth": 0.9},
+    }
+    scores = pd.DataFrame.from_dict(atoms, orient="index").fillna(0.0)
+    scores = scores.assign(activation_rate=0.1, variance=0.1)
+    table = find_artifacts(scores)
+    kinds = ["ocular", "cardiac", "muscular", "line"]
+    assert table["kind"].to_dict() == dict(zip(kinds, kinds, strict=True))
+    assert table["probability"].between(0.5, 1).all()
+
+
+def test_nothing_is_marked_where_there_are_no_artefacts():
+    """Alpha and slow waves of the brain, with each channel named as an EOG."""
+    rng = np.random.default_rng(2)
+    n_times = 9000
+    slow = np.cumsum(rng.standard_normal((8, n_times)), axis=1)
+    slow -= slow.mean(1, keepdims=True)
+    sources = 0.02 * slow + rng.standard_normal((8, n_times))
+    sources[0] += np.sin(2 * np.pi * 10 * np.arange(n_times) / SFREQ)
+    mixing = 0.7 + 0.3 * rng.random((8, 8))
+    info = mne.create_info(NAMES, SFREQ, "eeg")
+    raw = mne.io.RawArray(1e-5 * mixing @ sources, info, verbose="error")
+    raw.filter(1, None, verbose="error")
+    denoiser = EEGDenoiser(random_state=0).fit(raw)
+    scores = score_atoms(denoiser, raw, channels=NAMES)
+    assert scores.filter(like="correlation").max().max() > 0.3
+    assert find_artifacts(scores, correlation=0.2).empty
 
 
 def test_what_does_not_fit_is_named(denoiser, raw):

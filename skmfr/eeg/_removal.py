@@ -1,0 +1,172 @@
+"""Taking artefacts out: what and when by atoms, how by the recording's covariance.
+
+A sample is ``x = A s + b``: artefacts have a few topographies, the columns of A, and
+what the brain does, b, has a covariance.  Marked atoms say where to begin with A, and
+which windows are loud.  Windows that are quiet say what the brain does, and A is what
+the whole recording has beyond that.  The filter that gets s with the least power of
+anything else needs the covariance of the recording only.  It is applied in windows in
+which there is more in its output than the brain puts there.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import eigh
+from scipy.ndimage import uniform_filter1d
+
+from ._windows import cut_windows, overlap_add
+
+# Topographies at most, and the power, relative to the first, of the last.
+N_TOPOGRAPHIES = 3
+LEAST_POWER = 0.05
+# Windows below this quantile of loudness are all as quiet.
+QUIETEST = 0.05
+# Rounds in which artefacts' power and the brain's covariance are estimated in turn.
+N_ITERATIONS = 2
+# Neighbouring frequencies among which the power of artefacts is averaged.
+N_SMOOTHED = 3
+# Power, relative to the brain's, from which there is an artefact in a window.
+PRESENT = 3.0
+# Relative to the largest eigenvalue of a covariance, or to its trace: below is nothing.
+NO_POWER = 1e-6
+RIDGE = 1e-3
+
+
+class ArtefactFilter(NamedTuple):
+    """What finds artefacts in a recording, and what they look like in it."""
+
+    topographies: np.ndarray
+    """(n_channels, n_topographies)"""
+    filters: np.ndarray
+    """From channels to the sources of artefacts, (n_topographies, n_channels)"""
+    brain: np.ndarray
+    """Power of the brain in them, (n_topographies, n_freqs)"""
+    band: np.ndarray
+    """Where artefacts are larger on average, (n_topographies, n_freqs), bool"""
+
+
+def learn_filter(spectra: np.ndarray, contributed: np.ndarray) -> ArtefactFilter:
+    """Find topographies of artefacts, and a filter for each.
+
+    Parameters
+    ----------
+    spectra : ndarray of shape (n_windows, n_channels, n_freqs), complex
+        Of windows of a recording.
+    contributed : ndarray of shape (n_windows, n_channels, n_freqs), complex
+        What marked atoms contribute to them.
+
+    Returns
+    -------
+    ArtefactFilter
+    """
+    x = np.moveaxis(spectra, 2, 0)
+    # Recordings in average reference, or with projections, do not fill all channels.
+    values, vectors = np.linalg.eigh(_products(x, x).sum(0))
+    kept = values > NO_POWER * values[-1]
+    whiten = (vectors[:, kept] / np.sqrt(values[kept])).T
+    back = vectors[:, kept] * np.sqrt(values[kept])
+    x = x @ whiten.T.astype(np.float32)
+    A = whiten @ _main_topographies(contributed)
+    A, covariance = _beyond_quiet(x, A)
+    for _ in range(N_ITERATIONS):
+        mean, spread = _posterior(x, A, _inverse(covariance))
+        rest = x - mean @ A.T.astype(np.float32)
+        covariance = _products(rest, rest) + A @ spread.sum(1) @ A.T
+        covariance /= x.shape[1]
+    # Of whitened channels the covariance is the identity.
+    filters = np.linalg.pinv(A)
+    brain = np.einsum("ri,fij,rj->rf", filters, covariance, filters, optimize=True)
+    power = np.square(np.abs(x @ filters.T.astype(np.float32))).mean(1).T
+    return ArtefactFilter(back @ A, filters @ whiten, brain, power > 2 * brain)
+
+
+def artefacts_in(
+    signals: np.ndarray, learned: ArtefactFilter, length: int, hop: int
+) -> np.ndarray:
+    """What is to be subtracted from signals (n_epochs, n_channels, n_times)."""
+    sources = np.einsum("ri,nit->nrt", learned.filters, signals, optimize=True)
+    windows = cut_windows(sources.astype(signals.dtype), length, hop)
+    power = np.square(np.abs(np.fft.rfft(windows)))
+    there = np.sum(power * learned.band[:, None], axis=-1)
+    usual = np.sum(learned.brain * learned.band, axis=-1)[:, None]
+    windows = windows * (there > PRESENT * usual)[..., None]
+    sources = overlap_add(windows, signals.shape[2], hop)
+    return np.einsum("ir,nrt->nit", learned.topographies, sources, optimize=True)
+
+
+def _main_topographies(contributed: np.ndarray) -> np.ndarray:
+    """Largest principal components, (n_channels, n_topographies)."""
+    y = np.moveaxis(contributed, 2, 0)
+    values, vectors = np.linalg.eigh(_products(y, y).sum(0))
+    largest = values[::-1][:N_TOPOGRAPHIES]
+    n = max(1, int(np.sum(largest > LEAST_POWER * largest[0])))
+    return vectors[:, ::-1][:, :n]
+
+
+def _beyond_quiet(x: np.ndarray, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Topographies of what all windows have beyond quiet ones, and these' covariance.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_freqs, n_windows, n_channels), complex
+        Whitened.
+    A : ndarray of shape (n_channels, n_topographies)
+        In which direction windows are loud or quiet.
+
+    Returns
+    -------
+    A : ndarray of the same shape
+    covariance : ndarray of shape (n_freqs, n_channels, n_channels)
+    """
+    sources = x @ np.linalg.qr(A)[0].astype(np.float32)
+    loudness = np.square(np.abs(sources)).sum((0, 2))
+    loudness = np.maximum(loudness, np.quantile(loudness, QUIETEST))
+    weight = (loudness.min() / loudness) ** 2
+    weight /= weight.sum()
+    covariance = _products(x * weight[:, None].astype(np.float32), x)
+    together = covariance.sum(0)
+    together += RIDGE * np.trace(together) / len(together) * np.eye(len(together))
+    _, vectors = eigh(np.eye(len(together)), together)
+    return vectors[:, -A.shape[1] :], covariance
+
+
+def _posterior(
+    x: np.ndarray, A: np.ndarray, precision: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the sources of artefacts, given the brain's precision.
+
+    The power of a source is what a filter without distortion finds beyond what it would
+    find of the brain, averaged over neighbouring frequencies (the multichannel Wiener
+    filter of a local Gaussian model: Duong, Vincent, Gribonval 2010).
+
+    Returns
+    -------
+    mean : ndarray of shape (n_freqs, n_windows, n_topographies), complex
+    spread : ndarray of shape (n_freqs, n_windows, n_topographies, n_topographies)
+    """
+    seen = precision @ A
+    certainty = np.swapaxes(seen, 1, 2) @ A
+    doubt = np.linalg.inv(certainty)
+    filtered = x @ seen.astype(np.float32)
+    power = np.square(np.abs(filtered @ doubt.astype(np.float32)))
+    power -= np.diagonal(doubt, axis1=1, axis2=2)[:, None]
+    power = uniform_filter1d(np.maximum(power, 0), N_SMOOTHED, axis=0, mode="nearest")
+    power += NO_POWER * power.max() + np.finfo(np.float32).tiny
+    diagonal = np.eye(A.shape[1]) / power[..., None]
+    spread = np.linalg.inv(certainty[:, None] + diagonal)
+    mean = (filtered[:, :, None] @ spread.astype(np.float32))[:, :, 0]
+    return mean, spread
+
+
+def _products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Real parts of sums over windows, (n_freqs, n_one, n_other), float64."""
+    return (np.swapaxes(one, 1, 2) @ other.conj()).real.astype(float)
+
+
+def _inverse(covariances: np.ndarray) -> np.ndarray:
+    size = covariances.shape[-1]
+    ridge = RIDGE * np.trace(covariances, axis1=1, axis2=2) / size
+    ridge += np.finfo(float).tiny
+    return np.linalg.inv(covariances + ridge[:, None, None] * np.eye(size))

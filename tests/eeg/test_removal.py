@@ -1,0 +1,85 @@
+"""Taking artefacts out, against signals whose artefacts and brain are known."""
+
+import numpy as np
+import pytest
+
+from skmfr.eeg._removal import artefacts_in, learn_filter
+from skmfr.eeg._unsupervised import sizes_for
+from skmfr.eeg._windows import cut_windows
+
+LENGTH, HOP = 100, 50
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Brain, blinks and their topography; (1, n_channels, n_times) each."""
+    rng = np.random.default_rng(0)
+    n_channels, n_times = 8, 12_000
+    mixing = rng.standard_normal((n_channels, n_channels)) + 2 * np.eye(n_channels)
+    brain = mixing @ rng.standard_normal((n_channels, n_times))
+    train = np.zeros(n_times)
+    train[200:-200:450] = rng.uniform(0.5, 1.5, len(train[200:-200:450]))
+    blinks = np.convolve(train, np.hanning(35), "same")
+    topography = np.linspace(1, 0.05, n_channels) ** 2
+    artefact = 40 * topography[:, None] * blinks
+    return *(part[None].astype(np.float32) for part in (brain, artefact)), topography
+
+
+def spectra(signals):
+    windows = cut_windows(signals, LENGTH, HOP)[0].swapaxes(0, 1)
+    return np.fft.rfft(windows).astype(np.complex64)
+
+
+def learned(parts, tilt=0.15):
+    """From atoms that are a little off, and have some of the brain in them."""
+    brain, artefact, topography = parts
+    rng = np.random.default_rng(1)
+    off = topography + tilt * rng.standard_normal(len(topography))
+    activity = artefact[:, :1] / topography[0] + 0.3 * brain[:, 3:4]
+    marked = (off[:, None] * activity).astype(np.float32)
+    return learn_filter(spectra(brain + artefact), spectra(marked))
+
+
+def test_topographies_are_those_of_the_artefact_not_of_the_atoms(parts):
+    topography = parts[2] / np.linalg.norm(parts[2])
+    (found,) = learned(parts).topographies.T
+    cosine = abs(found @ topography) / np.linalg.norm(found)
+    assert cosine > 0.995
+
+
+def test_artefacts_go_and_brain_stays(parts):
+    """Nearly as well as with the true topography and the brain's own covariance."""
+    brain, artefact, topography = parts
+    mixed = brain + artefact
+    error = brain - (mixed - artefacts_in(mixed, learned(parts), LENGTH, HOP))
+    precision = np.linalg.inv(np.cov(brain[0]))
+    best = topography @ precision / (topography @ precision @ topography)
+    ideal = np.square(np.outer(topography, best @ brain[0])).sum()
+    # The ideal filter is on all the time, ours where there are blinks.
+    assert np.square(error).sum() < ideal
+    there = np.convolve(np.abs(artefact[0, 0]) > 1, np.ones(2 * LENGTH), "same") > 0
+    assert 0.2 < there.mean() < 0.9
+    far = artefacts_in(mixed, learned(parts), LENGTH, HOP)[..., ~there]
+    assert np.square(far).sum() < 0.01 * np.square(brain[..., ~there]).sum()
+
+
+def test_average_reference_is_no_obstacle(parts):
+    brain, artefact, topography = parts
+    brain, artefact = (part - part.mean(1, keepdims=True) for part in (brain, artefact))
+    centred = topography - topography.mean()
+    filters = learn_filter(spectra(brain + artefact), spectra(artefact))
+    (found,) = filters.topographies.T
+    assert abs(found @ centred) > 0.99 * np.linalg.norm(found) * np.linalg.norm(centred)
+    assert found.sum() == pytest.approx(0, abs=1e-3 * np.abs(found).max())
+
+
+@pytest.mark.parametrize(
+    ("n_windows", "expected"),
+    [(10, (4, 8, 2)), (600, (50, 100, 6)), (10_000, (512, 256, 16))],
+)
+def test_how_much_is_learned_follows_from_the_number_of_windows(n_windows, expected):
+    assert sizes_for(n_windows, 10_240) == expected
+
+
+def test_no_more_is_learned_than_there_is():
+    assert sizes_for(10_000, 3) == (3, 6, 2)
