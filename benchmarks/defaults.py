@@ -9,6 +9,7 @@ known, and the share of dead atoms.  Data with a path of their own:
 (``--rows FILE``, any ``.npy`` file of samples, such as activations of SmolLM2).
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -97,8 +98,11 @@ CHANGES: dict[str, tuple[dict[str, object], bool, Callable[[dict, int], dict]]] 
 }
 
 
-def table(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
+def table(problems: Callable[[int], Problem], n_seeds: int, only: str) -> Iterator[Row]:
+    """A row for each of the settings whose name has a match."""
     for name, (constants, samples, learning_rate) in CHANGES.items():
+        if not re.search(only, name):
+            continue
         cells = []
         for seed in range(n_seeds):
             problem = problems(seed)
@@ -146,6 +150,7 @@ def main() -> None:
     parser = Command("defaults", __doc__)
     parser.add_argument("--data", nargs="+", default=["superposition"])
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", default="", help="regex of names of rows to make")
     parser.add_argument("--eeg", type=Path, metavar="DIR", help="folder of EDF files")
     parser.add_argument(
         "--model", type=Path, metavar="DIR", help="folder of a language model"
@@ -170,7 +175,8 @@ def main() -> None:
     }
     for name in arguments.data:
         problems = recovery.SYNTHETIC.get(name) or recovery.constant(real[name]())
-        report(table(problems, arguments.seeds), {"data": name}, DIGITS)
+        rows = table(problems, arguments.seeds, arguments.only)
+        report(rows, {"data": name}, DIGITS)
 
 
 if __name__ == "__main__":
