@@ -96,7 +96,7 @@ ON_GPU = Scale(
     [],
 )
 # Triton interprets some twenty rows a second.
-SMALL = Size(4, 16, 32, 2)
+SMALL = Size(2, 4, 8, 2)
 # Of tests a few, as the suite has all of them interpreted.
 DRY = Scale(
     "cpu",
