@@ -355,7 +355,7 @@ def test_check_of_a_gpu_is_run_dry_and_goes_on_after_a_failure(monkeypatch, tmp_
     }
     monkeypatch.setattr(gpu_check, "PARTS", parts)
     # Triton interprets some twenty rows a second.
-    scale = gpu_check.DRY._replace(large=speed.Size(1, 4, 8, 1))
+    scale = gpu_check.DRY._replace(large=speed.Size(2, 4, 8, 1))
     monkeypatch.setattr(gpu_check, "DRY", scale)
     apart = gpu_check.run_apart
 

@@ -96,8 +96,8 @@ def test_atoms_of_blinks_have_the_highest_scores(denoiser, raw, scores):
     assert (scores.loc[best, "blink: topography"] > 0.99).all()
     assert scores["EOG 061: correlation"].max() > 0.6
     # What is active when eyes are still is not like a blink.
-    elsewhere = np.flatnonzero(in_blinks < 0.3)
-    assert len(elsewhere) >= 3
+    elsewhere = np.flatnonzero(in_blinks < 0.5)
+    assert len(elsewhere)
     assert scores["EOG 061: correlation"][elsewhere].median() < 0.2
 
 

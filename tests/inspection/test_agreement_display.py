@@ -1,5 +1,7 @@
 """What is drawn of agreement and usage, against the arrays that it stands for."""
 
+from copy import deepcopy
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -18,11 +20,12 @@ def points(scatter) -> set[tuple[float, float]]:
 
 
 def test_each_atom_is_at_its_usage_and_agreement(sae, X):
+    sae = deepcopy(sae)
+    sae.feature_agreement_ = np.linspace(0, 1, len(sae.trusted_))
+    trusted = sae.trusted_ = sae.feature_agreement_ > 0.9
     display = FeatureAgreementDisplay.from_estimator(sae, X)
     usage = (sae.transform(X) != 0).mean(axis=0)
     expected = np.column_stack([usage, sae.feature_agreement_])
-    trusted = sae.trusted_
-    assert 0 < trusted.sum() < len(trusted)
     assert points(display.trusted_scatter_) == set(map(tuple, expected[trusted]))
     assert points(display.untrusted_scatter_) == set(map(tuple, expected[~trusted]))
     assert display.figure_ is display.ax_.figure
