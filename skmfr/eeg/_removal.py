@@ -88,10 +88,12 @@ def artefacts_in(
     """What is to be subtracted from signals (n_epochs, n_channels, n_times)."""
     sources = np.einsum("ri,nit->nrt", learned.filters, signals, optimize=True)
     windows = cut_windows(sources.astype(signals.dtype), length, hop)
-    power = np.square(np.abs(np.fft.rfft(windows)))
-    there = np.sum(power * learned.band[:, None], axis=-1)
+    # Only at frequencies where there is more of the artefact than of the brain.
+    spectra = np.fft.rfft(windows) * learned.band[:, None]
+    there = np.sum(np.square(np.abs(spectra)), axis=-1)
     usual = np.sum(learned.brain * learned.band, axis=-1)[:, None]
-    windows = windows * (there > PRESENT * usual)[..., None]
+    spectra *= (there > PRESENT * usual)[..., None]
+    windows = np.fft.irfft(spectra, length).astype(signals.dtype)
     sources = overlap_add(windows, signals.shape[2], hop)
     return np.einsum("ir,nrt->nit", learned.topographies, sources, optimize=True)
 
