@@ -22,7 +22,8 @@ def points(scatter) -> set[tuple[float, float]]:
 def test_each_atom_is_at_its_usage_and_agreement(sae, X):
     sae = deepcopy(sae)
     sae.feature_agreement_ = np.linspace(0, 1, len(sae.trusted_))
-    trusted = sae.trusted_ = sae.feature_agreement_ > 0.9
+    level = sae.agreement_null_ + 0.75 * (1 - sae.agreement_null_)
+    trusted = sae.trusted_ = sae.feature_agreement_ > level
     display = FeatureAgreementDisplay.from_estimator(sae, X)
     usage = (sae.transform(X) != 0).mean(axis=0)
     expected = np.column_stack([usage, sae.feature_agreement_])
