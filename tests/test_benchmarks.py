@@ -197,12 +197,12 @@ def test_reappearance(table, monkeypatch):
     small = problem().X[:90]
     source = reappearance.parts_of(small, 3, n_components=12, k=2)
     monkeypatch.setattr(reappearance, "SOURCES", {"small": lambda n_fits: source})
-    rows = table(reappearance, "--steps", 20)
+    rows = table(reappearance, "--steps", 5)
     cells = dict(zip(rows.pop("data"), rows["small"], strict=True))
     assert cells["atoms"] == "36"
     fits = [
         MFRSparseAutoencoder(
-            12, k=2, max_steps=20, batch_size=128, random_state=seed
+            12, k=2, max_steps=5, batch_size=128, random_state=seed
         ).fit(part)
         for seed, part in enumerate(source.parts)
     ]
@@ -251,7 +251,7 @@ def test_check_of_a_gpu_is_run_dry_and_goes_on_after_a_failure(monkeypatch, tmp_
     }
     monkeypatch.setattr(gpu_check, "PARTS", parts)
     # Triton interprets some twenty rows a second.
-    scale = gpu_check.DRY._replace(large=speed.Size(1, 4, 8, 1))
+    scale = gpu_check.DRY._replace(large=speed.Size(2, 4, 8, 1))
     monkeypatch.setattr(gpu_check, "DRY", scale)
     apart = gpu_check.run_apart
 
