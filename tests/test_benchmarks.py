@@ -301,12 +301,12 @@ def test_reappearance(table, monkeypatch):
     small = problem().X[:90]
     source = reappearance.parts_of(small, 3, n_components=12, k=2)
     monkeypatch.setattr(reappearance, "SOURCES", {"small": lambda n_fits: source})
-    rows = table(reappearance, "--steps", 20)
+    rows = table(reappearance, "--steps", 5)
     cells = dict(zip(rows.pop("data"), rows["small"], strict=True))
     assert cells["atoms"] == "36"
     fits = [
         MFRSparseAutoencoder(
-            12, k=2, max_steps=20, batch_size=128, random_state=seed
+            12, k=2, max_steps=5, batch_size=128, random_state=seed
         ).fit(part)
         for seed, part in enumerate(source.parts)
     ]
