@@ -56,7 +56,7 @@ def revive(
     share = settings.share_atoms and stage.alpha > 0 and due(state.n_steps, SHARE_EVERY)
     if share or resample:
         check_convergence(state, settings)
-    if resample:
+    if every is not None and resample:
         for_witnesses = batches.for_witnesses(batches.samples(step - 1))
         if batches.workers.size > 1:
             # All choose the same samples, and of the whole batch.

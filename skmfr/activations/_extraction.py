@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import compress
 from os import fspath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from ._storage import RowFile
 if TYPE_CHECKING:
     from ._extractor import ActivationExtractor
 
-Rows = np.ndarray | sparse.csr_array
+Rows: TypeAlias = np.ndarray | sparse.csr_array
 
 
 class Block(NamedTuple):
