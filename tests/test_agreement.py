@@ -419,7 +419,7 @@ def test_nearest_atoms_are_the_same_in_small_blocks(three, monkeypatch):
     expected = compare(three, verbose=0)
     monkeypatch.setattr("skmfr._sae.pairing.COSINES_AT_ONCE", 1)
     monkeypatch.setattr("skmfr._sae.pairing.MIN_ROWS", 7)
-    monkeypatch.setattr("skmfr._comparing.ROWS", 9)
+    monkeypatch.setattr("skmfr.agreement._comparing.ROWS", 9)
     pd.testing.assert_frame_equal(compare(three, verbose=0), expected)
 
 

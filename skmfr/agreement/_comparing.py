@@ -7,11 +7,18 @@ from collections.abc import Callable, Mapping
 from itertools import combinations
 from os import PathLike, fspath
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
+from sklearn.utils._param_validation import validate_params
 
-from ._sae.cosines import nearest_both_ways
-from ._utils.checks import unit_atoms
+from .._sae import levels
+from .._sae.cosines import nearest_both_ways
+from .._utils.checks import Device, unit_atoms
+from .._utils.extras import needed_by
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Rows that are made unit vectors at once.
 ROWS = 4096
@@ -50,7 +57,7 @@ def nearest_of_each_pair(
     nearest : dict from (str, str)
         Of the atoms of the first, in the second.
     """
-    from ._utils.devices import resolve_device
+    from .._utils.devices import resolve_device
 
     device = resolve_device(device)
     shapes, names, nearest = _shapes(saes), list(saes), {}
@@ -67,7 +74,7 @@ def nearest_of_each_pair(
 def _atoms_of(sae):
     """Atoms of an estimator, of a file or folder, or these themselves."""
     if isinstance(sae, (str, PathLike)):
-        from .io._opening import open_sae
+        from ..io._opening import open_sae
 
         sae = open_sae(fspath(sae))
     return getattr(sae, "components_", sae)
@@ -154,3 +161,104 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+@validate_params(
+    {"device": [Device()], "verbose": ["verbose"]}, prefer_skip_nested_validation=True
+)
+def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
+    r"""Find the atoms of several SAEs of one site in one another.
+
+    For atom j of SAE i, and the n other SAEs, with :math:`\tau_l` the level of trust
+    against SAE l (three quarters of the way from :func:`random_agreement` to 1),
+
+    .. math:: a_j = \frac1n \sum_{l \ne i} \max_m \cos(d^{(i)}_j, d^{(l)}_m),
+              \quad r_j = \frac1n \bigl| \{ l \ne i :
+              \max_m \cos(d^{(i)}_j, d^{(l)}_m) > \tau_l \} \bigr|.
+
+    If the SAEs were trained independently, such as with other seeds, the *reappearance*
+    :math:`r_j` estimates how likely an independent run is to find the atom again.
+
+    Parameters
+    ----------
+    saes : sequence or mapping from str
+        2 or more of: fitted estimators; arrays of atoms (n_atoms, n_features); folders
+        and files that :mod:`skmfr.io` reads, of which two are in memory at a time. The
+        numbers of atoms may differ. Without a mapping they are called "0", "1", ...
+    device : str or torch.device, default="auto"
+        Where to compute, as in :class:`~skmfr.MFRSparseAutoencoder`.
+    verbose : int, default=1
+        1 says on stderr how long it will take, from a product that it measures, and
+        shows a bar; 0 is silent.
+
+    Returns
+    -------
+    DataFrame
+        A row for each atom, index "sae" and "atom"; columns "agreement",
+        "reappearance", "trusted" (whether the agreement is above the mean of the levels
+        of trust); for each SAE of some name "cosine NAME" and "atom NAME", where it
+        comes nearest to having the atom (NaN and -1 for itself). ``attrs`` has the
+        means of the null levels and of the levels of trust by SAE, "null" and "level".
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 2 SAEs, their numbers of features differ, or one is not
+        as described.
+    ImportError
+        If pandas is not installed.
+
+    See Also
+    --------
+    feature_agreement : Of one dictionary, in memory.
+    skmfr.inspection.ComparisonDisplay : Draws it.
+
+    Notes
+    -----
+    Cosines are made in blocks, once for both directions, in float32 unless dictionaries
+    are float64. Two dictionaries of 131,072 atoms and 2,304 features take 8 GB of
+    memory, with what it takes to read them.
+
+    Examples
+    --------
+    >>> from skmfr.agreement import compare
+    >>> D = [[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]]
+    >>> frame = compare({"first": D, "second": D[:2]}, verbose=0)
+    >>> frame.loc["first", "agreement"].tolist()
+    [1.0, 1.0, 0.0]
+    >>> frame.loc["first", "atom second"].tolist()
+    [0, 1, 0]
+    """
+    with needed_by("compare", "activations"):
+        import pandas as pd
+    named = named_saes(saes)
+    shapes, nearest = nearest_of_each_pair(named, device, verbose)
+    n_features = next(iter(shapes.values()))[1]
+    nulls = {
+        name: levels.random_agreement(n_features, n_atoms)
+        for name, (n_atoms, _) in shapes.items()
+    }
+    frames = {}
+    attrs: dict[str, dict[str, float]] = {"null": {}, "level": {}}
+    for name, (n_atoms, _) in shapes.items():
+        others = [other for other in named if other != name]
+        cosines = np.stack([nearest[name, other][0] for other in others])
+        null = np.mean([nulls[other] for other in others])
+        level = np.array(
+            [levels.agreement_level(nulls[other], levels.TRUSTED) for other in others]
+        )
+        attrs["null"][name], attrs["level"][name] = float(null), float(level.mean())
+        agreement = cosines.mean(0)
+        columns = {
+            "agreement": agreement,
+            "reappearance": (cosines > level[:, None]).mean(0),
+            "trusted": agreement > level.mean(),
+        }
+        itself = np.full(n_atoms, np.nan, cosines.dtype), np.full(n_atoms, -1)
+        for other in named:
+            cosine, index = nearest.get((name, other), itself)
+            columns |= {f"cosine {other}": cosine, f"atom {other}": index}
+        frames[name] = pd.DataFrame(columns).rename_axis("atom")
+    frame = pd.concat(frames, names=["sae"])
+    frame.attrs.update(attrs)
+    return frame

@@ -1,0 +1,157 @@
+"""Which atoms of a fit an independent one finds again."""
+
+import warnings
+from numbers import Real
+
+import numpy as np
+from sklearn.utils._param_validation import validate_params
+from sklearn.utils.validation import check_is_fitted
+
+from .._sae import levels
+from .._sae.reappearance import largest_set
+from .._sae.reappearance import reappearance as reappearance_of
+from .._utils.checks import Interval
+
+
+@validate_params(
+    {"tau": [Interval(Real, 0, 1, closed="both")]}, prefer_skip_nested_validation=True
+)
+def reappearance(sae, tau=0.8) -> tuple[np.ndarray, np.ndarray]:
+    r"""Probability that an independent fit finds each atom again.
+
+    .. math:: P(\max_l \cos(d_j, d'_l) \ge \tau)
+
+    for the reference :math:`D'` of a fit with another seed. It is calibrated inside one
+    fit: atoms of the witnesses have a cosine with one other dictionary, and return in a
+    further one or not. Monotone regression over all such pairs says what a cosine is
+    worth, and is applied to the cosines of the reference's atoms with the witnesses.
+
+    Parameters
+    ----------
+    sae : MFRSparseAutoencoder
+        Fitted with a witness or more, and with three SAEs or more, witnesses included.
+    tau : float, default=0.8
+        Cosine from which on an atom counts as found, between 0 and 1.
+
+    Returns
+    -------
+    probability : ndarray of shape (n_components,)
+        NaN if there are too few SAEs.
+    deviation : ndarray of shape (n_components,)
+        Standard deviation of the probability, by a jackknife over the SAEs in which
+        atoms may return.
+
+    Raises
+    ------
+    NotFittedError
+        If `sae` is not fitted.
+    ValueError
+        If tau is not between 0 and 1.
+
+    Warns
+    -----
+    UserWarning
+        If there is no witness, or no third SAE.
+
+    See Also
+    --------
+    trusted_atoms : The largest set with a given share of atoms that do not return.
+
+    Notes
+    -----
+    Witnesses see the rows of the group. The probability is for fits on so many other
+    rows if there are many rows for each atom; with few, all SAEs of a fit share what is
+    peculiar to them, and it is too high.
+
+    References
+    ----------
+    B. Zadrozny, C. Elkan, "Transforming classifier scores into accurate multiclass
+    probability estimates", KDD 2002, for calibration by monotone regression.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.agreement import reappearance
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=100, random_state=0)
+    >>> probability, deviation = reappearance(sae.fit(X))
+    >>> probability.shape
+    (64,)
+    """
+    check_is_fitted(sae)
+    witnesses, group = sae.witness_dictionaries_, sae.dictionaries_
+    if not len(witnesses) or len(group) + len(witnesses) < 3:
+        warnings.warn(
+            f"There are {len(group)} SAEs and {len(witnesses)} witnesses, which do not "
+            "tell how often atoms return: it takes a witness, and three SAEs with it. "
+            "Set n_witnesses=1 or more and n_saes=2 or more.",
+            stacklevel=2,
+        )
+    return reappearance_of(sae.components_, group, witnesses, tau)
+
+
+@validate_params(
+    {
+        "fdr": [Interval(Real, 0, 1, closed="both")],
+        "tau": [Interval(Real, 0, 1, closed="both")],
+    },
+    prefer_skip_nested_validation=True,
+)
+def trusted_atoms(sae, fdr=0.05, tau=0.8) -> np.ndarray:
+    r"""The largest set of atoms of which only a given share does not return.
+
+    .. math:: \max |S| \quad \text{with} \quad
+              \frac{1}{|S|} \sum_{j \in S} (1 - p_j + s_j) \le \mathrm{fdr}
+
+    with the probability :math:`p_j` of :func:`reappearance` and its deviation
+    :math:`s_j`, among atoms that agree with the witnesses more than 99 % of random
+    atoms would.
+
+    Parameters
+    ----------
+    sae : MFRSparseAutoencoder
+        As for :func:`reappearance`.
+    fdr : float, default=0.05
+        False discovery rate: the share of atoms in the set that an independent fit is
+        expected not to find.
+    tau : float, default=0.8
+        Cosine from which on an atom counts as found.
+
+    Returns
+    -------
+    ndarray of shape (n_components,), bool
+        False everywhere if there are too few SAEs.
+
+    Raises
+    ------
+    NotFittedError, ValueError
+        As :func:`reappearance`.
+
+    Warns
+    -----
+    UserWarning
+        As :func:`reappearance`.
+
+    References
+    ----------
+    B. Efron, R. Tibshirani, J. Storey, V. Tusher, "Empirical Bayes analysis of a
+    microarray experiment", Journal of the American Statistical Association 96, 2001,
+    for the mean local false discovery rate of a set.
+
+    Examples
+    --------
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.agreement import trusted_atoms
+    >>> from skmfr.datasets import make_superposition
+    >>> X, _, _ = make_superposition(5000, 16, 24, n_active=2, random_state=0)
+    >>> sae = MFRSparseAutoencoder(24, k=2, max_steps=500, random_state=0).fit(X)
+    >>> int(trusted_atoms(sae).sum()) > 12
+    True
+    """
+    probability, deviation = reappearance(sae, tau)
+    n_components, n_features = sae.components_.shape
+    level = levels.random_quantile(n_features, n_components, levels.BELOW)
+    agreement = sae.feature_agreement_
+    above = np.where(agreement > level, probability - deviation, np.nan)
+    return largest_set(above, agreement, fdr)
