@@ -150,25 +150,14 @@ def main() -> None:
     parser = Command("defaults", __doc__)
     parser.add_argument("--data", nargs="+", default=["superposition"])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", default="", help="regex of names of rows to make")
-    parser.add_argument("--eeg", type=Path, metavar="DIR", help="folder of EDF files")
-    parser.add_argument(
-        "--model", type=Path, metavar="DIR", help="folder of a language model"
-    )
-    parser.add_argument(
-        "--tokens", type=Path, metavar="FILE", help="token ids for it, .npy"
-    )
+    recovery.add_choice_of_data(parser)
     parser.add_argument("--rows", type=Path, metavar="FILE", help="samples, .npy")
     parser.add_argument("--n-components", type=int, default=1152, help="for --rows")
     parser.add_argument("--k", type=int, default=32, help="for --rows")
     parser.add_argument("--steps", type=int, default=800, help="for --rows")
     arguments, report = parser.parse()
 
-    real = {
-        "digits": recovery.digits,
-        "vision": recovery.vision,
-        "eeg": lambda: recovery.eeg(arguments.eeg),
-        "activations": lambda: recovery.activations(arguments.model, arguments.tokens),
+    real = recovery.real_data(arguments) | {
         "rows": lambda: rows_of(
             arguments.rows, arguments.n_components, arguments.k, arguments.steps
         ),

@@ -21,6 +21,7 @@ and show *reproducibility* instead: the mean cosine of each
 atom with its nearest in the dictionary of another seed.
 """
 
+import argparse
 import re
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -408,11 +409,7 @@ TABLES = {
 }
 
 
-def main() -> None:
-    parser = Command("recovery", __doc__)
-    parser.add_argument("table", choices=["compare", *TABLES])
-    parser.add_argument("--data", nargs="+", default=["superposition"])
-    parser.add_argument("--seeds", type=int, default=5)
+def add_choice_of_data(parser: Command) -> None:
     parser.add_argument("--only", default="", help="regex of names of rows to make")
     parser.add_argument("--eeg", type=Path, metavar="DIR", help="folder of EDF files")
     parser.add_argument(
@@ -421,14 +418,27 @@ def main() -> None:
     parser.add_argument(
         "--tokens", type=Path, metavar="FILE", help="token ids for it, .npy"
     )
-    arguments, report = parser.parse()
 
-    real = {
+
+def real_data(arguments: argparse.Namespace) -> dict[str, Callable[[], Problem]]:
+    """By name, what reads data that are not new for each seed."""
+    return {
         "digits": digits,
         "vision": vision,
         "eeg": lambda: eeg(arguments.eeg),
         "activations": lambda: activations(arguments.model, arguments.tokens),
     }
+
+
+def main() -> None:
+    parser = Command("recovery", __doc__)
+    parser.add_argument("table", choices=["compare", *TABLES])
+    parser.add_argument("--data", nargs="+", default=["superposition"])
+    parser.add_argument("--seeds", type=int, default=5)
+    add_choice_of_data(parser)
+    arguments, report = parser.parse()
+
+    real = real_data(arguments)
     for name in arguments.data:
         # Synthetic data are new for each seed, real ones are read once.
         problems = SYNTHETIC.get(name) or constant(real[name]())
