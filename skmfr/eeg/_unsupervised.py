@@ -106,13 +106,6 @@ def explained(denoiser, signals: np.ndarray) -> np.ndarray:
     return _joined(denoiser, windows, signals.shape)
 
 
-def contributed(denoiser, signals: np.ndarray, atoms: np.ndarray) -> np.ndarray:
-    """What some atoms contribute to scaled signals, of the same shape."""
-    codes = codes_of_windows(denoiser, signals)[:, atoms]
-    windows = np.tensordot(codes, denoiser.atoms_[atoms], 1)
-    return _joined(denoiser, windows, signals.shape)
-
-
 def removal(denoiser, atoms: np.ndarray, reader: Reader):
     """What takes the artefacts that atoms stand for out of scaled signals of a reader.
 
