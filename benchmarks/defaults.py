@@ -22,7 +22,7 @@ from sklearn.preprocessing import normalize
 from benchmarks import recovery
 from benchmarks._methods import Problem, estimator
 from benchmarks._results import Command, Row
-from skmfr._training.settings import AUTO_LEARNING_RATE
+from skmfr._training.settings import auto_learning_rate
 from skmfr.metrics import dead_fraction, recall_precision
 
 ALIKE = 0.8
@@ -39,8 +39,7 @@ def times(factor: float) -> Callable[[dict, int], dict]:
     """The default learning rate times a factor."""
 
     def changed(parameters: dict, n_features: int) -> dict:
-        default = AUTO_LEARNING_RATE / n_features**0.25
-        return parameters | {"learning_rate": factor * default}
+        return parameters | {"learning_rate": factor * auto_learning_rate(n_features)}
 
     return changed
 

@@ -1,6 +1,6 @@
 """How learning rate, penalty and sparsity change over a fit, and when it ends."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, cos, inf, pi
 from typing import NamedTuple
 
@@ -98,10 +98,10 @@ class Schedule:
     def fall_from(self, step: int) -> "Schedule":
         """The schedule whose final fall begins now, as if it had been planned so."""
         fall = ceil(step * COOL_DOWN / (1 - COOL_DOWN))
-        return Schedule(
+        return replace(
+            Schedule.over(step + fall, anneal_k=False),
             n_steps=min(step + fall, self.n_steps),
             cool_down_from=step,
-            rising=max(1, int(WARM_UP * (step + fall))),
             annealing=min(self.annealing, step),
         )
 

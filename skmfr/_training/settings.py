@@ -50,6 +50,11 @@ class Settings:
         return (0, i) if i < self.n_saes else (1, i - self.n_saes)
 
 
+def auto_learning_rate(n_features: int) -> float:
+    """The learning rate of data with so many features by default."""
+    return AUTO_LEARNING_RATE / n_features**0.25
+
+
 def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
     """What parameters amount to on data with so many features.
 
@@ -66,7 +71,7 @@ def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
         n_components = min(4 * n_features, MAX_AUTO_COMPONENTS)
     learning_rate = parameters["learning_rate"]
     if learning_rate == "auto":
-        learning_rate = AUTO_LEARNING_RATE / n_features**0.25
+        learning_rate = auto_learning_rate(n_features)
     precision = parameters["precision"]
     dtype = torch.float64 if precision == "float64" else torch.float32
     # What Adam squares must not overflow.
