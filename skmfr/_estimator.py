@@ -156,7 +156,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     warm_start : bool, default=False
         Whether `fit` goes on from the previous fit. An SAE that was imported, or saved
         without its state of training, becomes the first of the group; the others start
-        from its atoms and noise, witnesses from the data.
+        from its atoms and noise, witnesses at random.
 
     shuffle : bool, default=True
         Whether each epoch takes the samples in a new random order.

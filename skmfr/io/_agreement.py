@@ -35,11 +35,12 @@ def summary(sae: BaseSparseAutoencoder) -> dict[str, Any]:
 def write_agreement(folder, sae: BaseSparseAutoencoder) -> None:
     """Write agreement and trust of each atom, or remove what an earlier SAE had."""
     path = Path(folder) / AGREEMENT
-    if not summary(sae):
+    known = summary(sae)
+    if not known:
         path.unlink(missing_ok=True)
         return
     arrays = {"feature_agreement": sae.feature_agreement_, "trusted": sae.trusted_}
-    write_arrays(path, arrays, {"skmfr": json.dumps(summary(sae)["skmfr_agreement"])})
+    write_arrays(path, arrays, {"skmfr": json.dumps(known["skmfr_agreement"])})
 
 
 def read_agreement(folder, sae: BaseSparseAutoencoder) -> None:
