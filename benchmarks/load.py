@@ -54,7 +54,6 @@ def use_one(number: int) -> None:
         transform_algorithm=("encoder", "lstsq", "omp")[number % 3],
         tied=number % 4 == 0,
         random_state=number,
-        resample_every=1,
     )
     sae.fit(X).transform(X)
     if number % 10 == 0:
@@ -126,7 +125,7 @@ def at_counters(n: int) -> MFRSparseAutoencoder:
     for name, array in sae._training.items():
         if name.startswith("adam") and name.endswith(" step"):
             sae._training[name] = np.full_like(array, n)
-        elif name in ("idle", "unmoved"):
+        elif name == "idle":
             sae._training[name] = np.full_like(array, min(n, 2**53))
     for _ in range(200):
         sae.partial_fit(X)

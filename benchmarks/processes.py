@@ -39,7 +39,6 @@ def main() -> None:
             alpha=0,
             batch_size=arguments.batch_size,
             max_steps=arguments.steps,
-            resample_every=None,
             callback=lambda step, info: times.append(perf_counter()),
             random_state=0,
         ).fit(X)

@@ -252,7 +252,7 @@ def ablation(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
     ]
     # The smallest alpha that moves agreement with two SAEs.
     settings += [{"n_saes": 2, "alpha": alpha} for alpha in (0.01, 0.03, 0.1, 0.3)]
-    settings += [{"share_atoms": False}, {"resample_every": None}]
+    settings += [{"share_atoms": False}]
     settings += [{"matching": "max"}, {"tied": True}]
     return search(problems, n_seeds, settings)
 

@@ -170,7 +170,6 @@ def ours(
         learning_rate=1e-3,
         reinit_threshold=None,
         reinit_every=None,
-        resample_every=100,
         share_atoms=True,
         seed=0,
         device=device,

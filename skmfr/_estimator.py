@@ -143,11 +143,6 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     reinit_every : int, default=50
         Number of steps between two looks at that statistic.
 
-    resample_every : int or None, default=100
-        Number of steps between resamplings: atoms that nothing moved for so many steps,
-        neither samples nor the auxiliary loss by which dead atoms learn what the others
-        leave, are pointed at samples that are reconstructed badly. None turns this off.
-
     share_atoms : bool, default=True
         Whether each of three or more SAEs is given atoms that two others share (cosine
         above 0.99) and it lacks, in the place of atoms that nobody shares: every 100
@@ -196,7 +191,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         line for each tenth of the steps in a log and from workers of joblib.
 
     random_state : int, RandomState instance or None, default=None
-        Determines initial atoms, batches and resampling. Pass an int for results that
+        Determines initial atoms and batches. Pass an int for results that
         are the same, to the byte, in every call on one machine (CPU) with as many
         threads; with another number of threads sums are rounded differently.
 
@@ -329,7 +324,6 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "reinit_threshold": [Interval(Real, 0, None, closed="left"), None],
         "reinit_every": [Interval(Integral, 1, None, closed="left")],
-        "resample_every": [Interval(Integral, 1, None, closed="left"), None],
         "share_atoms": ["boolean"],
         "warm_start": ["boolean"],
         "shuffle": ["boolean"],
@@ -374,7 +368,6 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         n_iter_no_change=10,
         reinit_threshold=None,
         reinit_every=50,
-        resample_every=100,
         share_atoms=True,
         warm_start=False,
         shuffle=True,
@@ -406,7 +399,6 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         self.n_iter_no_change = n_iter_no_change
         self.reinit_threshold = reinit_threshold
         self.reinit_every = reinit_every
-        self.resample_every = resample_every
         self.share_atoms = share_atoms
         self.warm_start = warm_start
         self.shuffle = shuffle

@@ -70,7 +70,6 @@ def make_settings():
             "learning_rate": 0.01,
             "reinit_threshold": None,
             "reinit_every": None,
-            "resample_every": None,
             "share_atoms": True,
             "seed": 0,
             "device": "cpu",

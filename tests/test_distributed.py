@@ -25,7 +25,6 @@ PARAMETERS = {
     "k": 3,
     "max_steps": 60,
     "batch_size": 40,
-    "resample_every": 7,
     "reinit_threshold": 0.03,
     "reinit_every": 10,
     "early_stopping": True,

@@ -1270,7 +1270,7 @@ def test_shards_give_what_the_array_gives(tmp_path):
     for path, part in zip(paths, np.split(X, [100, 400]), strict=True):
         np.save(path, part)
     for early_stopping in (False, True):
-        expected = small(early_stopping=early_stopping, resample_every=20).fit(X)
+        expected = small(early_stopping=early_stopping).fit(X)
         sae = clone(expected).fit(paths)
         assert same_state(sae, expected)
     assert sae.n_features_in_ == X.shape[1]
@@ -1313,7 +1313,6 @@ def test_a_fit_of_chunked_data_resumes_to_the_same_bytes(
     parameters = {
         "early_stopping": early_stopping,
         "batch_size": 90,
-        "resample_every": 10,
         "checkpoint_dir": tmp_path,
         "checkpoint_every": 10,
     }

@@ -232,9 +232,7 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path, kind):
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_an_interrupt_at_any_moment_leaves_the_steps_that_were_done(method):
     X = samples(1000)
-    sae = MFRSparseAutoencoder(
-        32, k=3, max_steps=75, batch_size=20, resample_every=5, random_state=0
-    )
+    sae = MFRSparseAutoencoder(32, k=3, max_steps=75, batch_size=20, random_state=0)
     getattr(sae, method)(X)  # all imports are done
     begin = time.perf_counter()
     n_whole, n_interrupted = getattr(clone(sae), method)(X).n_steps_, 0

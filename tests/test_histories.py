@@ -346,7 +346,6 @@ class SAEHistory(History):
         "n_saes": 2,
         "max_steps": 12,
         "batch_size": 16,
-        "resample_every": 4,
         "random_state": 0,
     }
     DATA = {
@@ -412,7 +411,6 @@ OF_SAES = happening(
             precision=["bfloat16"],
             reinit_threshold=[0.9],
             reinit_every=[3],
-            resample_every=[None],
             share_atoms=[False],
             shuffle=[False],
             random_state=[1],

@@ -24,7 +24,6 @@ def use(n):
             n_components=8 + number % 5,
             matching=("hungarian", "max")[number % 2],
             transform_algorithm=("encoder", "lstsq", "omp")[number % 3],
-            resample_every=1,
             random_state=number,
         ).fit(X).transform(X)
 
@@ -58,7 +57,7 @@ def test_many_steps_do_not_move_atoms_from_the_sphere():
 def test_training_goes_on_where_counters_end(n_steps):
     sae = estimator().partial_fit(X)
     for name, array in sae._training.items():
-        if name.endswith(" step") or name in ("idle", "unmoved"):
+        if name.endswith(" step") or name == "idle":
             sae._training[name] = np.full_like(array, n_steps)
     for _ in range(30):
         sae.partial_fit(X)

@@ -139,7 +139,6 @@ PARAMETERS = {
     "n_iter_no_change": st.integers(1, 3) | st.just(2**40),
     "reinit_threshold": st.sampled_from([None, 0, 2.5, 1e300]),
     "reinit_every": st.integers(1, 4) | st.just(2**40),
-    "resample_every": st.none() | st.integers(1, 4) | st.just(2**40),
     "warm_start": st.booleans(),
     "shuffle": st.booleans(),
     "device": st.sampled_from(["auto", "cpu", "cpu:0"]),

@@ -7,8 +7,6 @@ is the one definition; who asks for dead atoms says which window:
   average atom to be active in `DEAD_AFTER_SAMPLES` samples,
 - callbacks: 100 steps (`.progress.DEAD_WINDOW`),
 - :func:`skmfr.metrics.dead_fraction`: the samples that it is given.
-
-*Unmoved* is an atom that neither samples nor the auxiliary loss gave a gradient.
 """
 
 from dataclasses import dataclass
@@ -33,45 +31,33 @@ class Activity:
     """(n_members, n_components), running share of samples in which an atom is active"""
     idle: Tensor
     """(n_members, n_components) int64, steps since an atom was active"""
-    unmoved: Tensor
-    """(n_members, n_components) int64, steps since an atom had a gradient"""
     dead: list[Tensor]
     """(n_dead,) int64, the atoms of each member in its auxiliary loss"""
 
     @classmethod
     def at_start(cls, like: Tensor, rate: float) -> "Activity":
         """Before the first step, of atoms like these (n_members, n_components)."""
-        never = torch.zeros_like(like, dtype=torch.int64)
+        idle = torch.zeros_like(like, dtype=torch.int64)
         return cls(
             rates=torch.full_like(like, rate),
-            idle=never,
-            unmoved=never.clone(),
-            dead=[never[i, :0] for i in range(len(like))],
+            idle=idle,
+            dead=[idle[i, :0] for i in range(len(like))],
         )
 
-    def renew(self, rates: Tensor, gradient: Tensor) -> None:
+    def renew(self, rates: Tensor) -> None:
         """Take note of a step.
 
         Parameters
         ----------
         rates : Tensor of shape (n_members, n_components)
             Share of its samples in which each atom was active.
-        gradient : Tensor of shape (n_members, n_components)
-            Of the encoder biases: not 0 where an atom was active in a loss.
         """
         self.rates.lerp_(rates, 1 / RATE_MEMORY)
-        active = rates > 0
-        moved = active | (gradient != 0)
-        self.idle = torch.where(active, 0, self.idle + 1)
-        self.unmoved = torch.where(moved, 0, self.unmoved + 1)
+        self.idle = torch.where(rates > 0, 0, self.idle + 1)
 
     def dead_in(self, window: int) -> Tensor:
         """Atoms that were active in none of so many steps, a mask."""
         return self.idle >= window
-
-    def unmoved_in(self, window: int) -> list[Tensor]:
-        """Atoms of each member that had no gradient in so many steps."""
-        return atoms_where(self.unmoved >= window)
 
     def look_for_dead(self, samples_of_average: float) -> None:
         """Choose the atoms for the auxiliary loss.
@@ -88,13 +74,11 @@ class Activity:
         """Forget all of a member that was started anew."""
         self.rates[i] = rate
         self.idle[i] = 0
-        self.unmoved[i] = 0
         self.dead[i] = self.dead[i][:0]
 
     def forget_atoms(self, i: int, atoms: Tensor) -> None:
         """Forget how long some atoms of a member, now replaced, were idle."""
         self.idle[i, atoms] = 0
-        self.unmoved[i, atoms] = 0
         self.dead[i] = self.dead[i][~torch.isin(self.dead[i], atoms)]
 
 

@@ -17,7 +17,7 @@ from .settings import Settings
 from .state import TrainingState, from_arrays, to_arrays
 
 # Of the files; raised when a fit can no longer go on as it began from an older one.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # The newest, and the one before, should that be damaged.
 N_KEPT = 2
 # What may go wrong with a file that is as it was written.

@@ -69,7 +69,7 @@ def train(
             X = standardiser(batch, settings.device, settings.dtype)
             take_step(state, X, stage, room, settings.low_precision, workers)
             state.step += 1
-            revive(state, X, stage, batches, standardiser, settings)
+            revive(state, stage, standardiser, settings)
             if (
                 validation is not None
                 and due(state.step, check_every)

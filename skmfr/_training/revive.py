@@ -1,16 +1,12 @@
-"""Second chances: SAEs started anew, stuck atoms resampled, missing ones given."""
+"""Second chances: SAEs are reinitialised, and given atoms that others share."""
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .._data.batches import Batches
 from .._data.standardiser import Standardiser
-from .._sae.codes import decode
-from .._sae.encoder import encode
 from .._sae.pairing import edge_cosines
-from .._utils.random import RESAMPLING, random_numbers
 from .diagnostics import check_convergence
 from .initial import initial_atoms
 from .schedule import Stage, due
@@ -28,9 +24,7 @@ MAX_GIVEN = 0.01
 
 def revive(
     state: TrainingState,
-    X: Tensor,
     stage: Stage,
-    batches: Batches,
     standardiser: Standardiser,
     settings: Settings,
 ) -> None:
@@ -39,11 +33,8 @@ def revive(
     Parameters
     ----------
     state : TrainingState
-    X : Tensor of shape (n_samples, n_features)
-        This process's part of the batch of the step.
     stage : Stage
         What the step did.
-    batches : Batches
     standardiser : Standardiser
     settings : Settings
     """
@@ -51,19 +42,10 @@ def revive(
     if due(step, settings.reinit_every) and step < schedule.n_steps / 2:
         target = stage.k / settings.n_components
         reinitialise_skewed(state, standardiser, settings, target)
-    every = settings.resample_every
-    resample = step < schedule.cool_down_from and due(state.n_steps, every)
-    share = settings.share_atoms and stage.alpha > 0 and due(state.n_steps, SHARE_EVERY)
-    if share or resample:
+    if due(state.n_steps, SHARE_EVERY):
         check_convergence(state, settings)
-    if every is not None and resample:
-        for_witnesses = batches.for_witnesses(batches.samples(step - 1))
-        if batches.workers.size > 1:
-            # All choose the same samples, and of the whole batch.
-            X = standardiser(batches[step - 1], settings.device, settings.dtype)
-        resample_unmoved(state, settings, X, for_witnesses, stage.k, after=every)
-    if share:
-        transplant_shared(state, settings)
+        if settings.share_atoms and stage.alpha > 0:
+            transplant_shared(state, settings)
 
 
 def activity_skewness(rates: Tensor, target: float) -> Tensor:
@@ -99,69 +81,6 @@ def reinitialise_skewed(
         attempt = int(state.n_reinits[i]) + 1
         atoms = initial_atoms(standardiser, settings, i, attempt)
         restart_member(state, settings, i, atoms)
-
-
-def resample_unmoved(
-    state: TrainingState,
-    settings: Settings,
-    X: Tensor,
-    for_witnesses: np.ndarray,
-    k: int,
-    after: int,
-) -> None:
-    """Point atoms that nothing moves at samples that their SAE reconstructs badly.
-
-    Most dead atoms follow the auxiliary loss; those that are active in no code of it
-    either have no other way back.
-
-    Parameters
-    ----------
-    state : TrainingState
-    settings : Settings
-    X : Tensor of shape (n_samples, n_features)
-        A batch.
-    for_witnesses : ndarray of shape (n_samples,), bool
-        Samples that may give atoms to witnesses; the others may to the group.
-    k : int
-    after : int
-        Steps in which nothing moved an atom.
-    """
-    for i, atoms in enumerate(state.activity.unmoved_in(after)):
-        if len(atoms) == 0:
-            continue
-        donors = for_witnesses == (i >= settings.n_saes)
-        directions = missed_directions(state, settings, X, donors, k, i, len(atoms))
-        restart_atoms(state, i, atoms[: len(directions)], directions)
-
-
-def missed_directions(
-    state: TrainingState,
-    settings: Settings,
-    X: Tensor,
-    donors: np.ndarray,
-    k: int,
-    i: int,
-    n: int,
-) -> Tensor:
-    """Residuals of at most n donors, drawn with probability as their squared size.
-
-    Returns
-    -------
-    Tensor of shape (n_drawn, n_features)
-        Rows of unit norm, of different samples.
-    """
-    sae = state.ensemble[i : i + 1]
-    X_centred = sae.centred(X)
-    residual = X_centred[0] - decode(encode(X_centred, sae, k), sae.decoder[0])
-    weight = residual.square().sum(1).double().cpu().numpy() * donors
-    n_drawn = min(n, int((weight > 0).sum()))
-    if n_drawn == 0:
-        return residual[:0]
-    draw = random_numbers(
-        settings.seed, RESAMPLING, *settings.member_key(i), state.n_steps
-    )
-    rows = draw.choice(len(weight), n_drawn, replace=False, p=weight / weight.sum())
-    return normalize(residual[torch.from_numpy(rows).to(residual.device)])
 
 
 def transplant_shared(state: TrainingState, settings: Settings) -> None:

@@ -29,7 +29,6 @@ class Settings:
     learning_rate: float
     reinit_threshold: float | None
     reinit_every: int | None
-    resample_every: int | None
     share_atoms: bool
     seed: int
     device: str
@@ -87,7 +86,7 @@ def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
             )
     same = "n_saes", "n_witnesses", "matching", "reinit_threshold", "reinit_every"
     return Settings(
-        **{name: parameters[name] for name in (*same, "resample_every")},
+        **{name: parameters[name] for name in same},
         n_components=n_components,
         k=min(parameters["k"], n_components),
         alpha=float(parameters["alpha"]),

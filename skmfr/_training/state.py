@@ -25,7 +25,6 @@ FIELDS = {
     "decoder_bias": "float n d",
     "rates": "float n m",
     "idle": "int n m",
-    "unmoved": "int n m",
     "dead": "bool n m",
     "losses": "float t n",
     "n_reinits": "int n",
@@ -134,7 +133,6 @@ def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
     } | {
         "rates": activity.rates.cpu().numpy(),
         "idle": activity.idle.cpu().numpy(),
-        "unmoved": activity.unmoved.cpu().numpy(),
         "dead": mask_of(activity.dead, n_components).numpy(),
         "losses": state.losses[: state.n_steps].cpu().numpy(),
         "n_reinits": state.n_reinits,
@@ -180,7 +178,7 @@ def from_arrays(
     )
     state = new_state(ensemble, settings)
     state.activity = Activity(
-        tensor("rates"), tensor("idle"), tensor("unmoved"), atoms_where(tensor("dead"))
+        tensor("rates"), tensor("idle"), atoms_where(tensor("dead"))
     )
     state.losses = tensor("losses")
     state.n_steps = len(state.losses)

@@ -179,7 +179,7 @@ def move_on(
     samples_of_average : float
         In how many samples of the batch an average atom is active.
     """
-    state.activity.renew(found.rates, gradients.encoder_bias)
+    state.activity.renew(found.rates)
     if due(state.n_steps, DEAD_INTERVAL):
         state.activity.look_for_dead(samples_of_average)
     state.own()

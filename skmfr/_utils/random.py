@@ -1,14 +1,14 @@
 """Random numbers by purpose.
 
 Every draw comes from a generator keyed by the seed, a purpose and counters, such as
-(batches, epoch) or (resampling, member, step).  So there is no generator state to save
-in a checkpoint, and neither the number of SAEs nor that of witnesses, nor the device,
-changes what one SAE is given.
+(batches, epoch) or (initial atoms, member, attempt).  So there is no generator state to
+save in a checkpoint, and neither the number of SAEs nor that of witnesses, nor the
+device, changes what one SAE is given.
 """
 
 import numpy as np
 
-BATCHES, DONORS, INITIAL_ATOMS, RESAMPLING, VALIDATION, CHUNKS = range(6)
+BATCHES, DONORS, INITIAL_ATOMS, VALIDATION, CHUNKS = range(5)
 
 
 def random_numbers(seed: int, purpose: int, *key: int) -> np.random.Generator:

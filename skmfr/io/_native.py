@@ -18,7 +18,7 @@ from .._estimator import MFRSparseAutoencoder, check_parameters
 from .._training.attributes import set_fitted
 from ._safetensors import check_arrays, naming, opened, write_arrays
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 # The arrays, see `check_arrays`: m atoms, d features, s SAEs, w witnesses, t steps.
 FITTED = {
@@ -184,7 +184,11 @@ def load(path) -> MFRSparseAutoencoder:
                 "it is damaged: its SHA-256 digest is not the one that it was saved "
                 "with."
             )
-        sae = _with_parameters(description["parameters"])
+        parameters = description["parameters"]
+        if version < 5:
+            # Resampling is no more.
+            parameters.pop("resample_every", None)
+        sae = _with_parameters(parameters)
         if version < 3:
             arrays = _as_version_3(arrays, description["attributes"])
         if version < 4:
@@ -192,6 +196,8 @@ def load(path) -> MFRSparseAutoencoder:
             # A default that could not be reached.
             if sae.max_iter == 1000:
                 sae.max_iter = None
+        if version < 5:
+            arrays.pop(f"{TRAINING}unmoved", None)
         _set_attributes(sae, description["attributes"], arrays)
     return sae
 
@@ -328,7 +334,9 @@ def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     if "decoder" not in trained:
         del state["decoder"]
     if version == 1:
-        del state["unmoved"], state["dead"]
+        del state["dead"]
+    elif version < 5:
+        state["unmoved"] = state["idle"]
     beside = {1: {}, 2: {}, 3: BESIDE_VERSION_3}.get(version, FIELDS_BESIDE)
     expected |= {f"{prefix}{name}": each for name, each in (state | beside).items()}
     if version < 3:
@@ -348,10 +356,7 @@ def _as_version_3(
     if "trained step" in arrays:
         idle = arrays["trained idle"]
         # Before version 2 there was no auxiliary loss.
-        modern = {
-            f"{TRAINING}unmoved": idle,
-            f"{TRAINING}dead": np.zeros(idle.shape, dtype=bool),
-        } | modern
+        modern = {f"{TRAINING}dead": np.zeros(idle.shape, dtype=bool)} | modern
         seed = _number(attributes, "seed", int, 0, 2**31 - 1)
         scale = _number(attributes, "scale", float, ulp(0.0))
         modern[f"{TRAINING}seed"], modern[f"{TRAINING}scale"] = map(

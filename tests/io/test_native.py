@@ -448,8 +448,8 @@ def test_digest_of_these_tests_is_that_of_the_format(path, content, opened):
 
 def test_later_version_is_refused(path, opened):
     arrays, description = opened
-    description |= {"format_version": 5, "skmfr_version": "9.9"}
-    match = "version 5 .* skmfr 9.9; .* up to 4: update skmfr"
+    description |= {"format_version": 6, "skmfr_version": "9.9"}
+    match = "version 6 .* skmfr 9.9; .* up to 5: update skmfr"
     refused(path, sealed(arrays, description), match)
 
 

@@ -15,38 +15,29 @@ def at_start():
 
 
 def history(n_steps, seed=0):
-    """Rates of each step, most of them 0, and gradients that some idle atoms have."""
+    """Rates of each step, most of them 0."""
     rng = np.random.default_rng(seed)
     shape = n_steps, N_MEMBERS, N_COMPONENTS
     rates = rng.random(shape) * (rng.random(shape) < 0.2)
-    gradients = rates * (rng.random(shape) < 0.9) + (rng.random(shape) < 0.1)
-    return torch.from_numpy(rates).float(), torch.from_numpy(gradients).float()
+    return torch.from_numpy(rates).float()
 
 
 def after(n_steps):
-    kept, (rates, gradients) = at_start(), history(n_steps)
-    for step in zip(rates, gradients, strict=True):
-        kept.renew(*step)
-    return kept, rates, gradients
+    kept, rates = at_start(), history(n_steps)
+    for each in rates:
+        kept.renew(each)
+    return kept, rates
 
 
 @pytest.mark.parametrize("window", [1, 3, 10, 30])
 def test_dead_atoms_are_active_in_no_step_of_the_window(window):
-    kept, rates, _ = after(30)
+    kept, rates = after(30)
     expected = (rates[-window:] == 0).all(0)
     assert torch.equal(kept.dead_in(window), expected)
 
 
-def test_unmoved_atoms_had_no_gradient_in_any_step_of_the_window():
-    kept, rates, gradients = after(30)
-    expected = ((rates[-4:] == 0) & (gradients[-4:] == 0)).all(0)
-    assert expected.any()
-    found = mask_of(kept.unmoved_in(4), N_COMPONENTS)
-    assert torch.equal(found, expected)
-
-
 def test_rates_forget_exponentially():
-    kept, rates, _ = after(30)
+    kept, rates = after(30)
     weights = (1 - 1 / activity.RATE_MEMORY) ** np.arange(30)[::-1]
     expected = RATE * (1 - 1 / activity.RATE_MEMORY) ** 30
     expected += np.tensordot(weights / activity.RATE_MEMORY, rates.numpy(), 1)
@@ -63,22 +54,21 @@ def test_rates_forget_exponentially():
     ],
 )
 def test_window_of_the_auxiliary_loss_counts_samples(samples_of_average, window):
-    kept, rates, _ = after(30)
+    kept, rates = after(30)
     kept.look_for_dead(samples_of_average)
     expected = (rates[-window:] == 0).all(0)
     assert torch.equal(mask_of(kept.dead, N_COMPONENTS), expected)
 
 
 def test_what_is_forgotten_begins_anew():
-    kept, _, _ = after(30)
-    kept.idle[:] = kept.unmoved[:] = 50
+    kept, _ = after(30)
+    kept.idle[:] = 50
     kept.look_for_dead(40.0)
     kept.forget_atoms(1, torch.tensor([2, 5]))
     kept.forget_member(2, 0.5)
     alive = mask_of([torch.arange(0), torch.tensor([2, 5]), torch.arange(7)], 7)
     assert torch.equal(~mask_of(kept.dead, N_COMPONENTS), alive)
     assert torch.equal(kept.idle == 0, alive)
-    assert torch.equal(kept.unmoved == 0, alive)
     assert (kept.rates[2] == 0.5).all()
     assert not (kept.rates[:2] == 0.5).any()
 

@@ -142,7 +142,6 @@ def test_without_penalty_each_sae_trains_as_if_alone(make_settings, tied):
 def test_witnesses_do_not_change_the_group(make_settings, all_dead):
     changes = {
         "alpha": 0.3,
-        "resample_every": 10,
         "reinit_every": 10,
         "reinit_threshold": 0.01,
     }
@@ -284,7 +283,6 @@ def test_rates_and_idle_steps_equal_counting(make_settings):
     assert idle.any()
     np.testing.assert_allclose(state.activity.rates, rates, rtol=1e-12)
     np.testing.assert_array_equal(state.activity.idle, idle)
-    np.testing.assert_array_equal(state.activity.unmoved, idle)
 
 
 def test_auxiliary_loss_moves_dead_atoms(make_settings):
@@ -293,7 +291,7 @@ def test_auxiliary_loss_moves_dead_atoms(make_settings):
     # The first atom of an SAE is never among the k largest, the second never positive.
     state.ensemble.encoder[:, 0] *= 1e-6
     state.ensemble.encoder_bias[:, 1] = -1e6
-    state.activity.idle[:, :2] = state.activity.unmoved[:, :2] = 7
+    state.activity.idle[:, :2] = 7
     state.activity.dead = [torch.arange(2), torch.arange(0)]
     one_step(state, settings, X)
     for place in range(3):  # encoder, its bias, decoder
@@ -302,7 +300,6 @@ def test_auxiliary_loss_moves_dead_atoms(make_settings):
         # The bias is pushed up, whatever the samples.
         assert moved[:, :2].tolist() == [[True, place == 1], [False, False]]
     assert (state.activity.idle[:, :2] == 8).all()
-    assert state.activity.unmoved[:, :2].tolist() == [[0, 0], [8, 8]]
 
 
 @pytest.mark.parametrize(
@@ -358,7 +355,6 @@ def test_restarted_member_goes_on_as_a_new_one(make_settings, tied):
         one_step(state, settings, X)
     others = [moments(state, 0), moments(state, 2)]
     own = initial_atoms(source(settings)[1], settings, i=1, attempt=1)
-    state.activity.unmoved[1] = 7
     state.activity.dead = [torch.arange(3), torch.arange(4), torch.arange(0)]
     restart_member(state, settings, 1, own)
     assert [len(atoms) for atoms in state.activity.dead] == [3, 0, 0]
@@ -377,7 +373,6 @@ def test_restarted_member_goes_on_as_a_new_one(make_settings, tied):
     assert_same_saes(state.ensemble[1:2], new.ensemble, rtol=1e-9)
     torch.testing.assert_close(state.activity.rates[1:2], new.activity.rates)
     assert torch.equal(state.activity.idle[1:2], new.activity.idle)
-    assert torch.equal(state.activity.unmoved[1:2], new.activity.unmoved)
 
 
 def test_pursuing_dictionaries_follow_the_codes_of_matching_pursuit(make_settings):
@@ -425,10 +420,9 @@ def test_restarted_atoms_forget_their_direction_but_not_their_scale(
     before = moments(state, 1)
     atoms = torch.tensor([2, 5])
     directions = torch.eye(2, N_FEATURES, dtype=torch.float64)
-    state.activity.idle[1] = state.activity.unmoved[1] = 7
+    state.activity.idle[1] = 7
     state.activity.dead = [torch.arange(6), torch.arange(6)]
     restart_atoms(state, 1, atoms, directions)
-    assert state.activity.idle[1].tolist() == state.activity.unmoved[1].tolist()
     assert (state.activity.idle[1] == 0).nonzero()[:, 0].tolist() == [2, 5]
     assert [atoms.tolist() for atoms in state.activity.dead] == [
         [0, 1, 2, 3, 4, 5],
@@ -445,23 +439,6 @@ def test_restarted_atoms_forget_their_direction_but_not_their_scale(
     # The decoder bias has no atoms.
     bias_before, bias_after = before[-1], moments(state, 1)[-1]
     assert all(torch.equal(bias_before[name], bias_after[name]) for name in bias_before)
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_atoms_come_alive_by_resampling_that_nothing_else_moves(
-    make_settings, tied, monkeypatch
-):
-    monkeypatch.setattr(skmfr._training.objective, "PUSH", 0.0)
-
-    def dead_after_training(resample_every):
-        settings = make_settings(n_saes=2, tied=tied, resample_every=resample_every)
-        ensemble = fresh(settings).ensemble
-        ensemble.encoder_bias[0, ::2] = -1e6
-        state = trained(settings, 100, ensemble=ensemble)
-        return state.activity.idle[0, ::2] >= 20
-
-    assert dead_after_training(None).all()
-    assert dead_after_training(10).double().mean() < 0.25
 
 
 def test_atoms_come_alive_by_the_auxiliary_loss(make_settings, monkeypatch):
@@ -597,7 +574,6 @@ def test_resumed_training_ends_with_the_same_bytes(make_settings, changes, all_d
         "n_saes": 3,
         "n_witnesses": 1,
         "alpha": 0.3,
-        "resample_every": 10,
         "reinit_every": 15,
         "reinit_threshold": 0.1,
     }

@@ -13,9 +13,7 @@ from skmfr._training.revive import (
     MAX_GIVEN,
     MAX_REINITS,
     activity_skewness,
-    missed_directions,
     reinitialise_skewed,
-    resample_unmoved,
     transplant_shared,
 )
 from skmfr._training.state import new_state
@@ -34,16 +32,6 @@ def fresh(settings, X=None):
     standardiser = Standardiser.of(X)
     state = new_state(untrained(standardiser, settings), settings)
     return state, batches, standardiser
-
-
-def silent(settings):
-    """A state in which no atom is ever active: the residual of x is x - b."""
-    state, _, _ = fresh(settings)
-    state.ensemble.encoder_bias -= 1e6
-    generator = torch.Generator().manual_seed(0)
-    bias = torch.randn(state.ensemble.decoder_bias.shape, generator=generator)
-    state.ensemble.decoder_bias += bias
-    return state
 
 
 def test_skewness_of_equal_use_is_zero():
@@ -112,103 +100,6 @@ def test_without_a_threshold_in_reach_no_sae_starts_anew(make_settings, threshol
     reinitialise_skewed(state, standardiser, settings, target=0.1)
     assert torch.equal(state.ensemble.decoder, before)
     assert not state.n_reinits.any()
-
-
-def test_missed_directions_are_residuals_of_different_donors(make_settings):
-    settings = make_settings(n_saes=2)
-    state = silent(settings)
-    X = torch.from_numpy(random_data(40))
-    donors = np.arange(40) % 3 == 0
-    found = missed_directions(state, settings, X, donors, settings.k, i=1, n=10)
-    residuals = normalize(X - state.ensemble.decoder_bias[1])
-    cosines = found @ residuals.T
-    drawn = cosines.argmax(1)
-    assert len(drawn.unique()) == 10
-    assert donors[drawn].all()
-    torch.testing.assert_close(found, residuals[drawn])
-
-
-def test_missed_directions_are_no_more_than_donors_with_a_residual(make_settings):
-    settings = make_settings(n_saes=1)
-    state = silent(settings)
-    X = torch.from_numpy(random_data(40))
-    X[5] = state.ensemble.decoder_bias[0]  # reconstructed exactly
-    donors = np.arange(40) < 8
-    found = missed_directions(state, settings, X, donors, settings.k, i=0, n=30)
-    assert found.shape == (7, N_FEATURES)
-    nobody = np.zeros(40, dtype=bool)
-    found = missed_directions(state, settings, X, nobody, settings.k, i=0, n=30)
-    assert found.shape == (0, N_FEATURES)
-
-
-def test_missed_directions_are_drawn_as_the_squared_residual(make_settings):
-    state = silent(make_settings(n_saes=1))
-    # Residuals of length 1, 2 and 3 along three axes: shares 1, 4 and 9 of 14.
-    X = state.ensemble.decoder_bias + torch.eye(3, N_FEATURES) * torch.tensor(
-        [[1.0], [2.0], [3.0]]
-    )
-    counts = np.zeros(3)
-    n_draws = 1000
-    for seed in range(n_draws):
-        settings = make_settings(n_saes=1, seed=seed)
-        found = missed_directions(state, settings, X, np.ones(3, bool), 3, i=0, n=1)
-        counts[int(found.argmax())] += 1
-    shares = np.array([1, 4, 9]) / 14
-    error = np.sqrt(n_draws * shares * (1 - shares))
-    assert (np.abs(counts - n_draws * shares) < 4 * error).all()
-
-
-def test_unmoved_atoms_point_at_residuals_and_the_others_stay(make_settings):
-    settings = make_settings(n_saes=2, n_witnesses=1)
-    state = silent(settings)
-    X = torch.from_numpy(random_data(60))
-    for_witnesses = np.arange(60) % 2 == 1
-    state.activity.unmoved[0, [3, 7]] = 10
-    state.activity.unmoved[0, 4] = 9  # not yet
-    state.activity.unmoved[2, [0, 1, 23]] = 11
-    before = state.ensemble.decoder.clone()
-    resample_unmoved(state, settings, X, for_witnesses, settings.k, after=10)
-
-    ensemble = state.ensemble
-    changed = (ensemble.decoder != before).any(2)
-    dead = torch.zeros_like(changed)
-    dead[0, [3, 7]] = True
-    dead[2, [0, 1, 23]] = True
-    assert torch.equal(changed, dead)
-    for i in (0, 2):
-        donors = for_witnesses == (i == 2)
-        residuals = normalize(X - ensemble.decoder_bias[i])[donors]
-        nearest = (ensemble.decoder[i, dead[i]] @ residuals.T).max(1).values
-        torch.testing.assert_close(nearest, torch.ones_like(nearest))
-    assert torch.equal(ensemble.encoder[dead], ensemble.decoder[dead])
-    assert not ensemble.encoder_bias[dead].any()
-    assert (ensemble.encoder_bias[~dead] < -1e5).all()
-    assert not state.activity.unmoved[dead].any()
-    assert state.activity.unmoved[0, 4] == 9
-
-
-def test_more_unmoved_atoms_than_donors_replaces_as_many_as_there_are(make_settings):
-    settings = make_settings(n_saes=1)
-    state = silent(settings)
-    X = torch.from_numpy(random_data(10))
-    state.activity.unmoved[:] = 100
-    for_witnesses = np.arange(10) >= 4
-    before = state.ensemble.decoder.clone()
-    resample_unmoved(state, settings, X, for_witnesses, settings.k, after=10)
-    changed = (state.ensemble.decoder != before).any(2)
-    assert changed.sum() == 4
-    assert torch.equal(changed, state.activity.unmoved == 0)
-
-
-def test_nothing_is_resampled_where_nothing_is_missed(make_settings):
-    settings = make_settings(n_saes=1)
-    state = silent(settings)
-    state.activity.unmoved[:] = 100
-    X = state.ensemble.decoder_bias.expand(10, -1).clone()
-    before = state.ensemble.decoder.clone()
-    resample_unmoved(state, settings, X, np.zeros(10, bool), settings.k, after=10)
-    assert torch.equal(state.ensemble.decoder, before)
-    assert (state.activity.unmoved == 100).all()
 
 
 def sharing(settings, least_cosine=0.6):

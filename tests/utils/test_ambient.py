@@ -55,7 +55,7 @@ def found(dtype, parameters):
     """What is computed with tensors, as arrays."""
     data = X.astype(dtype)
     sae = MFRSparseAutoencoder(
-        24, k=3, max_steps=8, batch_size=50, resample_every=3, reinit_threshold=0.5,
+        24, k=3, max_steps=8, batch_size=50, reinit_threshold=0.5,
         reinit_every=3, random_state=0, **parameters,
     ).fit(data)  # fmt: skip
     return [
