@@ -7,6 +7,9 @@ with the witness, the share of atoms above a cosine of .8, recall where features
 known, and the share of dead atoms.  Data with a path of their own:
 ``activations`` (``--model``, ``--tokens``), ``eeg`` (``--eeg``) and ``rows``
 (``--rows FILE``, any ``.npy`` file of samples, such as activations of SmolLM2).
+
+With ``--n-rows 1000`` fits see the first thousand rows alone, and the table is of how
+many epochs they take.
 """
 
 import re
@@ -28,7 +31,7 @@ from skmfr.metrics import dead_fraction, recall_precision
 ALIKE = 0.8
 N_SHOWN = 20_000
 TRAINING = "skmfr._training"
-DIGITS = {"FVU": 4, "agreement": 3, "above .8": 3, "recall": 3, "dead": 3}
+DIGITS = {"FVU": 4, "agreement": 3, "above .8": 3, "recall": 3, "dead": 3, "steps": 0}
 
 
 def former_learning_rate(parameters: dict, n_features: int) -> dict:
@@ -97,6 +100,36 @@ CHANGES: dict[str, tuple[dict[str, object], bool, Callable[[dict, int], dict]]] 
 }
 
 
+# Epochs of fits to few rows.
+LENGTHS = (60, 125, 250, 500, 1000, 2000)
+
+
+def lengths(
+    problems: Callable[[int], Problem], n_seeds: int, n_rows: int
+) -> Iterator[Row]:
+    """A row for each number of epochs, of fits to the first rows alone."""
+    for n_epochs in LENGTHS:
+        cells = []
+        for seed in range(n_seeds):
+            problem = problems(seed)
+            problem = problem._replace(X=problem.X[:n_rows])
+            sae = estimator(
+                problem,
+                seed,
+                n_saes=1,
+                n_witnesses=1,
+                max_iter=n_epochs,
+                max_steps=None,
+            ).fit(problem.X)
+            cells.append(measure(sae, problem) | {"steps": sae.n_steps_})
+        yield {"epochs": n_epochs} | in_columns(cells)
+
+
+def in_columns(cells: list[dict[str, float]]) -> Row:
+    """Columns with the values of all seeds."""
+    return {column: {"values": [row[column] for row in cells]} for column in cells[0]}
+
+
 def table(problems: Callable[[int], Problem], n_seeds: int, only: str) -> Iterator[Row]:
     """A row for each of the settings whose name has a match."""
     for name, (constants, samples, learning_rate) in CHANGES.items():
@@ -116,9 +149,7 @@ def table(problems: Callable[[int], Problem], n_seeds: int, only: str) -> Iterat
                 parameters = learning_rate(alone, problem.X.shape[1])
                 sae = estimator(problem, seed, **parameters).fit(problem.X)
             cells.append(measure(sae, problem))
-        yield {"setting": name} | {
-            column: {"values": [row[column] for row in cells]} for column in cells[0]
-        }
+        yield {"setting": name} | in_columns(cells)
 
 
 def measure(sae, problem: Problem) -> dict[str, float]:
@@ -154,6 +185,7 @@ def main() -> None:
     parser.add_argument("--n-components", type=int, default=1152, help="for --rows")
     parser.add_argument("--k", type=int, default=32, help="for --rows")
     parser.add_argument("--steps", type=int, default=800, help="for --rows")
+    parser.add_argument("--n-rows", type=int, help="fit to so few rows, how long?")
     arguments, report = parser.parse()
 
     real = recovery.real_data(arguments) | {
@@ -163,8 +195,12 @@ def main() -> None:
     }
     for name in arguments.data:
         problems = recovery.SYNTHETIC.get(name) or recovery.constant(real[name]())
-        rows = table(problems, arguments.seeds, arguments.only)
-        report(rows, {"data": name}, DIGITS)
+        if arguments.n_rows is None:
+            rows, of = table(problems, arguments.seeds, arguments.only), {"data": name}
+        else:
+            rows = lengths(problems, arguments.seeds, arguments.n_rows)
+            of = {"length": name, "rows": arguments.n_rows}
+        report(rows, of, DIGITS)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
 
     max_iter : int, default=None
         Number of epochs of a fit. None means as many as make `max_steps`; if that is
-        None too, 2000 steps, or one pass over the data if that is more.
+        None too, 2000 steps, but no more than 500 epochs, and at least one.
 
     max_steps : int, default=None
         Number of gradient steps of a fit, at most.

@@ -112,6 +112,19 @@ def test_defaults_are_compared_with_each_change(table, tmp_path):
     assert len(found) >= len(rows) - 3
 
 
+def test_lengths_of_fits_to_few_rows_are_compared(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(defaults, "LENGTHS", (2, 3))
+    np.save(tmp_path / "rows.npy", problem().X)
+    rows = table(
+        defaults,
+        *("--data", "rows", "--rows", tmp_path / "rows.npy", "--n-rows", 20),
+        *("--n-components", 12, "--k", 2),
+    )
+    columns = rows.pop("epochs")
+    steps = {epochs: cells[columns.index("steps")] for epochs, cells in rows.items()}
+    assert steps == {"2": "2", "3": "3"}
+
+
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", recovery.TABLES)
 def test_other_tables_of_recovery(table, name):

@@ -672,7 +672,9 @@ def test_median_norm_is_that_of_the_training_rows(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "n_samples", "n_steps"),
     [
-        ({}, 600, 2000),
+        ({}, 600, 500),  # so many epochs
+        ({}, 8 * 1024, 2000),
+        ({"batch_size": 100}, 600, 2000),
         ({"batch_size": 4}, 20_000, 5000),  # one pass
         ({"max_iter": 3, "batch_size": 100}, 600, 18),
         ({"max_iter": 300, "batch_size": 100}, 20_000, 60_000),

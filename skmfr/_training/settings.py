@@ -10,6 +10,8 @@ from .._utils.devices import resolve_device
 
 # Steps of a fit by default; more if one pass over the data takes more.
 DEFAULT_STEPS = 2000
+# More epochs than this teach an SAE single samples.
+DEFAULT_EPOCHS = 500
 # Learning rate by default, times the fourth root of the number of features.
 AUTO_LEARNING_RATE = 0.047
 MAX_AUTO_COMPONENTS = 4096
@@ -103,11 +105,16 @@ def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
 
 
 def n_steps_of(parameters: Mapping, steps_per_epoch: float) -> int:
-    """Length of a fit: max_iter epochs, but no more than max_steps."""
+    """Length of a fit: max_iter epochs, but no more than max_steps.
+
+    If neither is given, a default number of steps, in no more than a default number of
+    epochs, but one epoch at least.
+    """
     max_iter, max_steps = parameters["max_iter"], parameters["max_steps"]
     if max_iter is not None:
         n_steps = ceil(max_iter * steps_per_epoch)
         return n_steps if max_steps is None else min(n_steps, max_steps)
     if max_steps is not None:
         return max_steps
-    return max(DEFAULT_STEPS, ceil(steps_per_epoch))
+    n_steps = min(DEFAULT_STEPS, ceil(DEFAULT_EPOCHS * steps_per_epoch))
+    return max(n_steps, ceil(steps_per_epoch))
