@@ -31,24 +31,33 @@ from skmfr.metrics import dead_fraction, recall_precision
 ALIKE = 0.8
 N_SHOWN = 20_000
 TRAINING = "skmfr._training"
+ALONE = {"n_saes": 1, "n_witnesses": 1}
 DIGITS = {"FVU": 4, "agreement": 3, "above .8": 3, "recall": 3, "dead": 3, "steps": 0}
 
 
-def former_learning_rate(parameters: dict, n_features: int) -> dict:
-    return parameters | {"learning_rate": 0.12 / n_features**0.5}
+def former_learning_rate(problem: Problem) -> dict[str, object]:
+    return {"learning_rate": 0.12 / problem.X.shape[1] ** 0.5}
 
 
-def times(factor: float) -> Callable[[dict, int], dict]:
+def times(factor: float) -> Callable[[Problem], dict[str, object]]:
     """The default learning rate times a factor."""
 
-    def changed(parameters: dict, n_features: int) -> dict:
-        return parameters | {"learning_rate": factor * auto_learning_rate(n_features)}
+    def changed(problem: Problem) -> dict[str, object]:
+        return {"learning_rate": factor * auto_learning_rate(problem.X.shape[1])}
 
     return changed
 
 
-def same(parameters: dict, n_features: int) -> dict:
-    return parameters
+def smaller_batches(problem: Problem) -> dict[str, object]:
+    """Half as many samples in a step, twice as many steps, of a lower learning rate."""
+    return times(0.5**0.5)(problem) | {
+        "batch_size": problem.batch_size // 2,
+        "max_steps": 2 * problem.n_steps,
+    }
+
+
+def same(problem: Problem) -> dict[str, object]:
+    return {}
 
 
 def from_samples(X: np.ndarray) -> Callable:
@@ -72,8 +81,10 @@ def from_samples(X: np.ndarray) -> Callable:
     return start
 
 
-# Constants that are changed, whether atoms start from samples, and the learning rate.
-CHANGES: dict[str, tuple[dict[str, object], bool, Callable[[dict, int], dict]]] = {
+# Constants that are changed, whether atoms start from samples, and parameters.
+CHANGES: dict[
+    str, tuple[dict[str, object], bool, Callable[[Problem], dict[str, object]]]
+] = {
     "as it is": ({}, False, same),
     "as before": (
         {
@@ -97,6 +108,7 @@ CHANGES: dict[str, tuple[dict[str, object], bool, Callable[[dict, int], dict]]] 
     "k not annealed": ({"schedule.K_START": 1}, False, same),
     "k annealed over half": ({"schedule.K_ANNEALING": 0.5}, False, same),
     "Adam with beta2 .999": ({"optimiser.BETAS": (0.9, 0.999)}, False, same),
+    "batches of half the size": ({}, False, smaller_batches),
 }
 
 
@@ -114,12 +126,7 @@ def lengths(
             problem = problems(seed)
             problem = problem._replace(X=problem.X[:n_rows])
             sae = estimator(
-                problem,
-                seed,
-                n_saes=1,
-                n_witnesses=1,
-                max_iter=n_epochs,
-                max_steps=None,
+                problem, seed, **ALONE, max_iter=n_epochs, max_steps=None
             ).fit(problem.X)
             cells.append(measure(sae, problem) | {"steps": sae.n_steps_})
         yield {"epochs": n_epochs} | in_columns(cells)
@@ -132,7 +139,7 @@ def in_columns(cells: list[dict[str, float]]) -> Row:
 
 def table(problems: Callable[[int], Problem], n_seeds: int, only: str) -> Iterator[Row]:
     """A row for each of the settings whose name has a match."""
-    for name, (constants, samples, learning_rate) in CHANGES.items():
+    for name, (constants, samples, changed) in CHANGES.items():
         if not re.search(only, name):
             continue
         cells = []
@@ -145,9 +152,8 @@ def table(problems: Callable[[int], Problem], n_seeds: int, only: str) -> Iterat
                     start = from_samples(problem.X)
                     where = f"{TRAINING}.initial.initial_atoms"
                     stack.enter_context(patch(where, start))
-                alone = {"n_saes": 1, "n_witnesses": 1}
-                parameters = learning_rate(alone, problem.X.shape[1])
-                sae = estimator(problem, seed, **parameters).fit(problem.X)
+                sae = estimator(problem, seed, **ALONE, **changed(problem))
+                sae.fit(problem.X)
             cells.append(measure(sae, problem))
         yield {"setting": name} | in_columns(cells)
 
