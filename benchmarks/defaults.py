@@ -202,11 +202,10 @@ def main() -> None:
     for name in arguments.data:
         problems = recovery.SYNTHETIC.get(name) or recovery.constant(real[name]())
         if arguments.n_rows is None:
-            rows, of = table(problems, arguments.seeds, arguments.only), {"data": name}
+            rows = table(problems, arguments.seeds, arguments.only)
         else:
             rows = lengths(problems, arguments.seeds, arguments.n_rows)
-            of = {"length": name, "rows": arguments.n_rows}
-        report(rows, of, DIGITS)
+        report(rows, {"data": name}, DIGITS)
 
 
 if __name__ == "__main__":
