@@ -1,4 +1,4 @@
-"""Features of a real language model: jobs of minutes to hours, each done once.
+"""Features of real networks: jobs of minutes to hours, each done once.
 
 A job is one method with one seed at one site.  Its numbers and its dictionary lie in
 the cache, by the commit that was checked out, and are not computed again; rows of
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import AutoModelForCausalLM
 
-from benchmarks import _smollm2
+from benchmarks import _efficientnet, _smollm2
 from benchmarks._methods import (
     CODINGS,
     DIGITS,
@@ -60,6 +60,7 @@ FULL = Budget("smollm2", 2304, 32, 1000, 3, _smollm2.SITES)
 PAPER = Budget("smollm2-mfr", 9216, 6, 1000, 1, _smollm2.SITES[:1])
 PAPER_ALPHA, PAPER_SAES = 0.005, 10
 QUICK = Budget("smollm2", 2304, 32, 300, 1, _smollm2.SITES[:1])
+IMAGES = Budget("efficientnet", 512, 16, 600, 3, _efficientnet.SITES)
 
 
 class Site(NamedTuple):
@@ -108,6 +109,14 @@ def compare(arguments: argparse.Namespace, report: Report) -> None:
         for site in sites:
             rows = of_site(cache, folder, model, tokens, site, sites, budget, arguments)
             report(rows, {"what": budget.what, "layers": site}, DIGITS, append=True)
+
+
+def compare_on_images(arguments: argparse.Namespace, report: Report) -> None:
+    for name in arguments.layers or IMAGES.sites:
+        X, X_test = _efficientnet.activations(arguments.cache, name)
+        site = Site(name, X, X_test, lambda X=X: X, None)
+        rows = rows_of(arguments.cache, site, methods(), IMAGES, arguments.only)
+        report(rows, {"what": IMAGES.what, "layers": name}, DIGITS, append=True)
 
 
 def of_site(

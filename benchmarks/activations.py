@@ -14,6 +14,9 @@ activations and each result are kept in the folder, so that a run that was stopp
 on, and jobs of an earlier commit are done again.  ``--quick`` takes one site, one seed,
 2,304 atoms and 300 steps.
 
+``compare --model efficientnet --cache DIR`` does it at two depths of a network for
+images, EfficientNet-Lite0 from PyPI.
+
 ``extraction`` times taking the activations out against the bare forward passes.
 """
 
@@ -114,8 +117,9 @@ def reference(
 
 
 def compare(arguments: argparse.Namespace, report: Report) -> None:
-    if arguments.model == Path("smollm2"):
-        _jobs.compare(arguments, report)
+    real = {"smollm2": _jobs.compare, "efficientnet": _jobs.compare_on_images}
+    if str(arguments.model) in real:
+        real[str(arguments.model)](arguments, report)
         return
     model = AutoModelForCausalLM.from_pretrained(arguments.model)
     windows, held_out = _data.story_windows(arguments.tokens, N_HELD_OUT)

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from benchmarks import (
     _data,
+    _efficientnet,
     _jobs,
     _methods,
     _results,
@@ -183,6 +185,29 @@ def test_activations_compare(table, language_model):
         cells = dict(zip(columns, rows[name], strict=True))
         assert number(cells["lstsq"]) <= number(cells["FVU"]) < 1.5, name
     assert number(rows["PCA, 5 components"][0]) < number(rows["PCA, 3 components"][0])
+
+
+def test_activations_of_images_are_compared_at_each_depth(table, tmp_path, monkeypatch):
+    # Seven by seven places.
+    layers = nn.Conv2d(3, 6, 8, stride=32), nn.ReLU()
+    monkeypatch.setattr(_efficientnet, "network", lambda cache: nn.Sequential(*layers))
+    monkeypatch.setattr(_efficientnet, "N_TRAIN", 3)
+    monkeypatch.setattr(_efficientnet, "N_TEST", 1)
+    monkeypatch.setattr(_jobs, "IMAGES", _jobs.Budget("images", 8, 2, 5, 2, ("0",)))
+    choices = "--model", "efficientnet", "--cache", tmp_path, "--only", "default"
+    rows = table(activations, "compare", *choices)
+    columns = rows.pop("method")
+    assert list(rows) == ["ours, default"]
+    shown = rows["ours, default"][columns.index("reproducibility")]
+    assert 0 < float(shown.split(" ")[0]) <= 1
+    X, X_test = _efficientnet.activations(tmp_path, "0")
+    assert X.shape == (6 * 49, 6)
+    assert X_test.shape == (2 * 49, 6)
+    images, _ = _efficientnet.images()
+    expected = nn.Sequential(*layers[:1])(torch.from_numpy(images)).detach()
+    np.testing.assert_allclose(
+        X, expected.permute(0, 2, 3, 1).reshape(-1, 6), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_jobs_on_a_real_model_are_done_once(table, language_model, monkeypatch):
