@@ -114,7 +114,7 @@ def compare(arguments: argparse.Namespace, report: Report) -> None:
 def compare_on_images(arguments: argparse.Namespace, report: Report) -> None:
     for name in arguments.layers or IMAGES.sites:
         X, X_test = _efficientnet.activations(arguments.cache, name)
-        site = Site(name, X, X_test, lambda X=X: X, None)
+        site = Site(name, X, X_test, X.copy, None)
         rows = rows_of(arguments.cache, site, methods(), IMAGES, arguments.only)
         report(rows, {"what": IMAGES.what, "layers": name}, DIGITS, append=True)
 
