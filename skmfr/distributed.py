@@ -85,8 +85,8 @@ def data_parallel(backend=None, timeout=600.0) -> Iterator[int]:
     if ours:
         if "RANK" not in os.environ:
             raise RuntimeError(
-                "data_parallel needs the variables that torchrun sets, RANK among "
-                "them: start the script by "
+                "data_parallel needs the environment variables that torchrun sets, "
+                "such as RANK: start the script with "
                 "'torchrun --nproc-per-node N_PROCESSES script.py'."
             )
         on_gpus = torch.cuda.is_available()

@@ -241,18 +241,18 @@ def agreement_scorer(estimator, X, y=None) -> float:
     agreement, null = np.mean(sae.feature_agreement_), sae.agreement_null_
     if np.isnan(agreement):
         raise ValueError(
-            "feature_agreement_ is NaN: one SAE without witness has nothing to agree "
-            "with. Set n_witnesses=1 or more."
+            "feature_agreement_ is NaN, because one SAE without a witness has nothing "
+            "to agree with. Set n_witnesses=1 or more."
         )
     if sae.alpha > 0 and len(sae.witness_dictionaries_) == 0:
         raise ValueError(
-            f"With alpha={sae.alpha:g} and n_witnesses=0, agreement is what the "
-            "penalty optimises. Set n_witnesses=1 or more."
+            f"With alpha={sae.alpha:g} and n_witnesses=0, the penalty optimises "
+            "agreement itself. Set n_witnesses=1 or more."
         )
     if null == 1:
         raise ValueError(
-            "agreement_null_ is 1: in one dimension random atoms agree as well as any, "
-            "and agreement tells nothing."
+            "agreement_null_ is 1: in one dimension, random atoms agree as well as "
+            "learned ones, so agreement carries no information."
         )
     return float((agreement - null) / (1 - null))
 

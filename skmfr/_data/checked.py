@@ -75,8 +75,8 @@ def norm_bound(sae, max_norm_ratio: float | None) -> float | None:
     median = getattr(sae, "median_norm_", np.nan)
     if not np.isfinite(median):
         raise ValueError(
-            f"max_norm_ratio={max_norm_ratio!r} is of sae.median_norm_, the median "
+            f"max_norm_ratio={max_norm_ratio!r} needs sae.median_norm_, the median "
             f"norm that fit stores, but this {type(sae).__name__} has none: fit it "
-            "anew, or set the attribute."
+            "again, or set the attribute."
         )
     return float(max_norm_ratio * median)

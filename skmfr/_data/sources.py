@@ -76,8 +76,8 @@ class Shards(Source):
             name = f"shard {i}" + (f" ({given[i]})" if _is_path(given[i]) else "")
             if shard.ndim != 2 or 0 in shard.shape:
                 raise ValueError(
-                    f"X must be a list of shards of shape (n_samples, n_features), "
-                    f"none of them empty, but {name} has shape {shard.shape}."
+                    f"X must be a list of non-empty shards of shape (n_samples, "
+                    f"n_features), but {name} has shape {shard.shape}."
                 )
             for what, found, expected in [
                 ("features", shard.shape[1], first.shape[1]),
@@ -85,7 +85,7 @@ class Shards(Source):
             ]:
                 if found != expected:
                     raise ValueError(
-                        f"The shards of X must be alike, but {name} has "
+                        f"All shards of X must have the same {what}, but {name} has "
                         f"{what}={found} and shard 0 has {what}={expected}."
                     )
         sizes = [len(shard) for shard in self.shards]
@@ -104,9 +104,8 @@ class Chunked(Source):
     def __init__(self, X):
         if len(X.shape) != 2 or not np.all(np.isfinite(X.shape)) or 0 in X.shape:
             raise ValueError(
-                "X must have a known shape (n_samples, n_features), neither of them 0, "
-                f"got {X.shape}. A dask array learns its shape by "
-                "compute_chunk_sizes()."
+                "X must have a known, non-empty shape (n_samples, n_features), got "
+                f"{X.shape}. For a dask array, call compute_chunk_sizes() first."
             )
         n_samples, n_features = X.shape
         if X.chunks is None:
@@ -142,8 +141,8 @@ def as_source(X) -> Source | None:
     """The source that reads X, or None if X is for scikit-learn to read."""
     if _is_path(X):
         raise ValueError(
-            f"X is a path, {os.fspath(X)}, expected data. Give the file as a list of "
-            "one shard, or np.load(X, mmap_mode='r')."
+            f"X is a path, {os.fspath(X)}, but data are expected. Pass a list that "
+            "holds the path, or np.load(X, mmap_mode='r')."
         )
     if isinstance(X, Iterator):
         raise TypeError(
@@ -152,7 +151,7 @@ def as_source(X) -> Source | None:
         )
     if hasattr(X, "to_dask_array"):
         raise TypeError(
-            "X is a data frame of dask, expected an array: give "
+            "X is a dask data frame, but an array is expected: pass "
             "X.to_dask_array(lengths=True)."
         )
     if isinstance(X, (list, tuple)):
@@ -243,9 +242,10 @@ def _is_chunked(X) -> bool:
 def _opened(shard, i: int) -> np.ndarray:
     if _is_chunked(shard):
         raise ValueError(
-            f"Shard {i} of X is {type(shard).__module__}.{type(shard).__name__}, which "
-            "would be read whole; expected arrays or .npy files. Give one array, such "
-            "as dask.array.concatenate makes of several."
+            f"Shard {i} of X is a {type(shard).__module__}.{type(shard).__name__}, "
+            "which would be read into memory whole; arrays or .npy files are expected. "
+            "Concatenate the shards into one array, for example with "
+            "dask.array.concatenate."
         )
     if not _is_path(shard):
         return np.asarray(as_array(shard))
@@ -253,7 +253,8 @@ def _opened(shard, i: int) -> np.ndarray:
         return np.lib.format.open_memmap(shard, mode="r")
     except ValueError as error:
         raise ValueError(
-            f"Shard {i} of X, {shard}, is no .npy file that can be mapped: {error}"
+            f"Shard {i} of X, {shard}, is not a .npy file that can be memory-mapped: "
+            f"{error}"
         ) from error
 
 

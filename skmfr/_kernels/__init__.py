@@ -44,8 +44,8 @@ def backend(device: torch.device) -> ModuleType:
             return kernels
     except Exception as error:
         warnings.warn(
-            f"{library} does not run on {device}, so that PyTorch's operators serve, "
-            f"which take longer.  To change that, install what is missing "
+            f"{library} does not run on {device}; the slower PyTorch operators are "
+            f"used instead.  To speed up, install what is missing "
             f"(python -m pip install {library}).  {type(error).__name__}: {error}",
             stacklevel=3,
         )

@@ -64,8 +64,8 @@ def try_all(device: torch.device) -> None:
                 continue
             return
     raise RuntimeError(
-        "Numba has its threading layer workqueue alone, which ends the process if two "
-        "threads use it at once: install OpenMP or the package tbb."
+        "Numba has only its workqueue threading layer here, which aborts the process "
+        "if two threads use it at once: install OpenMP or the package tbb."
     )
 
 

@@ -63,7 +63,7 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     how = estimator.transform_algorithm, estimator.positive_code
     if estimator.k is None and (threshold is None or how[0] == "omp"):
         what = "TopK" if threshold is None else "transform_algorithm='omp'"
-        raise ValueError(f"k=None, but {what} needs a number of atoms: set k.")
+        raise ValueError(f"k=None, but {what} needs the number of active atoms: set k.")
     settings = estimator.k, *how, device, dtype
     if estimator in _coders:
         known_weights, known_settings, coder = _coders[estimator]

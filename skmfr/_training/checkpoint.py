@@ -116,7 +116,9 @@ class Checkpoints:
                 try:
                     return self._read(path, settings)
                 except DamagedCheckpoint as error:
-                    warnings.warn(f"{error} Taking the one before it.", stacklevel=8)
+                    warnings.warn(
+                        f"{error} Resuming from the previous checkpoint.", stacklevel=8
+                    )
             return self._read(paths[-1], settings) if paths else None
         except FileNotFoundError:
             # Another fit with this configuration has written a newer one meanwhile.
@@ -134,16 +136,17 @@ class Checkpoints:
             found = json.loads(str(arrays.pop("description")))
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"The checkpoint {path} is in version {version} of the format; this "
-                f"skmfr goes on from version {FORMAT_VERSION} only."
+                f"The checkpoint {path} has version {version} of the format, but this "
+                f"version of skmfr resumes only from version {FORMAT_VERSION}: use the "
+                "version of skmfr that wrote it, or another checkpoint_dir."
             )
         wanted = _as_text(self.configuration | self.circumstances)
         for name, value in wanted.items():
             if found.get(name) != value:
                 raise ValueError(
                     f"The checkpoint {path} was written with {name}="
-                    f"{found.get(name)}, but this fit has {name}={value}. Fit as "
-                    "before to go on, or name another checkpoint_dir."
+                    f"{found.get(name)}, but this fit has {name}={value}. Restore the "
+                    "earlier value to resume, or use another checkpoint_dir."
                 )
         with _damage_named(path):
             return from_arrays(arrays, settings)
@@ -159,7 +162,7 @@ def _damage_named(path: Path) -> Iterator[None]:
     except Exception as error:
         raise DamagedCheckpoint(
             f"The checkpoint {path} in checkpoint_dir cannot be read ({error}); remove "
-            "it to train on without it."
+            "it to train without it."
         ) from error
 
 

@@ -28,8 +28,8 @@ def check_convergence(state: TrainingState, settings: Settings) -> None:
     if not (last.isfinite().all() and ((norms - 1).abs() < 0.1).all()):
         raise ValueError(
             f"Training diverged with learning_rate={settings.learning_rate:g} and "
-            f"alpha={settings.alpha:g}: lower them. If it went on from earlier data, "
-            "X must be of their scale."
+            f"alpha={settings.alpha:g}: lower them. If this fit continues an earlier "
+            "one, X must have the same scale as the earlier data."
         )
 
 
@@ -92,10 +92,9 @@ def failure_signs(
         )
     if n_reinits >= max_reinits:
         signs.append(
-            f"Reinitialisation is unstable: an SAE was started anew {n_reinits} times, "
-            "as often as is allowed, and had less time to train. Raise "
-            "reinit_threshold, or set it to None if some features of the data are "
-            "simply more frequent than others."
+            f"Reinitialisation is unstable: an SAE was reinitialised {n_reinits} times, "
+            "the maximum, and had less time to train. Raise reinit_threshold, or set it "
+            "to None if some features of the data are simply more frequent than others."
         )
     return signs
 

@@ -259,7 +259,8 @@ def split(
     if len(sizes) - n_held_out < 1:
         raise ValueError(
             f"early_stopping=True with validation_fraction={fraction} leaves no sample "
-            f"to train on: n_samples={len(X)}."
+            f"for training: n_samples={len(X)}. Lower validation_fraction, or set "
+            "early_stopping=False."
         )
     held_out = np.zeros(len(sizes), dtype=bool)
     held_out[order[:n_held_out]] = True
@@ -320,8 +321,8 @@ def check_can_go_on(earlier: Earlier, settings: Settings, n_features: int) -> No
     ]:
         if wanted != found:
             raise ValueError(
-                f"{name}={wanted}, but the fit to go on from had {name}={found}. "
-                "Set warm_start=False and call fit to start anew."
+                f"{name}={wanted}, but the fit to continue has {name}={found}. Set "
+                "warm_start=False and call fit to start again."
             )
 
 
@@ -403,9 +404,9 @@ def checkpoints_of(
     """The checkpoints of a fit that begins with this state."""
     if parameters["random_state"] is None:
         warnings.warn(
-            f"No other fit will go on from the checkpoints in checkpoint_dir="
-            f"{str(parameters['checkpoint_dir'])!r}, for each has other random "
-            "numbers: random_state=None, expected an integer.",
+            f"No fit can resume from the checkpoints in checkpoint_dir="
+            f"{str(parameters['checkpoint_dir'])!r}: with random_state=None, every fit "
+            "draws other random numbers. Set random_state to an integer.",
             stacklevel=8,
         )
     return Checkpoints(

@@ -22,12 +22,12 @@ def warn_of(outliers: Outliers, n_rows: int) -> None:
     n, first = len(outliers.rows), ", ".join(map(str, outliers.rows[:5]))
     warnings.warn(
         f"{n} of {n_rows} rows of X ({100 * n / n_rows:.2g}% of them; rows {first}"
-        f"{', ...' if n > 5 else ''}) hold {outliers.share:.1%} of its variance. They "
-        f"are drawn in to {FARTHEST:g} times the distance of the others in training, "
-        "so that the model is about these as well, but score counts them in full: "
-        "inlier_fvu_ tells of the others. Leave such rows out where you can. First "
-        "tokens of language models are such rows: ActivationExtractor(skip_first=1) "
-        "or max_norm_ratio=10 leaves them out.",
+        f"{', ...' if n > 5 else ''}) hold {outliers.share:.1%} of its variance. "
+        f"Training scales them down to {FARTHEST:g} times the distance of the other "
+        "rows, so that the model fits these too, but score counts them in full; "
+        "inlier_fvu_ leaves them out. Remove such rows if you can. The first tokens "
+        "of language models are such rows: ActivationExtractor(skip_first=1) or "
+        "max_norm_ratio=10 removes them.",
         UserWarning,
         stacklevel=8,
     )

@@ -70,8 +70,8 @@ def check_weights(sample_weight, n_samples: int) -> np.ndarray:
         )
     if weights.min() < 0 or weights.max() == 0:
         raise ValueError(
-            "sample_weight must not be negative, and not 0 for all samples, got values "
-            f"from {weights.min():g} to {weights.max():g}."
+            "sample_weight must not be negative and must not be 0 for all samples, got "
+            f"values from {weights.min():g} to {weights.max():g}."
         )
     return weights
 
@@ -92,8 +92,8 @@ def unit_atoms(
     ):
         if expected is not None and size != expected:
             raise ValueError(
-                f"{name} has {size} {what}, expected {expected}, as in the dictionary "
-                "to compare it with."
+                f"{name} has {size} {what}, but the dictionary to compare with has "
+                f"{expected}."
             )
     # By the largest entry first: squares may overflow or vanish.
     largest = np.abs(atoms).max(axis=1, keepdims=True)

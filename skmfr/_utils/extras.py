@@ -17,6 +17,7 @@ def needed_by(user: str, extra: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ImportError(
-            f'{user} needs more packages ({error}): pip install "skmfr[{extra}]".',
+            f"{user} needs packages that are not installed ({error}): "
+            f'pip install "skmfr[{extra}]".',
             name=error.name,
         ) from error

@@ -64,7 +64,7 @@ def check_archive(path: Path) -> None:
         if any(each.compress_type != ZIP_STORED for each in members):
             raise ValueError("it is compressed")
         if sum(each.file_size for each in members) > path.stat().st_size:
-            raise ValueError("it holds more than it has bytes")
+            raise ValueError("its members claim more bytes than the file has")
         # Before anybody believes what is said about the size of an array.
         if (name := archive.testzip()) is not None:
-            raise ValueError(f"{name} is not as it was written")
+            raise ValueError(f"the checksum of {name} does not match")

@@ -45,9 +45,9 @@ class Workers:
             for name, value in values.items():
                 if other[name] != value:
                     raise ValueError(
-                        "All processes must fit the same, but process "
-                        f"{self.rank} has {name}={value} and process {rank} has "
-                        f"{name}={other[name]}."
+                        "All processes must call fit with the same parameters, but "
+                        f"process {self.rank} has {name}={value} and process {rank} "
+                        f"has {name}={other[name]}."
                     )
 
     def _gathered(self, own) -> list:

@@ -88,7 +88,7 @@ def _check_not_compiled(model: nn.Module) -> None:
             or hasattr(module.forward, "_torchdynamo_orig_callable")
         ):
             raise ValueError(
-                f"module {name!r} comes from torch.compile, which sees no hooks before "
-                f"torch 2.6 (this is {torch.__version__}): update torch, or give the "
-                "model as it was before."
+                f"module {name!r} comes from torch.compile, which ignores hooks before "
+                f"torch 2.6 (this is {torch.__version__}): update torch, or pass the "
+                "model without torch.compile."
             )

@@ -148,7 +148,7 @@ class Extraction(NamedTuple):
         if len(activations) != n_inputs:
             raise ValueError(
                 f"layer={layer!r} gives {len(activations)} rows for {n_inputs} "
-                "inputs: only layers whose first axis is that of the inputs will do."
+                "inputs: name a layer whose first axis is the inputs."
             )
         tokens = _tokens(activations, batch.mask, layer)
         # One vector for an input is at none of its positions.
@@ -269,8 +269,8 @@ class FileWriter:
             return
         if sparse.issparse(part):
             raise ValueError(
-                "out holds dense rows, but sae gives sparse codes: set its "
-                "sparse_output=False."
+                "out stores dense rows, but sae gives sparse codes: set "
+                "sparse_output=False on sae."
             )
         self.file.append(part, self.n_inputs)
         self.n_inputs = 0
@@ -284,9 +284,8 @@ def _tokens(
         return None
     if mask.shape[1] != n_positions:
         raise ValueError(
-            f"layer={layer!r} gives {n_positions} positions for "
-            f"{mask.shape[1]} tokens: which of them are padding cannot be told. "
-            "Give inputs of one length."
+            f"layer={layer!r} gives {n_positions} positions for {mask.shape[1]} "
+            "tokens, so padding cannot be identified. Pass inputs of one length."
         )
     return mask
 
@@ -370,7 +369,7 @@ def _layers_of(extractor: ActivationExtractor) -> tuple[str, ...]:
         )
     if extractor.sae is not None:
         raise ValueError(
-            f"sae codes one layer, but layer has {len(layers)}: fit an SAE to the rows "
-            "of each."
+            f"sae codes one layer, but layer names {len(layers)}: fit one SAE for each "
+            "layer."
         )
     return layers

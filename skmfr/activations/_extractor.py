@@ -398,8 +398,8 @@ class ActivationExtractor(
         paths = [self.out] if isinstance(self.layer, str) else self.out
         if not isinstance(paths, list) or len(paths) != len(extraction.layers):
             raise ValueError(
-                f"out must be a list of {len(extraction.layers)} files, one for each "
-                f"layer, got {self.out!r}."
+                f"out must list {len(extraction.layers)} files, one for each layer, "
+                f"got {self.out!r}."
             )
         return [
             RowFile(
@@ -425,7 +425,9 @@ class ActivationExtractor(
     @property
     def _n_features_out(self) -> int:
         if isinstance(self.n_features_out_, list):
-            raise ValueError("Several layers give several arrays, without names.")
+            raise ValueError(
+                "Feature names need a single array, but several layers give several."
+            )
         return self.n_features_out_
 
     def __sklearn_clone__(self):

@@ -275,14 +275,14 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
     weight = getattr(head, "weight", None)
     if weight is None:
         raise ValueError(
-            f"model must have a decoder head, but {type(module).__name__} has none: "
-            "logit effects are of language models of transformers."
+            f"model must be a transformers language model with an output embedding, "
+            f"but {type(module).__name__} has none."
         )
     if weight.shape[1] != sae.n_features_in_:
         raise ValueError(
-            f"sae has {sae.n_features_in_} features, but the decoder head takes "
-            f"{weight.shape[1]}: only layers that write to the residual stream have "
-            "logit effects."
+            f"sae has {sae.n_features_in_} features, but the output embedding takes "
+            f"{weight.shape[1]}: logit effects exist only for layers that write to the "
+            "residual stream."
         )
     unembedding = weight.detach().float()
     atoms = torch.tensor(sae.components_, dtype=torch.float32, device=weight.device)

@@ -253,11 +253,11 @@ def check_inputs(
     X = _plain(X)
     if isinstance(X, str) or not isinstance(X, (np.ndarray, Sequence)):
         raise TypeError(
-            f"{name} must be an array, a list of texts or of sequences of token ids, "
-            f"or a mapping, got {type(X).__name__}."
+            f"{name} must be an array, a list of texts, a list of sequences of token "
+            f"ids, or a mapping, got {type(X).__name__}."
         )
     if len(X) == 0:
-        raise ValueError(f"{name} is empty: there must be one input at least.")
+        raise ValueError(f"{name} is empty: at least one input is needed.")
     if isinstance(X[0], str):
         return checks.sequences(_tokenized(X, tokenizer, name))
     if isinstance(X, np.ndarray) and X.dtype != object:
@@ -272,7 +272,7 @@ def check_inputs(
         return checks.sequences(parts)
     if len(shapes) > 1:
         raise ValueError(
-            f"{name} has inputs of several shapes, {parts[0].shape} the first; only "
+            f"{name} has inputs of different shapes, the first {parts[0].shape}; only "
             "sequences of token ids may differ in length."
         )
     return checks.array(np.stack(parts))
@@ -294,11 +294,11 @@ def _plain(X):
 def _tokenized(texts, tokenizer, name: str) -> list[np.ndarray]:
     if tokenizer is None:
         raise TypeError(
-            f"{name} holds texts: tokenizer must be given, got None. (With model given "
-            "by name, it is loaded from the same place.)"
+            f"{name} holds texts: tokenizer must be given, got None. (A model given by "
+            "name loads its own tokenizer.)"
         )
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"{name} must hold texts only, if the first input is one.")
+        raise TypeError(f"{name} must hold only texts if its first input is one.")
     ids = tokenizer(list(texts))["input_ids"]
     return [np.asarray(sequence, dtype=np.int64) for sequence in ids]
 
@@ -324,7 +324,8 @@ class _Checks(NamedTuple):
         lengths = [len(sequence) for sequence in sequences]
         if min(lengths) == 0:
             raise ValueError(
-                f"{self.name}[{lengths.index(0)}] has no token: no input may be empty."
+                f"{self.name}[{lengths.index(0)}] has no tokens: inputs must not be "
+                "empty."
             )
         sequences = [sequence[: self.max_length] for sequence in sequences]
         longest = max(map(len, sequences))
@@ -338,8 +339,8 @@ class _Checks(NamedTuple):
     def array(self, X: np.ndarray) -> Inputs:
         if X.size == 0 or X.ndim < 2:
             raise ValueError(
-                f"{self.name} must have a row for each input, and something in each, "
-                f"got shape {X.shape}. Cut a stream of tokens into windows: "
+                f"{self.name} must have one non-empty row for each input, got shape "
+                f"{X.shape}. To cut a stream of tokens into windows, use "
                 f"{self.name}.reshape(-1, 256)."
             )
         self.numbers(X, self.name)
@@ -364,8 +365,8 @@ class _Checks(NamedTuple):
         lengths = {name: array.shape[:1] for name, array in data.items()}
         if len(set(lengths.values())) != 1 or min(lengths.values()) < (1,):
             raise ValueError(
-                f"{self.name} must give all arguments for the same inputs, one at "
-                f"least, got numbers of inputs {lengths}."
+                f"All arguments in {self.name} must have the same number of inputs, at "
+                f"least one, got {lengths}."
             )
         for name, array in data.items():
             if not array.size:
@@ -409,8 +410,8 @@ class _Checks(NamedTuple):
             array = np.asarray(as_array(value))
         except ValueError as error:
             raise ValueError(
-                f"{whose} has inputs of several lengths: pad them (tokenizers do with "
-                f"padding=True), or give {whose} alone."
+                f"{whose} has inputs of different lengths: pad them (tokenizers do so "
+                f"with padding=True), or pass {whose} alone."
             ) from error
         self.numbers(array, whose)
         return array
@@ -441,7 +442,8 @@ class _Checks(NamedTuple):
         filled = mask.any(axis=1)
         if not filled.all():
             raise ValueError(
-                f"{self.name}[{filled.argmin()}] is all padding: no input may be empty."
+                f"{self.name}[{filled.argmin()}] is all padding: inputs must not be "
+                "empty."
             )
 
     def length(self, length: int) -> None:

@@ -184,8 +184,8 @@ def loss_recovered(
     worth = losses[ablation] - losses.clean
     if worth == 0:
         raise ValueError(
-            f"layer={layer!r} makes no difference to the loss: there is nothing to "
-            "recover."
+            f"Ablating layer={layer!r} does not change the loss, so there is no loss "
+            "to recover."
         )
     recovered = (losses[ablation] - losses.spliced) / worth
     return (recovered, losses) if return_losses else recovered
@@ -211,8 +211,8 @@ def _mean_loss(
         logits = output if isinstance(output, Tensor) else getattr(output, "logits", 0)
         if not isinstance(logits, Tensor) or logits.shape[:2] != ids.shape:
             raise ValueError(
-                f"model must give logits for each token, but {type(model).__name__} "
-                "does not: a causal language model is needed."
+                f"model must be a causal language model that gives logits for each "
+                f"token, but {type(model).__name__} does not."
             )
         told = counting[:, 1:] & counting[:, :-1]
         # Input by input, since logits of a batch take a lot of memory as it is.
@@ -222,7 +222,7 @@ def _mean_loss(
             total += float(loss)
         n_tokens += int(told.sum())
     if not n_tokens:
-        raise ValueError("tokens must hold a sequence of two tokens at least.")
+        raise ValueError("tokens must hold a sequence of at least two tokens.")
     return total / n_tokens
 
 
@@ -233,8 +233,8 @@ def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
         ids = ids["input_ids"]
     if ids.ndim != 2 or ids.is_floating_point():
         raise ValueError(
-            f"tokens must be token ids, but {type(model).__name__} has no embedding "
-            "of ids."
+            f"tokens must be token ids, but {type(model).__name__} has no token "
+            "embedding."
         )
     if batch.mask is None:
         return ids, torch.ones_like(ids, dtype=torch.bool)
@@ -353,7 +353,7 @@ def steer(
     n_components = len(sae.components_)
     atoms = np.atleast_1d(np.asarray(atoms))
     if atoms.ndim != 1 or not atoms.size or atoms.dtype.kind not in "iu":
-        raise ValueError(f"atoms must be one or more numbers of atoms, got {atoms}.")
+        raise ValueError(f"atoms must be one or more atom indices, got {atoms}.")
     if not (0 <= atoms.min() <= atoms.max() < n_components):
         raise ValueError(
             f"atoms must be from 0 to {n_components - 1}, got {atoms.tolist()}."
@@ -363,8 +363,8 @@ def steer(
     values = np.asarray(value, dtype=np.float64)
     if values.shape not in [(), atoms.shape] or not np.isfinite(values).all():
         raise ValueError(
-            f"value must be a finite number, or one for each of {len(atoms)} atoms, "
-            f"got {value!r}."
+            f"value must be a finite number, or {len(atoms)} of them, one for each "
+            f"atom, got {value!r}."
         )
     module, _ = as_model(model)
     find_layer(module, layer)
@@ -444,7 +444,7 @@ def _steering(
             yield model
     if not n_runs[0]:
         warnings.warn(
-            f"layer={layer!r} has not run: nothing was steered.", stacklevel=3
+            f"layer={layer!r} did not run: nothing was steered.", stacklevel=3
         )
 
 

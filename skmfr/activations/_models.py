@@ -40,8 +40,8 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
     names = [name for name in modules if name]
     close = difflib.get_close_matches(str(layer), names, N_SUGGESTIONS, cutoff=0.4)
     raise ValueError(
-        f"layer={layer!r} is no module of {type(model).__name__}; it has, among "
-        f"{len(names)}: {', '.join(close or names[:N_SUGGESTIONS])}."
+        f"layer={layer!r} is not a module of {type(model).__name__}; its {len(names)} "
+        f"modules include {', '.join(close or names[:N_SUGGESTIONS])}."
     )
 
 
@@ -128,8 +128,8 @@ def evaluating(model: nn.Module, device: str | None = None) -> Iterator[None]:
         if moves and len(places := {str(t.device) for t in _tensors(model)}) > 1:
             raise ValueError(
                 f"device={device!r}, but the model is split over "
-                f"{', '.join(sorted(places))}, and would not be as before afterwards: "
-                "leave device=None to run it as it is."
+                f"{', '.join(sorted(places))}, and the split could not be restored "
+                "afterwards: leave device=None to run it where it is."
             )
         modes = [(module, module.training) for module in model.modules()]
         try:
@@ -162,8 +162,8 @@ def call(model: nn.Module, arguments: Tensor | Mapping[str, Tensor]) -> Any:
         if "out of range in self" not in str(error):
             raise
         raise ValueError(
-            "inputs have token ids out of the model's vocabulary, or are longer than "
-            "its context: one of its embeddings has no such row."
+            "inputs have token ids outside the model's vocabulary, or exceed its "
+            "context: an embedding has no such row."
         ) from error
 
 
@@ -281,7 +281,8 @@ def _features_last(
     if not 0 < axis < tensor.ndim:
         raise ValueError(
             f"feature_axis={feature_axis}, but layer={layer!r} gives "
-            f"{tuple(tensor.shape)}: inputs first, and features on another axis."
+            f"{tuple(tensor.shape)}: the first axis must be the inputs, and another "
+            "axis the features."
         )
     return tensor.movedim(axis, -1), axis
 
@@ -310,8 +311,8 @@ def first_tensor(output, layer: str) -> Tensor:
         output = output[0] if output else None
     if not isinstance(output, Tensor) or not output.is_floating_point():
         raise ValueError(
-            f"layer={layer!r} gives {type(output).__name__}, not a tensor of "
-            "activations or a tuple that begins with one."
+            f"layer={layer!r} gives a {type(output).__name__}, but a tensor of "
+            "activations, or a tuple that begins with one, is expected."
         )
     return output
 

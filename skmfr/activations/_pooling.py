@@ -108,7 +108,7 @@ def check_left(lengths: np.ndarray, positions: str | int, start: int = 0) -> Non
 def nothing_left(whose: str, positions: str | int) -> ValueError:
     """What to raise where positions that are left out were the last."""
     return ValueError(
-        f"skip_first and max_norm_ratio leave out each position of {whose}, and "
+        f"skip_first and max_norm_ratio leave out all positions of {whose}, but "
         f"positions={positions!r} needs one: leave out fewer, or drop short inputs."
     )
 
@@ -178,7 +178,7 @@ def nth(lengths: np.ndarray, n: str | int) -> np.ndarray:
     short = (rank < 0) | (rank >= lengths)
     if short.any():
         raise ValueError(
-            f"positions={n}, but an input has {lengths[short].min()} positions only."
+            f"positions={n}, but an input has only {lengths[short].min()} positions."
         )
     return rank
 

@@ -128,8 +128,8 @@ def _unpickled(digest: str, pickled: bytes | None, fault: str) -> SharedModule:
     if module is None or model_digest(module) != digest:
         if pickled is None:
             raise pickle.UnpicklingError(
-                "model was pickled without its weights, to be shared inside one "
-                f"process, because pickle cannot take it: {fault}"
+                "model was pickled without its weights, so only this process can load "
+                f"it: pickle cannot store the model itself ({fault})"
             )
         module = pickle.loads(pickled)
     return SharedModule(module)

@@ -52,9 +52,9 @@ class RowFile:
         found, n_inputs, n_rows = self._read_note()
         if found != fingerprint:
             raise ValueError(
-                f"out={os.fspath(path)!r} exists, and holds something else than these "
-                "inputs give at this layer of this model, with these hooks: remove it "
-                "or name another file."
+                f"out={os.fspath(path)!r} exists, but was written from other inputs, "
+                "another layer, another model or other hooks: remove it, or name "
+                "another file."
             )
         if not self.complete and n_rows:
             self.n_inputs, self.n_rows = n_inputs, n_rows
@@ -148,7 +148,7 @@ class RowFile:
 
     def _damaged(self, file: Path) -> ValueError:
         return ValueError(
-            f"out={os.fspath(self.path)!r} cannot be gone on with or read, because "
+            f"out={os.fspath(self.path)!r} cannot be resumed or read, because "
             f"{file.name} is damaged or missing: remove the file, or name another one."
         )
 

@@ -344,7 +344,7 @@ EEGdenoiseNet/master/data/"
     checksums = checksums or {}
     if unknown := checksums.keys() - _EEGDENOISENET_SHAPES:
         raise ValueError(
-            f"checksums must be of {', '.join(_EEGDENOISENET_SHAPES)}, got one of "
+            f"checksums may name {', '.join(_EEGDENOISENET_SHAPES)}, got "
             f"{', '.join(map(str, unknown))}."
         )
     folder = _data_folder(data_home, "eegdenoisenet")

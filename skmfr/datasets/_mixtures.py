@@ -132,8 +132,8 @@ def make_noisy_eeg(
         deviation = noisy.std(axis=within, keepdims=True, dtype=np.float64)
         if not deviation.all():
             raise ValueError(
-                "normalise must be False here: clean and noise add up to a constant, "
-                "whose standard deviation is 0."
+                "normalise must be False here: the sum of clean and noise is constant, "
+                "so its standard deviation is 0."
             )
         clean /= deviation
         noisy /= deviation
@@ -165,7 +165,7 @@ def _positive_rms(name: str, epochs: np.ndarray) -> np.ndarray:
     rms = np.sqrt(np.mean(np.square(epochs, dtype=np.float64), axis=within))
     if not rms.all():
         raise ValueError(
-            f"{name} must have no epoch that is zero throughout, as epoch "
+            f"{name} must not have an epoch that is zero throughout, but epoch "
             f"{np.argmin(rms)} is."
         )
     return rms

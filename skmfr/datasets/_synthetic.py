@@ -237,14 +237,14 @@ def make_mfr_synthetic(
     """
     if n_groups > n_components:
         raise ValueError(
-            f"n_groups must be at most n_components={n_components}, got {n_groups}: a "
-            "group has at least one feature."
+            f"n_groups must be at most n_components={n_components}, got {n_groups}: "
+            "each group has at least one feature."
         )
     group_size = n_components // n_groups
     if n_active > group_size:
         raise ValueError(
             f"n_active must be at most n_components // n_groups = {group_size}, got "
-            f"{n_active}: the active features of a sample are all of one group."
+            f"{n_active}: all active features of a sample come from one group."
         )
     rng = _generator(random_state)
     features = _random_features(rng, n_components, n_features, dtype)

@@ -234,8 +234,8 @@ class FeatureAgreementDisplay:
 def _checked(agreement: np.ndarray) -> np.ndarray:
     if np.isnan(agreement).any():
         raise ValueError(
-            "There is no agreement to show: an SAE without witness and without others "
-            "has nothing to agree with. Set n_witnesses=1 or more."
+            "There is no agreement to show, because a single SAE was fitted without a "
+            "witness. Set n_witnesses=1 or more."
         )
     return agreement
 

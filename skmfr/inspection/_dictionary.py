@@ -313,7 +313,9 @@ class DictionaryDisplay:
         """A function that draws the atom of a row and column, and what colours mean."""
         if self.info is not None:
             if self.image_shape is not None:
-                raise ValueError("Give image_shape or info, for images or for maps.")
+                raise ValueError(
+                    "Pass image_shape to draw images, or info to draw scalp maps."
+                )
             return self._maps()
         n_features = self.matches.shape[2]
         shape = check_layout(n_features, self.image_shape, self.n_channels, self.sfreq)
@@ -399,12 +401,12 @@ def _topographies(matches: np.ndarray, info) -> np.ndarray:
     n_channels = len(info["chs"])
     if matches.shape[2] % n_channels:
         raise ValueError(
-            f"info has {n_channels} channels, which do not divide the "
-            f"{matches.shape[2]} features of an atom."
+            f"info has {n_channels} channels, but the {matches.shape[2]} features of "
+            "an atom are not a multiple of that."
         )
     if not has_positions(info):
         raise ValueError(
-            "info has channels without position. Give it a montage: "
+            "info has channels without a position. Set a montage: "
             "info.set_montage(...)."
         )
     waveforms = matches.reshape(*matches.shape[:2], n_channels, -1)

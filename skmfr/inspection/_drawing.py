@@ -68,8 +68,8 @@ def panels(
     spec = ax.get_subplotspec()
     if spec is None:
         raise ValueError(
-            "ax has no place in a grid that could be divided into panels. Make it with "
-            "plt.subplots() or figure.add_subplot()."
+            "ax is not part of a subplot grid, so it cannot be divided into panels. "
+            "Make it with plt.subplots() or figure.add_subplot()."
         )
     ax.set_axis_off()
     return ax, spec.subgridspec(*shape).subplots(squeeze=False, **options)
@@ -118,7 +118,7 @@ def check_image_shape(n_features: int, image_shape) -> tuple[int, ...]:
         )
     if np.prod(shape) != n_features:
         raise ValueError(
-            f"image_shape={shape} makes {np.prod(shape)} numbers, but a sample has "
+            f"image_shape={shape} has {np.prod(shape)} values, but a sample has "
             f"{n_features} features."
         )
     return shape

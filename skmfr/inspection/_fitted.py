@@ -82,5 +82,7 @@ def chosen(choice, name: str, scores: np.ndarray) -> np.ndarray:
         places = np.linspace(0, n_items - 1, min(int(wanted), n_items))
         return ranked[np.rint(places).astype(int)]
     if wanted.min() < 0 or wanted.max() >= n_items:
-        raise ValueError(f"{name} go from 0 to {n_items - 1}, got {wanted.tolist()}.")
+        raise ValueError(
+            f"{name} must be from 0 to {n_items - 1}, got {wanted.tolist()}."
+        )
     return wanted[np.argsort(-scores[wanted], kind="stable")]

@@ -161,8 +161,8 @@ class TrainingCurveDisplay:
         _, sae = split_fitted(estimator)
         if not sae.n_steps_:
             raise ValueError(
-                "estimator was imported from another package: there is no training "
-                "to show."
+                "estimator was imported from another package, so it has no training "
+                "history to show."
             )
         if sae.history_ and _tell_fvu(sae.history_):
             # Not of the steps before a checkpoint.
@@ -201,7 +201,7 @@ class TrainingCurveDisplay:
         if not len(history):
             raise ValueError(
                 "history is empty. Fit an estimator with callback=TrainingHistory(), "
-                "and give its history_."
+                "and pass its history_."
             )
         display = cls(step=np.arange(len(history)) + 1, **_columns(history))
         return display.plot(ax, line_kwargs=line_kwargs)
@@ -271,7 +271,7 @@ def _tell_fvu(records) -> bool:
 def _columns(records) -> dict[str, np.ndarray]:
     """What is known at all steps, by name."""
     if not _tell_fvu(records):
-        raise ValueError('history has records without "fvu", which callback is told.')
+        raise ValueError('history has records without "fvu".')
     return {
         name: np.array([record[name] for record in records])
         for name in (*PANELS, "alpha")

@@ -356,7 +356,7 @@ def test_members_that_share_their_bytes_are_refused(checkpoints, settings):
         archive.writestr("more.npy", npy(arrays["losses"]))
     with pytest.raises(ValueError, match="cannot be read") as raised:
         checkpoints.load(settings)
-    assert "more than it has bytes" in str(raised.value.__cause__)
+    assert "more bytes than the file has" in str(raised.value.__cause__)
 
 
 def test_pickles_are_refused_and_not_run(tmp_path, checkpoints, settings):

@@ -164,13 +164,13 @@ def rating_agreement(
         rater, ratings = _answers(file, study, places)
         if rater in of_raters:
             raise ValueError(
-                f"{fspath(file)} is by {rater!r}, as another file is: give one file "
-                "for each rater, each with a name of its own."
+                f"{fspath(file)} is by {rater!r}, and so is another file: pass one "
+                "file for each rater, each with a different name."
             )
         of_raters[rater] = ratings
     ratings = np.array(list(of_raters.values())).reshape(-1, len(rows))
     if np.isnan(ratings).all():
-        raise ValueError("answers hold no rating.")
+        raise ValueError("answers contain no rating.")
     names = np.array([str(row["model"]) for row in rows])
     models = {
         name: _model_rating(ratings[:, names == name], confidence_level)
@@ -223,7 +223,7 @@ def _records(file) -> list[dict[str, Any]]:
         raise ValueError(f"{fspath(file)} is damaged: {error}") from error
     if isinstance(records, list) and all(isinstance(each, dict) for each in records):
         return records
-    raise ValueError(f"{fspath(file)} holds no list of answers.")
+    raise ValueError(f"{fspath(file)} does not contain a list of answers.")
 
 
 def _checked_key(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -231,7 +231,7 @@ def _checked_key(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     if not rows or not all({"study", "item", "model"} <= set(row) for row in rows):
         raise ValueError("key must have rows with study, item and model.")
     if len({row["study"] for row in rows}) > 1:
-        raise ValueError("key must be of one study.")
+        raise ValueError("key must belong to one study.")
     return rows
 
 
@@ -239,17 +239,17 @@ def _answers(file, study: str, places: dict[int, int]) -> tuple[str, np.ndarray]
     """Who rated, and the ratings in the order of the key, (n_items,)."""
     records = _records(file)
     if not records or {record.get("study") for record in records} != {study}:
-        raise ValueError(f"{fspath(file)} has no answers of study {study!r}.")
+        raise ValueError(f"{fspath(file)} has no answers for study {study!r}.")
     raters = {str(record.get("rater") or "") for record in records}
     if len(raters) > 1:
-        raise ValueError(f"{fspath(file)} is by several raters: {sorted(raters)}.")
+        raise ValueError(f"{fspath(file)} has several raters: {sorted(raters)}.")
     ratings, seen = np.full(len(places), np.nan), set[int]()
     for record in records:
         item, rating = _number(record.get("item")), _number(record.get("rating"))
         if item is None or item not in places or item in seen:
             raise ValueError(
-                f"{fspath(file)} has item {record.get('item')!r}, which is "
-                + ("there twice." if item in seen else "not in the key.")
+                f"{fspath(file)} has item {record.get('item')!r}, which "
+                + ("appears twice." if item in seen else "is not in the key.")
             )
         seen.add(item)
         if rating is None:

@@ -413,11 +413,12 @@ def _check_models(estimators: Mapping, contexts: Mapping | None) -> None:
         for estimator in estimators.values()
     ):
         raise ValueError(
-            f"estimators must be fitted SAEs by name, one at least, got {estimators!r}."
+            "estimators must be a non-empty mapping from names to fitted SAEs, got "
+            f"{estimators!r}."
         )
     if contexts is not None and set(contexts) != set(estimators):
         raise ValueError(
-            f"contexts are of {sorted(contexts)}, but estimators of "
+            f"contexts has the names {sorted(contexts)}, but estimators has "
             f"{sorted(estimators)}."
         )
 
@@ -425,7 +426,8 @@ def _check_models(estimators: Mapping, contexts: Mapping | None) -> None:
 def _view(estimator, image_shape, ch_names, sfreq, contexts):
     if contexts is not None and contexts.tokens is None:
         raise ValueError(
-            "contexts has no tokens to show: its inputs were no sequences of tokens."
+            "contexts has no tokens to show, because its inputs were not sequences of "
+            "tokens."
         )
     return make_view(
         estimator.n_features_in_,
@@ -440,7 +442,7 @@ def _view(estimator, image_shape, ch_names, sfreq, contexts):
 def _check_size(name: str, rows: np.ndarray | None, estimator) -> None:
     n_atoms = len(estimator.components_)
     if rows is not None and len(rows) != n_atoms:
-        raise ValueError(f"{name} is of {len(rows)} atoms, but there are {n_atoms}.")
+        raise ValueError(f"{name} has {len(rows)} atoms, but there are {n_atoms}.")
 
 
 def _by_atom(name: str, texts, n_atoms: int) -> dict[int, str]:
@@ -448,12 +450,12 @@ def _by_atom(name: str, texts, n_atoms: int) -> dict[int, str]:
     if texts is None:
         return {}
     if isinstance(texts, str):
-        raise ValueError(f"{name} must be texts by number of the atom, got one text.")
+        raise ValueError(f"{name} must map atom indices to texts, got one text.")
     if not isinstance(texts, Mapping):
         if len(texts) != n_atoms:
             raise ValueError(
-                f"{name} has {len(texts)} texts, but there are {n_atoms} atoms; give "
-                "a mapping to name some of them."
+                f"{name} has {len(texts)} texts, but there are {n_atoms} atoms; pass "
+                "a mapping to name only some of them."
             )
         texts = dict(enumerate(texts))
     unknown = [atom for atom in texts if atom not in range(n_atoms)]

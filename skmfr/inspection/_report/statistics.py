@@ -184,7 +184,7 @@ def atom_statistics(
                 X_hat = coder.decode(codes).cpu().numpy()
                 yield block[counting], X_hat[counting]
         if not any(n_counting):
-            raise ValueError("max_norm_ratio leaves out each sample of X: raise it.")
+            raise ValueError("max_norm_ratio leaves out all samples of X: raise it.")
 
     fvu = fvu_of_blocks(reconstructed())
     return AtomStatistics(

@@ -59,7 +59,7 @@ def make_view(
     given = [name for name, value in ways.items() if value not in (None, False)]
     if len(given) > 1:
         raise ValueError(
-            f"{' and '.join(given)} are given, but atoms are shown in one way."
+            f"{' and '.join(given)} are given, but atoms can be shown in only one way."
         )
     if sfreq is not None and not 0 < sfreq < np.inf:
         raise ValueError(f"sfreq must be a positive number of hertz, got {sfreq!r}.")
@@ -72,8 +72,9 @@ def make_view(
         names = [str(name) for name in ch_names]
         if not names or n_features % len(names):
             raise ValueError(
-                f"ch_names has {len(names)} names, which must divide the {n_features} "
-                "features: they are all times of the first channel, of the second, ..."
+                f"ch_names has {len(names)} names, but the {n_features} features are "
+                "not a multiple of that: they hold all times of the first channel, "
+                "then of the second, and so on."
             )
         shape = len(names), n_features // len(names)
         return View("channels", shape, names, step)
