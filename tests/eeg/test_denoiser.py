@@ -210,9 +210,7 @@ def test_what_leaves_nothing_or_little_is_said(unsupervised):
         UserWarning, match="None of 16 atoms is trusted.* sets all codes to 0"
     ):
         trusting.transform(raw)
-    with pytest.warns(
-        UserWarning, match="fills 4 windows of 100 samples, from which 4"
-    ):
+    with pytest.warns(UserWarning, match="has 4 windows of 100 samples, from which 4"):
         clone(unsupervised).fit(raw)
 
 
@@ -781,7 +779,7 @@ def test_other_recordings_are_refused(unsupervised, supervised):
     with pytest.raises(ValueError, match=r"picks=\['Oz'\] does not select"):
         EEGDenoiser(picks=["Oz"]).fit(a_raw(data))
     no_eeg = a_raw(data).set_channel_types(dict.fromkeys(NAMES, "misc"))
-    with pytest.raises(ValueError, match="picks=None does not pick"):
+    with pytest.raises(ValueError, match="picks=None does not select"):
         EEGDenoiser().fit(no_eeg)
     everything = a_raw(data)
     everything.set_annotations(mne.Annotations([0.0], [6.0], ["BAD_all"]))
