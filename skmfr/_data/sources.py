@@ -1,7 +1,7 @@
-"""Data that are read piece by piece: files, and arrays in chunks (zarr, dask, HDF5).
+"""Data that are read in pieces: files, and chunked arrays (zarr, dask, HDF5).
 
-What reads data takes them for an array of which only ``shape``, ``dtype`` and rows, by
-a slice or by sorted numbers, are to be had.
+A source offers the part of the array interface that readers need: ``shape``, ``dtype``,
+and indexing of rows by a slice or by sorted indices.
 """
 
 import os
@@ -10,32 +10,32 @@ from threading import Lock
 
 import numpy as np
 
-# Chunks are mixed, so many together that they fill this.
+# As many chunks are shuffled together as fill this many bytes.
 MIXED_BYTES = 1 << 28
-# What has no chunks of its own is read by so much.
+# Bytes to read at once from an array without chunks.
 SLAB_BYTES = 1 << 24
-# Values that are looked at together.
+# Number of values to check at once.
 CHECKED_VALUES = 1 << 24
 
 
 class Source:
-    """Pieces of data, one below the other, of which rows are read.
+    """Pieces of data, stacked along the rows.
 
     Parameters
     ----------
     X : object
-        What the user gave.
+        Data from the user.
     sizes : list of int
-        Rows of each piece.
+        Number of rows of each piece.
     n_features : int
     dtype : dtype
-        Of the data; what is read is float32 or float64.
+        Dtype of the data; rows are returned as float32 or float64.
     """
 
     def __init__(self, X, sizes: list[int], n_features: int, dtype: np.dtype):
         self.X = X
         self.starts = np.cumsum([0, *sizes])
-        """(n_pieces + 1,), where the pieces begin"""
+        """(n_pieces + 1,), first row of each piece"""
         self.shape = int(self.starts[-1]), n_features
         self.dtype = _precision(dtype)
 
@@ -52,7 +52,7 @@ class Source:
         Raises
         ------
         ValueError
-            If there are values that are not finite.
+            If values are not finite.
         """
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
@@ -66,7 +66,7 @@ class Source:
 
 
 class Shards(Source):
-    """Several arrays, or ``.npy`` files, which are mapped, or one that is."""
+    """Several arrays or ``.npy`` files, which are mapped, or a single memory map."""
 
     def __init__(self, X):
         given = [X] if isinstance(X, np.ndarray) else X
@@ -96,9 +96,9 @@ class Shards(Source):
 
 
 class Chunked(Source):
-    """An array of which only whole chunks can be read.
+    """An array that can be read only in whole chunks.
 
-    The last chunks that were read are kept: those that are mixed in one batch.
+    It caches the chunks that were read last: those that are mixed in one batch.
     """
 
     def __init__(self, X):
@@ -111,7 +111,7 @@ class Chunked(Source):
         if X.chunks is None:
             sizes = max(1, SLAB_BYTES // (n_features * X.dtype.itemsize))
         else:
-            # Sizes of all in dask, of each but the last elsewhere.
+            # dask lists the sizes of all chunks; other libraries give one size.
             sizes = X.chunks[0]
         if np.ndim(sizes) == 0:
             sizes = np.diff([*range(0, n_samples, sizes), n_samples]).tolist()
@@ -119,7 +119,7 @@ class Chunked(Source):
         super().__init__(X, sizes, n_features, X.dtype)
         largest = max(sizes) * n_features * self.dtype.itemsize
         self.n_mixed = max(1, MIXED_BYTES // largest)
-        """chunks that are shuffled together"""
+        """number of chunks that are shuffled together"""
         self._chunks: dict[int, np.ndarray] = {}
         # One thread reads ahead while another trains.
         self._lock = Lock()
@@ -130,7 +130,7 @@ class Chunked(Source):
             if chunk is None:
                 rows = slice(*self.starts[i : i + 2].tolist())
                 chunk = np.asarray(self.X[rows]).astype(self.dtype, copy=False)
-            # A batch may reach from one lot of mixed chunks into the next.
+            # A batch may extend from one lot of mixed chunks into the next.
             while len(self._chunks) >= 2 * self.n_mixed:
                 del self._chunks[next(iter(self._chunks))]
             self._chunks[i] = chunk
@@ -138,7 +138,7 @@ class Chunked(Source):
 
 
 def as_source(X) -> Source | None:
-    """The source that reads X, or None if X is for scikit-learn to read."""
+    """A source for X, or None if scikit-learn should read X."""
     if _is_path(X):
         raise ValueError(
             f"X is a path, {os.fspath(X)}, but data are expected. Pass a list that "
@@ -163,10 +163,10 @@ def as_source(X) -> Source | None:
 
 
 def as_array(X):
-    """Torch tensors as NumPy arrays, all else as it is.
+    """Torch tensors as NumPy arrays; everything else unchanged.
 
-    scikit-learn's validation takes a tensor for an array API array of a library that it
-    was not asked to support.
+    scikit-learn's validation would treat a tensor as an array of an unsupported array
+    API library.
     """
     if not hasattr(X, "detach"):
         return X
@@ -176,12 +176,12 @@ def as_array(X):
 
 
 def check_finite(X: np.ndarray) -> None:
-    """Look for values that are not finite, in blocks of rows.
+    """Check for values that are not finite, in blocks of rows.
 
     Raises
     ------
     ValueError
-        If there is one; the message says where.
+        If there is one. The message names its row and column.
     """
     n_rows = max(1, CHECKED_VALUES // X.shape[1])
     for start in range(0, len(X), n_rows):
@@ -190,19 +190,19 @@ def check_finite(X: np.ndarray) -> None:
 
 
 def chunk_starts(X: np.ndarray | Source) -> np.ndarray:
-    """Where the chunks of X begin, and its length; it is one chunk if it has none."""
+    """First row of each chunk of X, and the length of X; one chunk if X has none."""
     if isinstance(X, Chunked):
         return X.starts
     return np.array([0, len(X)])
 
 
 def n_mixed(X: np.ndarray | Source) -> int:
-    """Chunks whose samples are shuffled together."""
+    """Number of chunks whose samples are shuffled together."""
     return X.n_mixed if isinstance(X, Chunked) else 1
 
 
 def in_memory(X: np.ndarray | Source) -> bool:
-    """Whether X is an array, and not in a file that is mapped."""
+    """Whether X is an array that is not memory-mapped."""
     array: object = X
     while isinstance(array, np.ndarray):
         if isinstance(array, np.memmap):
@@ -212,12 +212,12 @@ def in_memory(X: np.ndarray | Source) -> bool:
 
 
 def _check_finite(X: np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
-    """Look for values that are not finite in rows of these numbers."""
+    """Check rows with these indices for values that are not finite."""
     finite = np.isfinite(X)
     if finite.all():
         return
     i, feature = np.argwhere(~finite)[0]
-    # As scikit-learn spells it.
+    # Spelled as in scikit-learn.
     value = "NaN" if np.isnan(X[i, feature]) else X[i, feature]
     raise ValueError(
         f"X contains {value} in row {rows[i]}, column {feature}: all values must be "
@@ -230,9 +230,9 @@ def _is_path(x) -> bool:
 
 
 def _is_chunked(X) -> bool:
-    """Whether X is an array that reads what is asked for, chunk by chunk or as is."""
-    # Not the column of a data frame that is called so, nor what may be chunked but is
-    # not, and computes like an array.
+    """Whether X is an array that reads rows on request, in chunks or directly."""
+    # Exclude data frames with a column of this name, and array types that can be
+    # chunked, are not, and compute like arrays.
     chunks = getattr(X, "chunks", False)
     return isinstance(chunks, tuple) or (
         chunks is None and not hasattr(X, "__array_ufunc__")
@@ -259,7 +259,7 @@ def _opened(shard, i: int) -> np.ndarray:
 
 
 def _precision(dtype: np.dtype) -> np.dtype:
-    """float32 for itself and for less, float64 for all other real numbers."""
+    """float32 for float32 and smaller types, float64 for all other real numbers."""
     if dtype.kind not in "fiub":
         raise ValueError(f"X must have real numbers, got dtype={dtype}.")
     return np.dtype(np.float32 if dtype.kind == "f" and dtype.itemsize <= 4 else float)
