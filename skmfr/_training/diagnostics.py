@@ -93,8 +93,9 @@ def failure_signs(
     if n_reinits >= max_reinits:
         signs.append(
             f"Reinitialisation is unstable: an SAE was reinitialised {n_reinits} times, "
-            "the maximum, and had less time to train. Raise reinit_threshold, or set it "
-            "to None if some features of the data are simply more frequent than others."
+            "the maximum, and had less time to train. Raise reinit_threshold, or set "
+            "it to None if some features of the data are simply more frequent than "
+            "others."
         )
     return signs
 
