@@ -110,6 +110,7 @@ def python(text: str) -> str:
     prose = "\n".join(map("".join, kept)) + "\n"
     code = [
         r"^ *>>>.*?(?=^ *$|\Z)",
+        r"^ *=+ [= ]+$.*?(?=\n *\n|\Z)",
         r"\.\. (?:math|code-block)::.*?(?=\n *\n {0,4}\S|\Z)",
         r"::\n *\n.*?(?=\n *\n {0,4}\S|\Z)",
         r"^ *[\w*, ]+ : [^\n]*$",

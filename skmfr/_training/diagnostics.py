@@ -44,7 +44,7 @@ def failure_signs(
     n_reinits: int,
     max_reinits: int,
 ) -> list[str]:
-    """What a user should know about a fit, and what to do about it.
+    """Signs of a failed fit, each with a remedy.
 
     Parameters
     ----------
@@ -92,10 +92,10 @@ def failure_signs(
         )
     if n_reinits >= max_reinits:
         signs.append(
-            f"Reinitialisation is unstable: an SAE was reinitialised {n_reinits} times, "
-            "the maximum, and had less time to train. Raise reinit_threshold, or set "
-            "it to None if some features of the data are simply more frequent than "
-            "others."
+            f"Reinitialisation is unstable: an SAE was reinitialised {n_reinits} "
+            "times, the maximum, and had less time to train. Raise reinit_threshold, "
+            "or set it to None if some features of the data are simply more frequent "
+            "than others."
         )
     return signs
 
