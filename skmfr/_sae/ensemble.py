@@ -32,7 +32,7 @@ class Ensemble:
 
     @classmethod
     def starting_from(cls, atoms: Tensor, tied: bool) -> "Ensemble":
-        """Initialise the encoder as the atoms, which are not copied, and biases as 0."""
+        """Start the encoder as the atoms, which are not copied, and biases as 0."""
         return cls(
             encoder=atoms if tied else atoms.clone(),
             encoder_bias=atoms.new_zeros(atoms.shape[:2]),

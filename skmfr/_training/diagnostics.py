@@ -1,4 +1,4 @@
-"""Signs that a fit goes wrong, or went wrong, in words."""
+"""Detect failed fits, and describe them."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ import torch
 from .settings import Settings
 from .state import TrainingState
 
-# Levels at which a sign is given.
+# Thresholds of the signs.
 POOR_FVU = 0.5
 HIGH_AGREEMENT = 0.9
 DUPLICATE_COSINE = 0.99
@@ -16,12 +16,12 @@ SMALLEST_FVU_COST = 0.01
 
 
 def check_convergence(state: TrainingState, settings: Settings) -> None:
-    """Look at loss and atoms before something is made of them.
+    """Check loss and atoms before results are computed.
 
     Raises
     ------
     ValueError
-        If they are not what they should be: finite, and of unit norm.
+        If the loss is not finite, or atoms do not have unit norm.
     """
     last = state.losses[max(0, state.n_steps - 1) : state.n_steps]
     norms = torch.linalg.vector_norm(state.ensemble.decoder, dim=-1)
@@ -51,8 +51,8 @@ def failure_signs(
     alpha : float
         Weight of the penalty.
     group_fvu, witness_fvu : float
-        FVU at the end of training, mean over the group and over the witnesses, which
-        the penalty does not touch; NaN without witnesses.
+        FVU at the end of training, averaged over the group and over the witnesses,
+        which train without the penalty; NaN without witnesses.
     mutual_agreement : float
         Mean agreement inside the group; NaN for a single SAE.
     duplicate_share : float
@@ -60,16 +60,16 @@ def failure_signs(
     null_agreement : float
         Agreement of random dictionaries.
     n_reinits, max_reinits : int
-        Most reinitialisations of one SAE, and how many are allowed.
+        Largest number of reinitialisations of one SAE, and the maximum allowed.
 
     Returns
     -------
     list of str
-        A sentence or two for each sign; empty if all is well.
+        One or two sentences for each sign; empty if there is none.
     """
     signs = []
     lower_alpha = f"Lower alpha={alpha:g}, or" if alpha > 0 else "You can"
-    # Where chance alone gives high cosines, in few dimensions, they tell nothing.
+    # In few dimensions chance alone gives high cosines, which then mean nothing.
     telling = null_agreement < HIGH_AGREEMENT
     if group_fvu > POOR_FVU and mutual_agreement > HIGH_AGREEMENT and telling:
         signs.append(
@@ -110,7 +110,7 @@ def share_of_duplicates(atoms: np.ndarray) -> float:
     """
     n_duplicates = 0
     for block in np.array_split(atoms, max(1, len(atoms) ** 2 >> 24)):
-        # Each atom is its own nearest.
+        # The nearest atom of each atom is the atom itself.
         n_near = np.sum(block @ atoms.T > DUPLICATE_COSINE, axis=1)
         n_duplicates += int(np.sum(n_near > 1))
     return n_duplicates / len(atoms)
