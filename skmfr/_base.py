@@ -1,4 +1,4 @@
-"""What all sparse autoencoders do once they have weights: code, and go back."""
+"""Coding and reconstruction, for all sparse autoencoders that have weights."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class BaseSparseAutoencoder(
     TransformerMixin,
     BaseEstimator,
 ):
-    """A sparse autoencoder with weights, of whatever origin.
+    """A sparse autoencoder with weights, trained here or elsewhere.
 
-    Subclasses have the weights and their biases (`encoder_weights_`, `encoder_bias_`,
-    `components_`, `decoder_bias_`; perhaps `threshold_`), `trusted_`, and the
-    parameters that coding depends on.
+    Subclasses provide the weights and biases (`encoder_weights_`, `encoder_bias_`,
+    `components_`, `decoder_bias_`; optionally `threshold_`), `trusted_`, and the
+    parameters that coding needs.
     """
 
     threshold_ = None
@@ -44,19 +44,19 @@ class BaseSparseAutoencoder(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data, in any form that `fit` takes.
+            Data, in any form that `fit` accepts.
 
         Returns
         -------
         codes : ndarray or CSR array of shape (n_samples, n_components)
-            At most k entries of a row are not zero; with
-            ``transform_algorithm="encoder"`` or ``positive_code=True`` none is
+            At most k entries of a row are nonzero. With
+            ``transform_algorithm="encoder"`` or ``positive_code=True``, no entry is
             negative. float32 for float32 and float16 data, float64 otherwise.
 
         Raises
         ------
         ValueError
-            If X is not numeric, finite and as wide as the training data.
+            If X is not numeric, not finite, or not as wide as the training data.
         """
         from ._sae.arrays import coder_of, csr_codes, dense_codes
 
@@ -81,7 +81,7 @@ class BaseSparseAutoencoder(
         Raises
         ------
         ValueError
-            If X is not numeric, finite and as wide as there are atoms.
+            If X is not numeric or not finite, or has not one column for each atom.
         """
         check_is_fitted(self)
         X = as_array(X)
@@ -97,12 +97,12 @@ class BaseSparseAutoencoder(
     def reconstruct(self, X, trusted_only=False):
         """Code samples and reconstruct them.
 
-        The same as ``inverse_transform(transform(X))``, without the codes in full.
+        Equivalent to ``inverse_transform(transform(X))``, but never stores dense codes.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data, in any form that `fit` takes.
+            Data, in any form that `fit` accepts.
         trusted_only : bool, default=False
             Whether to leave out the atoms that are not `trusted_`.
 
@@ -114,7 +114,7 @@ class BaseSparseAutoencoder(
         Raises
         ------
         ValueError
-            If X is not numeric, finite and as wide as the training data.
+            If X is not numeric, not finite, or not as wide as the training data.
         """
         from ._sae.arrays import coder_of, reconstruct
 
@@ -126,28 +126,28 @@ class BaseSparseAutoencoder(
         return reconstruct(coder_of(self, X), X, kept)
 
     def score(self, X, y=None, sample_weight=None):
-        """Share of the variance of X that its reconstruction explains.
+        """Compute the share of the variance of X that its reconstruction explains.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data, in any form that `fit` takes.
+            Data, in any form that `fit` accepts.
         y : Ignored
             Not used, present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the samples, not negative; None weighs all alike.
+            Non-negative weights of the samples. None weights all samples equally.
 
         Returns
         -------
         score : float
-            1 - FVU with the present `transform_algorithm`, the same as ``r2_score(X,
-            reconstruct(X), sample_weight, multioutput="variance_weighted")``. At most
-            1.
+            1 - FVU with the current `transform_algorithm`. It equals ``r2_score(X,
+            reconstruct(X), sample_weight, multioutput="variance_weighted")``, and is at
+            most 1.
 
         Raises
         ------
         ValueError
-            If X is not numeric, finite and as wide as the training data.
+            If X is not numeric, not finite, or not as wide as the training data.
         """
         from ._sae.arrays import coder_of, reconstructed_blocks
 
@@ -160,25 +160,25 @@ class BaseSparseAutoencoder(
     def to_torch(self, *, error_term=False) -> SparseAutoencoderModule:
         """Make a PyTorch module that codes with the encoder.
 
-        Its codes are those of `transform` with ``transform_algorithm="encoder"``, up to
-        rounding and ties, and gradients pass through them, to the input and to the
+        Its codes equal those of `transform` with ``transform_algorithm="encoder"``, up
+        to rounding and ties. Gradients pass through them to the input and to the
         weights, which are copies. See :doc:`inside PyTorch </user_guide/others>`.
 
         Parameters
         ----------
         error_term : bool, default=False
-            Whether what the codes leave unexplained is added to reconstructions, as a
-            constant: the module then gives its input back, and only a change of the
-            codes, or a gradient, makes a difference.
+            Whether to add the residual that the codes leave to reconstructions, as a
+            constant. The module then returns its input, and only a change of the codes,
+            or a gradient, makes a difference.
 
         Returns
         -------
         module : torch.nn.Module
-            With ``encode(x)``, ``decode(codes)`` and ``forward(x)``, for tensors
-            (..., n_features) and (..., n_components); with the submodules ``codes`` and
-            ``error``, through which these pass, to hook; with the parameters
-            ``encoder``, ``encoder_bias``, ``decoder``, ``decoder_bias``. ``to`` moves
-            it to any device and dtype.
+            Module with the methods ``encode(x)``, ``decode(codes)`` and ``forward(x)``,
+            for tensors (..., n_features) and (..., n_components). Codes and error pass
+            through the submodules ``codes`` and ``error``, which you can hook. The
+            parameters are ``encoder``, ``encoder_bias``, ``decoder`` and
+            ``decoder_bias``. ``to`` moves the module to any device and dtype.
 
         Raises
         ------

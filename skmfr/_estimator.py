@@ -1,4 +1,4 @@
-"""The scikit-learn face: parameters, validation, fitted attributes."""
+"""The scikit-learn estimator: parameters, validation, fitted attributes."""
 
 from __future__ import annotations
 
@@ -28,172 +28,179 @@ try:
 except ImportError:  # scikit-learn < 1.9
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Stands where scikit-learn has no callbacks."""
+        """Replaces the class that older versions of scikit-learn lack."""
 
 
 class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     """Sparse autoencoders with mutual feature regularization (MFR).
 
-    Several sparse autoencoders (SAEs) learn an overcomplete dictionary each, on the
-    same batches.  A penalty pulls matched atoms of their dictionaries together, so that
-    they learn features that are in the data rather than accidents of one run.  Witness
-    SAEs, which the penalty never touches, tell atom by atom how far to trust the result
-    (`feature_agreement_`).
+    Several sparse autoencoders (SAEs) train on the same batches, and each learns an
+    overcomplete dictionary.  A penalty attracts matched atoms of their dictionaries to
+    each other, so that the SAEs learn features of the data rather than accidents of one
+    run.  Witness SAEs train without the penalty.  They show, for each atom, how much to
+    trust the result (`feature_agreement_`).
 
     SAE i codes a sample as ``z = TopK(ReLU((x - b_i) E_i^T + c_i), k)`` and
     reconstructs it as ``z D_i + b_i``, with atoms (rows of ``D_i``) of unit norm.
-    Minimised is ``sum_i FVU_i + alpha * mean_{i<j} (1 - C(D_i, D_j))``: the fraction of
-    variance unexplained, and C, the mean cosine of matched atoms, where atoms that are
-    not alike count as unmatched.  Atoms that no sample activates follow a loss of their
-    own, in which they code what the others leave (AuxK of Gao et al., 2024).
+    Training minimises ``sum_i FVU_i + alpha * mean_{i<j} (1 - C(D_i, D_j))``.  FVU is
+    the fraction of variance unexplained.  C is the mean cosine of matched atoms, in
+    which atoms that are not alike count as unmatched.  Dead atoms, which no sample
+    activates, have a separate loss: they code the residual of the other atoms (AuxK of
+    Gao et al., 2024).
 
-    Read more in the user guide: :doc:`how far to trust an atom
+    Read more in the user guide: :doc:`how much to trust an atom
     </user_guide/agreement>`, :doc:`why each default is what it is
     </user_guide/defaults>`.
+
+    The parameters come in four groups: the model (`n_components` to `sparse_output`),
+    training (`max_iter` to `warm_start`), trust (`n_saes` to `n_witnesses`), and
+    running (`device` to `random_state`).
 
     Parameters
     ----------
     n_components : int, default=None
         Number of atoms. None means ``min(4 * n_features_in_, 4096)``.
 
-    n_saes : int, default=3
-        Number of SAEs that are trained together. 1 is an ordinary SAE.
-
     k : int, default=8
-        Number of active atoms per sample, at most; clipped to `n_components`.
-
-    alpha : float, default=1.0
-        Weight of the mutual penalty. 0 trains the SAEs independently. It has no unit:
-        the loss is relative to the variance of the data. The penalty is on from the
-        middle of training until 80 % of it, and pulls only atoms together
-        that are alike: whose cosine is nearer to 1 than to `agreement_null_`.
-
-    matching : {"hungarian", "max"}, default="hungarian"
-        Which atoms of two SAEs are pulled together: a one-to-one matching of the
-        largest total cosine (exact up to 2048 atoms; above that, the best among the
-        nearest few of each), or each atom and the nearest of the other SAE.
-
-    n_witnesses : int, default=1
-        Number of further SAEs on the same batches without penalty.
+        Maximum number of active atoms per sample; clipped to `n_components`.
 
     tied : bool, default=False
-        Whether the encoder's weights are the atoms themselves.
+        Whether the encoder uses the atoms as its weights.
 
     transform_algorithm : {"encoder", "lstsq", "omp"}, default="encoder"
         How samples are coded after training: by the encoder; by least squares on the
-        atoms that the encoder picks; or by orthogonal matching pursuit, which is
-        slower and reconstructs best. The last two give coefficients of both signs,
-        unless `positive_code` is True. It can be changed after `fit`; but if it is
-        "omp" in `fit`, the last fifth of the steps fits the dictionaries to codes of
-        matching pursuit, which takes longer and is at the cost of the encoder's.
-        Least squares leave out an atom whose cosine with the span of those before it,
-        in the order of `components_`, is above .99875: its coefficient would be large,
-        and undone by theirs.
+        atoms that the encoder selects; or by orthogonal matching pursuit, which is
+        slower and reconstructs best. Codes from the last two can be negative unless
+        `positive_code` is True. You can change this parameter after `fit`. If it is
+        "omp" during `fit`, the last fifth of the steps fits the dictionaries to codes
+        from matching pursuit, which takes longer and makes the encoder's codes worse.
+        Least squares leaves out an atom whose cosine with the span of the preceding
+        atoms, in the order of `components_`, is above .99875. Its coefficient would be
+        large, and theirs would cancel it.
 
     positive_code : bool, default=False
-        Whether codes by "lstsq" and "omp" are not negative, as the encoder's always
-        are: non-negative least squares, and the algorithm of Lawson and Hanson (1974)
-        for it, ended when k atoms are in use. An atom then stands for one direction
-        instead of two, so that codes of k entries can be compared with the encoder's.
-        It can be changed after `fit`, as `transform_algorithm`.
+        Whether "lstsq" and "omp" return non-negative codes, as the encoder always does.
+        They then use non-negative least squares, and the algorithm of Lawson and Hanson
+        (1974) for it, stopped when k atoms are in use. An atom then represents one
+        direction instead of two, so that codes with k entries can be compared with the
+        encoder's. You can change this parameter after `fit`.
 
     sparse_output : bool, default=False
         Whether `transform` returns a SciPy CSR array.
 
     max_iter : int, default=None
-        Number of epochs of a fit. None means as many as make `max_steps`; if that is
+        Number of epochs of a fit. None means as many as `max_steps` needs; if that is
         None too, 2000 steps, but no more than 500 epochs, and at least one.
 
     max_steps : int, default=None
-        Number of gradient steps of a fit, at most.
+        Maximum number of gradient steps of a fit.
 
     batch_size : int, default=1024
         Samples per gradient step; clipped to n_samples.
 
     learning_rate : float or "auto", default="auto"
-        Learning rate of Adam. "auto" means ``0.047 / n_features_in_ ** 0.25``,
-        which was chosen on data of 64 to 576 features. A step moves each entry of an
+        Learning rate of Adam. "auto" means ``0.047 / n_features_in_ ** 0.25``, which
+        was chosen on data with 64 to 576 features. Each step moves each entry of an
         atom by about the learning rate.
 
-    tol : float, default=1e-4
-        Fall of the FVU of held-out samples below which it counts as stalled, if
-        `early_stopping` is True. FVU is a share of the variance, so `tol` is one too,
-        whatever the unit of the data and the FVU reached.
-
     early_stopping : bool, default=False
-        Whether to hold samples out, and to look at their FVU after each epoch (of at
-        least 50 steps). If it has stalled for `n_iter_no_change` epochs in a row, the
-        second half of training begins at once, with the penalty and the fall of the
-        learning rate, and takes as many steps as the first half did. False takes all
-        steps.
+        Whether to hold out samples and to compute their FVU after each epoch (of at
+        least 50 steps). When FVU has stalled for `n_iter_no_change` epochs in a row,
+        the second half of training, with the penalty and the decay of the learning
+        rate, begins at once and takes as many steps as the first half did. With False,
+        all steps are done.
+
+    tol : float, default=1e-4
+        If `early_stopping` is True, FVU counts as stalled when it falls by less than
+        this on held-out samples. FVU is a share of the variance, so `tol` does not
+        depend on the unit of the data or the level of FVU.
 
     validation_fraction : float, default=0.1
         Share of samples to hold out if `early_stopping` is True.
 
     n_iter_no_change : int, default=10
-        Number of epochs without a gain of `tol` before the second half begins.
+        Number of stalled epochs before the second half begins.
 
     reinit_threshold : float or None, default=None
-        An SAE whose atoms are used so unequally that the mean over atoms of
-        ``(|rate - t| / t)^3``, ``t = k / n_components``, exceeds this is started anew,
-        in the first half of a fit, or of a pass of `partial_fit`, three times at most.
-        None turns this off.
-        The paper's value is 2.5; data with some frequent features exceed it for good.
+        An SAE is reinitialised if its atoms are used so unequally that the mean over
+        atoms of ``(|rate - t| / t)^3``, with ``t = k / n_components``, exceeds this
+        threshold. This happens in the first half of a fit, or of a pass of
+        `partial_fit`, at most three times. None turns reinitialisation off. The paper
+        uses 2.5; data with some frequent features exceed this value permanently.
 
     reinit_every : int, default=50
-        Number of steps between two looks at that statistic.
-
-    share_atoms : bool, default=True
-        Whether each of three or more SAEs is given atoms that two others share (cosine
-        above 0.99) and it lacks, in the place of atoms that nobody shares: every 100
-        steps while the penalty is on.
-
-    warm_start : bool, default=False
-        Whether `fit` goes on from the previous fit. An SAE that was imported, or saved
-        without its state of training, becomes the first of the group; the others start
-        from its atoms and noise, witnesses at random.
+        Number of steps between two evaluations of that statistic.
 
     shuffle : bool, default=True
-        Whether each epoch takes the samples in a new random order.
+        Whether each epoch visits the samples in a new random order.
+
+    warm_start : bool, default=False
+        Whether `fit` continues the previous fit. An SAE that was imported, or saved
+        without its training state, becomes the first of the group. The other SAEs start
+        from its atoms plus noise, and witnesses start at random.
+
+    n_saes : int, default=3
+        Number of SAEs that are trained together. 1 trains an ordinary SAE.
+
+    alpha : float, default=1.0
+        Weight of the mutual penalty. 0 trains the SAEs independently. The weight has no
+        unit, because the loss is relative to the variance of the data. The penalty is
+        on from the middle of training until 80 % of it. It attracts two atoms only if
+        they are alike: if their cosine is nearer to 1 than to `agreement_null_`.
+
+    matching : {"hungarian", "max"}, default="hungarian"
+        Which atoms of two SAEs attract each other. "hungarian" is the one-to-one
+        matching with the largest total cosine (exact up to 2048 atoms; above that, the
+        best among the nearest few of each). "max" matches each atom with the nearest
+        atom of the other SAE.
+
+    share_atoms : bool, default=True
+        Whether an SAE in a group of three or more receives atoms that two others share
+        (cosine above 0.99) and it lacks. They replace atoms that no other SAE shares,
+        every 100 steps while the penalty is on.
+
+    n_witnesses : int, default=1
+        Number of further SAEs that train on the same batches without the penalty.
 
     device : str or torch.device, default="auto"
-        Where to compute: "cpu", "cuda", "cuda:1", ...; "auto" means a CUDA GPU where
+        Device to compute on: "cpu", "cuda", "cuda:1", ... "auto" selects a CUDA GPU if
         there is one.
 
     precision : {"float32", "float64", "bfloat16"}, default="float32"
-        Precision of training. "bfloat16" multiplies in bfloat16 to find candidates,
-        whose codes are computed in float32 again.
+        Precision of training. "bfloat16" multiplies in bfloat16 to find candidates, and
+        computes their codes again in float32.
 
     checkpoint_dir : path-like, default=None
-        Folder to write the state of training to. A fit with the same parameters,
-        integer `random_state` and data goes on from there, and ends with the same
-        bytes (CPU) as if it had never stopped. The last two states are kept: if the
-        newest cannot be read, a fit warns and takes the one before. Fits with other
-        parameters or data, such as those of a grid search, may share the folder; none
-        goes on from another's. Data are told apart by all of their values; of more
-        than 512 MB on disk, by those of eight blocks of 64 MB and the shape. None
-        writes nothing.
+        Folder for checkpoints of the training state. A fit with the same parameters,
+        integer `random_state` and data resumes from there, and ends with the same bytes
+        (on a CPU) as an uninterrupted fit. The last two checkpoints are kept: if the
+        newest cannot be read, the fit warns and resumes from the previous one. Fits
+        with other parameters or data, such as those of a grid search, can share the
+        folder; each resumes only from its own checkpoints. Data are identified by all
+        of their values, or, for more than 512 MB on disk, by eight blocks of 64 MB and
+        the shape. None writes no checkpoints.
 
     checkpoint_every : int, default=None
         Number of steps between checkpoints. None means 500.
 
     callback : callable, default=None
         Called as ``callback(step, info)`` after each step, with the number of steps
-        done and a dict with the keys "n_steps", "fvu" (of the batch, mean over the
+        done and a dict with the keys "n_steps", "fvu" (of the batch, averaged over the
         SAEs), "agreement" (mean best cosine of the first SAE's atoms in the last
-        witness, renewed every 50 steps), "dead" (share of the SAEs' atoms that were
+        witness, updated every 50 steps), "dead" (share of the SAEs' atoms that were
         active in no batch of the last 100 steps), "k", "alpha", "learning_rate",
-        "n_reinits" (of the SAEs and witnesses together). A dict that it returns is
-        kept in `history_`, as with :class:`skmfr.inspection.TrainingHistory`.
+        "n_reinits" (total over SAEs and witnesses). If it returns a dict, the dict is
+        stored in `history_`, as with :class:`skmfr.inspection.TrainingHistory`.
 
     verbose : int, default=0
-        0 is silent, 1 shows progress on stderr: a bar on a terminal and in notebooks, a
-        line for each tenth of the steps in a log and from workers of joblib.
+        0 is silent. 1 shows progress on stderr: a progress bar on a terminal and in
+        notebooks, and a line for each tenth of the steps in a log and in joblib
+        workers.
 
     random_state : int, RandomState instance or None, default=None
         Determines initial atoms and batches. Pass an int for results that
-        are the same, to the byte, in every call on one machine (CPU) with as many
-        threads; with another number of threads sums are rounded differently.
+        are identical to the byte in every call on one machine (CPU) with as many
+        threads. With another number of threads, sums are rounded differently.
 
     Attributes
     ----------
@@ -207,7 +214,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         Atoms of the witnesses.
 
     reference_sae_ : int
-        The SAE with the lowest loss, which codes new data.
+        Index of the SAE with the lowest loss, which codes new data.
 
     encoder_weights_ : ndarray of shape (n_components, n_features)
         E of the reference SAE.
@@ -219,47 +226,48 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         b of the reference SAE, in units of the data.
 
     feature_agreement_ : ndarray of shape (n_components,)
-        Mean over the witnesses of the largest cosine of each reference atom with an
-        atom of the witness. Without witnesses over the other SAEs, which is no
-        evidence once ``alpha > 0``: the penalty optimises that number. NaN for one SAE
-        alone.
+        Largest cosine of each reference atom with an atom of a witness, averaged over
+        the witnesses. Without witnesses, it is averaged over the other SAEs; with
+        ``alpha > 0`` this is not evidence, because the penalty optimises it. NaN for a
+        single SAE without witnesses.
 
     mutual_agreement_ : ndarray of shape (n_saes, n_components)
-        The same inside the group: of each SAE's atoms with the other SAEs.
+        The same inside the group: agreement of each SAE's atoms with the other SAEs.
 
     agreement_null_ : float
-        What random dictionaries of this size give.
+        Agreement of random dictionaries of this size.
 
     trusted_ : ndarray of shape (n_components,), bool
         Atoms whose agreement is more than three quarters of the way from the null
         level to 1: ``feature_agreement_ > 0.25 * agreement_null_ + 0.75``.
 
     median_norm_ : float
-        Median of the Euclidean norms of the training rows, as they were given. After
-        `partial_fit` the mean of the medians of all calls, weighted by their rows. NaN
-        for models from other packages.
+        Median of the Euclidean norms of the training rows, before centring. After
+        `partial_fit`, the mean of the medians of all calls, weighted by their number of
+        rows. NaN for models from other packages.
 
     n_outliers_, inlier_fvu_, outlier_fvu_ : int, float, float
-        Training rows so far that outweighed all others and were :ref:`drawn in
-        <outliers>`; FVU of the others, and of these, in the last call, or None.
+        Number of outlying training rows so far, which training :ref:`scales down
+        <outliers>`; FVU of the other rows and of the outlying rows in the last call.
+        The FVUs are None if there are no such rows.
 
     n_iter_ : int
-        Number of epochs of the last fit, begun ones included; number of calls of
-        `partial_fit`.
+        Number of epochs of the last fit, including the one in which it ended; after
+        `partial_fit`, the number of its calls.
 
     n_steps_ : int
-        Number of gradient steps so far, in the life of the model.
+        Total number of gradient steps over all fits of the model.
 
     loss_curve_ : ndarray of shape (`n_steps_`,)
-        FVU of each batch before its step, mean over the SAEs; by matching pursuit in
-        steps that fit the dictionary to it.
+        FVU of each batch before its step, averaged over the SAEs. Steps that fit the
+        dictionary to matching pursuit use the FVU of matching pursuit.
 
     history_ : list of dict
-        What `callback` returned in each step, if it returned dicts: in the last steps
-        up to `n_steps_`, of calls that went on from one another.
+        Dicts that `callback` returned, one for each step. It covers the last steps up
+        to `n_steps_`, from consecutive calls that continued each other.
 
     n_reinits_ : ndarray of shape (n_saes,)
-        How often each SAE was started anew.
+        How often each SAE was reinitialised.
 
     n_features_in_ : int
         Number of features seen during `fit`.
@@ -274,11 +282,11 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
 
     Notes
     -----
-    Data are centred and divided by one number inside; fitted attributes are in units of
-    the data. Arrays of weights and biases are read-only; assign a new one to change it.
-    Over a fit, k falls from twice its value to that value in the first fifth of the
-    steps, and the learning rate to zero in the second half. The penalty rises after the
-    first half, and is gone after 80 % of the steps.
+    The estimator centres the data and divides them by one number; fitted attributes are
+    in units of the data. Arrays of weights and biases are read-only; to change one,
+    assign a new array. During a fit, k falls from twice its value to its value in the
+    first fifth of the steps, and the learning rate falls to zero in the second half.
+    The penalty begins after the first half and ends after 80 % of the steps.
 
     References
     ----------
@@ -302,11 +310,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
 
     _parameter_constraints: dict = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
-        "n_saes": [Interval(Integral, 1, None, closed="left")],
         "k": [Interval(Integral, 1, None, closed="left")],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "matching": [StrOptions({"hungarian", "max"})],
-        "n_witnesses": [Interval(Integral, 0, None, closed="left")],
         "tied": ["boolean"],
         "transform_algorithm": [StrOptions({"encoder", "lstsq", "omp"})],
         "positive_code": ["boolean"],
@@ -318,15 +322,19 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
             Interval(Real, 0, None, closed="neither"),
             StrOptions({"auto"}),
         ],
-        "tol": [Interval(Real, 0, None, closed="left")],
         "early_stopping": ["boolean"],
+        "tol": [Interval(Real, 0, None, closed="left")],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "reinit_threshold": [Interval(Real, 0, None, closed="left"), None],
         "reinit_every": [Interval(Integral, 1, None, closed="left")],
-        "share_atoms": ["boolean"],
-        "warm_start": ["boolean"],
         "shuffle": ["boolean"],
+        "warm_start": ["boolean"],
+        "n_saes": [Interval(Integral, 1, None, closed="left")],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "matching": [StrOptions({"hungarian", "max"})],
+        "share_atoms": ["boolean"],
+        "n_witnesses": [Interval(Integral, 0, None, closed="left")],
         "device": [Device()],
         "precision": [StrOptions({"float32", "float64", "bfloat16"})],
         "checkpoint_dir": [str, PathLike, None],
@@ -336,7 +344,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         "random_state": ["random_state"],
     }
 
-    # Stored by `fit`, and made when they are read after `partial_fit`.
+    # `fit` stores these; after `partial_fit` they are computed when they are read.
     components_ = Late(fitted.make_weights)
     dictionaries_ = Late(fitted.make_weights)
     witness_dictionaries_ = Late(fitted.make_weights)
@@ -349,11 +357,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         self,
         n_components=None,
         *,
-        n_saes=3,
         k=8,
-        alpha=1.0,
-        matching="hungarian",
-        n_witnesses=1,
         tied=False,
         transform_algorithm="encoder",
         positive_code=False,
@@ -362,15 +366,19 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         max_steps=None,
         batch_size=1024,
         learning_rate="auto",
-        tol=1e-4,
         early_stopping=False,
+        tol=1e-4,
         validation_fraction=0.1,
         n_iter_no_change=10,
         reinit_threshold=None,
         reinit_every=50,
-        share_atoms=True,
-        warm_start=False,
         shuffle=True,
+        warm_start=False,
+        n_saes=3,
+        alpha=1.0,
+        matching="hungarian",
+        share_atoms=True,
+        n_witnesses=1,
         device="auto",
         precision="float32",
         checkpoint_dir=None,
@@ -380,11 +388,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         random_state=None,
     ):
         self.n_components = n_components
-        self.n_saes = n_saes
         self.k = k
-        self.alpha = alpha
-        self.matching = matching
-        self.n_witnesses = n_witnesses
         self.tied = tied
         self.transform_algorithm = transform_algorithm
         self.positive_code = positive_code
@@ -393,15 +397,19 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         self.max_steps = max_steps
         self.batch_size = batch_size
         self.learning_rate = learning_rate
-        self.tol = tol
         self.early_stopping = early_stopping
+        self.tol = tol
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.reinit_threshold = reinit_threshold
         self.reinit_every = reinit_every
-        self.share_atoms = share_atoms
-        self.warm_start = warm_start
         self.shuffle = shuffle
+        self.warm_start = warm_start
+        self.n_saes = n_saes
+        self.alpha = alpha
+        self.matching = matching
+        self.share_atoms = share_atoms
+        self.n_witnesses = n_witnesses
         self.device = device
         self.precision = precision
         self.checkpoint_dir = checkpoint_dir
@@ -414,27 +422,26 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     def fit(self, X, y=None):
         """Learn the dictionaries.
 
-        An interrupted fit (KeyboardInterrupt) leaves an estimator with the steps done
-        so far, warns, and raises the interrupt again, so that a search or a script
-        stops. Interrupted before the first step, and after any error, the estimator is
-        what it was before the call.
+        An interrupted fit (KeyboardInterrupt) leaves the estimator fitted with the
+        steps done so far. It warns and raises the interrupt again, so that a search or
+        a script stops. If the interrupt comes before the first step, or if an error
+        occurs, the estimator keeps its state from before the call.
 
-        Data on disk are read batch by batch, by a thread that keeps ahead of training.
-        Of a memory-mapped array and of shards, each epoch is a new permutation of all
-        samples, as of an array in memory, and the result is the same. Of zarr and dask
-        arrays and chunked HDF5 datasets, which can only be read chunk by chunk, each
-        epoch is a new permutation of the chunks; the samples of a few chunks that
-        follow one another, 256 MB, are permuted together. So chunks should not be much
-        larger than a tenth of that, and if similar samples are stored together, a batch
-        has less variety than the data. See :doc:`data larger than memory
-        </user_guide/scaling>`.
+        Data on disk are read batch by batch; a thread reads ahead of training. For a
+        memory-mapped array or shards, each epoch is a new permutation of all samples,
+        as for an array in memory, and the result is the same. Zarr and dask arrays and
+        chunked HDF5 datasets can be read only chunk by chunk. Each epoch then permutes
+        the chunks, and shuffles together the samples of a few consecutive chunks, 256
+        MB in all. Chunks should therefore not be much larger than a tenth of that. If
+        similar samples are stored together, a batch is less varied than the data. See
+        :doc:`data larger than memory </user_guide/scaling>`.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training data: anything that scikit-learn takes; a list of arrays or names
-            of ``.npy`` files, which are shards of the data, of the same width and
-            dtype; or an array that is read chunk by chunk (zarr, dask, h5py).
+            Training data: any array-like that scikit-learn accepts; a list of shards of
+            the data, which are arrays or names of ``.npy`` files with the same width
+            and dtype; or an array that is read chunk by chunk (zarr, dask, h5py).
         y : Ignored
             Not used, present for API consistency.
 
@@ -446,21 +453,21 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         Raises
         ------
         ValueError
-            If X or a parameter is not as described. A value that is not finite is
-            reported with its row; in shards or chunks, when it is read.
+            If X or a parameter is not as described. The error names the row of a value
+            that is not finite; for shards or chunks, it is raised when the row is read.
         OSError
-            If a checkpoint cannot be written. The last one stays to go on from.
+            If a checkpoint cannot be written. A later fit can resume from the last one.
         KeyboardInterrupt
-            If it is interrupted.
+            If the fit is interrupted.
 
         Warns
         -----
         UserWarning
             If less than 2 % of the rows hold more than half of the variance.
         ConvergenceWarning
-            If it is interrupted, or shows signs of failure: poor reconstruction in
-            spite of high agreement, atoms that collapse to one, a penalty that costs
-            reconstruction, unstable reinitialisation.
+            If the fit is interrupted, or shows a sign of failure: poor reconstruction
+            with high agreement, collapse to identical atoms, a penalty that costs
+            reconstruction, or unstable reinitialisation.
         """
         self._learn(X, going_on=self.warm_start, one_pass=False)
         return self
@@ -470,21 +477,22 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         """Train for one pass over some data.
 
         A model that began with this method trains at a constant learning rate, with the
-        penalty from the first step. One that `fit` has brought to its end goes on as in
-        the last steps of that fit: at 5 % of the learning rate, less for batches of
-        fewer than 256 samples, without the penalty and without new atoms, so that it
-        follows the data and loses nothing of what it has. So does one that was
-        imported, or saved without its state of training, see `warm_start`.
+        penalty from the first step. After `fit`, training continues as in the last
+        steps of that fit: at 5 % of the learning rate (less for batches of fewer than
+        256 samples), without the penalty and without replacing atoms. The model follows
+        the data and keeps what it has learned. The same holds for a model that was
+        imported, or saved without its training state; see `warm_start`.
 
-        Centre and scale are those of all samples of all calls. First calls that say
-        little are forgotten when a call says more: those with samples that are all the
-        same, or fewer than there are atoms and than in that call. Weights and agreement
-        are made when they are read. Interrupted, it does as `fit` does.
+        Centre and scale are computed from the samples of all calls. First calls are
+        forgotten when a later call has more information: calls whose samples are all
+        identical, or fewer than the atoms and than the samples of the later call.
+        Weights and agreement are computed when they are read. An interrupt has the same
+        effect as in `fit`.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training data, in any form that `fit` takes.
+            Training data, in any form that `fit` accepts.
         y : Ignored
             Not used, present for API consistency.
 
@@ -502,7 +510,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         return self
 
     def _learn(self, X, *, going_on: bool, one_pass: bool) -> None:
-        """Take over what a fit leaves, or stay as it was; raise what interrupted it."""
+        """Fit, keeping the old state on errors; warn, and re-raise an interrupt."""
         replaced = self.__sklearn_is_fitted__()
         with unchanged_on_error(self):
             found = self._fit(X, going_on=going_on, one_pass=one_pass)
@@ -517,12 +525,12 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
             for sign in signs:
                 warnings.warn(sign, ConvergenceWarning, stacklevel=4)
         finally:
-            # Also where warnings are errors.
+            # Even if warnings are errors.
             if found.interrupt is not None:
                 raise found.interrupt
 
     def _fit(self, X, *, going_on: bool, one_pass: bool) -> Fit:
-        """Check X, and train from the start or go on, for a schedule or one pass."""
+        """Check X and train: from the start or continuing, a full fit or one pass."""
         from ._sae.arrays import WEIGHTS
         from ._training.fit import fit
         from ._training.progress import EpochCallbacks
@@ -531,7 +539,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
 
         continued = going_on and hasattr(self, "_training")
         if continued and one_pass:
-            # Of partial_fit, scikit-learn validates the first call alone.
+            # scikit-learn validates only the first call of partial_fit.
             check_parameters(self)
         X = checked(self, X, reset=not continued)
         earlier = weights = begin_callbacks = None
@@ -573,7 +581,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         from ._training.results import with_copies
 
         super().__setstate__(state)
-        # Arrays come out of a pickle so that they can be written to.
+        # Pickle loses the read-only flag of arrays.
         set_fitted(self, with_copies(state))
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -581,5 +589,5 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
 
 
 def check_parameters(sae: MFRSparseAutoencoder) -> None:
-    """Raise an error that names a parameter, if one is not as described."""
+    """Validate the parameters, with scikit-learn's error messages."""
     sae._validate_params()

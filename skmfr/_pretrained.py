@@ -1,4 +1,4 @@
-"""Sparse autoencoders that others have trained."""
+"""Sparse autoencoders trained by other packages."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from ._utils.fitted import unchanged_on_error
 
 
 class PretrainedSAE(BaseSparseAutoencoder):
-    """Sparse autoencoder of another package, of whatever kind.
+    """Sparse autoencoder that another package trained.
 
-    :mod:`skmfr.io` makes them of files: with ReLU, JumpReLU and gated activations, and
-    with TopK where :class:`MFRSparseAutoencoder` is not the same. Codes and
-    reconstructions are those of the package that wrote the files. There is nothing to
-    learn: `fit` only looks at the data, so that it serves in pipelines, and a clone has
-    the same weights, in the same memory.
+    The functions of :mod:`skmfr.io` make it from files. It covers ReLU, JumpReLU and
+    gated activations, and those forms of TopK that differ from
+    :class:`MFRSparseAutoencoder`. Codes and reconstructions equal those of the package
+    that wrote the files. `fit` learns nothing; it only checks the data, so that the SAE
+    works in pipelines. A clone shares the weights in memory.
 
-    A sample x has scores ``s = (x - b) E^T + c`` and is coded as those of them that are
-    above `threshold_` (or, without thresholds, as the k largest positive ones),
-    and all else 0; it is reconstructed as ``z D + b``.
+    A sample x has scores ``s = (x - b) E^T + c``. Its codes z are the scores above
+    `threshold_` (without thresholds, the k largest positive scores), and 0 elsewhere.
+    Its reconstruction is ``z D + b``.
 
     Read more in the user guide: :doc:`SAEs of others </user_guide/others>`.
 
     Parameters
     ----------
     k : int, default=None
-        Number of active atoms per sample, at most; clipped to the number of atoms. None
-        takes all that are above their thresholds; TopK and matching pursuit need a
+        Maximum number of active atoms per sample; clipped to the number of atoms. None
+        keeps all scores above their thresholds. TopK and matching pursuit need a
         number.
 
     transform_algorithm : {"encoder", "lstsq", "omp"}, default="encoder"
         How samples are coded, as in :class:`MFRSparseAutoencoder`.
 
     positive_code : bool, default=False
-        Whether codes by "lstsq" and "omp" are not negative.
+        Whether "lstsq" and "omp" return non-negative codes.
 
     sparse_output : bool, default=False
         Whether `transform` returns a SciPy CSR array.
 
     device : str or torch.device, default="auto"
-        Where to compute: "cpu", "cuda", "cuda:1", ...; "auto" means a CUDA GPU where
+        Device to compute on: "cpu", "cuda", "cuda:1", ... "auto" selects a CUDA GPU if
         there is one.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        Atoms, as long as they are in the files.
+        Atoms, with the norms that they have in the files.
 
     dictionaries_ : ndarray of shape (1, n_components, n_features)
-        The same, of unit norm, made when it is read.
+        The same atoms with unit norm, computed when it is read.
 
     encoder_weights_ : ndarray of shape (n_components, n_features)
         E.
@@ -68,17 +68,17 @@ class PretrainedSAE(BaseSparseAutoencoder):
         b.
 
     threshold_ : ndarray of shape (n_components,) or None
-        What scores must be above, 0 for ReLU. A gated SAE has the thresholds that give
-        the same codes. None means TopK.
+        Thresholds that active scores exceed, 0 for ReLU. A gated SAE has the thresholds
+        that give the same codes. None means TopK.
 
     feature_agreement_ : ndarray of shape (n_components,)
-        NaN, unless the files tell. :func:`skmfr.agreement.compare` measures it.
+        NaN, unless the files contain it. :func:`skmfr.agreement.compare` measures it.
 
     trusted_ : ndarray of shape (n_components,), bool
-        False, unless the files tell.
+        False, unless the files contain it.
 
     agreement_null_ : float
-        What random dictionaries of this size give.
+        Agreement of random dictionaries of this size.
 
     n_features_in_ : int
         Number of features.
@@ -88,13 +88,13 @@ class PretrainedSAE(BaseSparseAutoencoder):
 
     See Also
     --------
-    skmfr.io.from_sae_lens : Makes one.
-    skmfr.io.from_dictionary_learning : Makes one.
+    skmfr.io.from_sae_lens : Makes one from files of SAELens.
+    skmfr.io.from_dictionary_learning : Makes one from files of dictionary_learning.
 
     Notes
     -----
-    It has the other attributes of an :class:`MFRSparseAutoencoder` of one SAE without
-    witness, too, which say that nothing is known.
+    It also has the other attributes of an :class:`MFRSparseAutoencoder` with one SAE
+    and no witness. Their values mean that nothing is known.
 
     Examples
     --------
@@ -146,13 +146,13 @@ class PretrainedSAE(BaseSparseAutoencoder):
         self.device = device
 
     def fit(self, X, y=None):
-        """Check data; there is nothing to learn.
+        """Check the data, without learning anything.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Data, in any form that :class:`MFRSparseAutoencoder` takes. Names of
-            features are kept.
+            Data, in any form that :class:`MFRSparseAutoencoder` accepts. Feature names
+            are stored.
         y : Ignored
             Not used, present for API consistency.
 
@@ -164,10 +164,10 @@ class PretrainedSAE(BaseSparseAutoencoder):
         Raises
         ------
         ValueError
-            If X is not numeric, finite and as wide as the atoms, or a parameter is not
-            as described.
+            If X is not numeric, not finite, or not as wide as the atoms, or if a
+            parameter is not as described.
         NotFittedError
-            If there are no weights, as :mod:`skmfr.io` has not made it.
+            If there are no weights, because no function of :mod:`skmfr.io` made it.
         """
         check_is_fitted(
             self,
@@ -187,12 +187,12 @@ class PretrainedSAE(BaseSparseAutoencoder):
 
     @property
     def dictionaries_(self):
-        """Give the atoms unit norm, as ours have.
+        """Scale the atoms to unit norm, as in SAEs trained here.
 
         Returns
         -------
         dictionaries : ndarray of shape (1, n_components, n_features)
-            Atoms of the one SAE.
+            Atoms of the only SAE.
         """
         norms = np.linalg.norm(self.components_, axis=1, keepdims=True)
         return (self.components_ / np.where(norms > 0, norms, 1))[None]
@@ -206,7 +206,7 @@ class PretrainedSAE(BaseSparseAutoencoder):
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        # Arrays come out of a pickle so that they can be written to.
+        # Pickle loses the read-only flag of arrays.
         set_fitted(self, state)
 
     def __sklearn_is_fitted__(self) -> bool:

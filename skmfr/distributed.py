@@ -1,4 +1,4 @@
-"""One fit in several processes, on one machine or many, started by ``torchrun``."""
+"""One fit in several processes on one or more machines, started with ``torchrun``."""
 
 import os
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import torch
 
-# Its functions take the present group for their default when they are imported, and
-# keep it: imported after a group was made, they would have Python find its threads
-# still running in the end, and abort.
+# On import, its functions store the current group as their default and keep it alive.
+# If it is imported after a group was made, the group's threads still run at exit, and
+# Python aborts.
 import torch.distributed.nn.functional  # noqa: F401
 from torch import distributed
 
@@ -20,47 +20,47 @@ __all__ = ["data_parallel"]
 
 @contextmanager
 def data_parallel(backend=None, timeout=600.0) -> Iterator[int]:
-    """Share each fit inside among the processes of this job.
+    """Share each fit inside this context among the processes of this job.
 
-    Every process runs the same script and ends with the same estimator. Of each batch,
-    a process reads and codes its part; gradients are added up, so that the result is
+    Every process runs the same script and ends with the same estimator. Each process
+    reads and codes its part of each batch, and gradients are summed. The result equals
     that of one process with the same `batch_size`, up to rounding. All processes need
-    the same data, parameters (``device="auto"``) and integer `random_state`, and a
-    `checkpoint_dir` that all of them see, to which the first one writes.
+    the same data, parameters (``device="auto"``) and integer `random_state`. A
+    `checkpoint_dir` must be visible to all of them; the first process writes to it.
 
     Parameters
     ----------
     backend : {"gloo", "nccl"}, default=None
-        What joins the processes. None means "nccl" for what is on CUDA GPUs, of which
-        each process takes the one of its ``LOCAL_RANK``, and "gloo" elsewhere.
+        Communication backend. None means "nccl" for tensors on CUDA GPUs, where each
+        process uses the GPU of its ``LOCAL_RANK``, and "gloo" otherwise.
     timeout : float, default=600.0
         Seconds after which waiting for another process is an error. Processes that read
-        at different speed wait for the slowest, so this should be longer than reading
-        all of the data.
+        at different speeds wait for the slowest, so choose a time longer than reading
+        all of the data takes.
 
     Yields
     ------
     rank : int
-        Number of this process; what is to be done once, such as saving the result, is
-        for process 0.
+        Index of this process. Work that is done once, such as saving the result,
+        belongs in process 0.
 
     Raises
     ------
     RuntimeError
-        If the script was not started by ``torchrun``, or if another process is lost.
+        If the script was not started with ``torchrun``, or if another process dies.
 
     Notes
     -----
     Read more in the user guide: :doc:`one fit in many processes </user_guide/scaling>`.
 
-    If a process is lost, ``torchrun`` ends the others, and the job fails; with a
-    `checkpoint_dir` the same job started again goes on from the last checkpoint. It has
-    to have as many processes as before.
+    If a process dies, ``torchrun`` ends the others, and the job fails. With a
+    `checkpoint_dir`, the same job resumes from the last checkpoint when it is started
+    again with as many processes.
 
-    `callback` is called in every process. Where the processes find other parameters,
+    `callback` is called in every process. If the processes have different parameters,
     data or checkpoints, or cannot share a batch evenly, `fit` raises ValueError.
 
-    If a process group has been made before, it is used, and left as it is.
+    An existing process group is used, and left unchanged.
 
     Examples
     --------
@@ -85,15 +85,15 @@ def data_parallel(backend=None, timeout=600.0) -> Iterator[int]:
     if ours:
         if "RANK" not in os.environ:
             raise RuntimeError(
-                "data_parallel needs the variables that torchrun sets, RANK among "
-                "them: start the script by "
+                "data_parallel needs the environment variables that torchrun sets, "
+                "such as RANK: start the script with "
                 "'torchrun --nproc-per-node N_PROCESSES script.py'."
             )
         on_gpus = torch.cuda.is_available()
         if backend is None:
             backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
         if on_gpus:
-            # A process may see only its own.
+            # A process may see only its own GPU.
             place = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
             torch.cuda.set_device(place)
         distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
@@ -106,12 +106,13 @@ def data_parallel(backend=None, timeout=600.0) -> Iterator[int]:
         if ours:
             gloo = "gloo" in backend and _gloo()
             distributed.destroy_process_group()
-            # Before torch 2.8, the end of a group waits for Gloo's threads and keeps
-            # the GIL, for which they may wait; the end of Gloo lets go of it.
+            # Before torch 2.8, the destructor of a group waits for Gloo's threads while
+            # it holds the GIL, and the threads may wait for the GIL. Gloo's own
+            # destructor releases it.
             del gloo
 
 
 def _gloo():
-    """What the group of this job computes with, which has threads of its own."""
+    """The communication backend of the current group, which has its own threads."""
     assert distributed.group.WORLD is not None
     return distributed.group.WORLD._get_backend(torch.device("cpu"))

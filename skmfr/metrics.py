@@ -1,4 +1,4 @@
-"""How well sparse codes describe data, and a dictionary its truth; scorers."""
+"""Metrics of sparse codes and dictionaries, and scorers."""
 
 from collections.abc import Callable
 from copy import copy
@@ -28,7 +28,7 @@ def fvu(X, X_hat) -> float:
 
     .. math:: \mathrm{FVU} = \sum (x - \hat x)^2 / \sum (x - \bar x)^2
 
-    with the mean of each feature over the samples given, so that it is one minus
+    The mean of each feature is taken over the given samples, so FVU equals one minus
     ``r2_score(X, X_hat, multioutput="variance_weighted")``.
 
     Parameters
@@ -41,8 +41,8 @@ def fvu(X, X_hat) -> float:
     Returns
     -------
     float
-        0 for a perfect reconstruction, 1 for the mean of each feature; without bound
-        above.  For constant data 0 if the reconstruction is exact, 1 otherwise.
+        0 for a perfect reconstruction, 1 for the mean of each feature; unbounded above.
+        For constant data, 0 if the reconstruction is exact and 1 otherwise.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def dead_fraction(codes) -> float:
     Returns
     -------
     float
-        Between 0 and 1; the more samples, the less.
+        Between 0 and 1. It falls as the number of samples grows.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def recall_precision(atoms, truth, tau=0.9) -> tuple[float, float]:
               \quad \mathrm{precision} =
               \frac1m | \{ j : \max_l \cos(d_j, t_l) \ge \tau \} |
 
-    Several atoms may find one feature, and one atom several.
+    Several atoms may match one feature, and one atom may match several features.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def recall_precision(atoms, truth, tau=0.9) -> tuple[float, float]:
     truth : array-like of shape (n_true, n_features)
         The n features that made the data.
     tau : float, default=0.9
-        Cosine from which on an atom counts as a feature, between 0 and 1.
+        Cosine at which an atom counts as a feature, between 0 and 1.
 
     Returns
     -------
@@ -199,18 +199,18 @@ def agreement_scorer(estimator, X, y=None) -> float:
 
     .. math:: (\bar a - a_0) / (1 - a_0)
 
-    with the mean :math:`\bar a` of `feature_agreement_` and its null level :math:`a_0`,
-    `agreement_null_`.  Chance alone gives a higher agreement the more atoms there are
-    to choose from; relative to it, candidates with different `n_components` compare.
+    Here :math:`\bar a` is the mean of `feature_agreement_`, and :math:`a_0` is its null
+    level, `agreement_null_`.  With more atoms, chance alone gives a higher agreement.
+    Relative to chance, candidates with different `n_components` are comparable.
 
-    Pass it as ``scoring`` to a grid search, beside :func:`make_fixed_l0_scorer`:
+    Pass it as ``scoring`` to a grid search, together with :func:`make_fixed_l0_scorer`:
     agreement alone favours a penalty that makes all SAEs equally bad.
 
     Parameters
     ----------
     estimator : MFRSparseAutoencoder or Pipeline
-        Fitted estimator, or pipeline that ends with it.  It needs witnesses if
-        ``alpha > 0``, since the penalty optimises the agreement inside the group.
+        Fitted estimator, or pipeline that ends with one.  It needs witnesses if
+        ``alpha > 0``, because the penalty optimises the agreement inside the group.
     X : Ignored
         Not used, present for API consistency: dictionaries agree without data.
     y : Ignored
@@ -224,8 +224,8 @@ def agreement_scorer(estimator, X, y=None) -> float:
     Raises
     ------
     ValueError
-        If there is nothing to agree with but SAEs under the penalty, or nothing at all,
-        or if chance alone gives an agreement of 1, in data of one feature.
+        If there are no other SAEs, or only SAEs under the penalty, or if chance alone
+        gives an agreement of 1, as in data with one feature.
 
     Examples
     --------
@@ -241,18 +241,18 @@ def agreement_scorer(estimator, X, y=None) -> float:
     agreement, null = np.mean(sae.feature_agreement_), sae.agreement_null_
     if np.isnan(agreement):
         raise ValueError(
-            "feature_agreement_ is NaN: one SAE without witness has nothing to agree "
-            "with. Set n_witnesses=1 or more."
+            "feature_agreement_ is NaN, because one SAE without a witness has nothing "
+            "to agree with. Set n_witnesses=1 or more."
         )
     if sae.alpha > 0 and len(sae.witness_dictionaries_) == 0:
         raise ValueError(
-            f"With alpha={sae.alpha:g} and n_witnesses=0, agreement is what the "
-            "penalty optimises. Set n_witnesses=1 or more."
+            f"With alpha={sae.alpha:g} and n_witnesses=0, the penalty optimises "
+            "agreement itself. Set n_witnesses=1 or more."
         )
     if null == 1:
         raise ValueError(
-            "agreement_null_ is 1: in one dimension random atoms agree as well as any, "
-            "and agreement tells nothing."
+            "agreement_null_ is 1: in one dimension, random atoms agree as well as "
+            "learned ones, so agreement carries no information."
         )
     return float((agreement - null) / (1 - null))
 
@@ -265,28 +265,29 @@ def agreement_scorer(estimator, X, y=None) -> float:
     prefer_skip_nested_validation=True,
 )
 def make_fixed_l0_scorer(l0=8, *, transform_algorithm="omp") -> Callable[..., float]:
-    """Make a scorer: variance explained with the same number of atoms for all.
+    """Make a scorer of variance explained by the same number of atoms for all.
 
-    The scorer codes samples with ``k=l0``, whatever `k` the estimator was trained with,
-    and returns 1 - FVU.  By the estimator's own ``score``, the largest `k` of a grid
-    always wins.  What `alpha` is good for, neither says: that is the part of
-    :func:`agreement_scorer`.
+    The scorer codes samples with ``k=l0``, regardless of the `k` in training, and
+    returns 1 - FVU.  With the estimator's own ``score``, the largest `k` of a grid
+    always wins.  Neither score measures the benefit of `alpha`; use
+    :func:`agreement_scorer` for that.
 
     Parameters
     ----------
     l0 : int, default=8
-        Number of active atoms per sample, at most; clipped to `n_components`.
+        Maximum number of active atoms per sample; clipped to `n_components`.
     transform_algorithm : {"encoder", "lstsq", "omp"} or None, default="omp"
-        How samples are coded.  Orthogonal matching pursuit judges the dictionary
-        alone; an encoder codes best with the `k` that it was trained with.  None means
-        the estimator's own.
+        How samples are coded.  Orthogonal matching pursuit judges only the dictionary;
+        an encoder codes best with the `k` of its training.  None means the estimator's
+        own algorithm.
 
     Returns
     -------
     callable
-        ``scorer(estimator, X, y=None)``, a float of at most 1.  The estimator is a
-        fitted MFRSparseAutoencoder, or a Pipeline that ends with one, whose FVU is then
-        that of the transformed data; it is not changed.
+        ``scorer(estimator, X, y=None)``, which returns a float of at most 1.  The
+        estimator is a fitted MFRSparseAutoencoder, or a Pipeline that ends with one.
+        For a pipeline, FVU refers to the transformed data.  The estimator is not
+        changed.
 
     Raises
     ------
@@ -320,7 +321,7 @@ def make_fixed_l0_scorer(l0=8, *, transform_algorithm="omp") -> Callable[..., fl
 
 def _score_at_fixed_l0(estimator, X, y=None, *, l0, transform_algorithm) -> float:
     before, sae = _split_pipeline(estimator)
-    # Parameters of coding count at once; the copy shares the fitted arrays.
+    # Coding parameters take effect at once; the copy shares the fitted arrays.
     sae = copy(sae).set_params(k=l0)
     if transform_algorithm is not None:
         sae.set_params(transform_algorithm=transform_algorithm)
@@ -328,7 +329,7 @@ def _score_at_fixed_l0(estimator, X, y=None, *, l0, transform_algorithm) -> floa
 
 
 def _split_pipeline(estimator):
-    """The steps before the last, or None, and the last."""
+    """Return the steps before the last, or None, and the last step."""
     if not hasattr(estimator, "steps"):
         return None, estimator
     before = estimator[:-1]

@@ -422,7 +422,7 @@ def test_checksums_of_the_user_hold(denoisenet):
 
 
 def test_checksums_of_other_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"checksums must be .* got one of EEG\.npy"):
+    with pytest.raises(ValueError, match=r"checksums may name .* got EEG\.npy"):
         fetch_eegdenoisenet(data_home=tmp_path, checksums={"EEG.npy": "0" * 64})
 
 

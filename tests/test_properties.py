@@ -395,7 +395,7 @@ def test_training_goes_on_with_any_data(parts, values):
         starts_anew = method == "fit" and not sae.warm_start
         message = error_of(getattr(sae, method), X)
         if message is not None:
-            assert "must be of their scale" in message or suits_not(sae, message)
+            assert "must have the same scale" in message or suits_not(sae, message)
             return
         # What few rows gave is forgotten when more rows come.
         starts_anew |= n_rows < len(X)

@@ -1,1 +1,1 @@
-"""Reading data: anywhere they are kept, in batches, standardised."""
+"""Reading data from any storage, in standardised batches."""

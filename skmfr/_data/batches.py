@@ -1,4 +1,4 @@
-"""Reading data: standardisation, and batches by number."""
+"""Batches of data by number, and fingerprints of data."""
 
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -14,9 +14,9 @@ from .._utils.workers import ALONE, Workers
 from .sources import Source, chunk_starts, in_memory, n_mixed
 
 BLOCK_BYTES = 1 << 26
-# Of more data on disk than so many blocks, only that many are hashed.
+# If data on disk have more blocks than this, only this many are hashed.
 HASHED_BLOCKS = 8
-# Batches that are read ahead of training; less than 64 MB of them.
+# Maximum number of batches to read ahead of training, with less than 64 MB in all.
 MOST_AHEAD = 64
 
 
@@ -34,10 +34,11 @@ def _row_slices(X: np.ndarray | Source, n_rows: int) -> list[slice]:
 
 
 def fingerprint(X: np.ndarray | Source) -> str:
-    """Tells data apart, and chunks, on which batches depend; not where the data are.
+    """Hash of data and chunks, on which batches depend; not of their location.
 
-    Arrays in memory, and up to 512 MB on disk, are hashed whole.  Of more on disk, the
-    shape and eight blocks of 64 MB: the first, the last, and others at equal distances.
+    Arrays in memory, and up to 512 MB on disk, are hashed completely.  For larger data
+    on disk, the hash covers the shape and eight blocks of 64 MB: the first, the last,
+    and others at equal distances.
     """
     blocks = _row_slices(X, len(X))
     if len(blocks) > HASHED_BLOCKS and not in_memory(X):
@@ -53,12 +54,12 @@ def fingerprint(X: np.ndarray | Source) -> str:
 class Batches:
     """Batches of rows of X, by number.
 
-    The epochs, each a new permutation, are strung together and cut into batches of one
-    size, so that no batch is small and all samples are seen equally often.  A batch
-    depends on the seed, the key and its number only.
+    Each epoch is a new permutation. The epochs are concatenated and cut into batches of
+    one size, so that no batch is small and all samples are seen equally often.  A batch
+    depends only on the seed, the key and its number.
 
-    Data that can only be read in chunks are permuted in two steps: all chunks, and then
-    the samples of a few chunks that follow one another, and are read together.
+    Data that can be read only in chunks are permuted in two steps: first all chunks,
+    and then the samples of a few consecutive chunks, which are read together.
     """
 
     X: np.ndarray | Source
@@ -68,9 +69,9 @@ class Batches:
     shuffle: bool
     seed: int
     key: int = 0
-    """tells passes over the data with one seed apart"""
+    """distinguishes passes over the data with the same seed"""
     workers: Workers = ALONE
-    """who share each batch"""
+    """the processes that share each batch"""
 
     def __post_init__(self):
         self.starts = chunk_starts(self.X)
@@ -79,7 +80,7 @@ class Batches:
         if self.rows is not None:
             bounds = np.searchsorted(self.rows, self.starts)
         self.sizes = np.diff(bounds)
-        """(n_chunks,), samples to draw from each chunk"""
+        """(n_chunks,), number of samples to draw from each chunk"""
         self.n_rows = int(self.sizes.sum())
         self.batch_size = min(self.batch_size, self.n_rows)
         if self.batch_size % self.workers.size:
@@ -95,19 +96,19 @@ class Batches:
 
     @property
     def per_epoch(self) -> float:
-        """Batches in an epoch, a fraction if the last one reaches into the next."""
+        """Batches per epoch, a fraction if the last extends into the next epoch."""
         return self.n_rows / self.batch_size
 
     @property
     def n_mixed(self) -> int:
-        """Chunks whose samples are shuffled together."""
+        """Number of chunks whose samples are shuffled together."""
         return n_mixed(self.X)
 
     def in_chunk(self, chunk: int) -> np.ndarray:
-        """The samples to draw from a chunk, an array of its own."""
+        """The samples to draw from a chunk, as a new array."""
         start, stop = self.starts[chunk : chunk + 2]
         if self.rows is None:
-            # Half the memory, where there is one chunk with all samples.
+            # Half the memory, if one chunk holds all samples.
             dtype = np.int32 if stop <= np.iinfo(np.int32).max else np.int64
             return np.arange(start, stop, dtype=dtype)
         return self.rows[slice(*np.searchsorted(self.rows, [start, stop]))].copy()
@@ -122,7 +123,7 @@ class Batches:
         return self._chunk_orders[epoch]
 
     def order(self, epoch: int, lot: int = 0) -> np.ndarray:
-        """The samples of a lot of mixed chunks in the order of an epoch."""
+        """The samples of one lot of mixed chunks, in the order of an epoch."""
         if (epoch, lot) not in self._orders:
             chunks = self.chunk_order(epoch)[lot * self.n_mixed :][: self.n_mixed]
             parts = [self.in_chunk(chunk) for chunk in chunks.tolist()]
@@ -135,9 +136,9 @@ class Batches:
         return self._orders[epoch, lot]
 
     def samples(self, number: int) -> np.ndarray:
-        """Which samples are in a batch, (batch_size,), in the order of the data.
+        """Indices of the samples in a batch, (batch_size,), in the order of the data.
 
-        Their order in a batch does not matter, and so a memmap is read forward.
+        Their order within a batch does not matter, so a memory map is read forward.
         """
         place, missing = number * self.batch_size, self.batch_size
         parts = []
@@ -160,20 +161,20 @@ class Batches:
         return self.X[self.samples(number)]
 
     def part(self, number: int) -> np.ndarray:
-        """The samples in a batch that are for this process to train on."""
+        """The samples of a batch on which this process trains."""
         return self.X[self.workers.part(self.samples(number))]
 
     def in_turn(
         self, first: int, last: int, ahead: bool = False
     ) -> Generator[np.ndarray, None, None]:
-        """This process's part of the batches from the first to before the last.
+        """This process's part of batches `first` to `last` - 1.
 
         Parameters
         ----------
         first, last : int
         ahead : bool
-            Whether a thread reads ahead even if X is in memory; closing the iterator
-            ends it.
+            Whether a thread reads ahead even if X is in memory. Closing the iterator
+            ends the thread.
         """
         if in_memory(self.X) and not ahead:
             yield from (self.part(number) for number in range(first, last))
@@ -194,9 +195,9 @@ class Batches:
                     future.cancel()
 
     def for_witnesses(self, rows: np.ndarray) -> np.ndarray:
-        """Which samples may give atoms to witnesses; the others may to the group.
+        """Samples that may become atoms of witnesses; the group may use the others.
 
-        So that no atom is in both because of one sample.
+        A single sample therefore never becomes an atom of both.
 
         Parameters
         ----------
@@ -216,7 +217,7 @@ class Batches:
         return np.concatenate(halves)
 
     def _half(self, chunk: int) -> np.ndarray:
-        """Which samples of a chunk are for witnesses, (n_in_chunk,) bool."""
+        """Samples of a chunk that belong to witnesses, (n_in_chunk,) bool."""
         if chunk not in self._halves:
             start, stop = self.starts[chunk : chunk + 2]
             half = np.zeros(stop - start, dtype=bool)
@@ -228,7 +229,7 @@ class Batches:
 
 
 def _keep(cache: dict, key, value, n_most: int = 2) -> None:
-    """Add a value; where there are as many as may be, in place of the oldest."""
+    """Add a value, and drop the oldest if there are too many."""
     if len(cache) >= n_most:
         del cache[next(iter(cache))]
     cache[key] = value

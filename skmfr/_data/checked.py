@@ -1,4 +1,4 @@
-"""Data that a user gives to an estimator, checked."""
+"""Check the data that a user passes to an estimator."""
 
 import numpy as np
 from sklearn import get_config
@@ -9,17 +9,17 @@ from .sources import Source, as_array, as_source, check_finite
 
 
 def checked(estimator, X, reset: bool) -> np.ndarray | Source:
-    """X as an array, or what reads it piece by piece.
+    """X as an array, or as a source that reads it in pieces.
 
     Raises
     ------
     ValueError
-        If it is not numeric and finite; or, unless it is to `reset` what the estimator
-        expects, not as wide as the training data.
+        If X is not numeric and finite, or, unless `reset` is True, not as wide as the
+        training data.
     """
     source = as_source(X)
     if source is not None:
-        # Values that are not finite are found when they are read.
+        # Values that are not finite are detected when they are read.
         return validate_data(estimator, source, reset=reset, skip_check_array=True)
     if reset or not as_validated(estimator, X):
         X = as_array(X)
@@ -36,15 +36,15 @@ def checked(estimator, X, reset: bool) -> np.ndarray | Source:
 
 
 def checked_data(estimator, X) -> np.ndarray | Source:
-    """X as a fitted estimator codes it: an array, or what reads it piece by piece."""
+    """X in the form that a fitted estimator codes: an array, or a source."""
     check_is_fitted(estimator)
     return checked(estimator, X, reset=False)
 
 
 def as_validated(estimator, X) -> bool:
-    """Whether scikit-learn's checks would give X back, for a fitted estimator.
+    """Whether scikit-learn's checks would return X unchanged for this estimator.
 
-    They take as long as a row is coded.
+    The checks take as long as coding one row.
     """
     return (
         type(X) is np.ndarray
@@ -57,26 +57,26 @@ def as_validated(estimator, X) -> bool:
 
 
 def norm_bound(sae, max_norm_ratio: float | None) -> float | None:
-    """The norm above which rows are left out; None for no bound.
+    """The norm above which rows are left out; None if there is no bound.
 
     Parameters
     ----------
     sae : estimator or callable
-        Whose `median_norm_` the ratio is of.
+        Object whose `median_norm_` is multiplied by the ratio.
     max_norm_ratio : float or None
 
     Raises
     ------
     ValueError
-        If a ratio is given, and `sae` does not know the median.
+        If a ratio is given and `sae` has no `median_norm_`.
     """
     if max_norm_ratio is None:
         return None
     median = getattr(sae, "median_norm_", np.nan)
     if not np.isfinite(median):
         raise ValueError(
-            f"max_norm_ratio={max_norm_ratio!r} is of sae.median_norm_, the median "
+            f"max_norm_ratio={max_norm_ratio!r} needs sae.median_norm_, the median "
             f"norm that fit stores, but this {type(sae).__name__} has none: fit it "
-            "anew, or set the attribute."
+            "again, or set the attribute."
         )
     return float(max_norm_ratio * median)

@@ -1,13 +1,13 @@
-"""Means and variances of data that come block by block."""
+"""Means and variances of data, computed block by block."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-# Sums are made over blocks of so much, which stay in the cache.
+# Sums are computed over blocks of this size, which stay in the cache.
 CACHED_BYTES = 1 << 18
-# Variance that is less than this many roundings of the mean, squared, is rounding.
+# A variance below this many roundings of the mean, squared, counts as rounding error.
 N_ROUNDINGS = 64
 
 
@@ -16,7 +16,7 @@ class Moments:
     """Number, mean and variance of rows seen so far; immutable."""
 
     n_rows: float
-    """inf counts all rows to come for nothing"""
+    """inf gives all further rows no weight"""
     mean: np.ndarray
     """(n_features,) float64"""
     variance: np.ndarray
@@ -24,7 +24,7 @@ class Moments:
 
     @classmethod
     def of(cls, blocks: Iterable[np.ndarray]) -> "Moments":
-        """Those of the rows of all blocks, (n_in_block, n_features) each.
+        """Moments of the rows of all blocks, (n_in_block, n_features) each.
 
         Raises
         ------
@@ -37,7 +37,7 @@ class Moments:
         return sums.moments()
 
     def and_of(self, other: "Moments") -> "Moments":
-        """Those of the rows of both (Chan, Golub, LeVeque 1983)."""
+        """Moments of the rows of both (Chan, Golub, LeVeque 1983)."""
         if np.isinf(self.n_rows):
             return self
         n_rows = self.n_rows + other.n_rows
@@ -49,25 +49,25 @@ class Moments:
 
 
 class Sums:
-    """Sums over rows that come block by block, of their distance from a typical row.
+    """Sums over rows of their differences from a typical row, block by block.
 
-    In float64, so that neither a large mean nor a small unit costs precision.
+    They are float64, so that large means and small units do not cost precision.
 
     Parameters
     ----------
     centre : ndarray of shape (n_features,), optional
-        The typical row if it is known.
+        The typical row, if it is known.
     """
 
     def __init__(self, centre: np.ndarray | None = None):
         self.n_rows = 0.0
-        """or the sum of their weights"""
+        """number of rows, or the sum of their weights"""
         self.centre = np.empty(0) if centre is None else centre
-        """(n_features,), median of the first rows: a value that constants equal"""
+        """(n_features,), median of the first rows, which equals constant features"""
         self._room = np.empty((0, 0))
 
     def add(self, block: np.ndarray, weights: np.ndarray | None = None) -> None:
-        """Add rows (n_rows, n_features) of any real dtype, with weights or not."""
+        """Add rows (n_rows, n_features) of any real dtype, optionally weighted."""
         n_features = block.shape[1]
         n_each = max(1, CACHED_BYTES // (8 * n_features))
         if len(self.centre) == 0:
@@ -76,7 +76,7 @@ class Sums:
         if len(self._room) == 0:
             self.total, self.squares = np.zeros((2, n_features))
             self._room = np.empty((n_each, n_features))
-        # What overflows is told in the end.
+        # Overflow is reported at the end.
         with np.errstate(over="ignore", invalid="ignore"):
             for start in range(0, len(block), n_each):
                 rows = block[start : start + n_each]
@@ -86,7 +86,7 @@ class Sums:
         self.n_rows += len(block) if weights is None else float(weights.sum())
 
     def _take(self, rows: np.ndarray, weights: np.ndarray | None) -> None:
-        """Add up float64 rows (n_rows, n_features), in the cache, to be overwritten."""
+        """Add float64 rows (n_rows, n_features) in the cache, which are overwritten."""
         rows -= self.centre
         if weights is None:
             self.total += rows.sum(axis=0)
@@ -97,7 +97,7 @@ class Sums:
             self.squares += weights @ np.square(rows)
 
     def moments(self) -> Moments:
-        """Mean and variance; variance that comes from rounding is 0.
+        """Mean and variance; a variance due to rounding becomes 0.
 
         Raises
         ------
@@ -119,13 +119,13 @@ class Sums:
 def fvu_of_blocks(
     blocks: Iterable[tuple[np.ndarray, np.ndarray]], weights: np.ndarray | None = None
 ) -> float:
-    """FVU of data that come with their reconstruction block by block.
+    """FVU of data and their reconstructions, block by block.
 
     Parameters
     ----------
     blocks : iterable of two ndarrays of shape (n_in_block, n_features)
     weights : ndarray of shape (n_samples,), optional
-        float64, not negative, of all blocks together.
+        Non-negative float64 weights of the samples of all blocks.
     """
     residual, sums, start = 0.0, Sums(), 0
     for X, X_hat in blocks:

@@ -1,7 +1,7 @@
-"""Data that are read piece by piece: files, and arrays in chunks (zarr, dask, HDF5).
+"""Data that are read in pieces: files, and chunked arrays (zarr, dask, HDF5).
 
-What reads data takes them for an array of which only ``shape``, ``dtype`` and rows, by
-a slice or by sorted numbers, are to be had.
+A source offers the part of the array interface that readers need: ``shape``, ``dtype``,
+and indexing of rows by a slice or by sorted indices.
 """
 
 import os
@@ -10,32 +10,32 @@ from threading import Lock
 
 import numpy as np
 
-# Chunks are mixed, so many together that they fill this.
+# As many chunks are shuffled together as fill this many bytes.
 MIXED_BYTES = 1 << 28
-# What has no chunks of its own is read by so much.
+# Bytes to read at once from an array without chunks.
 SLAB_BYTES = 1 << 24
-# Values that are looked at together.
+# Number of values to check at once.
 CHECKED_VALUES = 1 << 24
 
 
 class Source:
-    """Pieces of data, one below the other, of which rows are read.
+    """Pieces of data, stacked along the rows.
 
     Parameters
     ----------
     X : object
-        What the user gave.
+        Data from the user.
     sizes : list of int
-        Rows of each piece.
+        Number of rows of each piece.
     n_features : int
     dtype : dtype
-        Of the data; what is read is float32 or float64.
+        Dtype of the data; rows are returned as float32 or float64.
     """
 
     def __init__(self, X, sizes: list[int], n_features: int, dtype: np.dtype):
         self.X = X
         self.starts = np.cumsum([0, *sizes])
-        """(n_pieces + 1,), where the pieces begin"""
+        """(n_pieces + 1,), first row of each piece"""
         self.shape = int(self.starts[-1]), n_features
         self.dtype = _precision(dtype)
 
@@ -52,7 +52,7 @@ class Source:
         Raises
         ------
         ValueError
-            If there are values that are not finite.
+            If values are not finite.
         """
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
@@ -66,7 +66,7 @@ class Source:
 
 
 class Shards(Source):
-    """Several arrays, or ``.npy`` files, which are mapped, or one that is."""
+    """Several arrays or ``.npy`` files, which are mapped, or a single memory map."""
 
     def __init__(self, X):
         given = [X] if isinstance(X, np.ndarray) else X
@@ -76,8 +76,8 @@ class Shards(Source):
             name = f"shard {i}" + (f" ({given[i]})" if _is_path(given[i]) else "")
             if shard.ndim != 2 or 0 in shard.shape:
                 raise ValueError(
-                    f"X must be a list of shards of shape (n_samples, n_features), "
-                    f"none of them empty, but {name} has shape {shard.shape}."
+                    f"X must be a list of non-empty shards of shape (n_samples, "
+                    f"n_features), but {name} has shape {shard.shape}."
                 )
             for what, found, expected in [
                 ("features", shard.shape[1], first.shape[1]),
@@ -85,7 +85,7 @@ class Shards(Source):
             ]:
                 if found != expected:
                     raise ValueError(
-                        f"The shards of X must be alike, but {name} has "
+                        f"All shards of X must have the same {what}, but {name} has "
                         f"{what}={found} and shard 0 has {what}={expected}."
                     )
         sizes = [len(shard) for shard in self.shards]
@@ -96,23 +96,22 @@ class Shards(Source):
 
 
 class Chunked(Source):
-    """An array of which only whole chunks can be read.
+    """An array that can be read only in whole chunks.
 
-    The last chunks that were read are kept: those that are mixed in one batch.
+    It caches the chunks that were read last: those that are mixed in one batch.
     """
 
     def __init__(self, X):
         if len(X.shape) != 2 or not np.all(np.isfinite(X.shape)) or 0 in X.shape:
             raise ValueError(
-                "X must have a known shape (n_samples, n_features), neither of them 0, "
-                f"got {X.shape}. A dask array learns its shape by "
-                "compute_chunk_sizes()."
+                "X must have a known, non-empty shape (n_samples, n_features), got "
+                f"{X.shape}. For a dask array, call compute_chunk_sizes() first."
             )
         n_samples, n_features = X.shape
         if X.chunks is None:
             sizes = max(1, SLAB_BYTES // (n_features * X.dtype.itemsize))
         else:
-            # Sizes of all in dask, of each but the last elsewhere.
+            # dask lists the sizes of all chunks; other libraries give one size.
             sizes = X.chunks[0]
         if np.ndim(sizes) == 0:
             sizes = np.diff([*range(0, n_samples, sizes), n_samples]).tolist()
@@ -120,7 +119,7 @@ class Chunked(Source):
         super().__init__(X, sizes, n_features, X.dtype)
         largest = max(sizes) * n_features * self.dtype.itemsize
         self.n_mixed = max(1, MIXED_BYTES // largest)
-        """chunks that are shuffled together"""
+        """number of chunks that are shuffled together"""
         self._chunks: dict[int, np.ndarray] = {}
         # One thread reads ahead while another trains.
         self._lock = Lock()
@@ -131,7 +130,7 @@ class Chunked(Source):
             if chunk is None:
                 rows = slice(*self.starts[i : i + 2].tolist())
                 chunk = np.asarray(self.X[rows]).astype(self.dtype, copy=False)
-            # A batch may reach from one lot of mixed chunks into the next.
+            # A batch may extend from one lot of mixed chunks into the next.
             while len(self._chunks) >= 2 * self.n_mixed:
                 del self._chunks[next(iter(self._chunks))]
             self._chunks[i] = chunk
@@ -139,11 +138,11 @@ class Chunked(Source):
 
 
 def as_source(X) -> Source | None:
-    """The source that reads X, or None if X is for scikit-learn to read."""
+    """A source for X, or None if scikit-learn should read X."""
     if _is_path(X):
         raise ValueError(
-            f"X is a path, {os.fspath(X)}, expected data. Give the file as a list of "
-            "one shard, or np.load(X, mmap_mode='r')."
+            f"X is a path, {os.fspath(X)}, but data are expected. Pass a list that "
+            "holds the path, or np.load(X, mmap_mode='r')."
         )
     if isinstance(X, Iterator):
         raise TypeError(
@@ -152,7 +151,7 @@ def as_source(X) -> Source | None:
         )
     if hasattr(X, "to_dask_array"):
         raise TypeError(
-            "X is a data frame of dask, expected an array: give "
+            "X is a dask data frame, but an array is expected: pass "
             "X.to_dask_array(lengths=True)."
         )
     if isinstance(X, (list, tuple)):
@@ -164,10 +163,10 @@ def as_source(X) -> Source | None:
 
 
 def as_array(X):
-    """Torch tensors as NumPy arrays, all else as it is.
+    """Torch tensors as NumPy arrays; everything else unchanged.
 
-    scikit-learn's validation takes a tensor for an array API array of a library that it
-    was not asked to support.
+    scikit-learn's validation would treat a tensor as an array of an unsupported array
+    API library.
     """
     if not hasattr(X, "detach"):
         return X
@@ -177,12 +176,12 @@ def as_array(X):
 
 
 def check_finite(X: np.ndarray) -> None:
-    """Look for values that are not finite, in blocks of rows.
+    """Check for values that are not finite, in blocks of rows.
 
     Raises
     ------
     ValueError
-        If there is one; the message says where.
+        If there is one. The message names its row and column.
     """
     n_rows = max(1, CHECKED_VALUES // X.shape[1])
     for start in range(0, len(X), n_rows):
@@ -191,19 +190,19 @@ def check_finite(X: np.ndarray) -> None:
 
 
 def chunk_starts(X: np.ndarray | Source) -> np.ndarray:
-    """Where the chunks of X begin, and its length; it is one chunk if it has none."""
+    """First row of each chunk of X, and the length of X; one chunk if X has none."""
     if isinstance(X, Chunked):
         return X.starts
     return np.array([0, len(X)])
 
 
 def n_mixed(X: np.ndarray | Source) -> int:
-    """Chunks whose samples are shuffled together."""
+    """Number of chunks whose samples are shuffled together."""
     return X.n_mixed if isinstance(X, Chunked) else 1
 
 
 def in_memory(X: np.ndarray | Source) -> bool:
-    """Whether X is an array, and not in a file that is mapped."""
+    """Whether X is an array that is not memory-mapped."""
     array: object = X
     while isinstance(array, np.ndarray):
         if isinstance(array, np.memmap):
@@ -213,12 +212,12 @@ def in_memory(X: np.ndarray | Source) -> bool:
 
 
 def _check_finite(X: np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
-    """Look for values that are not finite in rows of these numbers."""
+    """Check rows with these indices for values that are not finite."""
     finite = np.isfinite(X)
     if finite.all():
         return
     i, feature = np.argwhere(~finite)[0]
-    # As scikit-learn spells it.
+    # Spelled as in scikit-learn.
     value = "NaN" if np.isnan(X[i, feature]) else X[i, feature]
     raise ValueError(
         f"X contains {value} in row {rows[i]}, column {feature}: all values must be "
@@ -231,9 +230,9 @@ def _is_path(x) -> bool:
 
 
 def _is_chunked(X) -> bool:
-    """Whether X is an array that reads what is asked for, chunk by chunk or as is."""
-    # Not the column of a data frame that is called so, nor what may be chunked but is
-    # not, and computes like an array.
+    """Whether X is an array that reads rows on request, in chunks or directly."""
+    # Exclude data frames with a column of this name, and array types that can be
+    # chunked, are not, and compute like arrays.
     chunks = getattr(X, "chunks", False)
     return isinstance(chunks, tuple) or (
         chunks is None and not hasattr(X, "__array_ufunc__")
@@ -243,9 +242,10 @@ def _is_chunked(X) -> bool:
 def _opened(shard, i: int) -> np.ndarray:
     if _is_chunked(shard):
         raise ValueError(
-            f"Shard {i} of X is {type(shard).__module__}.{type(shard).__name__}, which "
-            "would be read whole; expected arrays or .npy files. Give one array, such "
-            "as dask.array.concatenate makes of several."
+            f"Shard {i} of X is a {type(shard).__module__}.{type(shard).__name__}, "
+            "which would be read into memory whole; arrays or .npy files are expected. "
+            "Concatenate the shards into one array, for example with "
+            "dask.array.concatenate."
         )
     if not _is_path(shard):
         return np.asarray(as_array(shard))
@@ -253,12 +253,13 @@ def _opened(shard, i: int) -> np.ndarray:
         return np.lib.format.open_memmap(shard, mode="r")
     except ValueError as error:
         raise ValueError(
-            f"Shard {i} of X, {shard}, is no .npy file that can be mapped: {error}"
+            f"Shard {i} of X, {shard}, is not a .npy file that can be memory-mapped: "
+            f"{error}"
         ) from error
 
 
 def _precision(dtype: np.dtype) -> np.dtype:
-    """float32 for itself and for less, float64 for all other real numbers."""
+    """float32 for float32 and smaller types, float64 for all other real numbers."""
     if dtype.kind not in "fiub":
         raise ValueError(f"X must have real numbers, got dtype={dtype}.")
     return np.dtype(np.float32 if dtype.kind == "f" and dtype.itemsize <= 4 else float)

@@ -1,4 +1,4 @@
-"""Data centred, and all in one scale."""
+"""Centre data and scale them by one number."""
 
 from dataclasses import dataclass
 
@@ -11,32 +11,31 @@ from .batches import row_blocks
 from .moments import Moments
 from .sources import Source
 
-# Where there are outliers, rows are drawn in to so many times the root mean square
-# distance of the others from their mean.
+# If there are outliers, rows are scaled down to this multiple of the root mean square
+# distance of the other rows from their mean.
 FARTHEST = 3.0
 
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Centres each feature and divides all by one number, the root mean variance.
+    """Centres each feature and divides all by the root mean variance.
 
-    Training sees data whose variance, summed over features, is n_features, whatever
-    their units.
+    Training sees data whose variance, summed over features, is n_features, in any unit.
     """
 
     mean: np.ndarray
     """(n_features,)"""
     scale: float
     deviation: np.ndarray
-    """(n_features,), standard deviation of each feature after that"""
+    """(n_features,), standard deviation of each feature after scaling"""
     largest: float = np.inf
-    """norm that longer rows are shrunk to after that"""
+    """norm to which longer rows are shrunk after scaling"""
 
     @classmethod
     def of(
         cls, X: np.ndarray | Source, rows: np.ndarray | None = None
     ) -> "Standardiser":
-        """Statistics of some rows of X; constant data are centred only.
+        """Compute the statistics of some rows of X; constant data are only centred.
 
         Raises
         ------
@@ -47,7 +46,7 @@ class Standardiser:
 
     @classmethod
     def none(cls, X: np.ndarray | Source) -> "Standardiser":
-        """Which leaves data like X as they are."""
+        """Return a standardiser that leaves data like X unchanged."""
         zero = np.zeros(X.shape[1], dtype=X.dtype)
         return cls(zero, 1.0, zero + 1)
 
@@ -55,18 +54,18 @@ class Standardiser:
     def from_moments(
         cls, moments: Moments, dtype: np.dtype, bounded: bool = False
     ) -> "Standardiser":
-        """For data of this dtype with these moments, and outliers beside or not."""
+        """Build from known moments, for this dtype, with or without outliers."""
         scale = float(np.sqrt(np.mean(moments.variance))) or 1.0
         deviation = np.sqrt(moments.variance) / scale
         largest = FARTHEST * len(deviation) ** 0.5 if bounded else np.inf
         return cls(moments.mean.astype(dtype), scale, deviation, largest)
 
     def __call__(self, X: np.ndarray, device: str, dtype: torch.dtype) -> Tensor:
-        """A standardised copy of X, which is an array of its own.
+        """A standardised copy of X, as a new array.
 
-        Computed in the precision of X; X itself may be overwritten.
+        Computed in the precision of X. X itself may be overwritten.
         """
-        # The order of sums, and so rounding, does not depend on that of the data.
+        # Make the order of sums, and so the rounding, independent of the memory layout.
         batch = on_device(np.ascontiguousarray(X), device)
         batch -= on_device(self.mean, device)
         batch /= self.scale

@@ -1,4 +1,4 @@
-"""What is known of data before training: moments, norms, and outliers."""
+"""Statistics of data before training: moments, norms and outliers."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -10,37 +10,37 @@ from .moments import Moments, Sums
 from .sources import Source
 from .standardiser import FARTHEST
 
-# Rows are outliers if they have more than this share of the variance together, and are
-# fewer than this share of all,
+# Rows are outliers if together they have more than this share of the variance, and are
+# fewer than this share of all rows,
 MOST_VARIANCE = 0.5
 FEW_ROWS = 0.02
-# or fewer than this share, and each so many times as far out as the median row.
+# or fewer than this share, with each this many times farther out than the median row.
 LESS_FEW_ROWS = 0.25
 FAR = 10.0
 
 
 class Outliers(NamedTuple):
-    """Few rows that hold most of the variance, or are like such rows seen before."""
+    """A few rows that hold most of the variance, or resemble such rows seen earlier."""
 
     rows: np.ndarray
-    """(n_outliers,), their numbers, in order"""
+    """(n_outliers,), sorted indices of the rows"""
     share: float
-    """of the variance of all rows"""
+    """share of the variance of all rows"""
 
 
 class Statistics(NamedTuple):
-    """Of rows of data."""
+    """Statistics of rows of data."""
 
     n_rows: int
     moments: Moments
-    """of the rows that are no outliers"""
+    """moments of the rows that are not outliers"""
     median_norm: float
-    """of all rows' Euclidean norms"""
+    """median of the Euclidean norms of all rows"""
     outliers: Outliers | None
 
 
 class SumsAndSizes(Sums):
-    """Sums, and for each row its norm and its distance from the centre."""
+    """Sums that also record each row's norm and its distance from the centre."""
 
     def __init__(self, dtype: np.dtype, centre: np.ndarray | None = None):
         super().__init__(centre)
@@ -62,18 +62,18 @@ def statistics_of(
     rows: np.ndarray | None = None,
     known: Moments | None = None,
 ) -> Statistics:
-    """Those of some rows of X, or of all, in one pass over them.
+    """Statistics of some rows of X, or of all, in one pass over them.
 
-    Two numbers are kept of each row meanwhile. Where there are outliers, the other rows
-    are read again.
+    The pass keeps two numbers for each row. If there are outliers, the other rows are
+    read again.
 
     Parameters
     ----------
     X : ndarray or Source
     rows : ndarray of shape (n_rows,), optional
     known : Moments, optional
-        Of earlier rows without their outliers. Whatever is too far from these is an
-        outlier then.
+        Moments of earlier rows without their outliers. Rows too far from these are then
+        outliers.
 
     Raises
     ------
@@ -102,14 +102,14 @@ def statistics_of(
 def _far_from(
     known: Moments, rows: np.ndarray | None, distances: np.ndarray
 ) -> Outliers | None:
-    """Rows that are too far from the mean of earlier ones.
+    """Rows that are too far from the mean of earlier rows.
 
     Parameters
     ----------
     known : Moments
     rows : ndarray of shape (n_rows,), optional
     distances : ndarray of shape (n_rows,)
-        From the mean.
+        Distances from the mean.
     """
     (far,) = np.nonzero(distances > FARTHEST * np.sqrt(known.variance.sum()))
     if not len(far):
@@ -126,17 +126,17 @@ def _outweighing(
     centre: np.ndarray,
     moments: Moments,
 ) -> Outliers | None:
-    """Rows that outweigh the others, if there are few and something in the others.
+    """Rows that outweigh the others, if they are few and the others vary.
 
     Parameters
     ----------
     X : ndarray or Source
     rows : ndarray of shape (n_rows,), optional
     distances : ndarray of shape (n_rows,)
-        Of the rows from the centre.
+        Distances of the rows from the centre.
     centre : ndarray of shape (n_features,)
     moments : Moments
-        Of the rows.
+        Moments of the rows.
     """
     median = np.median(distances)
     n_most = int(np.ceil(FEW_ROWS * len(distances))) - 1
@@ -144,11 +144,12 @@ def _outweighing(
     if n_far < LESS_FEW_ROWS * len(distances):
         n_most = max(n_most, n_far)
     total = float(moments.variance.sum()) * len(distances)
-    # If most rows are the same, the few others are all that there is to learn.
+    # If most rows are identical, only the few others contain information.
     if n_most < 1 or total == 0 or median == 0:
         return None
     farthest = np.sort(np.argpartition(-distances, n_most - 1)[:n_most])
-    # No row is farther from the mean: where that is too little, none is read again.
+    # An upper bound on the distance from the mean. If it is small enough, no row has to
+    # be read again.
     bound = distances[farthest] + np.linalg.norm(moments.mean - centre)
     if np.sum(np.square(bound, dtype=np.float64)) <= MOST_VARIANCE * total:
         return None

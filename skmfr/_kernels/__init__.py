@@ -1,12 +1,12 @@
-"""What a step does past the encoder's product, by the fastest means of a device.
+"""Fast kernels for the part of a training step after the encoder's product.
 
-Such a step reads the atoms of each sample and the samples of each atom several times
-over.  Kernels read them fewer times: in Numba on CPUs (`_numba`), in Triton on GPUs
-(`_triton`).  PyTorch's operators (`_torch`) serve everywhere else.  All three modules
+Such a step reads the atoms of each sample, and the samples of each atom, several times.
+Kernels read them fewer times: in Numba on CPUs (`_numba`), and in Triton on GPUs
+(`_triton`).  PyTorch operators (`_torch`) are used everywhere else.  All three modules
 have the same functions, which `_torch` and `batched` define:
 
-- ``residual_products(X, values, indices, dictionary)``: what codes leave of samples,
-  and its dot products with their atoms;
+- ``residual_products(X, values, indices, dictionary)``: residuals of samples, and their
+  dot products with the samples' atoms;
 - ``gather_dot(X, atoms, indices)``: dot products of samples with some atoms each;
 - ``bag_sums(X, rows, offsets, weights, out, add)``: weighted sums of rows;
 - ``largest(scores, k)``: the largest positive scores of each row;
@@ -29,14 +29,14 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @cache
 def backend(device: torch.device) -> ModuleType:
-    """The module that serves on a device: `_numba`, `_triton` or `_torch`.
+    """The module to use on a device: `_numba`, `_triton` or `_torch`.
 
-    Numba and Triton are imported here, when they are first needed.  Where they do not
-    run, `_torch` serves, and a warning says so, once in a process.
+    Numba and Triton are imported here, when they are first needed.  If they do not run,
+    `_torch` is used, and a warning is given once per process.
     """
     library = LIBRARIES.get(device.type)
-    # What is missing is told in errors of many kinds: Numba wants no NumPy that is too
-    # new, Triton a C compiler and a GPU that is not too old.
+    # Missing requirements raise many kinds of errors: Numba rejects a NumPy that is too
+    # new, and Triton needs a C compiler and a recent GPU.
     try:
         if library:
             kernels = import_module(f"._{library}", __name__)
@@ -44,8 +44,8 @@ def backend(device: torch.device) -> ModuleType:
             return kernels
     except Exception as error:
         warnings.warn(
-            f"{library} does not run on {device}, so that PyTorch's operators serve, "
-            f"which take longer.  To change that, install what is missing "
+            f"{library} does not run on {device}; the slower PyTorch operators are "
+            f"used instead.  To speed up, install what is missing "
             f"(python -m pip install {library}).  {type(error).__name__}: {error}",
             stacklevel=3,
         )
@@ -53,9 +53,9 @@ def backend(device: torch.device) -> ModuleType:
 
 
 def as_integers(scores: Tensor) -> Tensor:
-    """Scores seen as integers, which kernels compare faster.
+    """Scores viewed as integers, which kernels compare faster.
 
-    Floats that are not negative are ordered as their bit patterns, and below them come
-    the negative ones.
+    Non-negative floats have the order of their bit patterns; negative ones come below
+    them.
     """
     return scores.view(INTEGERS[scores.itemsize])

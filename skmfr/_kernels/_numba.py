@@ -1,24 +1,24 @@
 """The kernels in Numba, for CPUs.
 
-What counts there are rows read from the last cache, n * k of them for the codes of n
-samples, and for the search instructions per score.
+On CPUs, the cost is the number of rows read from the last-level cache, n * k for the
+codes of n samples, and, for the search, the instructions per score.
 
 - :func:`residual_products` reads the atoms of a sample twice, but the second time,
-  right after the first, from the cache of its core.
-- Four rows are read at a time, which keeps more requests under way, and what they are
-  added to is read and written a fourth as often.
-- :func:`largest` compares whole vectors of scores with a threshold and counts, where
-  PyTorch's selection moves them and branches on each.
-- :func:`adam_step` is bound by memory, and goes through atoms once, where projection,
-  optimiser and normalising do so one after the other.
+  right after the first, from the core's own cache.
+- Four rows are read at a time. This keeps more requests in flight, and the sums are
+  read and written a fourth as often.
+- :func:`largest` compares whole vectors of scores with a threshold and counts them.
+  PyTorch's selection moves scores and branches on each.
+- :func:`adam_step` is limited by memory. It passes over the atoms once; separate
+  projection, optimiser and normalisation would each make a pass.
 
-All kernels treat rows one by one, the same way in any number of threads.  The threads
-are Numba's, which share OpenMP's with PyTorch: threads of Python would wait for a core
-on which one of OpenMP still spins, and steps took 1.3 to 1.6 times as long with them.
+All kernels treat rows independently, in the same way for any number of threads.  They
+use Numba's threads, which share OpenMP's with PyTorch. Python threads would wait for a
+core on which an OpenMP thread still spins, and steps took 1.3 to 1.6 times as long.
 
-The first fit on a machine waits for the compiler, so what is compiled is little: a
-kernel for one thread, and for several only when there is enough to do for them; indices
-are int64 alone; rows are copied number by number, for assigning slices takes longer.
+The first fit on a machine waits for the compiler, so little is compiled: one kernel for
+a single thread, and one for several only if there is enough work; only int64 indices;
+and rows copied element by element, because slice assignments take longer to compile.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,29 +33,29 @@ from torch import Tensor
 from . import as_integers, batched
 from .dense import lengths, linear, rounding
 
-# What a sum of floats must allow to be made in vectors.  NaN and infinity stay what
-# they are, as long as no other order of the sum takes infinity from infinity.
+# Permissions that a sum of floats needs to be vectorised.  NaN and infinity are kept,
+# unless a reordered sum subtracts infinity from infinity.
 IN_VECTORS = {"contract", "nsz", "reassoc"}
 
 
-# Numbers between the rows of a Gram matrix: a cache holds few lines whose addresses
-# differ by a multiple of 4096 bytes, and rows are often as long.
+# Padding between the rows of a Gram matrix. A cache holds few lines whose addresses
+# differ by a multiple of 4096 bytes, and rows often have such a length.
 GAP = 16
-# Nanoseconds of work that are worth another thread, and the compiler's time for it; and
-# what a kernel takes for a number that it reads, or searches, or moves.
+# Nanoseconds of work that justify another thread and its compilation; and the time that
+# a kernel needs to read, search or move one number.
 WORTH_A_THREAD = 300_000
 READ, SEARCHED, MOVED = 0.17, 2.0, 3.0
 
 
 def try_all(device: torch.device) -> None:
-    """Look for threads that several threads of Python may use at once.
+    """Check for a threading layer that several Python threads may use at once.
 
     Raises
     ------
     RuntimeError
-        If there are none.
+        If there is none.
     """
-    # Set as Numba is imported, without being declared.
+    # Numba sets this on import without declaring it.
     if vars(numba.config)["THREADING_LAYER"] != "workqueue":
         for layer in ("omp", "tbb"):
             try:
@@ -64,8 +64,8 @@ def try_all(device: torch.device) -> None:
                 continue
             return
     raise RuntimeError(
-        "Numba has its threading layer workqueue alone, which ends the process if two "
-        "threads use it at once: install OpenMP or the package tbb."
+        "Numba has only its workqueue threading layer here, which aborts the process "
+        "if two threads use it at once: install OpenMP or the package tbb."
     )
 
 
@@ -95,7 +95,7 @@ def bag_sums(
 ) -> None:
     """As in `_torch`."""
     arrays = _arrays(X, rows, offsets, weights, out)
-    # Of about as many entries in all parts.
+    # Parts with about equal numbers of entries.
     entries = _bounds(len(rows), READ * len(rows) * X.shape[1])
     bounds = np.searchsorted(arrays[2], entries)
     bounds[-1] = len(out)
@@ -105,8 +105,8 @@ def bag_sums(
 def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """As in `_torch`."""
     n_rows, n_columns = scores.shape
-    # Twice as many columns in a group as would make maxima and candidates as many: a
-    # maximum costs less than a candidate.
+    # Groups with twice as many columns as would give as many maxima as candidates,
+    # because a maximum costs less than a candidate.
     size = max(1, min(int(2 * (n_columns / k) ** 0.5), n_columns // k))
     found = scores.new_empty(n_rows, k)
     indices = torch.empty(n_rows, k, dtype=torch.int64)
@@ -114,7 +114,7 @@ def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     bounds = _bounds(n_rows, SEARCHED * scores.numel())
     n_parts, n_groups = len(bounds) - 1, n_columns // size
-    # The last place of each is for what is not wanted.
+    # The last place of each row takes rejected entries.
     room = (
         np.empty((n_parts, n_groups), numbers.dtype),
         np.empty((n_parts, n_groups + 1), np.uint32),
@@ -148,7 +148,7 @@ def adam_step(
         [tensor.view(-1, tensor.shape[-1]).numpy() for tensor in tensors]
         for tensors in zip(*columns, strict=True)
     ]
-    # Means that begin at 0 are divided by 1 - beta^t, which is left to two factors.
+    # Bias correction: means that begin at 0 are divided by 1 - beta^t, as two factors.
     beta, gamma = betas
     rate = learning_rate / (1 - beta ** int(n_steps))
     scale = (1 - gamma ** int(n_steps)) ** -0.5
@@ -164,7 +164,7 @@ def adam_step(
 
 
 def gram(atoms: Tensor) -> Tensor:
-    """As in `batched`, with rows that do not fall on the same places of caches."""
+    """As in `batched`, with rows padded to spread over cache lines."""
     n_components = len(atoms)
     room = atoms.new_empty(n_components, n_components + GAP)
     room[:, :n_components] = linear(atoms, atoms)
@@ -174,7 +174,7 @@ def gram(atoms: Tensor) -> Tensor:
 def pursuit(
     X: Tensor, atoms: Tensor, gram: Tensor | None, k: int, positive: bool
 ) -> tuple[Tensor, Tensor]:
-    """As in `batched`, which serves without a Gram matrix."""
+    """As in `batched`, which is used if there is no Gram matrix."""
     if gram is None:
         return batched.pursuit(X, atoms, gram, k, positive)
     from ._numba_pursuit import MIN_TILES, TILE, _pursuit, _pursuit_in_parts
@@ -194,7 +194,7 @@ def pursuit(
     peaks = X.new_empty(n_parts, max(MIN_TILES, -(-n_components // TILE)))
     of_products, of_peaks = as_integers(products), as_integers(peaks)
     all_but_sign = torch.iinfo(of_products.dtype).max
-    # Signs are dropped, or make a number less than all that are not negative.
+    # Drop signs, or make negative numbers smaller than all non-negative ones.
     mask = -1 if positive else all_but_sign
     masks = np.full((n_parts, 1), mask, of_products.numpy().dtype)
     room = (
@@ -239,10 +239,10 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
 
 
 def _bounds(n_rows: int, time: float) -> np.ndarray:
-    """Where parts of the rows begin and end, (n_parts + 1,) int64.
+    """First and last rows of parts, as bounds (n_parts + 1,) int64.
 
-    As many parts as PyTorch has threads, or as are worth it, if one thread takes about
-    so many nanoseconds for all.
+    The number of parts is PyTorch's number of threads, or less if the work, in
+    nanoseconds of one thread, does not justify as many.
     """
     most = min(torch.get_num_threads(), n_rows, int(time / WORTH_A_THREAD))
     n_parts = max(1, most)
@@ -257,7 +257,7 @@ def _run(kernel: Callable, in_parts: Callable, bounds: np.ndarray, *arguments) -
 
 
 def compiled(**options) -> Callable:
-    """Decorator: compile a function, once for all processes if that can be stored."""
+    """Decorator that compiles a function, cached for all processes if possible."""
 
     def decorate(function: Callable) -> Callable:
         try:
@@ -334,13 +334,13 @@ def _bag_sums(begin, end, X, rows, offsets, weights, sums, add):
 
 @compiled()
 def _threshold(numbers, k):
-    """A number that k of these reach; more only where that many are equal to it."""
+    """A number that k of these reach; more than k only if several are equal to it."""
     low, high = numbers[0], numbers[0]
     for number in numbers:
         low = number if number < low else low
         high = number if number > high else high
     while low < high:
-        # Their mean, rounded up; the sum of the two may overflow.
+        # Mean of both, rounded up, without their sum, which may overflow.
         middle = numbers.dtype.type((low | high) - ((low ^ high) >> 1))
         n_reach = 0
         for number in numbers:
@@ -358,14 +358,14 @@ def _threshold(numbers, k):
 def _largest(
     begin, end, numbers, size, maxima, groups, candidates, columns, found, indices
 ):
-    # Unsigned, so that indices are not looked at for being negative, which costs more
-    # than the rest.  What is not wanted is overwritten, without a branch.
+    # Unsigned indices avoid checks for negative ones, which cost more than the rest.
+    # Rejected entries are overwritten, which avoids a branch.
     one, none = np.uint64(1), np.uint64(0)
     n_columns, k = numbers.shape[1], indices.shape[1]
     n_groups = len(maxima)
     for i in range(begin, end):
         row = numbers[i]
-        # Strided groups, so that maxima are of contiguous vectors.
+        # Strided groups, so that maxima are taken over contiguous vectors.
         for g in range(n_groups):
             maxima[g] = row[g]
         for start in range(n_groups, n_groups * size, n_groups):
@@ -409,7 +409,7 @@ def _adam_rows(
     begin, end, parameter, gradient, mean, square, p0, m0, v0, numbers, on_sphere, copy
 ):
     one, zero = parameter.dtype.type(1), parameter.dtype.type(0)
-    # Not one made of the other: a square may be infinite, and a difference of two NaN.
+    # Not derived from each other: a square may be infinite, and a difference NaN.
     new_mean, old_square, new_square, rate, scale, eps = numbers
     n_features = parameter.shape[1]
     for i in range(begin, end):

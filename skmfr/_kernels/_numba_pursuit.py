@@ -1,22 +1,23 @@
-"""Matching pursuit and least squares in Numba, a sample at a time.
+"""Matching pursuit and least squares in Numba, one sample at a time.
 
-The products r of all atoms with what is left of a sample follow from those with the
-sample, p, and from products of atoms with each other, the Gram matrix G::
+The products r of all atoms with the residual of a sample follow from p, the products
+with the sample, and from the Gram matrix G, the products between atoms::
 
     r = p - sum over the support of z_t G_t
 
-So a step reads a row of G for each atom of the support, most of them from the cache of
-its core: k^2 / 2 rows for k atoms, as many products as with k^2 / 2 features.
+Each step therefore reads a row of G for each atom of the support, mostly from the
+core's cache.  For k atoms it reads k^2 / 2 rows, as many numbers as with k^2 / 2
+features.
 
-Whatever rounding could decide is decided in float64 from atoms and samples themselves,
-in an order of sums that depends on nothing else: which of nearly equal products is the
-largest, whether an atom depends on others, and in the end the coefficients, which are
-corrected until they are those of float64.
+Everything that rounding could decide is decided in float64 from the atoms and samples
+themselves, with sums in a fixed order: the largest of nearly equal products, and
+whether an atom depends on others.  At the end, coefficients are corrected until they
+equal those of float64.
 
-Functions on the way of each step are short, and cut no rows out of arrays: the compiler
-then sees that nothing is freed, where it else counts references to each array, which
-takes as long as 64 products.  Indices are unsigned where it would look at each for
-being negative.
+Functions in the inner loop are short and take no slices of arrays. The compiler then
+sees that nothing is freed, and omits reference counts, which take as long as 64
+products.  Indices are unsigned where the compiler would otherwise check for negative
+ones.
 """
 
 import numpy as np
@@ -25,17 +26,17 @@ from numba import prange
 from ._numba import IN_VECTORS, compiled
 from .batched import RIDGE, TRIES
 
-# Columns of which the largest is looked for at once, and how many such tiles there are
-# at least.
+# Number of columns in which to find the largest at once, and minimum number of such
+# tiles.
 TILE, MIN_TILES = 64, 16
-# Corrections after which coefficients are found anew, from a float64 factor; and below
-# which, relative to them, the next one would be lost in rounding.
+# Number of corrections after which coefficients are computed again from a float64
+# factor; and relative size of a correction below which the next one would be lost.
 MAX_CORRECTIONS, SETTLED = 5, 1e-6
 
 
 @compiled(fastmath=IN_VECTORS)
 def _dot(X, i, Y, j):
-    """Dot product of two rows in float64, in an order that depends on its length."""
+    """Dot product of two rows in float64, in an order that depends on their length."""
     total = 0.0
     for f in range(X.shape[1]):
         total += np.float64(X[i, f]) * np.float64(Y[j, f])
@@ -44,7 +45,7 @@ def _dot(X, i, Y, j):
 
 @compiled()
 def _products_of_atom(s, gram, support, L):
-    """Row s of L becomes the products of an atom with those before it."""
+    """Set row s of L to the products of an atom with the atoms before it."""
     atom = support[s]
     for t in range(s):
         L[s, t] = gram[atom, support[t]]
@@ -52,11 +53,11 @@ def _products_of_atom(s, gram, support, L):
 
 @compiled(fastmath=IN_VECTORS, error_model="numpy")
 def _substitute(s, left, product, L, y):
-    """Row s of L becomes that of the Cholesky factor, and y[s] that of L y = products.
+    """Replace row s of L by that of the Cholesky factor, and y[s] in L y = products.
 
-    Given are the atom's products with itself and with the sample.  The diagonal of L
-    holds inverses.  Returns the squared distance of the atom to the span of those
-    before it.
+    The arguments are the atom's products with itself and with the sample.  The diagonal
+    of L holds inverses.  Returns the squared distance of the atom to the span of the
+    atoms before it.
     """
     left += RIDGE
     for t in range(s):
@@ -74,7 +75,7 @@ def _substitute(s, left, product, L, y):
 
 @compiled()
 def _factor_row(s, i, X, atoms, P, gram, support, exact, L, y):
-    """Row s of the Cholesky factor, of given products or of exact ones."""
+    """Row s of the Cholesky factor, from given products or from exact ones."""
     atom = support[s]
     if not exact:
         _products_of_atom(s, gram, support, L)
@@ -120,10 +121,10 @@ def _solve(n, L, y, rest, z):
 
 @compiled(error_model="numpy")
 def _feasible(n, i, X, atoms, P, gram, support, exact, L, y, rest, z, found):
-    """The inner loop of Lawson and Hanson (1974): go from z as far as it is >= 0.
+    """The inner loop of Lawson and Hanson (1974): move from z while it is >= 0.
 
-    z are coefficients of n atoms that are not negative; the last one is new and has 0.
-    Atoms that come to 0 leave the support.  Returns how many stay.
+    z holds non-negative coefficients of n atoms; the last atom is new and has 0.  Atoms
+    that reach 0 leave the support.  Returns the number of atoms that stay.
     """
     while True:
         _solve(n, L, y, rest, found)
@@ -153,9 +154,9 @@ def _feasible(n, i, X, atoms, P, gram, support, exact, L, y, rest, z, found):
 
 @compiled(fastmath={"contract"})
 def _products(n, i, P, gram, support, z, r):
-    """Row i of P less a combination of rows of the Gram matrix.
+    """Row i of P minus a combination of rows of the Gram matrix.
 
-    z has zeros up to a multiple of four atoms.
+    z is padded with zeros to a multiple of four atoms.
     """
     whole = np.uint64(P.shape[1])
     for f in range(whole):
@@ -178,7 +179,7 @@ def _products(n, i, P, gram, support, z, r):
 def _peaks(bits, mask, peaks):
     """The largest number of each tile, as a bit pattern, at least 0.
 
-    Tiles are strided, so that maxima are of contiguous vectors.
+    Tiles are strided, so that maxima are taken over contiguous vectors.
     """
     whole, n_tiles = np.uint64(len(bits)), np.uint64(len(peaks))
     for tile in range(n_tiles):
@@ -210,7 +211,7 @@ def _contains(numbers, n, number):
 
 @compiled()
 def _find(r, bits, mask, heights, least, found):
-    """Atoms whose product is at least so large; returns how many."""
+    """Find atoms with a product of at least `least`; returns their number."""
     n_found, n_tiles = 0, len(heights)
     for tile in range(n_tiles):
         if heights[tile] >= least:
@@ -223,7 +224,7 @@ def _find(r, bits, mask, heights, least, found):
 
 @compiled()
 def _drop(found, n_found, taken, n, r):
-    """Set to 0 products of atoms that are taken; returns how many."""
+    """Set products of atoms in use to 0; returns the number of these."""
     n_dropped = 0
     for c in range(n_found):
         if _contains(taken, n, found[c]):
@@ -234,7 +235,7 @@ def _drop(found, n_found, taken, n, r):
 
 @compiled(fastmath=IN_VECTORS)
 def _less_atoms(n, i, X, atoms, support, z, left):
-    """What a combination of the support's atoms leaves of a sample, in float64."""
+    """Residual of a sample after a combination of the support's atoms, in float64."""
     for f in range(X.shape[1]):
         left[0, f] = X[i, f]
     for t in range(n, n + 3):
@@ -265,7 +266,7 @@ def _dot_atoms(n, x, atoms, support, products):
 
 @compiled()
 def _first_of_largest(left, atoms, contenders, n_found, positive):
-    """The contender with the largest product with what is left; the first of equals."""
+    """The contender with the largest product with the residual; the first if equal."""
     size, atom = -np.inf, contenders[0]
     for c in range(n_found):
         product = _dot(left, np.int64(0), atoms, contenders[c])
@@ -278,7 +279,7 @@ def _first_of_largest(left, atoms, contenders, n_found, positive):
 
 @compiled(fastmath=IN_VECTORS, error_model="numpy")
 def _settle(n, i, X, atoms, support, L, own, rest, left, change, z):
-    """Correct coefficients until they are those of float64; whether they settle."""
+    """Correct coefficients until they equal those of float64; whether that succeeds."""
     for _ in range(MAX_CORRECTIONS):
         _less_atoms(n, i, X, atoms, support, z, left)
         _dot_atoms(n, left, atoms, support, own)
@@ -305,7 +306,7 @@ def _pursuit(
     n_features = X.shape[1]
     rounding, dependent, nothing = limits
     r, bits, mask, peaks, heights, refused, contenders = room
-    # Up to a multiple of four atoms, beside those of the support.
+    # Padded to a multiple of four atoms beyond those of the support.
     support = np.zeros(k + 4, np.uint32)
     L, y, z = np.zeros((k, k)), np.zeros(k + 4), np.zeros(k + 4)
     rest, found = np.zeros(k + 4), np.zeros(k + 4)
@@ -313,7 +314,7 @@ def _pursuit(
     left = np.zeros((1, n_features))
     height = np.zeros(1, bits.dtype)
     largest = height.view(r.dtype)
-    # No literals, for each of which what is called would be compiled anew.
+    # A variable, because each literal would compile the called functions again.
     zero = np.int64(0)
     for i in range(begin, end):
         n, n_refused, n_added = zero, zero, zero
@@ -326,14 +327,14 @@ def _pursuit(
                 z[t], support[t] = 0.0, 0
             _products(n, i, P, gram, support, z, r)
             _peaks(bits, mask, peaks)
-            # Rounding grows as atoms come close to each other.
+            # Rounding errors grow as atoms come close to each other.
             margin = rounding * (sizes[i] + weight) / np.sqrt(nearest)
             while True:
-                # Floats that are not negative are ordered as their bit patterns.
+                # Non-negative floats have the order of their bit patterns.
                 height[0] = _tallest(peaks)
                 best = largest[0]
                 n_found = _find(r, bits, mask, heights, best - margin, contenders)
-                # What is left of these is rounding, or what decided against them.
+                # Their residual is rounding error, or they were rejected before.
                 n_dropped = _drop(contenders, n_found, support, n, r)
                 n_dropped += _drop(contenders, n_found, refused, n_refused, r)
                 if n_dropped == 0:
@@ -400,7 +401,7 @@ def _least_squares(
 ):
     """See `.batched.least_squares`."""
     k, n_features = indices.shape[1], X.shape[1]
-    # The atoms of a sample, and their numbers among these.
+    # The atoms of a sample, and their indices among these.
     given, support = np.zeros(k + 4, np.uint32), np.zeros(k + 4, np.uint32)
     system, products = np.zeros((k, k + 4)), np.zeros((1, k + 4))
     allowed = np.zeros(k, np.uint32)
@@ -425,7 +426,7 @@ def _least_squares(
                     products[0, u] = row[u]
                 elif u <= t:
                     system[t, u] = system[u, t] = row[u]
-        # Those that are far enough from the span of the ones before.
+        # Keep atoms that are far enough from the span of the atoms before.
         for t in range(n_given):
             support[n] = t
             left = _factor_row(
@@ -470,7 +471,7 @@ def _least_squares(
                     found,
                 )
                 if n == 0 or support[n - 1] != allowed[chosen]:
-                    # What left as soon as it came would come again.
+                    # An atom that left as soon as it entered would enter again.
                     n_allowed -= 1
                     allowed[chosen] = allowed[n_allowed]
         else:

@@ -1,4 +1,4 @@
-"""The kernels in PyTorch's operators, for any device; what the others equal."""
+"""The kernels as PyTorch operators, for any device; the reference for the others."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from .batched import gram as gram
 from .batched import least_squares as least_squares
 from .batched import pursuit as pursuit
 
-# PyTorch warns, once in a process, that its CSR tensors may still change.
+# PyTorch warns once per process that its CSR tensors may still change.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     torch.zeros(1, 1).to_sparse_csr()
@@ -21,7 +21,7 @@ with warnings.catch_warnings():
 def residual_products(
     X: Tensor, values: Tensor, indices: Tensor, dictionary: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What codes leave of samples, and its dot product with the atom of each code.
+    """Residuals of samples, and their dot products with the atom of each code.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def residual_products(
 
 
 def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
-    """Dot product of each sample with some atoms of its own.
+    """Dot product of each sample with its own selection of atoms.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
     """
     n_samples, k = indices.shape
     offsets = torch.arange(n_samples + 1, device=X.device) * k
-    # Two ways to do it without writing out the gathered atoms, which are n_samples * k
-    # * n_features numbers: as entries of a matrix product, and as the backward pass of
+    # Neither way stores the gathered atoms, which are n_samples * k * n_features
+    # numbers: entries of a sampled matrix product, and the backward pass of
     # `embedding_bag` for its weights, which on the CPU takes nearly twice as long.
     if X.device.type == "cpu":
         wanted = torch.sparse_csr_tensor(
@@ -86,14 +86,14 @@ def bag_sums(
     ----------
     X : Tensor of shape (n_rows, n_features)
     rows : Tensor of shape (n_entries,), int64
-        Bag after bag.
+        Bag by bag.
     offsets : Tensor of shape (n_bags + 1,), int64
-        Where the entries of each bag begin and end.
+        First and last entry of each bag.
     weights : Tensor of shape (n_entries,)
     out : Tensor of shape (n_bags, n_features)
-        Where to write them, contiguous.
+        Contiguous output.
     add : bool
-        Whether to add them to what stands there.
+        Whether to add the sums to the contents of `out`.
     """
     sums = embedding_bag(
         rows,
@@ -110,7 +110,7 @@ def bag_sums(
 
 
 def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The largest k scores of each row, unordered; in place of those <= 0, any others.
+    """The largest k scores of each row, unordered; any others in place of those <= 0.
 
     Parameters
     ----------
@@ -139,24 +139,24 @@ def adam_step(
 ) -> None:
     """One step of Adam (Kingma & Ba 2015, algorithm 1), one parameter on the sphere.
 
-    Of its gradient only what is tangent to the sphere counts, and after the step its
-    rows are normalised.
+    For that parameter, the gradient is projected on the tangent space of the sphere,
+    and the rows are normalised after the step.
 
     Parameters
     ----------
     parameters, gradients, means, squares : list of Tensor
-        Of one shape (n_rows, n_features) or (n_features,) for each parameter.
-        Parameters and the running means of gradients and their squares are changed;
-        gradients may be.
+        Each parameter has shape (n_rows, n_features) or (n_features,).  Parameters and
+        the running means of gradients and their squares are changed; gradients may be.
     n_steps : Tensor of shape ()
-        Of these parameters so far, this one included.
+        Number of steps of these parameters so far, including this one.
     learning_rate : float
     betas : tuple of two float
     eps : float
     on_sphere : int
-        Which of the parameters has rows that stay on the unit sphere.
+        Index of the parameter whose rows stay on the unit sphere.
     sources : parameters, means and squares, optional
-        To begin from, and to leave as they are; those given are only written to then.
+        Values to start from, which are left unchanged. The other lists are then only
+        written to.
     """
     if sources is not None:
         copy_all((parameters, means, squares), sources)
@@ -169,7 +169,7 @@ def adam_step(
         list(means),
         list(squares),
         max_exp_avg_sqs=[],
-        # It counts this step itself.
+        # PyTorch counts this step itself.
         state_steps=[n_steps - 1 for _ in parameters],
         fused=True,
         amsgrad=False,
@@ -186,7 +186,7 @@ def adam_step(
 def copy_all(
     arrays: Sequence[Sequence[Tensor]], sources: Sequence[Sequence[Tensor]]
 ) -> None:
-    """Write lists of tensors into lists of tensors."""
+    """Copy lists of tensors into lists of tensors."""
     for to, of in zip(arrays, sources, strict=True):
         for array, source in zip(to, of, strict=True):
             array.copy_(source)

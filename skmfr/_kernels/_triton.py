@@ -1,25 +1,25 @@
 """The kernels in Triton, for GPUs.
 
-What counts there are bytes.  Codes of n samples ask for n * k rows of a matrix; what a
-kernel touches beside them, samples, residuals and 12 bytes per code, is less by a
-factor of about k.  PyTorch's operators
+On GPUs, the cost is the number of bytes.  Codes of n samples request n * k rows of a
+matrix.  Everything else that a kernel reads or writes (samples, residuals, 12 bytes per
+code) is smaller by a factor of about k.  PyTorch operators
 
-- ask for the rows of a dictionary twice, to decode and for the gradient of the codes,
-  and write and read residuals in between.  :func:`residual_products` makes both of rows
-  that it holds in registers.  For dot products alone PyTorch asks for 2 n * k rows as
-  well, since it reads the sample again with each atom;
-- ask for whole rows.  Atoms come in any order, so what is larger than the L2 cache (40
+- request the rows of a dictionary twice, to decode and for the gradient of the codes,
+  and write and read residuals in between.  :func:`residual_products` computes both from
+  rows that it holds in registers.  For dot products alone, PyTorch also requests 2 n *
+  k rows, because it reads the sample again with each atom;
+- request whole rows.  Atoms come in any order, so a matrix larger than the L2 cache (40
   MB on an A100, 50 MB on an H100; 24576 atoms of 768 features are 75 MB) is read from
-  memory again and again.  Here programs that run at the same time want the same
-  columns of all rows (128 where k is 32: 13 MB).  These stay in the cache, and a matrix
-  is read from memory once;
-- launch some 27 kernels to search a block of scores.  :func:`largest` holds a row, or a
-  part of it, and counts as that of `_numba` does;
-- go through atoms once to project their gradients on the sphere, once for Adam, and
-  again to normalise them.  :func:`adam_step` does it while it holds an atom.
+  memory again and again.  Here, programs that run at the same time request the same
+  columns of all rows (128 columns where k is 32: 13 MB).  These stay in the cache, and
+  a matrix is read from memory once;
+- launch about 27 kernels to search a block of scores.  :func:`largest` holds a row, or
+  a part of it, and counts like the kernel in `_numba`;
+- pass over the atoms once to project their gradients on the sphere, once for Adam, and
+  again to normalise them.  :func:`adam_step` does all of this while it holds an atom.
 
-Sums are made in the dtype of the samples, float32 or float64, and in the same order
-each time: nothing is added atomically.
+Sums use the dtype of the samples, float32 or float64, and the same order each time:
+there are no atomic additions.
 """
 
 from collections.abc import Sequence
@@ -35,27 +35,27 @@ from .batched import gram as gram
 from .batched import least_squares as least_squares
 from .batched import pursuit as pursuit
 
-# Of the rows that a program holds.
+# Bytes of the rows that a program holds.
 TILE_BYTES = 1 << 14
-# With fewer columns, parts of the 128 bytes that the cache reads by would be wasted.
-# So from k = 129 on programs hold more.
+# Fewer columns would waste parts of the 128-byte lines of the cache, so programs hold
+# more bytes from k = 129 on.
 MIN_COLUMN_BYTES = 128
-# Rows that are added up at once.  An atom has some ten entries in a batch.
+# Number of rows to add at once.  An atom has about ten entries in a batch.
 BAG_ROWS = 16
-# Some atoms have thousands: rows are asked for while those before are on their way.
+# Some atoms have thousands of entries, so the next rows are requested early.
 BAG_STAGES = tl.constexpr(3)
-# The search holds so much of a row of scores, so that some programs have registers at
-# once, and looks at maxima of so many neighbours first, 16 bytes in bfloat16.
+# Bytes of a row of scores that a search program holds, so that several programs fit in
+# the registers.  It first compares maxima of neighbours, 16 bytes in bfloat16.
 SEARCHED_BYTES = 1 << 15
 GROUP_SIZE = 8
-# A program of Adam holds 4 numbers for each of so many columns, or those of an atom.
+# A program of Adam holds 4 numbers for each of this many columns, or for an atom.
 ADAM_COLUMNS = 1024
-# Numbers that a thread holds of what its program does; more where threads are at most.
+# Numbers that a thread holds for its program; more if the number of threads is maximal.
 PER_THREAD = 32
 
 
 def try_all(device: torch.device) -> None:
-    """Call all kernels; the search, which needs most, for as much as it may hold."""
+    """Call all kernels; the search, which needs most, at its maximum size."""
     X = torch.ones(1, 1, dtype=torch.float32, device=device)
     place = torch.zeros_like(X, dtype=torch.int64)
     residual_products(X, X, place, X)
@@ -89,13 +89,13 @@ def _products(
     values: Tensor | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Dot products of X with atoms; of what the values leave of X, if there are any."""
+    """Dot products of atoms with X, or with its residual if there are values."""
     n_samples, n_features = X.shape
     k = indices.shape[1]
     entries = triton.next_power_of_2(k)
     columns = _n_columns(entries, X)
     n_strips = triton.cdiv(n_features, columns)
-    # Of each strip, to be added up: less than 1 % of the bytes of the rows.
+    # One array per strip, to be summed: less than 1 % of the bytes of the rows.
     products = X.new_empty(n_strips, n_samples, k)
     with torch.cuda.device_of(X):
         _strip_products[n_samples, n_strips](
@@ -145,7 +145,7 @@ def _largest_integers(numbers: Tensor, k: int) -> tuple[Tensor, Tensor]:
     most = SEARCHED_BYTES // max(4, numbers.itemsize)
     n_parts = triton.cdiv(n_columns, most)
     width = triton.cdiv(n_columns, n_parts)
-    # What the parts have found must be less than what they had.
+    # The parts must pass on less than they received.
     if n_parts > 1 and k > min(width // 2, n_columns - (n_parts - 1) * width):
         return torch.topk(numbers, k, sorted=False)
     columns = max(triton.next_power_of_2(width), GROUP_SIZE)
@@ -217,12 +217,12 @@ def _n_columns(n_rows: int, X: Tensor) -> int:
 
 
 def _n_warps(n_numbers: int) -> int:
-    """Of 32 threads, of a program that holds so many numbers of 32 bits."""
+    """Number of warps (32 threads) for a program with as many 32-bit numbers."""
     return min(max(1, n_numbers // (32 * PER_THREAD)), 32)
 
 
-# Programs run in about the order of their numbers, the first coordinate first: all
-# samples or bags of one strip before those of the next.
+# Programs run roughly in the order of their indices, first coordinate first: all
+# samples or bags of one strip before those of the next strip.
 
 
 @triton.jit
@@ -298,9 +298,9 @@ def _strip_sums(
 
 @triton.jit
 def _threshold(numbers, low, high, k):
-    """A number that k of these reach; more only where that many are equal to it."""
+    """A number that k of these reach; more than k only if several are equal to it."""
     while low < high:
-        # Their mean, rounded up; the sum of the two may overflow.
+        # Mean of both, rounded up, without their sum, which may overflow.
         middle = (low | high) - ((low ^ high) >> 1)
         n_reach = tl.sum((numbers >= middle).to(tl.int32))
         high = tl.where(n_reach < k, middle - 1, tl.where(n_reach == k, middle, high))
@@ -338,7 +338,7 @@ def _largest(
 
     column = _columns(first, COLUMNS, SIZE)
     x = tl.load(numbers + column, mask=column < last, other=LOWEST)
-    # Most often no two of the largest are in one group.
+    # Usually no group contains two of the largest numbers.
     maxima = tl.max(x, axis=1)
     low, high = tl.full((), LOWEST, maxima.dtype), tl.max(maxima)
     low = _threshold(maxima, low, high, k)
@@ -346,12 +346,12 @@ def _largest(
     least = _threshold(x, low, tl.where(n_reach == k, low, high), k)
 
     n_above, n_equal = 0, tl.sum((x > least).to(tl.int32))
-    # Chunk by chunk, for what tells their places would fill the registers.
+    # In chunks, because the data to compute their places would fill the registers.
     for start in range(0, COLUMNS, CHUNK):
         one = _columns(first + start, CHUNK, SIZE)
         number = tl.load(numbers + one, mask=one < last, other=LOWEST)
         above, equal = (number > least).to(tl.int32), (number == least).to(tl.int32)
-        # Two small numbers as one.
+        # Pack two small numbers into one.
         rank = _ranks(above + (equal << 16))
         rank = tl.where(above > 0, n_above + (rank & 0xFFFF), n_equal + (rank >> 16))
         chosen = (number >= least) & (one < last) & (rank < k)
@@ -363,7 +363,7 @@ def _largest(
 
 @triton.jit
 def _columns(first, n_columns: tl.constexpr, SIZE: tl.constexpr):
-    """Numbers from the first on, (n_columns / SIZE, SIZE)."""
+    """Consecutive integers from `first`, (n_columns / SIZE, SIZE)."""
     group = tl.arange(0, n_columns // SIZE)
     return first + group[:, None] * SIZE + tl.arange(0, SIZE)[None, :]
 
@@ -393,11 +393,11 @@ def _adam_rows(
     v = tl.load(squares + place, mask=there, other=0.0)
     if ON_SPHERE:
         g -= tl.sum(p * g) * p
-    # Before Triton 3.2, numbers written as such are float32.
+    # Before Triton 3.2, literal numbers are float32.
     dtype = parameters.dtype.element_ty
     m += tl.full((), 1 - BETA, dtype) * (g - m)
     v = tl.full((), GAMMA, dtype) * v + tl.full((), 1 - GAMMA, dtype) * (g * g)
-    # In float64, for 1 - gamma^t is small.
+    # In float64, because 1 - gamma^t is small.
     t = tl.load(n_steps).to(tl.float64)
     mean_part = (1 - tl.exp(t * tl.log(tl.full((), BETA, tl.float64)))).to(dtype)
     square_part = (1 - tl.exp(t * tl.log(tl.full((), GAMMA, tl.float64)))).to(dtype)

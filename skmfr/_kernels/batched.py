@@ -1,9 +1,9 @@
-"""Matching pursuit and least squares of many samples at once, in PyTorch's operators.
+"""Matching pursuit and least squares for batches of samples, in PyTorch operators.
 
-For GPUs, for dictionaries that are too large for a Gram matrix, and where Numba does
-not run.  A sample has up to k atoms, its support, in k places; their Gram matrix and
-their products with the sample are kept in float64, and computed from nothing but the
-atoms and the sample, in an order that does not depend on other samples.
+They are used on GPUs, for dictionaries too large for a Gram matrix, and where Numba
+does not run.  A sample has up to k atoms, its support, in k places. Their Gram matrix
+and their products with the sample are float64, and computed only from the atoms and the
+sample, in an order that does not depend on other samples.
 """
 
 import torch
@@ -12,20 +12,20 @@ from torch.nn.functional import embedding_bag
 
 from .dense import block_size, lengths, linear, rounding, same_dot
 
-# Squared distance of an atom to the span of others below which it depends on them, and
-# is not used: it is no more than rounding of products of atoms.
+# If the squared distance of an atom to the span of others is below this, the atom is
+# dependent and is not used: the distance may be rounding error of products of atoms.
 DEPENDENT = {torch.float32: 1e-5, torch.float64: 1e-12}
-# Ridge, relative to atoms of norm 1, that keeps systems of equations solvable.  They
-# are of float64, where this is no more than noise.
+# Ridge, relative to atoms of norm 1, that keeps systems of equations solvable.  In
+# float64 it is no more than noise.
 RIDGE = 1e-12
-# What the ridge leaves behind of a sample of norm 1, which is not worth an atom.
+# Residual that the ridge leaves for a sample of norm 1, too small for another atom.
 NOTHING = 100 * RIDGE
-# Atoms that a sample may try for each that it may keep.
+# Number of atoms that a sample may try for each atom that it may keep.
 TRIES = 3
 
 
 def gram(atoms: Tensor) -> Tensor:
-    """Products of all atoms with each other, as `pursuit` wants them."""
+    """Products of all atoms with each other, in the form that `pursuit` needs."""
     return linear(atoms, atoms)
 
 
@@ -34,19 +34,20 @@ def pursuit(
 ) -> tuple[Tensor, Tensor]:
     """Orthogonal matching pursuit (Pati, Rezaiifar, Krishnaprasad 1993).
 
-    Each step adds the atom with the largest absolute product with what is left of the
-    sample, which is then what least squares on the support leave.  A sample that is
-    reconstructed up to rounding gets no more atoms, and none gets an atom that depends
-    on those it has.  If coefficients are to be positive, it is the algorithm of Lawson
-    and Hanson (1974) for non-negative least squares, ended when k atoms are in use.
+    Each step adds the atom with the largest absolute product with the residual, and the
+    residual is then that of least squares on the support.  A sample that is
+    reconstructed up to rounding receives no more atoms, and no sample receives an atom
+    that depends on its other atoms.  For positive coefficients, it is the algorithm of
+    Lawson and Hanson (1974) for non-negative least squares, stopped when k atoms are in
+    use.
 
     Parameters
     ----------
     X : Tensor of shape (n_samples, n_features)
     atoms : Tensor of shape (n_components, n_features)
-        Of unit norm.
+        Atoms of unit norm.
     gram : Tensor, optional
-        From :func:`gram`. Without, each step makes products with all atoms anew.
+        From :func:`gram`. Without it, each step computes products with all atoms.
     k : int
         At most n_components.
     positive : bool
@@ -82,7 +83,7 @@ def pursuit(
             )
         scores = scores if positive else scores.abs_()
         scores = scores.masked_fill_(taken, 0.0)
-        # Rounding grows as atoms come close to each other.
+        # Rounding errors grow as atoms come close to each other.
         margin = rounding(X) * (sizes + values.abs().sum(1)) / nearest.sqrt()
         best, atom = _largest(
             scores, margin, running, X_exact, exact, indices, values, positive
@@ -108,7 +109,7 @@ def pursuit(
         active[useful, place] = True
         before = active
         values, active = _least_squares(system, products, active, values, positive)
-        # What has left may come back, but for what left as soon as it came.
+        # Atoms that left may return, unless they left as soon as they entered.
         gone = before & ~active
         gone[useful, place] = False
         where, what = gone.nonzero(as_tuple=True)
@@ -125,21 +126,21 @@ def least_squares(
     apart: float,
     positive: bool,
 ) -> Tensor:
-    """Coefficients of the best approximation of each sample by atoms of its own.
+    """Least-squares coefficients of each sample for its own selection of atoms.
 
     Parameters
     ----------
     X : Tensor of shape (n_samples, n_features)
     atoms : Tensor of shape (n_components, n_features)
-        Of unit norm.
+        Atoms of unit norm.
     indices : Tensor of shape (n_samples, k), int64
     used : Tensor of shape (n_samples, k), bool
         Atoms to use; the others get 0.
     apart : float
-        Atoms whose squared distance to the span of those before them is no larger get 0
-        as well.
+        Atoms whose squared distance to the span of the atoms before them is at most
+        this also get 0.
     positive : bool
-        Whether coefficients are not negative (non-negative least squares).
+        Whether coefficients are constrained to be non-negative.
 
     Returns
     -------
@@ -173,7 +174,7 @@ def least_squares(
         active = active.clone()
         active[rows[running], slot[running]] = True
         values, active = _least_squares(system, products, active, values, True)
-        # What left as soon as it came would come again.
+        # An atom that left as soon as it entered would enter again.
         refused = running & ~active[rows, slot]
         allowed[rows[refused], slot[refused]] = False
     return values.to(X.dtype)
@@ -189,14 +190,14 @@ def _largest(
     values: Tensor,
     positive: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The largest score of each sample; of nearly equal ones, in float64, the first."""
+    """The largest score of each sample; among nearly equal ones, decided in float64."""
     best, atom = scores.max(1)
     close = scores >= (best - margin).unsqueeze(1)
     counts = close.sum(1)
     unsure = (running & (best > 0) & (counts > 1)).nonzero()[:, 0]
     if len(unsure):
         n_close = int(counts[unsure].max())
-        # The first of equals is taken: in the order of the atoms.
+        # Among equal scores, take the first in the order of the atoms.
         order = close[unsure].int().sort(dim=1, descending=True, stable=True).indices
         candidates = order[:, :n_close]
         decoded = embedding_bag(
@@ -205,7 +206,7 @@ def _largest(
         products = same_dot(X[unsure] - decoded, atoms, candidates)
         products = products if positive else products.abs()
         rivals = close[unsure].gather(1, candidates)
-        # torch.max may give any of equals.
+        # torch.max may return any of several equal scores.
         products = products.masked_fill(~rivals, -torch.inf)
         is_best = products == products.max(1, keepdim=True).values
         place = is_best.int().sort(dim=1, descending=True, stable=True).indices[:, :1]
@@ -214,7 +215,7 @@ def _largest(
 
 
 def _independent(system: Tensor, used: Tensor, apart: float) -> Tensor:
-    """Atoms in use whose squared distance to the span of those before is larger.
+    """Atoms in use whose squared distance to the span of those before exceeds `apart`.
 
     Parameters
     ----------
@@ -237,7 +238,7 @@ def _least_squares(
 ) -> tuple[Tensor, Tensor]:
     """Coefficients of active atoms, and which are still active.
 
-    If they are to be positive, from feasible values on: the inner loop of Lawson and
+    Positive coefficients start from feasible values: the inner loop of Lawson and
     Hanson.
     """
     found = _solution(system, products, active)
@@ -248,7 +249,7 @@ def _least_squares(
             break
         old, new, negative = values[rows], found[rows], negative[rows]
         way = torch.where(negative, old / (old - new), torch.inf)
-        # An atom that is new begins at 0.
+        # A new atom starts at 0.
         way = way.nan_to_num(0.0, posinf=torch.inf)
         step, first = way.min(1, keepdim=True)
         old = (old + step * (new - old)).scatter_(1, first, 0.0)

@@ -1,21 +1,21 @@
-"""Dense products: by the fastest of the libraries, or always rounded the same way."""
+"""Dense products, by the fastest library or with reproducible rounding."""
 
 from functools import cache
 
 import torch
 from torch import Tensor
 
-# Numbers in the largest intermediate array, 64 MB in float32; on GPUs, where a block
-# takes as many launches whatever its size, 512 MB.
+# Numbers in the largest intermediate array, 64 MB in float32. On GPUs 512 MB, because a
+# block needs as many kernel launches at any size.
 BLOCK_SIZE, BLOCK_SIZE_ON_GPU = 1 << 24, 1 << 27
 
 
 def linear(X: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As ``torch.nn.functional.linear``: X weight^T + bias.
 
-    PyTorch leaves products of float32 to MKL, which takes 10 % longer than oneDNN on
-    the processor of AMD that ours are measured on (docs/speed.md); and oneDNN adds the
-    bias while it writes the product.
+    PyTorch uses MKL for float32 products, which takes 10 % longer than oneDNN on the
+    AMD processor of our measurements (docs/speed.md). oneDNN also adds the bias while
+    it writes the product.
 
     Parameters
     ----------
@@ -34,8 +34,8 @@ def linear(X: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @cache
 def _dtypes_of_onednn() -> frozenset[torch.dtype]:
-    """What oneDNN computes with, where PyTorch would call MKL."""
-    # The operator is for PyTorch's own compiler, and may be called otherwise one day.
+    """Dtypes that oneDNN computes with where PyTorch would call MKL."""
+    # The operator is meant for PyTorch's compiler, and its signature may change.
     if not (
         torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
@@ -48,30 +48,31 @@ def _dtypes_of_onednn() -> frozenset[torch.dtype]:
 
 
 def lengths(X: Tensor) -> Tensor:
-    """Norm of each row, in float64, where squares of float32 cannot overflow."""
+    """Norm of each row, in float64, in which squares of float32 cannot overflow."""
     return torch.linalg.vector_norm(X, dim=1, dtype=torch.float64)
 
 
 def rounding(X: Tensor) -> float:
-    """A bound on what rounding does to products of vectors of norm 1.
+    """A bound on the rounding error of products between unit vectors.
 
-    It is seven times what it does to sums of n_features numbers of one sign, on
-    average; other sums are rounded less.
+    It is seven times the average error when n_features numbers with one sign are
+    summed; other sums have smaller errors.
     """
     return 2 * torch.finfo(X.dtype).eps * X.shape[1] ** 0.5
 
 
 def block_size(device: torch.device) -> int:
-    """How many numbers an intermediate array may have."""
+    """Number of values that an intermediate array may have."""
     return BLOCK_SIZE if device.type == "cpu" else BLOCK_SIZE_ON_GPU
 
 
 def same_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
-    """Dot product of each sample with some atoms of its own, (n_samples, n).
+    """Dot product of each sample with its own selection of atoms, (n_samples, n).
 
-    On CPUs the same bits wherever sample and atom stand, which neither a matrix product
-    nor BLAS's dot product of two vectors grants: they add up in an order that depends
-    on shapes and addresses.  On GPUs the order is another one for a handful of sums.
+    On CPUs the result has the same bits wherever sample and atom are stored. Matrix
+    products, and BLAS's dot product of two vectors, do not guarantee this, because they
+    add in an order that depends on shapes and addresses.  On GPUs the order differs for
+    a handful of sums.
     """
     n_rows = max(1, block_size(X.device) // (indices.shape[1] * X.shape[1]))
     return torch.cat(

@@ -1,4 +1,4 @@
-"""The coder of a fitted estimator, and arrays that go through it block by block."""
+"""Cache the coder of a fitted estimator, and pass arrays through it in blocks."""
 
 from collections.abc import Iterator
 from operator import is_
@@ -18,13 +18,14 @@ from .coder import Coder
 from .codes import SparseCodes
 from .ensemble import Ensemble
 
-# Fitted attributes, in the order of an ensemble.
+# Fitted attributes, in the order of an ensemble's parameters.
 WEIGHTS = ("encoder_weights_", "encoder_bias_", "components_", "decoder_bias_")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
-# The last coder of each estimator, and what it was made for.  Beside the estimators, so
-# that neither pickles nor copies hold it; and without a lock, which a fork could find
-# locked for ever: two threads that come first at once make a coder each.
+# The last coder of each estimator, and the settings that it was made for.  They are
+# stored outside the estimators, so that pickles and copies exclude them.  There is no
+# lock, because a fork could find it locked forever: if two threads come first at the
+# same time, each makes a coder.
 _coders: WeakKeyDictionary[Any, tuple[list[np.ndarray], tuple, Coder]] = (
     WeakKeyDictionary()
 )
@@ -34,20 +35,20 @@ _coders: WeakKeyDictionary[Any, tuple[list[np.ndarray], tuple, Coder]] = (
 def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     """The coder of a fitted estimator, for data like X.
 
-    It is made anew when a weight is another array or a parameter has changed.
+    It is made again when a weight is another array or a parameter has changed.
 
     Parameters
     ----------
     estimator : BaseSparseAutoencoder
     X : ndarray, Source or Tensor
-        A tensor is coded on its device, all else on that of the estimator.
+        A tensor is coded on its own device, other data on that of the estimator.
 
     Raises
     ------
     InvalidParameterError
         If a parameter that coding depends on is not as described.
     ValueError
-        If matching pursuit is not told how many atoms to take.
+        If matching pursuit or TopK has no number of atoms.
     """
     counting = "k", "transform_algorithm", "positive_code", "device"
     validate_parameters(estimator, *counting)
@@ -63,7 +64,7 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     how = estimator.transform_algorithm, estimator.positive_code
     if estimator.k is None and (threshold is None or how[0] == "omp"):
         what = "TopK" if threshold is None else "transform_algorithm='omp'"
-        raise ValueError(f"k=None, but {what} needs a number of atoms: set k.")
+        raise ValueError(f"k=None, but {what} needs the number of active atoms: set k.")
     settings = estimator.k, *how, device, dtype
     if estimator in _coders:
         known_weights, known_settings, coder = _coders[estimator]
@@ -74,7 +75,7 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     ]
     sae = Ensemble(*tensors[: len(WEIGHTS)])
     coder = Coder(sae, estimator.k, *how, None if threshold is None else tensors[-1][0])
-    # An array that can be written to may change, and nobody would know.
+    # A writable array may change without notice.
     if not any(array.flags.writeable for array in weights):
         _coders[estimator] = weights, settings, coder
     return coder
@@ -99,7 +100,7 @@ def reconstructed_blocks(
     ----------
     coder : Coder
     X : ndarray or Source of shape (n_samples, n_features)
-    kept : ndarray of shape (n_components,), bool, optional
+        Atoms to use; all by default.
         Atoms that take part; all by default.
     """
     for block, codes in coded_blocks(coder, X):
@@ -142,7 +143,7 @@ def csr_codes(coder: Coder, X: np.ndarray | Source) -> sparse.csr_array:
 
 
 def as_csr(codes: SparseCodes, n_components: int) -> sparse.csr_array:
-    """Codes of a block of samples without what is zero, (n_samples, n_components)."""
+    """Nonzero codes of a block of samples, (n_samples, n_components)."""
     values, indices = (part.cpu().numpy() for part in codes)
     rows, places = np.nonzero(values)
     begins = np.searchsorted(rows, np.arange(len(values) + 1))

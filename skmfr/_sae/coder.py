@@ -1,10 +1,10 @@
 """Codes of new data: encoder, least squares on its support, or matching pursuit.
 
-All three are functions of one sample: where rounding, which in a matrix product depends
-on the rest of the batch, could decide which atom enters, the scores are computed again
-sample by sample, and equal ones go to the atom that comes first.  What matching pursuit
-makes of the chosen atoms it computes in float64, since atoms that are nearly dependent
-make much of any rounding.
+The codes of a sample do not depend on other samples.  In a matrix product, rounding
+depends on the rest of the batch. Where it could decide which atom enters, the scores
+are computed again for each sample, and among equal scores the first atom wins. Matching
+pursuit computes the coefficients of the chosen atoms in float64, because nearly
+dependent atoms amplify rounding errors.
 """
 
 from collections.abc import Callable
@@ -28,28 +28,29 @@ ALGORITHMS: dict[str, Callable[..., BlockCoder]] = {
     "lstsq": lstsq_coder,
     "omp": lambda sae, k, positive=False, threshold=None: omp_coder(sae, k, positive),
 }
-# Norms of atoms this near to 1 are 1.
+# Norms this close to 1 count as 1.
 UNIT = 1e-5
 
 
 class Coder:
-    """Codes of samples by one SAE, and back: tensors in, tensors out.
+    """Codes and reconstructions of samples by one SAE, with tensors.
 
-    What an algorithm needs to know of the weights is made once.  Threads may share a
-    coder: what it still makes at first use is the same if two make it.
+    Everything that an algorithm needs from the weights is prepared once.  Threads may
+    share a coder: values that are computed at first use are the same if two threads
+    compute them.
 
     Parameters
     ----------
     sae : Ensemble of one member
-        On the device, and in the dtype, of the samples to come.
+        On the device and in the dtype of the samples.
     k : int, optional
-        Clipped to the number of atoms. None is for thresholds, all that are above, and
-        not for "omp".
+        Clipped to the number of atoms. None is allowed only with thresholds, where it
+        keeps all scores above them, and not for "omp".
     algorithm : {"encoder", "lstsq", "omp"}
     positive : bool
-        Whether codes of the latter two are not negative; the encoder's never are.
+        Whether codes of the last two are non-negative; the encoder's always are.
     threshold : Tensor of shape (n_components,), optional
-        What scores of the encoder must be above. None takes the k largest.
+        Thresholds that scores of the encoder must exceed. None takes the k largest.
     """
 
     def __init__(
@@ -74,16 +75,16 @@ class Coder:
 
     @property
     def n_rows(self) -> int:
-        """Samples to code at once, for intermediate arrays of bounded size."""
+        """Number of samples to code at once, which bounds intermediate arrays."""
         n_components, n_features = self.atoms.shape
         device = self.atoms.device
         most = rows_per_block(n_components, device, self.atoms.dtype)
         return min(most, max(16, block_size(device) // n_features))
 
-    # A model that calls it may run in autocast, which would take bfloat16 for products.
+    # A calling model may use autocast, in which products would be bfloat16.
     @undisturbed()
     def __call__(self, X: Tensor) -> SparseCodes:
-        """Codes of samples (n_samples, n_features), however many."""
+        """Codes of samples (n_samples, n_features), for any number of samples."""
         blocks = [self._codes_of_block(block) for block in X.split(self.n_rows)]
         return blocks[0] if len(blocks) == 1 else stacked(blocks)
 
@@ -93,12 +94,12 @@ class Coder:
         return decode(codes, self.atoms) + self.sae.decoder_bias
 
     def reconstruct(self, X: Tensor) -> Tensor:
-        """Samples (n_samples, n_features), coded and decoded."""
+        """Code and decode samples (n_samples, n_features)."""
         return self.decode(self(X))
 
 
 def for_any_norms(coder_of: Callable[..., BlockCoder]) -> Callable[..., BlockCoder]:
-    """What codes with atoms of unit norm, for those of other packages."""
+    """Wrap a coder for atoms of unit norm, so that it accepts atoms of any norm."""
 
     def wrapped(sae: Ensemble, *settings) -> BlockCoder:
         norms = torch.linalg.vector_norm(sae.decoder[0], dim=1)

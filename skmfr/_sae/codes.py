@@ -1,9 +1,10 @@
 """Sparse codes of a batch, and their products with dictionaries.
 
-Only k of the n_components atoms are active in a sample, so past the encoder's matrix
-product every operation of a training step touches k atoms per sample.  All of them are
-one primitive, a weighted sum of gathered rows (:func:`bag_sums`), on codes sorted by
-sample or by atom, or its transpose, a dot product per gathered row.
+Only k of the n_components atoms are active in a sample. After the encoder's matrix
+product, every operation of a training step therefore touches only k atoms per sample.
+All operations use one primitive or its transpose: a weighted sum of gathered rows
+(:func:`bag_sums`), on codes sorted by sample or by atom, or a dot product with each
+gathered row.
 """
 
 from collections.abc import Callable
@@ -27,12 +28,12 @@ class SparseCodes(NamedTuple):
     """
 
     values: Tensor
-    """(n_samples, k), coefficients."""
+    """(n_samples, k), coefficients"""
     indices: Tensor
-    """(n_samples, k) int64, the atom of each coefficient, distinct where non-zero."""
+    """(n_samples, k) int64, the atom of each coefficient; distinct where nonzero"""
 
 
-# Codes of a block of samples (n_samples, n_features), by what was prepared for all.
+# Function that codes a block of samples (n_samples, n_features).
 BlockCoder = Callable[[Tensor], SparseCodes]
 
 
@@ -40,11 +41,11 @@ class AtomMajor(NamedTuple):
     """The entries of some codes, sorted by atom instead of by sample."""
 
     order: Tensor
-    """(n_entries,), positions of the entries in the flattened codes."""
+    """(n_entries,), positions of the entries in the flattened codes"""
     rows: Tensor
-    """(n_entries,), the sample of each entry."""
+    """(n_entries,), the sample of each entry"""
     offsets: Tensor
-    """(n_components + 1,), where the entries of each atom begin and end."""
+    """(n_components + 1,), first and last entry of each atom"""
 
     def sort(self, weights: Tensor) -> Tensor:
         """Weights of the entries (n_samples, k) in this order, (n_entries,)."""
@@ -52,7 +53,7 @@ class AtomMajor(NamedTuple):
 
 
 def stacked(blocks: list[SparseCodes]) -> SparseCodes:
-    """Codes of blocks of samples, as wide as the widest, (n_samples, k)."""
+    """Codes of several blocks of samples, as wide as the widest, (n_samples, k)."""
     width = max(codes.indices.shape[1] for codes in blocks)
     padded = [
         [pad(part, (0, width - part.shape[1])) for part in codes] for codes in blocks
@@ -72,7 +73,7 @@ def top_k(scores: Tensor, k: int) -> SparseCodes:
     Returns
     -------
     SparseCodes of shape (n_samples, k)
-        Where a row has fewer than k positive scores, the value is 0 and the atom any.
+        If a row has fewer than k positive scores, values are 0 with arbitrary atoms.
     """
     values, indices = backend(scores.device).largest(scores, k)
     return SparseCodes(values.clamp_(min=0), indices)
@@ -81,7 +82,7 @@ def top_k(scores: Tensor, k: int) -> SparseCodes:
 @lru_cache(maxsize=8)
 @undisturbed()
 def bounds_of_samples(n_samples: int, k: int, device: torch.device) -> Tensor:
-    """Where the entries of each sample begin and end."""
+    """First and last entry of each sample."""
     return torch.arange(n_samples + 1, device=device) * k
 
 
@@ -99,14 +100,14 @@ def bag_sums(
     ----------
     X : Tensor of shape (n_rows, n_features)
     rows : Tensor of shape (n_entries,), int
-        Bag after bag.
+        Bag by bag.
     offsets : Tensor of shape (n_bags + 1,), int
-        Where the entries of each bag begin and end.
+        First and last entry of each bag.
     weights : Tensor of shape (n_entries,)
     out : Tensor of shape (n_bags, n_features), optional
-        Where to write them, contiguous.
+        Contiguous output.
     add : bool
-        Whether to add them to what stands there.
+        Whether to add the sums to the contents of `out`.
 
     Returns
     -------
@@ -119,8 +120,8 @@ def bag_sums(
 
 
 def bag_totals(weights: Tensor, offsets: Tensor) -> Tensor:
-    """Sums of the weights (n_entries,) of each bag, always the same, (n_bags,)."""
-    # Without a look at the offsets, for which a GPU would be waited for.
+    """Reproducible sums of the weights (n_entries,) of each bag, (n_bags,)."""
+    # Unchecked, because a check of the offsets would wait for the GPU.
     return torch.segment_reduce(weights, "sum", offsets=offsets, unsafe=True)
 
 
@@ -137,13 +138,13 @@ def decode(codes: SparseCodes, dictionary: Tensor) -> Tensor:
     Tensor of shape (n_samples, n_features)
     """
     offsets = bounds_of_samples(*codes.indices.shape, codes.indices.device)
-    # Of codes of one atom, flattening makes a strided view.
+    # With one atom per sample, flattening returns a strided view.
     values, indices = (part.flatten().contiguous() for part in codes)
     return bag_sums(dictionary, indices, offsets, values)
 
 
 def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
-    """Dot product of each sample with some atoms of its own.
+    """Dot product of each sample with its own selection of atoms.
 
     Parameters
     ----------
@@ -161,7 +162,7 @@ def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
 def residual_products(
     X: Tensor, codes: SparseCodes, dictionary: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What codes leave of samples, and its dot product with the atom of each code.
+    """Residuals of samples, and their dot products with the atom of each code.
 
     Parameters
     ----------
@@ -200,21 +201,21 @@ def by_atom(indices: Tensor, n_components: int) -> AtomMajor:
             ),
             shape=(n_samples, n_components),
         ).tocsc()
-        # One type of integers, for Numba compiles anew for each.
+        # One integer type, because Numba compiles again for each type.
         return AtomMajor(
             *(
                 torch.from_numpy(array).long()
                 for array in (entries.data, entries.indices, entries.indptr)
             )
         )
-    # Numbers of 32 bits take half as many passes as those of 64.
+    # Sorting 32-bit numbers takes half as many passes as 64-bit numbers.
     atoms, order = torch.sort(indices.flatten().int(), stable=True)
     bounds = torch.arange(n_components + 1, device=indices.device, dtype=torch.int32)
     return AtomMajor(order, order // k, torch.searchsorted(atoms, bounds))
 
 
 def n_active(codes: SparseCodes, n_components: int) -> Tensor:
-    """In how many samples each atom is active, (n_components,) of the codes' dtype."""
+    """Number of samples in which each atom is active, (n_components,), codes' dtype."""
     active = (codes.values > 0).to(codes.values.dtype)
     counts = active.new_zeros(n_components)
     return counts.index_add_(0, codes.indices.flatten(), active.flatten())

@@ -1,13 +1,13 @@
-"""Cosines of atoms with those of other dictionaries: NumPy arrays of unit rows.
+"""Cosines of atoms with atoms of other dictionaries: NumPy arrays of unit rows.
 
-PyTorch is imported when it computes, so that importing skmfr is light.
+PyTorch is imported on first use, so that importing skmfr is fast.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-# Matchings that are made once, for a number to report, are exact up to this many atoms
+# A matching that is computed once, to report a number, is exact up to this many atoms
 # (9 s, 1.3 GB).
 EXACT_ONCE = 8192
 
@@ -15,7 +15,7 @@ EXACT_ONCE = 8192
 def nearest_cosines(
     atoms: np.ndarray, others: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Largest cosine of each unit atom with another dictionary, and where it is."""
+    """Largest cosine of each unit atom with another dictionary, and its index."""
     from .pairing import largest_cosines
 
     rows, columns = _as_tensors(*_same_dtype(atoms, others))
@@ -31,8 +31,9 @@ def nearest_both_ways(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """:func:`nearest_cosines` of atoms with others, and of others with atoms.
 
-    Memory for a block of cosines, and on the CPU none for copies, which dictionaries of
-    gigabytes have no room for.  ``after_block`` is told how many atoms are done.
+    It needs memory for a block of cosines, and on the CPU none for copies, which would
+    not fit for dictionaries of gigabytes.  ``after_block`` receives the number of atoms
+    done.
     """
     from .._utils.devices import on_device
     from .pairing import largest_cosines_both_ways
@@ -47,7 +48,7 @@ def nearest_both_ways(
 def named_dictionaries(
     dictionaries: np.ndarray, witnesses: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Dictionaries, those of the group first, and what to call them."""
+    """All dictionaries by name, the group first."""
     return {f"SAE {i}": atoms for i, atoms in enumerate(dictionaries)} | {
         f"witness {i}": atoms for i, atoms in enumerate(witnesses)
     }
@@ -56,19 +57,19 @@ def named_dictionaries(
 def nearest_elsewhere(
     reference: int, dictionaries: np.ndarray, witnesses: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """How near each reference atom comes to each other dictionary, and where.
+    """Nearest atom in each other dictionary for each reference atom.
 
     Parameters
     ----------
     reference : int
-        Which of the dictionaries has the atoms.
+        Index of the dictionary that has the atoms.
     dictionaries : ndarray of shape (n_saes, n_components, n_features)
     witnesses : ndarray of shape (n_witnesses, n_components, n_features)
 
     Returns
     -------
     dict of (cosine, index)
-        As :func:`nearest_cosines`, by the names of :func:`named_dictionaries`.
+        As from :func:`nearest_cosines`, by the names of :func:`named_dictionaries`.
     """
     named = named_dictionaries(dictionaries, witnesses)
     atoms = named.pop(f"SAE {reference}")
@@ -108,12 +109,12 @@ def matched_cosines(
 
 
 def at_least(tau: float, cosines: np.ndarray) -> np.ndarray:
-    """Which cosines are, up to rounding, tau or more."""
+    """Whether each cosine is at least tau, up to rounding."""
     return cosines >= tau - 8 * np.finfo(cosines.dtype).eps
 
 
 def share_of_at_least(tau: float, cosines: np.ndarray) -> float:
-    """Share of them."""
+    """Share of cosines that are at least tau, up to rounding."""
     return float(np.mean(at_least(tau, cosines)))
 
 
@@ -123,7 +124,7 @@ def _same_dtype(atoms: np.ndarray, others: np.ndarray) -> list[np.ndarray]:
 
 
 def _as_tensors(atoms: np.ndarray, others: np.ndarray):
-    """Copies on the CPU: PyTorch warns of sharing arrays that are read-only."""
+    """Copies on the CPU, because PyTorch warns when it shares read-only arrays."""
     import torch
 
     return torch.tensor(atoms, device="cpu"), torch.tensor(others, device="cpu")

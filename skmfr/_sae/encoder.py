@@ -1,16 +1,16 @@
-"""Codes by the encoder, of batches in training and of new data.
+"""Codes by the encoder, for batches in training and for new data.
 
-Of scores ``s = (x - b) E^T + c``, which codes an SAE of whatever kind has:
+All kinds of SAEs compute scores ``s = (x - b) E^T + c``. They differ in the codes:
 
 =========  =============================  =======================================
-TopK       the k largest positive scores  k, no threshold
+TopK       the k largest positive scores  k, without threshold
 ReLU       positive scores                thresholds of 0
-JumpReLU   scores above a threshold each  thresholds
-gated      those whose gate is open       thresholds, see `skmfr.io._weights.gated`
+JumpReLU   scores above their thresholds  thresholds
+gated      scores whose gate is open      thresholds, see `skmfr.io._weights.gated`
 =========  =============================  =======================================
 
-Other kinds are one of these once they are trained: BatchTopK and Matryoshka SAEs are
-used with thresholds.
+Other kinds are equal to one of these after training: BatchTopK and Matryoshka SAEs use
+thresholds.
 """
 
 from collections.abc import Callable
@@ -22,20 +22,20 @@ from .._kernels.dense import lengths, linear, rounding, same_dot
 from .codes import BlockCoder, SparseCodes, gather_dot, top_k
 from .ensemble import Ensemble
 
-# Scores of some samples at some atoms of each, (n_rows, n), the same in any batch.
+# Scores of samples at some atoms each, (n_rows, n), independent of the batch.
 Rescore = Callable[[Tensor, Tensor], Tensor]
-# Candidates beside k, or a quarter of k.  Scores of bfloat16 are off by 1/256 at most:
-# of random data, digits and superposed features no sample got other atoms with so many
-# than with k more, and one in 300 with a quarter of k = 8 alone.
+# Number of candidates in addition to k; at least a quarter of k.  bfloat16 scores are
+# off by at most 1/256. In random data, digits and superposed features, no sample got
+# other atoms than with k more candidates. With only a quarter of k = 8, one in 300 did.
 MORE_CANDIDATES = 8
 
 
 def rows_per_block(n_components: int, device: torch.device, dtype: torch.dtype) -> int:
-    """Samples whose pre-activations are made, and searched, at once."""
+    """Number of samples whose scores are computed and searched at once."""
     if device.type == "cpu":
-        # They stay in the last cache, and in memory that is had again without fresh
-        # pages, which cost as much as the product.  Of fewer rows a product is slower,
-        # and of a number that is no power of two.
+        # The scores then stay in the last-level cache, in memory that is reused. Fresh
+        # pages would cost as much as the product.  The product is slower with fewer
+        # rows, and with a number of rows that is not a power of two.
         n_rows = (1 << 23) // (n_components * dtype.itemsize)
         return max(256, 1 << n_rows.bit_length() >> 1)
     return max(1024, (1 << 23) // n_components)
@@ -49,17 +49,17 @@ def encode(
     Parameters
     ----------
     X_centred : Tensor of shape (n_members, n_samples, n_features)
-        Samples less the decoder bias.
+        Samples minus the decoder bias.
     ensemble : Ensemble
     k : int
     low_precision : bool
-        Whether bfloat16 screens for some more candidates, whose pre-activations are
-        then computed again in full precision.
+        Whether to find some more candidates in bfloat16, and compute their scores again
+        in full precision.
 
     Returns
     -------
     SparseCodes of shape (n_members * n_samples, k)
-        Atoms numbered through the ensemble.
+        Atoms are numbered through the ensemble.
     """
     n_members, n_samples, _ = X_centred.shape
     n_components = ensemble.n_components
@@ -105,7 +105,7 @@ def encoder_coder(
     ----------
     sae : Ensemble of one member
     k : int, optional
-        There may be none if there are thresholds.
+        May be None if there are thresholds.
     threshold : Tensor of shape (n_components,), optional
     """
     if threshold is not None:
@@ -127,15 +127,15 @@ def threshold_coder(sae: Ensemble, k: int | None, threshold: Tensor) -> BlockCod
     ----------
     sae : Ensemble of one member
     k : int, optional
-        How many of them at most, the largest.
+        Maximum number of these scores to keep, the largest; None keeps all.
     threshold : Tensor of shape (n_components,)
-        Not negative.
+        Non-negative thresholds.
     """
     scores_of = _scorer(sae)
 
     def coder(X: Tensor) -> SparseCodes:
         scores, margin, rescore = scores_of(X)
-        # One pass over all scores; what is on the edge is settled among the few left.
+        # One pass over all scores; the few near the threshold are checked exactly.
         near = scores > threshold - margin.max()
         rows, atoms = near.nonzero(as_tuple=True)
         values = scores[rows, atoms]
@@ -158,7 +158,7 @@ def threshold_coder(sae: Ensemble, k: int | None, threshold: Tensor) -> BlockCod
 
 
 def _scorer(sae: Ensemble) -> Callable[[Tensor], tuple[Tensor, Tensor, Rescore]]:
-    """Scores (x - b) E^T + c of samples, what rounding does to them, and exact ones."""
+    """A function that returns scores (x - b) E^T + c, their error, and exact scores."""
     encoder, bias = sae.encoder[0], sae.encoder_bias[0]
     size = lengths(encoder).max()
     offset = 8 * torch.finfo(bias.dtype).eps * bias.abs().max()
@@ -178,14 +178,14 @@ def _scorer(sae: Ensemble) -> Callable[[Tensor], tuple[Tensor, Tensor, Rescore]]
 def side_by_side(
     rows: Tensor, atoms: Tensor, values: Tensor, counts: Tensor
 ) -> SparseCodes:
-    """Codes whose samples are active in different numbers of atoms.
+    """Codes of samples with different numbers of active atoms.
 
     Parameters
     ----------
     rows, atoms, values : Tensor of shape (n_entries,)
-        Sample after sample.
+        Sample by sample.
     counts : Tensor of shape (n_samples,)
-        Entries of each.
+        Number of entries of each sample.
 
     Returns
     -------
@@ -206,17 +206,17 @@ def select(
     margin: Tensor,
     rescore: Rescore,
 ) -> SparseCodes:
-    """The largest k positive scores, independently of how they were rounded.
+    """The largest k positive scores, regardless of rounding.
 
     Parameters
     ----------
     scores : Tensor of shape (n_samples, n_components)
     k : int
     margin : Tensor of shape (n_samples,)
-        Scores no further apart than this may be in either order.
+        Scores that differ by at most this may be in either order.
     rescore : callable(rows, atoms) -> scores
-        Computes the scores of some samples at some atoms of each, (n_rows, n), the
-        same way whatever the batch.
+        Computes the scores of some samples at some atoms each, (n_rows, n),
+        independently of the batch.
 
     Returns
     -------
@@ -235,7 +235,7 @@ def select(
         scores, values, indices = scores[rows], values.clone(), indices.clone()
         smallest, margin = smallest[rows].unsqueeze(1), margin[rows].unsqueeze(1)
         n_candidates = int((scores >= smallest - margin).sum(1).max())
-        # Those far enough above the smallest are in, wherever the others end.
+        # Atoms far enough above the smallest are in, whatever the order of the others.
         n_in = k - int((values[rows] <= smallest + margin).sum(1).max())
         ordered = in_order(top_k(scores, max(n_candidates, k))).indices
         candidates = ordered[:, n_in:].sort(1).values
@@ -250,6 +250,6 @@ def select(
 
 
 def in_order(codes: SparseCodes) -> SparseCodes:
-    """Codes in descending order of value, equal values as they stood."""
+    """Codes in descending order of value, with a stable order of equal values."""
     values, place = torch.sort(codes.values, dim=1, descending=True, stable=True)
     return SparseCodes(values, codes.indices.gather(1, place))

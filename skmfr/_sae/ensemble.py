@@ -4,12 +4,12 @@ Sparse autoencoder i maps a sample x to codes and back::
 
     z = TopK(ReLU((x - b_i) E_i^T + c_i), k)        x_hat = z D_i + b_i
 
-with atoms (rows of D_i) of unit norm.  The first members of an ensemble form the group
-that the mutual penalty couples; the others are witnesses that it never touches.
+with atoms (rows of D_i) of unit norm.  The first members of an ensemble form the group,
+which the mutual penalty couples; the others are witnesses, which it never affects.
 
-Past the encoder's product the members of an ensemble are computed together, as one
-large SAE: samples, codes and atoms are numbered through, member by member, so that the
-row of sample s in member i is i * n_samples + s, and atom a is i * n_components + a.
+After the encoder's product, the members of an ensemble are computed together as one
+large SAE.  Samples, codes and atoms are numbered member by member: the row of sample s
+in member i is i * n_samples + s, and atom a is i * n_components + a.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from torch import Tensor
 
 @dataclass
 class Ensemble:
-    """Stacked parameters; a slice of an ensemble is an ensemble, of views."""
+    """Stacked parameters; a slice of an ensemble is an ensemble of views."""
 
     encoder: Tensor
-    """(n_members, n_components, n_features), E; the decoder itself with tied weights"""
+    """(n_members, n_components, n_features), E; the decoder itself if tied"""
     encoder_bias: Tensor
     """(n_members, n_components), c"""
     decoder: Tensor
@@ -32,7 +32,7 @@ class Ensemble:
 
     @classmethod
     def starting_from(cls, atoms: Tensor, tied: bool) -> "Ensemble":
-        """Encoder transposed, no biases; takes the atoms over, does not copy them."""
+        """Start the encoder as the atoms, which are not copied, and biases as 0."""
         return cls(
             encoder=atoms if tied else atoms.clone(),
             encoder_bias=atoms.new_zeros(atoms.shape[:2]),
@@ -61,7 +61,7 @@ class Ensemble:
         )
 
     def only(self, atoms: Tensor) -> "Ensemble":
-        """SAEs of these atoms (n_chosen,), copies."""
+        """SAEs with only these atoms (n_chosen,), as copies."""
         decoder = self.decoder[:, atoms]
         return Ensemble(
             encoder=decoder if self.tied else self.encoder[:, atoms],
@@ -71,5 +71,5 @@ class Ensemble:
         )
 
     def centred(self, X: Tensor) -> Tensor:
-        """Samples less the decoder bias, (n_members, n_samples, n_features)."""
+        """Samples minus the decoder bias, (n_members, n_samples, n_features)."""
         return X - self.decoder_bias.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Levels of agreement: what chance gives, and what counts as much."""
+"""Levels of agreement: of random atoms, of alike atoms, of trusted atoms."""
 
 from functools import lru_cache
 
@@ -6,22 +6,22 @@ import numpy as np
 from scipy.integrate import quad
 from scipy.special import betaincinv
 
-# How far atoms have to agree, as a share of the way from the null level to 1, to be
-# taken for the same feature while training, and to be trusted.  Of atoms above three
-# quarters, 96 % and more are true on data with known features (benchmarks/recovery.py,
+# Agreement, as a share of the way from the null level to 1, above which atoms count as
+# the same feature in training, and above which they are trusted.  Of atoms above three
+# quarters, at least 96 % are true on data with known features (benchmarks/recovery.py,
 # trust).
 ALIKE = 0.5
 TRUSTED = 0.75
-# Of random atoms, this share must agree less than one that is trusted at an error rate.
+# At an error rate, this share of random atoms agrees less than a trusted one.
 BELOW = 0.99
 
 
 def agreement_level(null: float, share: float) -> float:
-    """The agreement this share of the way from the null level, which is 0, to 1."""
+    """The agreement at this share of the way from the null level (0) to 1."""
     return null + share * (1 - null)
 
 
-# The same for all fits of one size, and called twice in each.
+# Cached, because it is the same for all fits of one size and called twice in each.
 @lru_cache(maxsize=64)
 def random_agreement(n_features: int, n_components: int) -> float:
     if n_features == 1:
@@ -31,15 +31,15 @@ def random_agreement(n_features: int, n_components: int) -> float:
         return random_quantile(n_features, n_components, share)
 
     mean = quad(quantile, 0.0, 1.0, limit=200)[0]
-    # That of one atom is 0, but for rounding.
+    # For a single atom the mean is 0, up to rounding.
     return max(0.0, mean)
 
 
 def random_quantile(n_features: int, n_components: int, share: float) -> float:
-    """What the nearest of so many random atoms stays below with a probability."""
+    """Quantile of the cosine with the nearest of `n_components` random atoms."""
     if n_features == 1:
         return 1.0 if share > 0.5**n_components else -1.0
-    # The largest of m is below t with probability F(t)^m.
+    # The largest of m cosines is below t with probability F(t)^m.
     log_below = np.log(share) / n_components
     below, above = np.exp(log_below), -np.expm1(log_below)
     tail = 2 * min(below, above)

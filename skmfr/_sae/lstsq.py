@@ -7,9 +7,9 @@ from .codes import BlockCoder, SparseCodes
 from .encoder import encoder_coder
 from .ensemble import Ensemble
 
-# Squared distance of an atom to the span of others of its support up to which it is
-# left out: nearly equal atoms, of a cosine above .99875, would get large coefficients
-# of opposite signs, of which little but noise is left.
+# An atom is left out if its squared distance to the span of other atoms of its support
+# is at most this.  Nearly equal atoms, with a cosine above .99875, would get large
+# coefficients of opposite signs, whose sum is mostly noise.
 NEARLY_DEPENDENT = 0.0025
 
 
@@ -19,7 +19,7 @@ def lstsq_coder(
     positive: bool = False,
     threshold: Tensor | None = None,
 ) -> BlockCoder:
-    """Least squares on the support of the encoder's codes; signs are free or not."""
+    """Least squares on the support of the encoder's codes, signed or non-negative."""
     by_encoder = encoder_coder(sae, k, threshold)
     return lambda X: refitted(by_encoder(X), X, sae, positive)
 
@@ -29,9 +29,10 @@ def refitted(
 ) -> SparseCodes:
     """Least squares on the support of some codes of X.
 
-    Atoms that nearly depend on others of the support get 0, and these their share.
+    Atoms that nearly depend on others of the support get 0; the others take their
+    share.
     """
-    # Which atom depends on others should not hang on the order of nearly equal codes.
+    # Sort atoms, so that the result does not depend on the order of nearly equal codes.
     indices, place = codes.indices.sort(1)
     used = codes.values.gather(1, place) != 0
     values = backend(X.device).least_squares(

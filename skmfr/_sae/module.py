@@ -10,10 +10,10 @@ from .arrays import WEIGHTS
 
 
 class SparseAutoencoderModule(nn.Module):
-    """The encoder and decoder of an SAE, in operations that have gradients.
+    """The encoder and decoder of an SAE, in differentiable operations.
 
-    Unlike a `Coder` it makes all scores and dense codes, and leaves ties, and what
-    rounding decides, to PyTorch.
+    Unlike a `Coder`, it computes all scores and dense codes, and leaves ties and
+    effects of rounding to PyTorch.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class SparseAutoencoderModule(nn.Module):
         self.register_buffer("threshold", threshold)
         self.k = None if k is None else min(k, len(encoder))
         self.error_term = error_term
-        # For hooks: what passes here may be read, and changed.
+        # For hooks, which may read and change the values that pass here.
         self.codes, self.error = nn.Identity(), nn.Identity()
 
     def encode(self, x: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class SparseAutoencoderModule(nn.Module):
         centred = x.to(self.encoder.dtype) - self.decoder_bias
         scores = linear(centred, self.encoder, self.encoder_bias)
         if self.threshold is not None:
-            # The code is the score: no gradient for the threshold.
+            # The code is the score, so the threshold has no gradient.
             scores = scores * (scores > self.threshold)
         scores = scores.relu()
         if self.k is None:
@@ -66,11 +66,11 @@ class SparseAutoencoderModule(nn.Module):
         return codes @ self.decoder + self.decoder_bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstructions, perhaps with what is missing, in the dtype of x."""
+        """Reconstructions, optionally with the error term, in the dtype of x."""
         codes = self.encode(x)
         reconstructed = self.decode(self.codes(codes))
         if self.error_term:
-            # Of the codes as they are: what a hook makes of them shall show.
+            # Computed from the original codes, so that changes by hooks have an effect.
             error = x.to(self.decoder.dtype) - self.decode(codes)
             reconstructed = reconstructed + self.error(error.detach())
         return reconstructed.to(x.dtype)

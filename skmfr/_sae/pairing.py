@@ -12,31 +12,31 @@ from torch import Tensor
 from .._kernels.dense import linear
 from .._utils.ambient import undisturbed
 
-# Matchings that training renews are exact up to this many atoms (0.5 s); what they cost
-# grows with their cube.
+# Matchings that training repeats are exact up to this many atoms (0.5 s); their cost
+# grows with the cube of the number.
 EXACT_RENEWED = 2048
-# Above, each atom may be matched to so many nearest ones.  With 16, the total cosine
-# was that of the exact matching in five digits wherever both could be had.
+# Above that, each atom may be matched to this many nearest atoms.  With 16, the total
+# cosine equalled that of the exact matching to five digits wherever both were computed.
 N_CANDIDATES = 16
-# Rounds of collecting candidates leave about 0.6 of the atoms each, ...
+# Each round of collecting candidates leaves about 0.6 of the atoms, ...
 MAX_ROUNDS = 10
-# ... down to so few that all of their pairs are candidates.
+# ... until there are so few that all of their pairs are candidates.
 REST_SIZE = 256
-# Cosines are made in blocks of rows of about this many numbers.
+# Cosines are computed in blocks of rows with about this many numbers.
 COSINES_AT_ONCE = 1 << 24
-# Of fewer rows a product is slower.
+# A product is slower with fewer rows.
 MIN_ROWS = 256
 
 
 @undisturbed()
 def largest_cosines(atoms: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest cosine of each atom with another dictionary, and where it is.
+    """Largest cosine of each atom with another dictionary, and its index.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_atoms, n_features)
     others : Tensor of shape (n_others, n_features)
-        Rows of unit norm, both.
+        Both have rows of unit norm.
 
     Returns
     -------
@@ -55,15 +55,15 @@ def largest_cosines_both_ways(
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """:func:`largest_cosines` of atoms with others and of others with atoms, at once.
 
-    Each cosine is made once.
+    Each cosine is computed only once.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_atoms, n_features)
     others : Tensor of shape (n_others, n_features)
-        Rows of unit norm, both.
+        Both have rows of unit norm.
     after_block : callable(n), optional
-        Told after each block of atoms how many it had.
+        Called after each block with its number of atoms.
 
     Returns
     -------
@@ -78,7 +78,8 @@ def largest_cosines_both_ways(
         cosine, place = products.max(1)
         cosines.append(cosine)
         places.append(place)
-        # Where a maximum is costs more to find than what it is; few columns gain one.
+        # Finding the index of a maximum costs more than its value, and few columns have
+        # a new maximum.
         peak = products.amax(0)
         gained = (peak > highest).nonzero()[:, 0]
         highest[gained] = peak[gained]
@@ -94,9 +95,9 @@ def assign_atoms(
 ) -> Tensor:
     """One-to-one matching of two dictionaries of the same size.
 
-    Up to ``exact_limit`` atoms, the matching of the largest total cosine (Hungarian
-    algorithm).  Above, the one of the largest total among candidates, see
-    `candidate_pairs`.
+    Up to ``exact_limit`` atoms, it is the matching with the largest total cosine
+    (Hungarian algorithm).  Above that, it is the matching with the largest total among
+    candidates, see `candidate_pairs`.
 
     Parameters
     ----------
@@ -121,11 +122,12 @@ def assign_atoms(
 def candidate_pairs(atoms: Tensor, others: Tensor) -> sparse.csr_array:
     """Pairs of atoms that a one-to-one matching may choose from.
 
-    Each atom with the `N_CANDIDATES` nearest of the other dictionary, in both
-    directions.  Atoms that are each other's nearest have found a likely partner; those
-    that have not, because another atom is nearer to theirs, look again among
-    themselves, round after round.  So every atom has candidates that others leave to
-    it, and the mutual pairs of all rounds, with the rest, are one full matching.
+    Each atom is paired with the `N_CANDIDATES` nearest atoms of the other dictionary,
+    in both directions.  Atoms that are each other's nearest have found a likely
+    partner. The other atoms, whose nearest atom is nearer to another, are compared
+    among themselves again, round after round.  Every atom therefore has candidates that
+    others do not need, and the mutual pairs of all rounds, with the rest, form one full
+    matching.
 
     Parameters
     ----------
@@ -135,7 +137,7 @@ def candidate_pairs(atoms: Tensor, others: Tensor) -> sparse.csr_array:
     Returns
     -------
     csr_array of shape (n_components, n_components)
-        2 + cosine of each candidate pair: zeros would vanish from a sparse matrix.
+        2 + cosine of each candidate pair, because zeros would be dropped.
     """
     pairs = sparse.csr_array((len(atoms), len(others)))
     left = right = torch.arange(len(atoms), device=atoms.device)
@@ -159,10 +161,10 @@ def candidate_pairs(atoms: Tensor, others: Tensor) -> sparse.csr_array:
 def _nearest_pairs(
     atoms: Tensor, others: Tensor, rows: Tensor, columns: Tensor, n_nearest: int
 ) -> tuple[Tensor, sparse.csr_array]:
-    """Some rows' atoms with their nearest in some columns, and where the nearest is.
+    """Atoms of some rows with their nearest in some columns.
 
-    The first is a place in ``columns``, the second holds 2 + cosine where atoms and
-    others meet.
+    Returns the index in ``columns`` of the nearest, and a matrix with 2 + cosine for
+    each pair of an atom and one of its nearest.
     """
     n_nearest = min(n_nearest, len(columns))
     targets = others[columns]
@@ -176,7 +178,7 @@ def _nearest_pairs(
         tensor.flatten().cpu().numpy()
         for tensor in (
             2 + cosine.double(),
-            # SciPy 1.12 matches with indices of 32 bits only.
+            # SciPy 1.12 matches only with 32-bit indices.
             rows.repeat_interleave(n_nearest).int(),
             columns[place].int(),
         )
@@ -194,7 +196,7 @@ def edge_cosines(dictionaries: Tensor, pair: tuple[int, int], edges: Tensor) -> 
     pair : tuple of two int
         Two SAEs.
     edges : Tensor of shape (2, n_edges), int64
-        Atoms of the one, of the other.
+        Atoms of the first SAE, and of the second.
 
     Returns
     -------

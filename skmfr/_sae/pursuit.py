@@ -8,12 +8,12 @@ from .codes import BlockCoder, SparseCodes
 from .encoder import rows_per_block
 from .ensemble import Ensemble
 
-# Bytes that products of all atoms with each other may take.
+# Maximum number of bytes for products of all atoms with each other.
 MAX_GRAM = 1 << 30
 
 
 def omp_coder(sae: Ensemble, k: int, positive: bool = False) -> BlockCoder:
-    """Orthogonal matching pursuit: k atoms, one at a time; signs are free or not.
+    """Orthogonal matching pursuit with k atoms, signed or non-negative.
 
     See `.._kernels.batched.pursuit`.
     """
@@ -26,8 +26,8 @@ def omp_coder(sae: Ensemble, k: int, positive: bool = False) -> BlockCoder:
 
     def coder(X: Tensor) -> SparseCodes:
         nonlocal gram, n_seen
-        # Products of all atoms are worth their cost after so many samples: a step then
-        # adds up rows of theirs instead of making a product with all atoms.
+        # After this many samples, products between all atoms pay off: each step then
+        # adds their rows instead of computing a product with all atoms.
         n_seen += len(X)
         if gram is None and fits and n_components <= k * n_seen:
             gram = kernels.gram(dictionary)
@@ -40,7 +40,7 @@ def omp_coder(sae: Ensemble, k: int, positive: bool = False) -> BlockCoder:
 def pursuit_codes(
     X: Tensor, ensemble: Ensemble, k: int, positive: bool = False
 ) -> SparseCodes:
-    """Codes by matching pursuit of each member, atoms numbered through the ensemble.
+    """Matching pursuit codes of each member, with atoms numbered through the ensemble.
 
     Returns
     -------

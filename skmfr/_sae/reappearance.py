@@ -1,4 +1,4 @@
-"""How likely an independent run finds atoms again, learned from how runs repeat."""
+"""Probability that an independent run finds atoms again, from repeated runs."""
 
 from collections.abc import Sequence
 
@@ -16,16 +16,16 @@ def reappearance(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probability that an independent dictionary has an atom at cosine tau or more.
 
-    What a cosine with the nearest atom of another run is worth, atoms of the witnesses
-    tell: each has a cosine with one further dictionary, and returns in another one or
-    not.  Monotone regression of the latter on the former, over all ordered pairs of
-    further dictionaries, is applied to the cosines of the atoms with the witnesses; of
-    several witnesses the mean counts.
+    The atoms of the witnesses calibrate the cosine with the nearest atom of another
+    run. Each of them has a cosine with one further dictionary, and returns in another
+    one or not.  A monotone regression of the latter on the former, over all ordered
+    pairs of further dictionaries, is applied to the cosines of the atoms with the
+    witnesses. Several witnesses are averaged.
 
-    The penalty makes the members of the group alike, so that no pair is made of two of
-    them, unless there is one witness, and so no other pair.
+    The penalty makes the members of the group alike, so two of them never form a pair,
+    unless there is only one witness and therefore no other pair.
 
-    The deviation is that of a jackknife over the dictionaries in which atoms return.
+    The deviation is a jackknife estimate over the dictionaries in which atoms return.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def reappearance(
     Returns
     -------
     probability : ndarray of shape (n_components,)
-        NaN if there is no witness, or no more than two dictionaries.
+        NaN if there is no witness, or at most two dictionaries.
     deviation : ndarray of shape (n_components,)
     """
     others, n_coupled = [*group, *witnesses], len(group) if len(witnesses) > 1 else 0
@@ -45,7 +45,7 @@ def reappearance(
         unknown = np.full(len(atoms), np.nan)
         return unknown, unknown.copy()
     known = np.stack([nearest_cosines(atoms, witness)[0] for witness in witnesses])
-    # Cosines of each atom of a witness, by the other dictionaries' numbers.
+    # Cosines of each atom of a witness, by the index of the other dictionary.
     cosines = [
         {
             j: nearest_cosines(witness, each)[0]
@@ -73,10 +73,10 @@ def reappearance(
 
 
 def _calibrated(pairs: list[tuple[np.ndarray, np.ndarray]], weight: float):
-    """Monotone regression of what returns on cosines, each pair of this weight.
+    """Monotone regression of returns on cosines, with this weight for each pair.
 
-    An atom at either end that returns half the time keeps probabilities from 0 and 1,
-    the more the fewer atoms there are.
+    An added atom at each end, which returns half of the time, keeps probabilities away
+    from 0 and 1, more so if there are few atoms.
     """
     seen, returns = (np.concatenate(part) for part in zip(*pairs, strict=True))
     regression = IsotonicRegression(out_of_bounds="clip").fit(
@@ -90,20 +90,20 @@ def _calibrated(pairs: list[tuple[np.ndarray, np.ndarray]], weight: float):
 def largest_set(
     probability: np.ndarray, agreement: np.ndarray, fdr: float
 ) -> np.ndarray:
-    """The most atoms of which, in the mean, no more than a share does not return.
+    """The largest set of atoms whose expected share that does not return is bounded.
 
     Parameters
     ----------
     probability : ndarray of shape (n_components,)
     agreement : ndarray of shape (n_components,)
-        Decides among atoms of the same probability.
+        Breaks ties between atoms with the same probability.
     fdr : float
-        The share.
+        Upper bound on the expected share.
 
     Returns
     -------
     ndarray of shape (n_components,), bool
-        Where the probability is NaN, False.
+        False where the probability is NaN.
     """
     order = np.lexsort((-agreement, -probability))
     order = order[~np.isnan(probability[order])]

@@ -1,12 +1,12 @@
-"""What atoms do: how often they are active, since when not, and which are dead.
+"""Activity of atoms: how often they are active, how long they were not, which are dead.
 
-An atom is *dead* in a window of steps if no sample of these steps activated it.  That
-is the one definition; who asks for dead atoms says which window:
+An atom is *dead* in a window of steps if no sample of these steps activated it.  This
+is the only definition. The window depends on the use:
 
-- the auxiliary loss: `DEAD_AFTER_STEPS` steps, or as many more as it takes for an
-  average atom to be active in `DEAD_AFTER_SAMPLES` samples,
-- callbacks: 100 steps (`.progress.DEAD_WINDOW`),
-- :func:`skmfr.metrics.dead_fraction`: the samples that it is given.
+- the auxiliary loss uses `DEAD_AFTER_STEPS` steps, or more if an average atom needs
+  more to be active in `DEAD_AFTER_SAMPLES` samples,
+- callbacks use 100 steps (`.progress.DEAD_WINDOW`),
+- :func:`skmfr.metrics.dead_fraction` uses the given samples.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ from math import ceil
 import torch
 from torch import Tensor
 
-# Steps over which running activity rates forget.
+# Number of steps over which running activity rates average.
 RATE_MEMORY = 50
-# Steps between two looks for dead atoms; on a GPU each waits for what is under way.
+# Number of steps between checks for dead atoms; on a GPU each check waits for pending
+# work.
 DEAD_INTERVAL = 5
 DEAD_AFTER_STEPS = 5
 DEAD_AFTER_SAMPLES = 40
@@ -32,11 +33,11 @@ class Activity:
     idle: Tensor
     """(n_members, n_components) int64, steps since an atom was active"""
     dead: list[Tensor]
-    """(n_dead,) int64, the atoms of each member in its auxiliary loss"""
+    """(n_dead,) int64 for each member, the atoms in its auxiliary loss"""
 
     @classmethod
     def at_start(cls, like: Tensor, rate: float) -> "Activity":
-        """Before the first step, of atoms like these (n_members, n_components)."""
+        """Activity before the first step, for atoms (n_members, n_components)."""
         idle = torch.zeros_like(like, dtype=torch.int64)
         return cls(
             rates=torch.full_like(like, rate),
@@ -45,45 +46,45 @@ class Activity:
         )
 
     def renew(self, rates: Tensor) -> None:
-        """Take note of a step.
+        """Record a step.
 
         Parameters
         ----------
         rates : Tensor of shape (n_members, n_components)
-            Share of its samples in which each atom was active.
+            Share of the step's samples in which each atom was active.
         """
         self.rates.lerp_(rates, 1 / RATE_MEMORY)
         self.idle = torch.where(rates > 0, 0, self.idle + 1)
 
     def dead_in(self, window: int) -> Tensor:
-        """Atoms that were active in none of so many steps, a mask."""
+        """Mask of the atoms that were active in none of the last `window` steps."""
         return self.idle >= window
 
     def look_for_dead(self, samples_of_average: float) -> None:
-        """Choose the atoms for the auxiliary loss.
+        """Select the atoms for the auxiliary loss.
 
         Parameters
         ----------
         samples_of_average : float
-            In how many samples of a step an average atom is active.
+            Number of samples of a step in which an average atom is active.
         """
         enough = ceil(DEAD_AFTER_SAMPLES / samples_of_average)
         self.dead = atoms_where(self.dead_in(max(DEAD_AFTER_STEPS, enough)))
 
     def forget_member(self, i: int, rate: float) -> None:
-        """Forget all of a member that was started anew."""
+        """Reset everything about a member that was reinitialised."""
         self.rates[i] = rate
         self.idle[i] = 0
         self.dead[i] = self.dead[i][:0]
 
     def forget_atoms(self, i: int, atoms: Tensor) -> None:
-        """Forget how long some atoms of a member, now replaced, were idle."""
+        """Reset the idle times of atoms of a member, because they were replaced."""
         self.idle[i, atoms] = 0
         self.dead[i] = self.dead[i][~torch.isin(self.dead[i], atoms)]
 
 
 def atoms_where(mask: Tensor) -> list[Tensor]:
-    """Atoms of each member for which a mask (n_members, n_components) is true."""
+    """Atoms of each member where a mask (n_members, n_components) is true."""
     return list(mask.nonzero()[:, 1].split(mask.sum(1).tolist()))
 
 

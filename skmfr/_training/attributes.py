@@ -1,6 +1,6 @@
-"""Fitted attributes on an estimator: set, and made when they are read.
+"""Set fitted attributes on an estimator, or compute them when they are read.
 
-PyTorch is imported when something is made, so that importing skmfr is light.
+PyTorch is imported only when something is computed, so that importing skmfr is fast.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-# Arrays that coders, or agreement, are computed from.
+# Arrays from which coders or agreement are computed.
 READ_ONLY = {
     "components_",
     "dictionaries_",
@@ -21,15 +21,15 @@ READ_ONLY = {
 
 
 class Late:
-    """An attribute that a call may leave to be made when it is read.
+    """An attribute that a call may leave to be computed when it is read.
 
-    Set on the estimator, it is an attribute like any other; where it is missing, it is
-    made with those that are made with it, and set.
+    Once it is set on the estimator, it is an ordinary attribute. If it is missing, it
+    is computed and set, together with the attributes that share its computation.
 
     Parameters
     ----------
     make : callable(estimator) -> None
-        Sets it, or leaves it missing where there is nothing to make it of.
+        Sets the attribute, or leaves it missing if it cannot be computed.
     """
 
     def __init__(self, make: Callable[[Any], None]):
@@ -51,7 +51,7 @@ class Late:
 
 
 def make_weights(estimator) -> None:
-    """Set the weights that `partial_fit` left to be made."""
+    """Set the weights that `partial_fit` has left to be computed."""
     from .results import weights_of
 
     if is_late(estimator):
@@ -59,7 +59,7 @@ def make_weights(estimator) -> None:
 
 
 def make_agreement(estimator) -> None:
-    """Set what tells of agreement, where `partial_fit` left it to be made."""
+    """Set the agreement attributes that `partial_fit` has left to be computed."""
     from .results import agreement_of
 
     if is_late(estimator):
@@ -68,12 +68,12 @@ def make_agreement(estimator) -> None:
 
 
 def is_late(estimator) -> bool:
-    """Whether there is something to make attributes of."""
+    """Whether attributes are left to be computed."""
     return "decoder" in estimator.__dict__.get("_training", ())
 
 
 def forget_late(estimator) -> None:
-    """Remove what was made of an earlier state."""
+    """Remove attributes that were computed from an earlier state."""
     for kind in type(estimator).__mro__:
         for name, value in vars(kind).items():
             if isinstance(value, Late):
@@ -81,19 +81,19 @@ def forget_late(estimator) -> None:
 
 
 def set_fitted(estimator, attributes: Mapping[str, Any]) -> None:
-    """Set fitted attributes; those that coders are made of become read-only.
+    """Set fitted attributes; those that coders use become read-only.
 
-    An edit in place, which coders would not see, then raises.
+    An edit in place, which coders would not notice, then raises an error.
     """
     for name, value in attributes.items():
         setattr(estimator, name, value)
-        # Nor may what it is a view of change.
+        # The array that it is a view of must not change either.
         while name in READ_ONLY and isinstance(value, np.ndarray):
             value.flags.writeable = False
             value = value.base
 
 
 def _add(estimator, made: Mapping[str, Any]) -> None:
-    """Set those that nobody has set."""
+    """Set the attributes that are not set yet."""
     missing = made.keys() - estimator.__dict__.keys()
     set_fitted(estimator, {name: made[name] for name in missing})

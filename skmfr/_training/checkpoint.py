@@ -1,4 +1,4 @@
-"""Training states on disk, from which an interrupted fit goes on."""
+"""Checkpoints of training states on disk, from which an interrupted fit resumes."""
 
 import json
 import re
@@ -16,11 +16,12 @@ from .._utils.files import check_archive, remove_abandoned, replacing
 from .settings import Settings
 from .state import TrainingState, from_arrays, to_arrays
 
-# Of the files; raised when a fit can no longer go on as it began from an older one.
+# Format of the files; raised when a fit can no longer resume correctly from older
+# files.
 FORMAT_VERSION = 3
-# The newest, and the one before, should that be damaged.
+# The newest file, and the previous one in case the newest is damaged.
 N_KEPT = 2
-# What may go wrong with a file that is as it was written.
+# Errors that can occur with an undamaged file.
 NOT_DAMAGE = (
     FileNotFoundError,
     PermissionError,
@@ -30,7 +31,7 @@ NOT_DAMAGE = (
 
 
 class DamagedCheckpoint(ValueError):
-    """A file that is no checkpoint, or no longer."""
+    """A file that is not a checkpoint, or is damaged."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +40,24 @@ class Checkpoints:
 
     folder: Path
     configuration: dict[str, object]
-    """what decides how the fit goes; files are named after it"""
+    """values that determine the fit; file names contain their hash"""
     circumstances: dict[str, object] = field(default_factory=dict)
-    """what else has to be as it was for the fit to go on"""
+    """other values that must be unchanged for the fit to resume"""
 
     def path(self, step: int) -> Path:
-        """File for the state after so many steps."""
+        """File for the state after `step` steps."""
         return self.folder / f"{self._stem}-{step:09d}.npz"
 
     def paths(self) -> list[Path]:
-        """The files that there are, the newest first."""
-        # Not copies of theirs that a user has made.
+        """The existing files, newest first."""
+        # Copies made by the user are not included.
         ours = re.compile(rf"{self._stem}-\d{{9,}}\.npz")
         paths = [
             path
             for path in self.folder.glob("*")
             if ours.fullmatch(path.name) and path.is_file()
         ]
-        # Numbers of steps may outgrow their nine digits.
+        # Step numbers may have more than nine digits.
         return sorted(paths, key=lambda path: (len(path.name), path.name), reverse=True)
 
     @property
@@ -64,7 +65,7 @@ class Checkpoints:
         return f"skmfr-{joblib.hash(_as_text(self.configuration))}"
 
     def save(self, state: TrainingState) -> None:
-        """Write a checkpoint; the last good one stays, whatever goes wrong.
+        """Write a checkpoint; the last good one is kept if this fails.
 
         Raises
         ------
@@ -89,25 +90,25 @@ class Checkpoints:
         except OSError as error:
             raise type(error)(
                 error.errno,
-                f"checkpoint_dir is no folder, and cannot be made: {error.strerror}",
+                f"checkpoint_dir is not a folder and cannot be made: {error.strerror}",
                 str(self.folder),
             ) from error
 
     def load(self, settings: Settings) -> TrainingState | None:
-        """The state in the newest file that can be read, or None if there is no file.
+        """The state in the newest readable file, or None if there is no file.
 
         Raises
         ------
         ValueError
-            If all files are damaged, or if one is of another version, another
-            configuration or other circumstances.
+            If all files are damaged, or if one has another version, configuration or
+            circumstances.
         OSError
-            If there is no folder, and none can be made, or if a file must not be read.
+            If there is no folder and none can be created, or if a file may not be read.
 
         Warns
         -----
         UserWarning
-            If a file is damaged, and so the one before it is taken.
+            If a file is damaged and the previous one is used.
         """
         self._make_folder()
         paths = self.paths()
@@ -116,10 +117,12 @@ class Checkpoints:
                 try:
                     return self._read(path, settings)
                 except DamagedCheckpoint as error:
-                    warnings.warn(f"{error} Taking the one before it.", stacklevel=8)
+                    warnings.warn(
+                        f"{error} Resuming from the previous checkpoint.", stacklevel=8
+                    )
             return self._read(paths[-1], settings) if paths else None
         except FileNotFoundError:
-            # Another fit with this configuration has written a newer one meanwhile.
+            # Meanwhile another fit with this configuration has written a newer file.
             return self.load(settings)
 
     def _read(self, path: Path, settings: Settings) -> TrainingState:
@@ -134,16 +137,17 @@ class Checkpoints:
             found = json.loads(str(arrays.pop("description")))
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"The checkpoint {path} is in version {version} of the format; this "
-                f"skmfr goes on from version {FORMAT_VERSION} only."
+                f"The checkpoint {path} has version {version} of the format, but this "
+                f"version of skmfr resumes only from version {FORMAT_VERSION}: use the "
+                "version of skmfr that wrote it, or another checkpoint_dir."
             )
         wanted = _as_text(self.configuration | self.circumstances)
         for name, value in wanted.items():
             if found.get(name) != value:
                 raise ValueError(
                     f"The checkpoint {path} was written with {name}="
-                    f"{found.get(name)}, but this fit has {name}={value}. Fit as "
-                    "before to go on, or name another checkpoint_dir."
+                    f"{found.get(name)}, but this fit has {name}={value}. Restore the "
+                    "earlier value to resume, or use another checkpoint_dir."
                 )
         with _damage_named(path):
             return from_arrays(arrays, settings)
@@ -155,16 +159,16 @@ def _damage_named(path: Path) -> Iterator[None]:
         yield
     except NOT_DAMAGE:
         raise
-    # What a broken file makes zipfile and NumPy raise has no common base.
+    # zipfile and NumPy raise errors without a common base class for damaged files.
     except Exception as error:
         raise DamagedCheckpoint(
             f"The checkpoint {path} in checkpoint_dir cannot be read ({error}); remove "
-            "it to train on without it."
+            "it to train without it."
         ) from error
 
 
 def _as_text(values: dict[str, object]) -> dict[str, str]:
-    """Values of parameters, the same for NumPy's numbers as for Python's."""
+    """Values of parameters as text, the same for numbers from NumPy and Python."""
     return {
         name: repr(value.item() if isinstance(value, np.generic) else value)
         for name, value in values.items()

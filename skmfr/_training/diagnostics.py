@@ -1,4 +1,4 @@
-"""Signs that a fit goes wrong, or went wrong, in words."""
+"""Detect failed fits, and describe them."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ import torch
 from .settings import Settings
 from .state import TrainingState
 
-# Levels at which a sign is given.
+# Thresholds of the signs.
 POOR_FVU = 0.5
 HIGH_AGREEMENT = 0.9
 DUPLICATE_COSINE = 0.99
@@ -16,20 +16,20 @@ SMALLEST_FVU_COST = 0.01
 
 
 def check_convergence(state: TrainingState, settings: Settings) -> None:
-    """Look at loss and atoms before something is made of them.
+    """Check loss and atoms before results are computed.
 
     Raises
     ------
     ValueError
-        If they are not what they should be: finite, and of unit norm.
+        If the loss is not finite, or atoms do not have unit norm.
     """
     last = state.losses[max(0, state.n_steps - 1) : state.n_steps]
     norms = torch.linalg.vector_norm(state.ensemble.decoder, dim=-1)
     if not (last.isfinite().all() and ((norms - 1).abs() < 0.1).all()):
         raise ValueError(
             f"Training diverged with learning_rate={settings.learning_rate:g} and "
-            f"alpha={settings.alpha:g}: lower them. If it went on from earlier data, "
-            "X must be of their scale."
+            f"alpha={settings.alpha:g}: lower them. If this fit continues an earlier "
+            "one, X must have the same scale as the earlier data."
         )
 
 
@@ -44,15 +44,15 @@ def failure_signs(
     n_reinits: int,
     max_reinits: int,
 ) -> list[str]:
-    """What a user should know about a fit, and what to do about it.
+    """Signs of a failed fit, each with a remedy.
 
     Parameters
     ----------
     alpha : float
         Weight of the penalty.
     group_fvu, witness_fvu : float
-        FVU at the end of training, mean over the group and over the witnesses, which
-        the penalty does not touch; NaN without witnesses.
+        FVU at the end of training, averaged over the group and over the witnesses,
+        which train without the penalty; NaN without witnesses.
     mutual_agreement : float
         Mean agreement inside the group; NaN for a single SAE.
     duplicate_share : float
@@ -60,16 +60,16 @@ def failure_signs(
     null_agreement : float
         Agreement of random dictionaries.
     n_reinits, max_reinits : int
-        Most reinitialisations of one SAE, and how many are allowed.
+        Largest number of reinitialisations of one SAE, and the maximum allowed.
 
     Returns
     -------
     list of str
-        A sentence or two for each sign; empty if all is well.
+        One or two sentences for each sign; empty if there is none.
     """
     signs = []
     lower_alpha = f"Lower alpha={alpha:g}, or" if alpha > 0 else "You can"
-    # Where chance alone gives high cosines, in few dimensions, they tell nothing.
+    # In few dimensions chance alone gives high cosines, which then mean nothing.
     telling = null_agreement < HIGH_AGREEMENT
     if group_fvu > POOR_FVU and mutual_agreement > HIGH_AGREEMENT and telling:
         signs.append(
@@ -92,10 +92,10 @@ def failure_signs(
         )
     if n_reinits >= max_reinits:
         signs.append(
-            f"Reinitialisation is unstable: an SAE was started anew {n_reinits} times, "
-            "as often as is allowed, and had less time to train. Raise "
-            "reinit_threshold, or set it to None if some features of the data are "
-            "simply more frequent than others."
+            f"Reinitialisation is unstable: an SAE was reinitialised {n_reinits} "
+            "times, the maximum, and had less time to train. Raise reinit_threshold, "
+            "or set it to None if some features of the data are simply more frequent "
+            "than others."
         )
     return signs
 
@@ -110,7 +110,7 @@ def share_of_duplicates(atoms: np.ndarray) -> float:
     """
     n_duplicates = 0
     for block in np.array_split(atoms, max(1, len(atoms) ** 2 >> 24)):
-        # Each atom is its own nearest.
+        # The nearest atom of each atom is the atom itself.
         n_near = np.sum(block @ atoms.T > DUPLICATE_COSINE, axis=1)
         n_duplicates += int(np.sum(n_near > 1))
     return n_duplicates / len(atoms)

@@ -1,7 +1,7 @@
-"""A fit, top to bottom.
+"""A fit, from top to bottom.
 
-Data are split, centred and cut into batches; SAEs start anew, or from an earlier fit or
-a checkpoint; they are trained together; and what they have learned becomes arrays.
+Data are split, centred and cut into batches. SAEs are initialised, or continue an
+earlier fit or a checkpoint. They are trained together, and the result becomes arrays.
 """
 
 import warnings
@@ -39,14 +39,14 @@ from .schedule import Plateau, Schedule, due
 from .settings import Settings, n_steps_of, settings_of
 from .state import TrainingState, from_arrays, new_state
 
-# Steps between checkpoints by default.
+# Default number of steps between checkpoints.
 CHECKPOINT_EVERY = 500
-# Parameters that have the same value in several spellings, such as "auto".
+# Parameters whose values can be written in several ways, such as "auto".
 RESOLVED = ("n_components", "k", "alpha", "tied", "learning_rate", "device")
-# Parameters that do not change what training does.
+# Parameters that do not affect training.
 INDIFFERENT_TO_TRAINING = {
-    "transform_algorithm",  # but for pursuit or not
-    "positive_code",  # but in pursuit
+    "transform_algorithm",  # except for pursuit or not
+    "positive_code",  # except in pursuit
     "sparse_output",
     "checkpoint_dir",
     "checkpoint_every",
@@ -57,34 +57,34 @@ INDIFFERENT_TO_TRAINING = {
 
 
 class Fit(NamedTuple):
-    """What a fit leaves."""
+    """The result of a fit."""
 
     attributes: dict[str, Any]
-    """fitted attributes of the estimator; "_training" is what another call goes on
-    from, as plain arrays"""
+    """fitted attributes of the estimator; "_training" holds plain arrays from which
+    another call continues"""
     signs: list[str]
-    """of failure"""
+    """signs of failure"""
     interrupt: KeyboardInterrupt | None
-    """what ended it before its time, to be raised once the attributes are set"""
+    """the interrupt that ended training, to be raised after the attributes are set"""
     progress: str
-    """steps done and planned, in words"""
+    """description of the steps done and planned"""
 
 
 class Data(NamedTuple):
-    """Data as training sees them."""
+    """Data in the form that training needs."""
 
     batches: Batches
     moments: Moments
-    """of all rows so far that are no outliers"""
+    """moments of all rows so far that are not outliers"""
     standardiser: Standardiser
     median_norm: float
-    """of the rows so far"""
+    """median norm of the rows so far"""
     n_outliers: int
-    """so far"""
+    """number of outliers so far"""
     outliers: np.ndarray | None
-    """(n_rows,), those of this call; None if there are none"""
+    """(n_rows,), outliers of this call; None if there are none"""
     held_out: np.ndarray | None
-    """(n_held_out,), rows that tell when to stop"""
+    """(n_held_out,), rows that decide when to stop"""
 
     @property
     def dtype(self) -> np.dtype:
@@ -107,21 +107,22 @@ def fit(
     ----------
     X : ndarray or Source of shape (n_samples, n_features)
     parameters : mapping
-        Of the estimator, checked.
+        Checked parameters of the estimator.
     seed : int
     earlier : Earlier, optional
-        What to go on from.
+        The model to continue.
     weights : sequence of ndarray, optional
-        Of one SAE to start from, in units of the data, in the order of an ensemble.
+        Weights of one SAE to start from, in units of the data, in the order of an
+        ensemble.
     one_pass : bool
-        Whether to take the data once, at a constant learning rate.
+        Whether to make one pass over the data, at a constant learning rate.
     begin_callbacks : callable(X, per_epoch, state, attributes_of), optional
-        Gives the `EpochCallbacks` of a fit that begins.
+        Returns the `EpochCallbacks` of a new fit.
 
     Raises
     ------
     ValueError
-        If parameters do not fit the data or the earlier fit, or training diverges.
+        If parameters do not match the data or the earlier fit, or training diverges.
     """
     settings = settings_of(parameters, X.shape[1], seed)
     rows, held_out = None, None
@@ -146,7 +147,7 @@ def fit(
     try:
         attributes = what_is_left(state, data, settings, keep_adam, late=one_pass)
     except KeyboardInterrupt as impatient:
-        # The steps are done, and the estimator shall have them.
+        # The steps are done, and the estimator receives them.
         interrupt = impatient
         attributes = what_is_left(state, data, settings, keep_adam, late=one_pass)
     attributes["history_"] = history
@@ -161,15 +162,15 @@ def fit(
 def what_is_left(
     state: TrainingState, data: Data, settings: Settings, keep_adam: bool, late: bool
 ) -> dict[str, object]:
-    """Fitted attributes, and what another call goes on from.
+    """Fitted attributes, and the arrays from which another call continues.
 
-    If they may come late, those that cost much are left to be made of the others.
+    If attributes may be computed late, the costly ones are left out.
     """
     attributes = fitted_attributes(state, data.standardiser, settings, data.dtype)
     training = training_arrays(state, data.moments, settings.seed, keep_adam)
     reference: Any = attributes["reference_sae_"]
     attributes |= {
-        # A last batch that goes on into another epoch does not begin it.
+        # A last batch that extends into another epoch does not count as its beginning.
         "n_iter_": int((state.step - 1) / data.batches.per_epoch) + 1,
         "median_norm_": data.median_norm,
         "_training": training,
@@ -184,7 +185,7 @@ def what_is_left(
     }
     if not late:
         attributes |= costly_attributes(attributes)
-        # The dictionaries are public now.
+        # The dictionaries are now public attributes.
         del training["decoder"]
     return attributes
 
@@ -192,7 +193,7 @@ def what_is_left(
 def as_of_now(
     state: TrainingState, data: Data, settings: Settings
 ) -> dict[str, object]:
-    """Fitted attributes that further steps do not change."""
+    """Fitted attributes that do not change in further steps."""
     attributes = what_is_left(state, data, settings, keep_adam=False, late=False)
     del attributes["_training"]
     return {name: deepcopy(value) for name, value in attributes.items()}
@@ -208,12 +209,12 @@ def prepare(
     earlier: Earlier | None,
     one_pass: bool,
 ) -> Data:
-    """Find centre and scale, and cut batches.
+    """Compute centre and scale, and make batches.
 
     Warns
     -----
     UserWarning
-        If training begins on data with outliers.
+        If the first training data have outliers.
     """
     n_rows, moments, median_norm, outliers = statistics
     if outliers is not None and not (one_pass and earlier):
@@ -248,8 +249,9 @@ def prepare(
 def split(
     X: np.ndarray | Source, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on, and rows to hold out for early stopping."""
-    # Of many chunks whole ones: for a few rows of each, all would be read.
+    """Rows for training, and rows to hold out for early stopping."""
+    # With many chunks, hold out whole ones. A few rows of each would require reading
+    # all.
     sizes, most = np.diff(chunk_starts(X)), int(fraction * len(X))
     if len(sizes) <= n_mixed(X) or sizes.max() > most:
         sizes = np.ones(len(X), dtype=int)
@@ -259,7 +261,8 @@ def split(
     if len(sizes) - n_held_out < 1:
         raise ValueError(
             f"early_stopping=True with validation_fraction={fraction} leaves no sample "
-            f"to train on: n_samples={len(X)}."
+            f"for training: n_samples={len(X)}. Lower validation_fraction, or set "
+            "early_stopping=False."
         )
     held_out = np.zeros(len(sizes), dtype=bool)
     held_out[order[:n_held_out]] = True
@@ -289,9 +292,9 @@ def start(
 
 
 def change_units(ensemble: Ensemble, old: Standardiser, new: Standardiser) -> None:
-    """Express biases in new units, in place, so that codes mean the same as before.
+    """Convert biases to new units, in place, so that codes mean the same as before.
 
-    Adam's means, which forget within a hundred steps, stay.
+    Adam's moments, which forget within a hundred steps, are kept.
     """
     factor = old.scale / new.scale
     shift = (old.mean.astype(float) - new.mean) / new.scale
@@ -301,12 +304,12 @@ def change_units(ensemble: Ensemble, old: Standardiser, new: Standardiser) -> No
 
 
 def check_can_go_on(earlier: Earlier, settings: Settings, n_features: int) -> None:
-    """Compare settings with those of the fit to go on from.
+    """Compare settings with those of the fit to continue.
 
     Raises
     ------
     ValueError
-        If they differ in what cannot change.
+        If settings differ that must not change.
     """
     n_members, n_components, n_found = earlier.arrays["decoder"].shape
     dtype = earlier.arrays["encoder_bias"].dtype
@@ -320,15 +323,15 @@ def check_can_go_on(earlier: Earlier, settings: Settings, n_features: int) -> No
     ]:
         if wanted != found:
             raise ValueError(
-                f"{name}={wanted}, but the fit to go on from had {name}={found}. "
-                "Set warm_start=False and call fit to start anew."
+                f"{name}={wanted}, but the fit to continue has {name}={found}. Set "
+                "warm_start=False and call fit to start again."
             )
 
 
 def plan(
     data: Data, parameters: Mapping, anew: bool, settled: bool, one_pass: bool
 ) -> tuple[Schedule, Plateau]:
-    """How training goes, and when it may end early.
+    """The schedule of training, and the rule for ending early.
 
     Parameters
     ----------
@@ -356,16 +359,16 @@ def resume(
     settings: Settings,
     one_pass: bool,
 ) -> tuple[TrainingState, Checkpoints | None]:
-    """The state to go on from, of the newest checkpoint if there is one.
+    """The state to continue, from the newest checkpoint if there is one.
 
     Raises
     ------
     ValueError
-        If the processes that share the fit do not do the same.
+        If the processes that share the fit have different values.
     """
     workers, X = data.batches.workers, data.batches.X
     is_saved = parameters["checkpoint_dir"] is not None and not one_pass
-    # For which data are read, and so only where it is compared.
+    # Hashing reads the data, so it is done only if the hash is compared.
     hash_of_X = fingerprint(X) if is_saved or workers.size > 1 else None
     checkpoints = None
     if is_saved:
@@ -375,7 +378,7 @@ def resume(
         decisive(parameters)
         | {
             "X.shape": X.shape,
-            # Of which the samples may be in another order.
+            # These depend on the order of the samples.
             "hash of X": hash_of_X,
             "seed drawn from random_state": settings.seed,
             "step of the checkpoint in checkpoint_dir": state.step,
@@ -385,7 +388,7 @@ def resume(
 
 
 def decisive(parameters: Mapping) -> dict[str, object]:
-    """The parameters that decide what training does."""
+    """The parameters that affect training."""
     return {
         name: value
         for name, value in parameters.items()
@@ -403,15 +406,15 @@ def checkpoints_of(
     """The checkpoints of a fit that begins with this state."""
     if parameters["random_state"] is None:
         warnings.warn(
-            f"No other fit will go on from the checkpoints in checkpoint_dir="
-            f"{str(parameters['checkpoint_dir'])!r}, for each has other random "
-            "numbers: random_state=None, expected an integer.",
+            f"No fit can resume from the checkpoints in checkpoint_dir="
+            f"{str(parameters['checkpoint_dir'])!r}: with random_state=None, every fit "
+            "draws other random numbers. Set random_state to an integer.",
             stacklevel=8,
         )
     return Checkpoints(
         Path(parameters["checkpoint_dir"]),
         decisive(parameters)
-        # What may be written in other ways, and be the same.
+        # Resolved values are compared, because they can be written in several ways.
         | {name: getattr(settings, name) for name in RESOLVED}
         | {
             "for_pursuit": settings.for_pursuit,
@@ -433,14 +436,14 @@ def run(
     checkpoints: Checkpoints | None,
     begin_callbacks: Callable[..., EpochCallbacks] | None,
 ) -> tuple[list[dict], KeyboardInterrupt | None]:
-    """Run the training loop, watched, saved, and open to interruption.
+    """Run the training loop with progress, checkpoints and interrupts.
 
     Returns
     -------
     list of dict
-        What the callback returned.
+        Values that the callback returned.
     KeyboardInterrupt or None
-        What interrupted it after its first step; before, it is raised.
+        The interrupt, if it came after the first step; before that, it is raised.
     """
     batches, standardiser = data.batches, data.standardiser
     every = parameters["checkpoint_every"] or CHECKPOINT_EVERY

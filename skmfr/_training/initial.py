@@ -71,8 +71,8 @@ def pretrained(
     ]:
         if wanted != found:
             raise ValueError(
-                f"{name}={wanted}, but the SAE to go on from has {name}={found}. Set "
-                "warm_start=False and call fit to start anew."
+                f"{name}={wanted}, but the SAE to continue has {name}={found}. Set "
+                "warm_start=False and call fit to start again."
             )
     return given
 

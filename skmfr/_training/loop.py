@@ -1,4 +1,4 @@
-"""The training loop: all SAEs on the same batches, to the end of a schedule."""
+"""The training loop: all SAEs train on the same batches until the schedule ends."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -20,16 +20,16 @@ from .settings import Settings
 from .state import TrainingState
 from .step import room_for_gradients, take_step
 
-# One pair of SAEs is matched again every so many steps; with many atoms less often,
-# for the cost of a matching outgrows that of a step.
+# Steps after which one pair of SAEs is matched again; more with many atoms, because the
+# cost of a matching grows faster than that of a step.
 MATCHING_INTERVAL = 16
 ATOMS_PER_MATCHING_STEP = 32
-# Stopping is considered after every epoch, but no more often than this.
+# Early stopping is checked after every epoch, but at most this often.
 STEPS_PER_CHECK = 50
 
 
-# Gradients are written by hand.  And should an interrupt come while PyTorch's optimiser
-# has its own switched off, they are on again for the user.
+# Gradients are written by hand.  The decorator also restores the user's gradient mode
+# if an interrupt comes while PyTorch's optimiser has switched it off.
 @torch.no_grad()
 def train(
     state: TrainingState,
@@ -39,26 +39,26 @@ def train(
     validation: np.ndarray | None = None,
     after_step: Callable[[TrainingState], bool] = lambda state: False,
 ) -> None:
-    """Train all SAEs on the same batches, to the end of the schedule of the state.
+    """Train all SAEs on the same batches until the schedule of the state ends.
 
     Parameters
     ----------
     state : TrainingState
-        Changed in place, and complete whenever ``after_step`` is called.
+        Changed in place, and consistent whenever ``after_step`` is called.
     batches : Batches
     standardiser : Standardiser
     settings : Settings
     validation : ndarray of shape (n_validation,), optional
-        Held-out rows of the data, which tell when the loss has stopped falling.
+        Held-out rows, which show when the loss has stopped falling.
     after_step : callable(state) -> bool
         Called after each step; True ends training.
     """
     workers = batches.workers
     room = room_for_gradients(state)
     check_every = max(ceil(batches.per_epoch), STEPS_PER_CHECK)
-    # A GPU would wait for batches that are gathered when it wants them.
+    # Otherwise a GPU would wait while batches are gathered.
     ahead = settings.device != "cpu"
-    # The end may come closer, but never moves away.
+    # The end may move closer, but never away.
     turn = batches.in_turn(state.step, state.schedule.n_steps, ahead)
     with closing(turn):
         for batch in turn:
@@ -85,7 +85,7 @@ def train(
 
 
 def renew_matches(state: TrainingState, settings: Settings) -> None:
-    """Match one pair of SAEs again when its turn has come, and any that never was."""
+    """Match one pair of SAEs again if it is its turn, and any pair never matched."""
     pairs = state.matches.pairs
     interval = max(MATCHING_INTERVAL, settings.n_components // ATOMS_PER_MATCHING_STEP)
     turn = None
@@ -110,7 +110,7 @@ def group_fvu(
     settings: Settings,
     workers: Workers = ALONE,
 ) -> float:
-    """FVU of held-out rows, mean over the group."""
+    """FVU of held-out rows, averaged over the group."""
     group = state.ensemble[: settings.n_saes]
     squares = 0.0
     for block in row_blocks(X, workers.part(rows)):

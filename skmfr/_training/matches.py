@@ -1,4 +1,4 @@
-"""Which atoms the penalty pulls together."""
+"""Matched atoms, which the penalty attracts to each other."""
 
 from itertools import combinations
 from typing import NamedTuple
@@ -12,23 +12,23 @@ from .._sae.pairing import assign_atoms, edge_cosines, largest_cosines
 
 
 class PullGraph(NamedTuple):
-    """Which atoms the mutual penalty pulls together: a symmetric sparse matrix.
+    """Pairs of atoms that the mutual penalty attracts, as a symmetric sparse matrix.
 
     Atoms are numbered through the group: atom a of SAE i is i * n_components + a.
     """
 
     partners: Tensor
-    """(n_edges,) int32, the atoms that each atom is pulled to."""
+    """(n_edges,) int32, the partners of each atom"""
     offsets: Tensor
-    """(n_saes * n_components + 1,) int32, where the partners of each atom begin."""
+    """(n_saes * n_components + 1,) int32, first and last partner of each atom"""
     weights: Tensor
-    """(n_edges,), so that half their sum is 1 once all pairs are matched."""
+    """(n_edges,), scaled so that half their sum is 1 once all pairs are matched"""
     bounds: list[int]
-    """n_saes + 1 numbers, where the edges of each SAE begin"""
+    """n_saes + 1 numbers, first and last edge of each SAE"""
 
 
 class Matches:
-    """Matched atoms of every pair of SAEs, renewed one pair at a time.
+    """Matched atoms of every pair of SAEs, updated one pair at a time.
 
     Parameters
     ----------
@@ -36,8 +36,8 @@ class Matches:
         One-to-one, or each atom with the nearest of the other SAE.
     n_saes, n_components : int
     least_cosine : float
-        Atoms no more alike than this have not found the same feature, and are not
-        matched: pulled together they would both end up between two features.
+        Minimum cosine of a match. Atoms less alike have not found the same feature, and
+        would both move between two features if they attracted each other.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Matches:
         self.least_cosine = least_cosine
         self.pairs = list(combinations(range(n_saes), 2))
         self.edges: dict[tuple[int, int], np.ndarray] = {}
-        """For each pair matched, (2, n_edges): atoms of the one, of the other."""
+        """for each matched pair, (2, n_edges): atoms of the first, and of the second"""
         self._graph: PullGraph | None = None
 
     def renew(self, dictionaries: Tensor, pair: tuple[int, int]) -> None:
-        """Match a pair again, to dictionaries (n_saes, n_components, n_features)."""
+        """Match a pair again, in dictionaries (n_saes, n_components, n_features)."""
         i, j = pair
         own = torch.arange(self.n_components)
         if self.matching == "hungarian":
@@ -75,7 +75,7 @@ class Matches:
         self._graph = None
 
     def with_partner(self, i: int, j: int) -> np.ndarray:
-        """Which atoms of SAE i are matched to one of SAE j, (n_components,) bool."""
+        """Whether each atom of SAE i is matched to one of SAE j, (n_components,)."""
         matched = np.zeros(self.n_components, dtype=bool)
         pair = min(i, j), max(i, j)
         matched[self.edges[pair][pair.index(i)]] = True
@@ -90,7 +90,7 @@ class Matches:
                 self._graph = None
 
     def graph(self, like: Tensor) -> PullGraph:
-        """The pull graph of the present matches, in the dtype and place of a tensor."""
+        """The graph of the current matches, with the dtype and device of `like`."""
         if self._graph is None:
             per_pair = self.n_components * (1 if self.matching == "hungarian" else 2)
             weight = 1.0 / (per_pair * len(self.pairs))

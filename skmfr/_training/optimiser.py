@@ -6,17 +6,17 @@ from torch import Tensor
 from .._kernels import backend
 from .._sae.ensemble import Ensemble
 
-# Gradients of an atom are sparse in time: the usual 0.999 remembers too much of the
-# first steps.
+# The gradients of an atom are sparse in time, so the usual 0.999 remembers too much of
+# the first steps.
 BETAS = (0.9, 0.99)
 
 
 class SphericalAdam(torch.optim.Adam):
-    """Adam over the parameters of an ensemble, whose atoms stay on the unit sphere.
+    """Adam over the parameters of an ensemble, with atoms on the unit sphere.
 
-    Of the gradient of an atom only what is tangent to the sphere counts, and after a
-    step the atom is normalised.  Each member is a group of parameters, so that one can
-    start anew.
+    The gradient of an atom is projected on the tangent space of the sphere, and the
+    atom is normalised after the step.  Each member is a group of parameters, so that it
+    can be reinitialised alone.
     """
 
     def __init__(self, ensemble: Ensemble, learning_rate: float):
@@ -29,14 +29,14 @@ class SphericalAdam(torch.optim.Adam):
             ]
             if not ensemble.tied:
                 parameters.insert(0, ensemble.encoder[i])
-            # Atoms are the last but one.
+            # Atoms are the second-to-last parameter.
             groups.append({"params": parameters, "on_sphere": len(parameters) - 2})
         super().__init__(groups, lr=learning_rate, betas=BETAS, fused=True)
         self.sources: list[tuple[list[Tensor], ...]] | None = None
-        """of each group, what the next step begins from in the place of its arrays"""
+        """for each group, other arrays from which the next step starts"""
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Of the steps to come."""
+        """Set the learning rate of the next steps."""
         for group in self.param_groups:
             group["lr"] = learning_rate
 
@@ -62,10 +62,10 @@ class SphericalAdam(torch.optim.Adam):
             )
 
     def on_copies_of(self, former: "SphericalAdam") -> None:
-        """Go on where another stands, whose arrays stay; gradients are shared.
+        """Continue from another optimiser, whose arrays do not change; share gradients.
 
-        Parameters and moments have their values once the next step has been taken,
-        which reads them there anyway.
+        Parameters and moments receive their values in the next step, which reads the
+        other's arrays anyway.
         """
         self.sources = []
         pairs = zip(former.param_groups, self.param_groups, strict=True)
@@ -86,7 +86,7 @@ class SphericalAdam(torch.optim.Adam):
             self.sources.append((group["params"], means, squares))
 
     def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
-        """What is kept of a parameter, in the form that PyTorch keeps it."""
+        """State of a parameter, in PyTorch's format."""
         moments = self.state[parameter]
         if not moments:
             moments["step"] = parameter.new_zeros((), dtype=torch.float32)

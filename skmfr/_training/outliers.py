@@ -1,4 +1,4 @@
-"""Rows that would outweigh all others: told of, and how well each kind is described."""
+"""Warn about rows that outweigh all others, and compute the FVU of both kinds."""
 
 import warnings
 from dataclasses import replace
@@ -13,21 +13,21 @@ from .._sae.coder import Coder
 from .._sae.ensemble import Ensemble
 from .settings import Settings
 
-# Rows of each kind that are coded to tell their FVU.
+# Number of rows of each kind that are coded to compute their FVU.
 N_CODED = 4096
 
 
 def warn_of(outliers: Outliers, n_rows: int) -> None:
-    """Tell of rows that the model would be about, and what to do."""
+    """Warn about rows that would dominate the model, with a remedy."""
     n, first = len(outliers.rows), ", ".join(map(str, outliers.rows[:5]))
     warnings.warn(
         f"{n} of {n_rows} rows of X ({100 * n / n_rows:.2g}% of them; rows {first}"
-        f"{', ...' if n > 5 else ''}) hold {outliers.share:.1%} of its variance. They "
-        f"are drawn in to {FARTHEST:g} times the distance of the others in training, "
-        "so that the model is about these as well, but score counts them in full: "
-        "inlier_fvu_ tells of the others. Leave such rows out where you can. First "
-        "tokens of language models are such rows: ActivationExtractor(skip_first=1) "
-        "or max_norm_ratio=10 leaves them out.",
+        f"{', ...' if n > 5 else ''}) hold {outliers.share:.1%} of its variance. "
+        f"Training scales them down to {FARTHEST:g} times the distance of the other "
+        "rows, so that the model fits these too, but score counts them in full; "
+        "inlier_fvu_ leaves them out. Remove such rows if you can. The first tokens "
+        "of language models are such rows: ActivationExtractor(skip_first=1) or "
+        "max_norm_ratio=10 removes them.",
         UserWarning,
         stacklevel=8,
     )
@@ -40,7 +40,7 @@ def fvu_of_kinds(
     outliers: np.ndarray | None,
     settings: Settings,
 ) -> dict[str, float | None]:
-    """FVU of the rows to train on that are no outliers, and of those that are.
+    """FVU of the training rows that are not outliers, and of the outliers.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def fvu_of_kinds(
     batches : Batches
     standardiser : Standardiser
     outliers : ndarray of shape (n_outliers,), int, or None
-        Sorted. None for none; then both are None.
+        Sorted. None if there are no outliers; then both FVUs are None.
     settings : Settings
     """
     found: dict[str, float | None] = {"inlier_fvu_": None, "outlier_fvu_": None}
@@ -63,7 +63,7 @@ def fvu_of_kinds(
 
     def reconstructed(chosen: np.ndarray):
         for block in row_blocks(X, chosen):
-            # FVU is the same in any units.
+            # FVU does not depend on the unit.
             given = as_they_are(block, settings.device, settings.dtype)
             yield given.cpu().numpy(), coder.reconstruct(given).cpu().numpy()
 

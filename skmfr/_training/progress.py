@@ -1,4 +1,4 @@
-"""What can be watched during a fit: a progress bar, callbacks, scikit-learn's own."""
+"""Progress of a fit: a progress bar, callbacks, and scikit-learn's callbacks."""
 
 import multiprocessing
 import sys
@@ -12,11 +12,11 @@ from .._sae.pairing import largest_cosines
 from .settings import Settings
 from .state import TrainingState
 
-# Steps between two computations of the agreement, which costs more than a step.
+# Number of steps between computations of the agreement, which costs more than a step.
 AGREEMENT_INTERVAL = 50
-# Steps in which atoms that a callback is told are dead were not active.
+# Number of steps without activity after which callbacks count an atom as dead.
 DEAD_WINDOW = 100
-# Seconds between two lines in a log, but for the last.
+# Seconds between two lines in a log, except for the last.
 SHORTEST_SILENCE, LONGEST_SILENCE = 1, 300
 
 
@@ -27,7 +27,7 @@ class Watch:
     ----------
     settings : Settings
     verbose : int
-        Whether to show how far it is.
+        Whether to show the progress.
     callback : callable(step, info) or None
     """
 
@@ -36,7 +36,7 @@ class Watch:
         self.callback = callback
         self.agreement, self.agreement_is_of = float("nan"), -1
         self.history: list[dict] = []
-        """what the callback returned"""
+        """values that the callback returned"""
         self.report: Bar | Lines | None = None
         if verbose:
             self.report = (Bar if _redraws() else Lines)(_label(settings))
@@ -63,7 +63,7 @@ class Watch:
                 self.history.append(record)
 
     def info(self, state: TrainingState) -> dict[str, float]:
-        """What a callback gets to know."""
+        """The info that a callback receives."""
         if state.step // AGREEMENT_INTERVAL != self.agreement_is_of:
             self.agreement = self.current_agreement(state)
             self.agreement_is_of = state.step // AGREEMENT_INTERVAL
@@ -92,7 +92,7 @@ class Watch:
 
 
 class Bar:
-    """A bar that is drawn anew in its place."""
+    """A bar that is redrawn in place."""
 
     def __init__(self, label: str):
         self.label = label
@@ -106,7 +106,7 @@ class Bar:
         if self.bar is None:
             from tqdm.auto import tqdm
 
-            # Not before its length is known; and a checkpoint may have begun it.
+            # Only when its length is known, because a checkpoint may have begun it.
             self.bar = tqdm(
                 desc=self.label,
                 unit="step",
@@ -124,7 +124,7 @@ class Bar:
 
 
 class Lines:
-    """Some lines for a log: one for each tenth of the steps, and for the last step."""
+    """Lines for a log: one for each tenth of the steps, and one for the last step."""
 
     def __init__(self, label: str):
         self.label = label
@@ -138,7 +138,7 @@ class Lines:
 
     def show(self, state: TrainingState, info: Mapping[str, float]) -> None:
         self.shown, self.written = state.step, monotonic()
-        # At once, for several processes may write to one log.
+        # In one call, because several processes may write to one log.
         line = (
             f"{self.label}: step {state.step} of {state.schedule.n_steps}, "
             f"{self.written - self.begun:.0f} s, {_told(info)}\n"
@@ -146,7 +146,7 @@ class Lines:
         print(line, end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing, because nothing is open."""
 
 
 def _told(info: Mapping[str, float]) -> str:
@@ -154,20 +154,20 @@ def _told(info: Mapping[str, float]) -> str:
 
 
 def _label(settings: Settings) -> str:
-    """What tells a fit from others."""
+    """Label that distinguishes a fit from others."""
     fit = f"MFR {settings.n_components} atoms, k={settings.k}, alpha={settings.alpha:g}"
     return f"{fit} [{_worker()}]" if _worker() else fit
 
 
 def _redraws() -> bool:
-    """Whether what is written to stderr can be drawn anew in its place."""
+    """Whether output on stderr can be redrawn in place."""
     is_terminal = getattr(sys.stderr, "isatty", lambda: False)()
-    # Processes and threads side by side would draw into each other's.
+    # Parallel processes and threads would draw into each other's bars.
     return (is_terminal or "ipykernel" in sys.modules) and not _worker()
 
 
 def _worker() -> str:
-    """The names of this process and thread, where they are not the main ones."""
+    """The names of this process and thread, unless they are the main ones."""
     names = []
     if multiprocessing.parent_process() is not None:
         names.append(multiprocessing.current_process().name)
@@ -177,26 +177,26 @@ def _worker() -> str:
 
 
 class EpochCallbacks:
-    """scikit-learn's callbacks (1.9 on): one task per epoch.
+    """scikit-learn's callbacks (from 1.9 on): one task per epoch.
 
     Parameters
     ----------
     estimator : estimator
-        What callbacks are told that they watch.
+        The estimator that callbacks receive.
     begin_context : callable(max_subtasks) -> context
         Begins the task of a fit.
     X : ndarray or Source
     steps_per_epoch : float
     state : TrainingState
-        With which training begins.
+        The state with which training begins.
     fitted_attributes : callable(state) -> dict
-        Attributes of an estimator fitted so far.
+        Returns the attributes of an estimator that is fitted so far.
     """
 
     def __init__(
         self, estimator, begin_context, X, steps_per_epoch, state, fitted_attributes
     ):
-        # What the user gave.
+        # The data as the user passed them.
         X = getattr(X, "X", X)
         self.arguments = {"estimator": estimator, "X": X, "y": None}
         self.steps_per_epoch = steps_per_epoch

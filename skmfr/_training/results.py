@@ -1,4 +1,4 @@
-"""What a fit leaves: fitted attributes in units of the data, and what to go on from."""
+"""The result of a fit: attributes in units of the data, and the state to continue."""
 
 from typing import NamedTuple
 
@@ -14,9 +14,9 @@ from .schedule import Schedule
 from .settings import Settings
 from .state import TrainingState, to_arrays
 
-# Losses of this many last steps tell how good an SAE is.
+# Number of last steps whose losses decide which SAE is best.
 RECENT_STEPS = 100
-# What a further fit needs beside the state of training, see `.state.FIELDS`.
+# Fields that a further fit needs in addition to `.state.FIELDS`.
 FIELDS_BESIDE = {
     "n_rows": "float",
     "mean": "float d",
@@ -26,16 +26,16 @@ FIELDS_BESIDE = {
 
 
 class Earlier(NamedTuple):
-    """A fitted model, as far as a fit goes on from it."""
+    """The parts of a fitted model that another fit continues."""
 
     arrays: dict[str, np.ndarray]
-    """from :func:`training_arrays`, with "decoder" """
+    """from :func:`training_arrays`, including "decoder" """
     n_saes: int
-    """of the group; the other members are witnesses"""
+    """number of SAEs in the group; the other members are witnesses"""
     median_norm: float
-    """of the rows so far"""
+    """median norm of the rows so far"""
     n_outliers: int
-    """so far"""
+    """number of outliers so far"""
 
     @property
     def seed(self) -> int:
@@ -43,7 +43,7 @@ class Earlier(NamedTuple):
 
     @property
     def moments(self) -> Moments:
-        """Of the rows so far that are no outliers."""
+        """Moments of the rows so far that are not outliers."""
         arrays = self.arrays
         return Moments(float(arrays["n_rows"]), arrays["mean"], arrays["variance"])
 
@@ -59,8 +59,9 @@ class Earlier(NamedTuple):
     def knows_less_than(self, moments: Moments) -> bool:
         """Whether other rows are a better start for SAEs, and for centre and scale.
 
-        Rows that were all the same have told neither.  Nor have single steps on fewer
-        rows than there are atoms and come now: atoms that started from them are alike.
+        Rows that were all identical contain no information about them.  Nor do single
+        steps on fewer rows than the atoms and than the new rows, because atoms that
+        start from them are alike.
         """
         n_rows, n_components = self.moments.n_rows, self.arrays["decoder"].shape[1]
         few = n_rows < min(moments.n_rows, n_components) and self.n_steps <= n_rows
@@ -68,12 +69,12 @@ class Earlier(NamedTuple):
 
     @property
     def settled(self) -> bool:
-        """Whether it has come to the final fall of a fit."""
+        """Whether the model has reached the final decay of a fit."""
         schedule = Schedule(*self.arrays["schedule"].tolist())
         return schedule.falls_at(int(self.arrays["step"]))
 
     def median_norm_with(self, median_norm: float, n_rows: float) -> float:
-        """Mean of the medians of two sets of rows, of which the second has so many."""
+        """Mean of the medians of the rows so far and `n_rows` more, weighted."""
         if np.isnan(self.median_norm):
             return median_norm
         if np.isinf(self.moments.n_rows):
@@ -101,7 +102,7 @@ def fitted_attributes(
 ) -> dict[str, object]:
     """Fitted attributes of the estimator: NumPy, in units and precision of the data.
 
-    Those that cost much are not among them, see :func:`costly_attributes`.
+    The costly ones are not included, see :func:`costly_attributes`.
 
     Raises
     ------
@@ -119,7 +120,7 @@ def fitted_attributes(
     scale = dtype.type(standardiser.scale)
     return {
         "reference_sae_": reference,
-        # ReLU and TopK commute with the scale, so that it goes to the biases.
+        # ReLU and TopK commute with the scale, so the biases take it.
         "encoder_bias_": encoder_bias * scale,
         "decoder_bias_": standardiser.mean + decoder_bias * scale,
         "agreement_null_": random_agreement(
@@ -132,13 +133,13 @@ def fitted_attributes(
 
 
 def costly_attributes(attributes: dict) -> dict[str, np.ndarray]:
-    """Weights and agreement, of other fitted attributes and "_training"."""
+    """Weights and agreement, computed from other fitted attributes and "_training"."""
     weights = weights_of(attributes)
     return weights | agreement_of(attributes | weights)
 
 
 def weights_of(attributes: dict) -> dict[str, np.ndarray]:
-    """Weights of an estimator of which "_training" has all, and units of the data."""
+    """Weights of an estimator in units of the data, from its "_training"."""
     training, n_saes = attributes["_training"], attributes["n_reinits_"].size
     dtype = attributes["decoder_bias_"].dtype
     decoder = training["decoder"].astype(dtype)
@@ -151,7 +152,7 @@ def weights_of(attributes: dict) -> dict[str, np.ndarray]:
 
 
 def agreement_of(attributes: dict) -> dict[str, np.ndarray]:
-    """How far the atoms of an estimator that has weights agree."""
+    """Agreement of the atoms of an estimator that has weights."""
     dictionaries = attributes["dictionaries_"]
     witnesses = attributes["witness_dictionaries_"]
     reference, null = attributes["reference_sae_"], attributes["agreement_null_"]
@@ -174,7 +175,7 @@ def agreement_of(attributes: dict) -> dict[str, np.ndarray]:
 def training_arrays(
     state: TrainingState, moments: Moments, seed: int, keep_adam: bool
 ) -> dict[str, np.ndarray]:
-    """What another call goes on from.
+    """The arrays from which another call continues.
 
     Adam's moments are kept only if a further call is likely.
     """
@@ -192,7 +193,7 @@ def training_arrays(
 
 
 def without_copies(attributes: dict) -> dict:
-    """Attributes of an estimator, but for arrays that others of them hold as well."""
+    """Attributes of an estimator, without arrays that other attributes also hold."""
     derived = _derived(attributes)
     if derived and "decoder" in attributes["_training"]:
         derived = weights_of(attributes)
@@ -204,12 +205,12 @@ def without_copies(attributes: dict) -> dict:
 
 
 def with_copies(attributes: dict) -> dict:
-    """Inverse of :func:`without_copies`, but for what is made when it is read."""
+    """Inverse of :func:`without_copies`, except for attributes computed when read."""
     return _derived(attributes) | attributes
 
 
 def _derived(attributes: dict) -> dict[str, np.ndarray]:
-    """What weights of the reference SAE are, unless somebody has assigned others."""
+    """Weights of the reference SAE, unless the user has assigned others."""
     if "dictionaries_" not in attributes:
         return {}
     reference = attributes["reference_sae_"]
@@ -227,10 +228,10 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
 def signs_of_failure(
     state: TrainingState, settings: Settings, attributes: dict
 ) -> list[str]:
-    """What a user should know about a fit with these fitted attributes."""
+    """Signs of failure of a fit with these fitted attributes."""
     recent = state.losses[max(0, state.n_steps - RECENT_STEPS) : state.n_steps]
     group, witnesses = np.split(recent.cpu().numpy().mean(0), [settings.n_saes])
-    # An interrupted fit may not have come so far.
+    # An interrupted fit may not have reached the penalty.
     penalised = settings.n_saes > 1 and state.step > state.schedule.coupled_from
     return failure_signs(
         alpha=settings.alpha if penalised else 0.0,

@@ -1,1 +1,1 @@
-"""What all rooms may use, and that knows none of them."""
+"""Helpers for all layers, which import none of them."""

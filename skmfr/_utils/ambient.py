@@ -1,4 +1,4 @@
-"""What a user has told PyTorch, put aside while we compute."""
+"""Suspend the user's PyTorch settings during our computations."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -10,27 +10,27 @@ from .threads import in_one_thread, without_its_threads
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Compute the same whatever PyTorch was told in this thread.
+    """Compute the same regardless of the user's PyTorch settings in this thread.
 
-    That is autocast, a default device, and the modes of gradients.  All that computes
-    with tensors for a public call does it inside, or has this for a decorator.  The
-    default dtype is not put aside, for all threads share it: no tensor may be made
-    without a dtype.
+    The settings are autocast, a default device, and gradient modes.  Every public call
+    that computes with tensors does so inside this context, or uses it as a decorator.
+    The default dtype is not suspended, because all threads share it, so every tensor
+    must be created with an explicit dtype.
     """
     with ExitStack() as stack:
         for context in _remedies():
             stack.enter_context(context)
-        # After inference mode, the end of which switches gradients on.
+        # Last, because leaving inference mode switches gradients on.
         stack.enter_context(torch.no_grad())
         yield
 
 
 def _remedies() -> Iterator[AbstractContextManager]:
-    """For what is not as usual."""
+    """Contexts that undo unusual settings."""
     if without_its_threads():
         yield in_one_thread()
     if torch.is_inference_mode_enabled():
-        # Tensors that are kept for other calls would be of no use to them.
+        # Other calls could not use inference tensors that are kept for them.
         yield torch.inference_mode(False)
     for kind in ("cpu", "cuda"):
         if torch.is_autocast_enabled(kind):

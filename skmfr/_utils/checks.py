@@ -1,4 +1,4 @@
-"""Parameters, and arrays that users give to functions, checked."""
+"""Check parameters and the arrays that users pass to functions."""
 
 from collections.abc import Iterable
 
@@ -8,14 +8,14 @@ from sklearn.utils import _param_validation, check_array
 
 
 class Interval(_param_validation.Interval):
-    """scikit-learn's, but True and False are no numbers."""
+    """scikit-learn's interval, except that True and False are not numbers."""
 
     def is_satisfied_by(self, val) -> bool:
         return not isinstance(val, bool) and super().is_satisfied_by(val)
 
 
 class Device(_param_validation.Options):
-    """What PyTorch takes for a device to compute on, there or not, and "auto"."""
+    """Devices that PyTorch can compute on, present or not, and "auto"."""
 
     def __init__(self):
         super().__init__(str, {"auto", "cpu", "cuda"})
@@ -23,14 +23,14 @@ class Device(_param_validation.Options):
     def is_satisfied_by(self, val) -> bool:
         if super().is_satisfied_by(val):
             return True
-        # Not before it is needed, so that importing skmfr is light.
+        # Imported late, so that importing skmfr is fast.
         import torch
 
         try:
             device = torch.device(val) if isinstance(val, str) else val
         except RuntimeError:
             return False
-        # That takes tensors, and forgets what they hold.
+        # "meta" accepts tensors but does not store their values.
         return isinstance(device, torch.device) and device.type != "meta"
 
     def __str__(self) -> str:
@@ -38,12 +38,12 @@ class Device(_param_validation.Options):
 
 
 def validate_parameters(estimator, *names: str) -> None:
-    """Validate some parameters of an estimator, which may have been set after `fit`.
+    """Validate parameters of an estimator that may have been set after `fit`.
 
     Raises
     ------
     InvalidParameterError
-        If one is not as described.
+        If a parameter is not as described.
     """
     if not get_config()["skip_parameter_validation"]:
         _param_validation.validate_parameter_constraints(
@@ -54,12 +54,12 @@ def validate_parameters(estimator, *names: str) -> None:
 
 
 def check_weights(sample_weight, n_samples: int) -> np.ndarray:
-    """Weights of samples, (n_samples,) float64.
+    """Check weights of samples; return them as (n_samples,) float64.
 
     Raises
     ------
     ValueError
-        If they are no finite numbers, one for each sample, none negative, not all 0.
+        If they are not one finite, non-negative number per sample, or are all 0.
     """
     weights = check_array(
         sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight"
@@ -70,14 +70,14 @@ def check_weights(sample_weight, n_samples: int) -> np.ndarray:
         )
     if weights.min() < 0 or weights.max() == 0:
         raise ValueError(
-            "sample_weight must not be negative, and not 0 for all samples, got values "
-            f"from {weights.min():g} to {weights.max():g}."
+            "sample_weight must not be negative and must not be 0 for all samples, got "
+            f"values from {weights.min():g} to {weights.max():g}."
         )
     return weights
 
 
 def unit_pair(atoms, others) -> tuple[np.ndarray, np.ndarray]:
-    """Two dictionaries that can be matched one to one."""
+    """Two dictionaries of one size, for one-to-one matching."""
     atoms = unit_atoms(atoms, "atoms")
     return atoms, unit_atoms(others, "others", *atoms.shape)
 
@@ -85,20 +85,20 @@ def unit_pair(atoms, others) -> tuple[np.ndarray, np.ndarray]:
 def unit_atoms(
     atoms, name: str, n_atoms: int | None = None, n_features: int | None = None
 ) -> np.ndarray:
-    """Rows of unit norm, or of zeros; of the sizes given."""
+    """Scale rows to unit norm (zero rows stay zero), and check their sizes."""
     atoms = as_matrix(atoms, name)
     for size, expected, what in zip(
         atoms.shape, (n_atoms, n_features), ("atoms", "features"), strict=True
     ):
         if expected is not None and size != expected:
             raise ValueError(
-                f"{name} has {size} {what}, expected {expected}, as in the dictionary "
-                "to compare it with."
+                f"{name} has {size} {what}, but the dictionary to compare with has "
+                f"{expected}."
             )
-    # By the largest entry first: squares may overflow or vanish.
+    # Divide by the largest entry first, because squares may overflow or vanish.
     largest = np.abs(atoms).max(axis=1, keepdims=True)
     atoms = atoms / np.where(largest > 0, largest, 1)
-    # At least 1, but for atoms of zeros, which stay so.
+    # The norm is now at least 1, except for zero atoms, which stay zero.
     return atoms / np.maximum(np.linalg.norm(atoms, axis=1, keepdims=True), 1)
 
 
@@ -114,9 +114,9 @@ def as_matrix(array, name: str, accept_sparse=False):
 
 
 def float_dtypes(X) -> list[type]:
-    """What scikit-learn's checks may leave X in; if it is in neither, the first.
+    """Dtypes for scikit-learn's checks; other data are converted to the first.
 
-    float16 becomes float32, in whatever it comes, and all other numbers float64.
+    float16 becomes float32, in any container, and all other numbers become float64.
     """
     first = X
     while isinstance(first, (list, tuple)) and first:
@@ -124,20 +124,20 @@ def float_dtypes(X) -> list[type]:
     if first is not X and getattr(first, "dtype", None) == np.float16:
         X = np.asarray(X)
     dtypes = getattr(X, "dtypes", getattr(X, "dtype", None))
-    # Of the columns of a data frame.
+    # A data frame has one dtype per column.
     if all(map(_is_half, dtypes if isinstance(dtypes, Iterable) else [dtypes])):
         return [np.float32, np.float64]
     return [np.float64, np.float32]
 
 
 def _is_half(dtype) -> bool:
-    # In whatever order of bytes; and that of polars.
+    # In any byte order, and in polars.
     half = isinstance(dtype, np.dtype) and dtype.kind == "f" and dtype.itemsize == 2
     return half or str(dtype) == "Float16"
 
 
 def as_floats(array, name: str, accept_sparse=False):
-    """Finite numbers, float32 or float64, in whatever shape."""
+    """Finite numbers, float32 or float64, of any shape."""
     return check_array(
         array,
         accept_sparse=accept_sparse,

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Select the device, and move arrays to it."""
 
 import warnings
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def on_device(array: np.ndarray, device: str) -> Tensor:
-    """The array itself on the CPU, elsewhere a copy."""
+    """The array itself on the CPU; a copy on other devices."""
     tensor = torch.from_numpy(array)
     if torch.device(device).type != "cuda":
         return tensor.to(device)
-    # From memory that is not pinned, the copy would wait for all that the GPU still has
-    # to do, and all that follows for the copy.
+    # Copying from pageable memory would wait for all pending work of the GPU, and later
+    # work would wait for the copy.
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
@@ -23,10 +23,10 @@ def resolve_device(device: str | torch.device, fall_back: bool = False) -> str:
     Parameters
     ----------
     device : str or torch.device
-        "auto" means a CUDA GPU where there is one.
+        "auto" selects a CUDA GPU if there is one.
     fall_back : bool
-        Whether to use the CPU, with a warning, where the hardware is missing: so that
-        a model that was fitted on a GPU works anywhere.
+        Whether to use the CPU, with a warning, if the device is missing, so that a
+        model that was fitted on a GPU works anywhere.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def resolve_device(device: str | torch.device, fall_back: bool = False) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        # Back again: "meta" takes tensors and forgets what they hold.
+        # Copy back, because "meta" accepts tensors without storing their values.
         torch.empty(0, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         if fall_back:

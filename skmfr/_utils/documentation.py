@@ -1,12 +1,12 @@
-"""Where the documentation is, and links to it."""
+"""The address of the documentation, and links to it."""
 
-# The address of the site, without a slash at the end, once there is one; then also
-# Documentation in [project.urls] of pyproject.toml.
+# The address of the site, without a trailing slash, once it exists.  Then also add
+# Documentation to [project.urls] in pyproject.toml.
 DOC_URL: str | None = None
 
 
 class DocumentationLinkMixin:
-    """Lets the HTML picture of an estimator link to its page, if there is a site.
+    """Links the HTML representation of an estimator to its page, if a site exists.
 
     scikit-learn fills in the public module and the name of the class.
     """

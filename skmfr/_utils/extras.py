@@ -1,4 +1,4 @@
-"""Packages that only parts of skmfr need."""
+"""Imports of packages that only parts of skmfr need."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,17 +6,18 @@ from contextlib import contextmanager
 
 @contextmanager
 def needed_by(user: str, extra: str) -> Iterator[None]:
-    """Have an import that fails say which extra of skmfr to install.
+    """Name the extra of skmfr to install if an import inside fails.
 
     Raises
     ------
     ImportError
-        If one does.
+        If an import fails.
     """
     try:
         yield
     except ImportError as error:
         raise ImportError(
-            f'{user} needs more packages ({error}): pip install "skmfr[{extra}]".',
+            f"{user} needs packages that are not installed ({error}): "
+            f'pip install "skmfr[{extra}]".',
             name=error.name,
         ) from error

@@ -1,4 +1,4 @@
-"""Files that are there as a whole, or not at all."""
+"""Write files completely or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ from secrets import token_hex
 from time import time
 from zipfile import ZIP_STORED, ZipFile
 
-# Seconds after its last change that an unfinished file is of a process that was killed.
+# Seconds since its last change after which an unfinished file counts as abandoned.
 ABANDONED = 3600
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """An empty file beside ``path`` to write, which takes its place in the end.
+    """Yield an empty temporary file that finally replaces ``path``.
 
-    Whatever stops the writing, the file that was there stays as it was, and no other is
-    left behind. A process that is killed leaves its own until the next one writes.
+    If writing fails for any reason, the old file is kept and the temporary file is
+    removed. A killed process leaves its temporary file until the next call.
     """
     remove_abandoned(path.parent, escape(path.name))
     fresh = path.with_name(f"{path.name}.{token_hex(8)}.tmp")
@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
         fresh.touch(exist_ok=False)
         mode = fresh.stat().st_mode
         yield fresh
-        # Some libraries put a file of their own there, which only its owner may read.
+        # Some libraries replace the file by one that only its owner may read.
         fresh.chmod(mode)
         with open(fresh, "rb+") as file:
             os.fsync(file.fileno())
@@ -42,29 +42,29 @@ def remove_abandoned(folder: Path, names: str) -> None:
     ----------
     folder : Path
     names : str
-        Glob pattern of the names that the files would have got.
+        Glob pattern of the final names of the files.
     """
     for fresh in folder.glob(f"{names}.{'[0-9a-f]' * 16}.tmp"):
-        # It may be gone by now, or somebody else's.
+        # It may have been removed meanwhile, or belong to another user.
         with suppress(OSError):
             if time() - fresh.stat().st_mtime > ABANDONED:
                 fresh.unlink()
 
 
 def check_archive(path: Path) -> None:
-    """Refuse an archive that is damaged, or takes more memory than it has bytes.
+    """Refuse an archive that is damaged or would need more memory than its size.
 
     Raises
     ------
     ValueError
-        If it does; zipfile has errors of its own.
+        If so. zipfile also raises its own errors.
     """
     with ZipFile(path) as archive:
         members = archive.infolist()
         if any(each.compress_type != ZIP_STORED for each in members):
             raise ValueError("it is compressed")
         if sum(each.file_size for each in members) > path.stat().st_size:
-            raise ValueError("it holds more than it has bytes")
-        # Before anybody believes what is said about the size of an array.
+            raise ValueError("its members claim more bytes than the file has")
+        # Verify checksums before trusting the declared size of an array.
         if (name := archive.testzip()) is not None:
-            raise ValueError(f"{name} is not as it was written")
+            raise ValueError(f"the checksum of {name} does not match")

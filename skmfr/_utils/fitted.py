@@ -1,4 +1,4 @@
-"""Attributes of estimators that a failing call leaves alone."""
+"""Protect the attributes of estimators from failing calls."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 @contextmanager
 def unchanged_on_error(estimator) -> Iterator[None]:
-    """Whatever is raised inside, the estimator has the attributes that it had before.
+    """Restore the attributes of the estimator if anything is raised inside.
 
-    The same names, and the same objects; an interrupt counts as an error.
+    It then has the same names and the same objects; an interrupt counts as an error.
     """
     before = dict(vars(estimator))
     try:
         yield
     except BaseException:
-        # At once: a second interrupt finds all of the one or all of the other.
+        # In one assignment, so that a second interrupt cannot find a mixture.
         estimator.__dict__ = before
         raise

@@ -1,4 +1,4 @@
-"""Threads of processes that were forked from others."""
+"""Threads in forked processes."""
 
 import ctypes
 import os
@@ -18,26 +18,26 @@ def _take_note() -> None:
     _forked_with_torch |= "torch" in sys.modules
 
 
-# Not on Windows, where nothing forks.  It takes a note, and changes nothing, as the
-# threads of a forked process are everybody's.
+# Windows has no fork.  The handler only takes a note and changes nothing, because the
+# threads of a forked process do not belong to us.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_take_note)
 
 
 def without_its_threads() -> bool:
-    """Whether this process was forked from one that had imported torch.
+    """Whether this process was forked from a process that had imported torch.
 
-    A fork inherits what OpenMP knows of its threads without the threads, and GNU's
-    OpenMP, which torch computes with, would wait for them for ever.
+    A forked process inherits OpenMP's records of threads but not the threads. GNU
+    OpenMP, which torch uses, would wait for them forever.
     """
     return _forked_with_torch
 
 
 @contextmanager
 def in_one_thread() -> Iterator[None]:
-    """Have torch compute in one thread, where this thread of Python calls it."""
-    # OpenMP's limit is of the thread that sets it.  MKL, if somebody has told it how
-    # many threads it may take, does not ask OpenMP.
+    """Limit torch to one thread for calls from this Python thread."""
+    # OpenMP's limit applies to the thread that sets it.  MKL ignores OpenMP's limit if
+    # it has its own setting.
     set_threads_of_mkl = _setter_of_mkl()
     with _libraries().limit(limits=1, user_api="openmp"):
         before = set_threads_of_mkl(1)
@@ -49,13 +49,13 @@ def in_one_thread() -> Iterator[None]:
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """Libraries with threads; to find them takes longer than to code a sample."""
+    """Libraries with thread pools; finding them takes longer than coding a sample."""
     return ThreadpoolController()
 
 
 @cache
 def _setter_of_mkl() -> Callable[[int], int]:
-    """Sets how many threads MKL takes in this thread, and gives the number before."""
+    """Function that sets MKL's thread count in this thread and returns the old one."""
     import torch
 
     library = Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"

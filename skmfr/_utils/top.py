@@ -5,7 +5,7 @@ from scipy import sparse
 
 
 class Best:
-    """The largest codes of each atom so far, one of an input."""
+    """The largest codes of each atom so far, at most one per input."""
 
     def __init__(self, n_components: int, n_contexts: int):
         shape = n_components, n_contexts
@@ -13,7 +13,7 @@ class Best:
         self.inputs = np.full(shape, -1)
         self.positions = np.full(shape, -1)
         self.n_active = np.zeros(n_components, dtype=int)
-        """positions at which each atom is active"""
+        """number of positions at which each atom is active"""
         self.n_positions = 0
 
     def add(
@@ -23,18 +23,18 @@ class Best:
         lengths: np.ndarray,
         places: np.ndarray | None = None,
     ) -> None:
-        """Take note of the codes of some inputs.
+        """Include the codes of further inputs.
 
         Parameters
         ----------
         codes : CSR array of shape (n_positions, n_components)
-            Input after input.
+            Input by input.
         start : int
-            Number of the first.
+            Index of the first input.
         lengths : ndarray of shape (n_inputs,), int
-            Positions of each.
+            Number of positions of each input.
         places : ndarray of shape (n_positions,), int, optional
-            What the positions are called; None numbers those of each input.
+            Names of the positions; None numbers them within each input.
         """
         begins = np.cumsum(lengths) - lengths
         row, atoms, values = sparse.find(codes)
@@ -46,7 +46,7 @@ class Best:
         self.n_positions += codes.shape[0]
 
         better = np.flatnonzero(values > self.codes[atoms, -1])
-        # The largest of each atom and input, the first of equal ones.
+        # The largest code of each atom and input, and the first among equal codes.
         key = row[better], -values[better], owner[better], atoms[better]
         better = better[np.lexsort(key)]
         atom, input_ = atoms[better], owner[better]
@@ -57,7 +57,7 @@ class Best:
         )
 
     def _merge(self, atoms: np.ndarray, new: tuple[np.ndarray, ...]) -> None:
-        """Keep the largest of what there is and what is new, in order of atoms."""
+        """Keep the largest of the old and the new codes of each atom."""
         touched = np.unique(atoms)
         n_contexts = self.codes.shape[1]
         arrays = self.codes, self.inputs, self.positions
@@ -67,7 +67,7 @@ class Best:
         ]
         atoms = np.concatenate([np.repeat(touched, n_contexts), atoms])
         order = np.lexsort((-candidates[0], atoms))
-        # Each atom has as many candidates as it has room for, or more.
+        # Each atom has at least as many candidates as places.
         begins = np.searchsorted(atoms[order], touched)
         chosen = order[begins[:, None] + np.arange(n_contexts)]
         for kept, candidate in zip(arrays, candidates, strict=True):

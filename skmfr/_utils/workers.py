@@ -1,7 +1,7 @@
 """The processes that share one fit.
 
 All processes hold all parameters, draw the same random numbers and take the same steps.
-Each reads and codes a part of every batch only, and what the parts sum to is added up.
+Each process reads and codes only its part of every batch, and their sums are added.
 """
 
 from contextvars import ContextVar
@@ -13,13 +13,13 @@ from torch import Tensor, distributed
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among those that share a fit; a process alone shares nothing."""
+    """This process among those that share a fit; a single process shares nothing."""
 
     rank: int = 0
     size: int = 1
 
     def part(self, rows: np.ndarray) -> np.ndarray:
-        """What this process does of some rows, (n_rows,)."""
+        """The part of some rows that belongs to this process, (n_rows,)."""
         return np.array_split(rows, self.size)[self.rank]
 
     def add_up_(self, *parts: Tensor) -> None:
@@ -33,25 +33,25 @@ class Workers:
         return sum(self._gathered(number))
 
     def check_same(self, values: dict[str, object]) -> None:
-        """Compare what must be the same in all processes.
+        """Check that values are the same in all processes.
 
         Raises
         ------
         ValueError
-            If it is not, naming the values of this process and of the first that has
-            others.
+            If they differ. The error names the values of this process and of the first
+            process with other values.
         """
         for rank, other in enumerate(self._gathered(values)):
             for name, value in values.items():
                 if other[name] != value:
                     raise ValueError(
-                        "All processes must fit the same, but process "
-                        f"{self.rank} has {name}={value} and process {rank} has "
-                        f"{name}={other[name]}."
+                        "All processes must call fit with the same parameters, but "
+                        f"process {self.rank} has {name}={value} and process {rank} "
+                        f"has {name}={other[name]}."
                     )
 
     def _gathered(self, own) -> list:
-        """An object of each process, in their order."""
+        """One object from each process, in order of rank."""
         if self.size == 1:
             return [own]
         gathered = [None] * self.size
@@ -60,5 +60,5 @@ class Workers:
 
 
 ALONE = Workers()
-# Of the fits that begin now.
+# The workers of fits that begin in the current context.
 present_workers: ContextVar[Workers] = ContextVar("present_workers", default=ALONE)

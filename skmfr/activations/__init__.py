@@ -1,4 +1,4 @@
-"""Activations of neural networks: taken out, explained, and put back changed."""
+"""Extract, explain and change the activations of neural networks."""
 
 from ._extractor import ActivationExtractor
 from ._features import (

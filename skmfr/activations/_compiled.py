@@ -1,4 +1,4 @@
-"""Modules from torch.compile, which see no hooks that come later: run uncompiled."""
+"""Run modules from torch.compile uncompiled, because they ignore new hooks."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 import torch
 from torch import nn
 
-# What torch.compile calls the module inside its own.
+# The name that torch.compile gives the original module inside its own.
 WRAPPED = "_orig_mod"
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
-    """The module that one from torch.compile was made of; any other as it is."""
+    """Return the module inside one from torch.compile; any other module unchanged."""
     while WRAPPED in module._modules:
         module = module.get_submodule(WRAPPED)
     return module
 
 
 def without_wrappers(name: str) -> str:
-    """Name of a submodule as it was before torch.compile."""
+    """Name of a submodule before torch.compile."""
     return ".".join(part for part in name.split(".") if part != WRAPPED)
 
 
 class _Eager:
-    """How many contexts of all threads want compiled code not to run."""
+    """Number of contexts, over all threads, in which compiled code must not run."""
 
     lock = Lock()
     n_contexts = 0
@@ -37,20 +37,20 @@ class _Eager:
 
 @contextmanager
 def eager(model: nn.Module, own: bool = True) -> Iterator[None]:
-    """Context in which modules run as they were before torch.compile, hooks and all.
+    """Run modules as before torch.compile, hooks included, inside this context.
 
     Parameters
     ----------
     model : nn.Module
-        Which is about to run.
+        The model that is about to run.
     own : bool
-        Whether no code but ours runs in the context: then nothing is compiled in it,
-        and there may be no need to import the compiler, which takes seconds.
+        Whether only our code runs in the context. Then nothing is compiled in it, and
+        importing the compiler, which takes seconds, may be unnecessary.
 
     Raises
     ------
     ValueError
-        If this torch, before 2.6, cannot do so and parts of the model are compiled.
+        If torch is older than 2.6 and parts of the model are compiled.
     """
     if own and "torch._dynamo" not in sys.modules:
         yield
@@ -68,7 +68,7 @@ def eager(model: nn.Module, own: bool = True) -> Iterator[None]:
 def _begin() -> None:
     with _Eager.lock:
         if not _Eager.n_contexts:
-            # Holds from here, not from a with statement, and for all threads.
+            # Takes effect immediately, without a with statement, and for all threads.
             _Eager.stance = torch.compiler.set_stance("force_eager")
         _Eager.n_contexts += 1
 
@@ -88,7 +88,7 @@ def _check_not_compiled(model: nn.Module) -> None:
             or hasattr(module.forward, "_torchdynamo_orig_callable")
         ):
             raise ValueError(
-                f"module {name!r} comes from torch.compile, which sees no hooks before "
-                f"torch 2.6 (this is {torch.__version__}): update torch, or give the "
-                "model as it was before."
+                f"module {name!r} comes from torch.compile, which ignores hooks before "
+                f"torch 2.6 (this is {torch.__version__}): update torch, or pass the "
+                "model without torch.compile."
             )

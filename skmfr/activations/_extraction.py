@@ -1,4 +1,4 @@
-"""Activations of layers, batch by batch, and the rows made of them."""
+"""Extract activations of layers batch by batch, and make rows of them."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ class Block(NamedTuple):
     """Activations of some consecutive inputs."""
 
     start: int
-    """number of the first input"""
+    """index of the first input"""
     activations: Tensor
     """(n_inputs, n_positions, width)"""
     tokens: np.ndarray | None
-    """(n_inputs, n_positions) bool, which positions are not padding; None if all"""
+    """(n_inputs, n_positions) bool, positions that are not padding; None if all"""
     counting: np.ndarray | None
-    """(n_inputs, n_positions) bool, which are not left out either; None if all"""
+    """(n_inputs, n_positions) bool, positions that count; None if all"""
 
     @property
     def lengths(self) -> np.ndarray:
-        """Positions that count, (n_inputs,)."""
+        """Number of positions that count, (n_inputs,)."""
         return _numbers(self.activations, self.counting)
 
     @property
     def n_tokens(self) -> int:
-        """Positions that are not padding."""
+        """Number of positions that are not padding."""
         return int(_numbers(self.activations, self.tokens).sum())
 
     @property
     def places(self) -> np.ndarray | None:
-        """Place in the input, padding not counted, of each position that counts.
+        """Index in the input, without padding, of each position that counts.
 
-        (n_counting,); None if these are numbered from 0 in each input.
+        (n_counting,); None if positions are numbered from 0 in each input.
         """
         if self.counting is self.tokens or self.counting is None:
             return None
@@ -61,13 +61,13 @@ class Block(NamedTuple):
         return (np.cumsum(tokens, axis=1) - 1)[self.counting]
 
     def pooled(self, positions: str | int) -> np.ndarray:
-        """See :func:`pool`; in float32 if the model has less."""
+        """Pool the activations, see :func:`pool`, in at least float32."""
         half = self.activations.itemsize < 4
         activations = self.activations.float() if half else self.activations
         return pool(activations, self.counting, positions).cpu().numpy()
 
     def since(self, start: int) -> Block | None:
-        """Without the inputs before a given one; None if there is nothing else."""
+        """Drop the inputs before a given one; None if no input remains."""
         n = start - self.start
         if n <= 0:
             return self
@@ -77,7 +77,7 @@ class Block(NamedTuple):
         return Block(start, self.activations[n:], *masks)
 
     def norms(self) -> np.ndarray:
-        """Of the activations that count, (n_counting,)."""
+        """Norms of the activations that count, (n_counting,)."""
         norms = position_norms(self.activations).cpu().numpy()
         return norms.reshape(-1) if self.counting is None else norms[self.counting]
 
@@ -88,7 +88,7 @@ def _numbers(activations: Tensor, mask: np.ndarray | None) -> np.ndarray:
 
 
 class Extraction(NamedTuple):
-    """Which activations are wanted."""
+    """The layers and positions to extract."""
 
     model: nn.Module
     layers: tuple[str, ...]
@@ -97,20 +97,21 @@ class Extraction(NamedTuple):
     device: str | None
     verbose: int
     skip_first: int = 0
-    """first positions of each input, padding aside, that are left out"""
+    """number of first positions of each input, without padding, to leave out"""
     max_norms: tuple[float | None, ...] = (None,)
-    """positions with a larger norm are left out, of each layer"""
+    """for each layer, the norm above which positions are left out"""
 
     @contextmanager
     def blocks(self, inputs: Inputs, start: int = 0) -> Iterator[Iterator[list[Block]]]:
-        """Activations of all inputs from one on, a block for each layer.
+        """Activations of all inputs from `start` on, as one block for each layer.
 
-        The context holds the model.
+        The context keeps the model in evaluation mode.
 
         Raises
         ------
         ValueError
-            If the layer does not exist or run, or has other positions than the inputs.
+            If the layer does not exist, does not run, or has other positions than the
+            inputs.
         """
         bar = tqdm(
             desc=", ".join(self.layers),
@@ -124,12 +125,12 @@ class Extraction(NamedTuple):
             yield (self._blocks(batch, bar) for batch in batches)
 
     def first(self, inputs: Inputs) -> list[Block]:
-        """Activations of the first input alone, of each layer."""
+        """Activations of only the first input, for each layer."""
         with self._replace(batch_size=1, verbose=0).blocks(inputs) as blocks:
             return next(blocks)
 
     def norms(self, inputs: Inputs) -> list[np.ndarray]:
-        """Of the activations at all positions that count, (n_counting,), by layer."""
+        """Norms at all positions that count, (n_counting,), for each layer."""
         with self.blocks(inputs) as blocks:
             norms = [[block.norms() for block in of_layers] for of_layers in blocks]
         return [np.concatenate(of_layer) for of_layer in zip(*norms, strict=True)]
@@ -148,10 +149,10 @@ class Extraction(NamedTuple):
         if len(activations) != n_inputs:
             raise ValueError(
                 f"layer={layer!r} gives {len(activations)} rows for {n_inputs} "
-                "inputs: only layers whose first axis is that of the inputs will do."
+                "inputs: name a layer whose first axis is the inputs."
             )
         tokens = _tokens(activations, batch.mask, layer)
-        # One vector for an input is at none of its positions.
+        # A single vector for an input is not at any of its positions.
         skip_first = self.skip_first if output.ndim > 2 else 0
         counting = _counting(activations, tokens, skip_first, max_norm)
         return Block(batch.start, activations, tokens, counting)
@@ -159,7 +160,7 @@ class Extraction(NamedTuple):
     def rows(
         self, inputs: Inputs, positions: str | int, sae=None
     ) -> list[tuple[Rows, np.ndarray]]:
-        """One row per input, or per position that counts, of each layer.
+        """One row per input, or per position that counts, for each layer.
 
         Parameters
         ----------
@@ -167,12 +168,12 @@ class Extraction(NamedTuple):
         positions : str or int
             See :func:`pool`.
         sae : fitted transformer, optional
-            Codes activations before they are pooled.
+            Codes the activations before they are pooled.
 
         Returns
         -------
         list of (rows, lengths)
-            ndarray or CSR array, and positions of each input that count, (n_inputs,).
+            ndarray or CSR array, and number of positions that count, (n_inputs,).
         """
         stacks = [Stack(inputs, positions, sae) for _ in self.layers]
         with self.blocks(inputs) as blocks:
@@ -184,7 +185,7 @@ class Extraction(NamedTuple):
     def rows_in_files(
         self, inputs: Inputs, positions: str | int, sae, files: list[RowFile]
     ) -> list[np.memmap]:
-        """The same rows, but written to files, or read if they are whole.
+        """Write the same rows to files, or read them from complete files.
 
         Raises
         ------
@@ -211,7 +212,7 @@ class Extraction(NamedTuple):
 
 
 class Stack:
-    """Rows of one layer, in memory, to which blocks are added."""
+    """Rows of one layer, collected in memory."""
 
     def __init__(self, inputs: Inputs, positions: str | int, sae):
         self.inputs, self.positions, self.sae = inputs, positions, sae
@@ -235,7 +236,7 @@ class Stack:
         self.n_rows += len(part)
 
     def whole(self) -> tuple[Rows, np.ndarray]:
-        """All rows, and positions of each input that count."""
+        """All rows, and the number of positions of each input that count."""
         lengths = np.concatenate(self.lengths)
         check_left(lengths, self.positions)
         if self.rows is None:
@@ -249,7 +250,7 @@ class FileWriter:
     def __init__(self, file: RowFile, positions: str | int, sae):
         self.file, self.positions, self.sae = file, positions, sae
         self.n_inputs = 0
-        """done, but not told to the file, as they gave no rows"""
+        """inputs that are done but not yet recorded, because they gave no rows"""
 
     def __enter__(self) -> FileWriter:
         self.file.__enter__()
@@ -259,7 +260,7 @@ class FileWriter:
         self.file.__exit__(*error)
 
     def add(self, block: Block) -> None:
-        """Write the rows of the inputs that are not in the file yet."""
+        """Write the rows of inputs that are not in the file yet."""
         left = block.since(self.file.n_inputs + self.n_inputs)
         if left is None:
             return
@@ -269,8 +270,8 @@ class FileWriter:
             return
         if sparse.issparse(part):
             raise ValueError(
-                "out holds dense rows, but sae gives sparse codes: set its "
-                "sparse_output=False."
+                "out stores dense rows, but sae gives sparse codes: set "
+                "sparse_output=False on sae."
             )
         self.file.append(part, self.n_inputs)
         self.n_inputs = 0
@@ -284,9 +285,8 @@ def _tokens(
         return None
     if mask.shape[1] != n_positions:
         raise ValueError(
-            f"layer={layer!r} gives {n_positions} positions for "
-            f"{mask.shape[1]} tokens: which of them are padding cannot be told. "
-            "Give inputs of one length."
+            f"layer={layer!r} gives {n_positions} positions for {mask.shape[1]} "
+            "tokens, so padding cannot be identified. Pass inputs of one length."
         )
     return mask
 
@@ -306,7 +306,7 @@ def _counting(
 
 
 def most_rows(inputs: Inputs, positions: str | int, block: Block) -> int:
-    """How many rows all inputs give at most, as seen from one block of theirs."""
+    """Upper bound on the number of rows of all inputs, from one of their blocks."""
     n_positions = block.activations.shape[1]
     if positions != "all" or n_positions == 1:
         return len(inputs)
@@ -315,7 +315,7 @@ def most_rows(inputs: Inputs, positions: str | int, block: Block) -> int:
 
 
 def block_rows(block: Block, positions: str | int, sae):
-    """Activations or codes of a block, pooled; dense or CSR; None if nothing counts."""
+    """Pooled activations or codes of a block, dense or CSR; None if nothing counts."""
     lengths = block.lengths
     if positions == "all" and not lengths.any():
         return None
@@ -328,12 +328,12 @@ def block_rows(block: Block, positions: str | int, sae):
 def prepared(
     extractor: ActivationExtractor, X, fitting: bool = False
 ) -> tuple[Extraction, Inputs]:
-    """The model, ready to run, and inputs that it takes.
+    """The model, ready to run, and the checked inputs.
 
     Raises
     ------
     NotFittedError
-        If the extractor needs `median_norm_`, and is not fitting.
+        If the extractor needs `median_norm_` and is not fitted.
     """
     extractor._validate_params()
     layers = _layers_of(extractor)
@@ -370,7 +370,7 @@ def _layers_of(extractor: ActivationExtractor) -> tuple[str, ...]:
         )
     if extractor.sae is not None:
         raise ValueError(
-            f"sae codes one layer, but layer has {len(layers)}: fit an SAE to the rows "
-            "of each."
+            f"sae codes one layer, but layer names {len(layers)}: fit one SAE for each "
+            "layer."
         )
     return layers

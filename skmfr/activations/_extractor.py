@@ -1,4 +1,4 @@
-"""The scikit-learn face: from inputs of a model to its activations."""
+"""The scikit-learn transformer from the inputs of a model to its activations."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from ._pooling import POOLINGS, bounded, check_left, code, pool_rows, row_norms
 from ._sharing import NamedModel, SharedModule
 from ._storage import RowFile
 
-# Not copied by clone.
+# Parameters that clone does not copy.
 SHARED = ("model", "tokenizer")
-# What a fit may give.
+# Attributes that a fit may set.
 LEARNED = ("n_features_out_", "sae_", "median_norm_")
 
-# Activations (n_positions, width), input after input, and how many each input has.
+# Activations (n_positions, width), input by input, and the number of each input.
 Taken = tuple[np.ndarray, np.ndarray]
 
 
@@ -44,12 +44,12 @@ class ActivationExtractor(
 ):
     """Activations of one layer of a network, as rows of a matrix.
 
-    Inputs go through the model in batches, in evaluation mode and no further than the
-    layer; a hook takes down what the layer gives the first time it runs. The model is
-    as before afterwards: hooks removed, each submodule in its own mode. Only with `sae`
-    or `max_norm_ratio` something is learned from the inputs of :meth:`fit`.
+    The model runs on batches of inputs, in evaluation mode, and stops after the layer.
+    A hook records the output of the layer the first time that it runs. Afterwards the
+    model is restored: hooks are removed, and each submodule has its own mode again.
+    :meth:`fit` learns from the inputs only with `sae` or `max_norm_ratio`.
 
-    With `sae`, the activations are coded, position by position, before they are pooled,
+    With `sae`, the activations are coded position by position before they are pooled,
     and the rows are codes.
 
     Read more in the :doc:`user guide </user_guide/activations>`.
@@ -58,75 +58,76 @@ class ActivationExtractor(
     ----------
     model : torch.nn.Module, str or path-like
         The model, or the name or folder of a pretrained one, which transformers loads
-        as the class that it was saved from. A module is shared by clones, not copied,
-        and known to caches by its weights, settings and hooks. A folder is read again
-        when its files change.
+        with the class that it was saved from. Clones share a module instead of copying
+        it. Caches identify a module by its weights, settings and hooks. A folder is
+        read again when its files change.
 
     layer : str or list of str
         Dotted name of a submodule, as in ``model.named_modules()``:
-        "transformer.h.0.mlp". Of several, inputs go through the model once, and there
-        is a list of rows, one for each; they take no `sae`.
+        "transformer.h.0.mlp". With a list of names, the model runs once for all of
+        them, and the result is a list with the rows of each layer; `sae` is then not
+        supported.
 
     positions : {"last", "mean", "max", "all"} or int, default="last"
-        Which positions (tokens of a text, places in an image) make the row of an input:
-        the last one; one by number, from the end if negative; or the mean or the
-        maximum over all. "all" gives a row for each position, input after input.
-        Padding does not count, nor do the positions that `skip_first` and
-        `max_norm_ratio` leave out.
+        Positions (tokens of a text, places in an image) that make the row of an input:
+        the last one; one by index, counted from the end if negative; or the mean or
+        maximum over all. "all" gives one row for each position, input by input. Padding
+        does not count, and neither do positions that `skip_first` and `max_norm_ratio`
+        leave out.
 
     tokenizer : callable, default=None
-        Makes token ids of texts, as transformers' tokenizers do:
-        ``tokenizer(texts)["input_ids"]``. None means the one that was saved with a
-        model that is given by name.
+        Converts texts to token ids, as transformers tokenizers do:
+        ``tokenizer(texts)["input_ids"]``. None means the tokenizer that was saved with
+        a model given by name.
 
     sae : transformer, default=None
-        Codes activations, such as :class:`~skmfr.MFRSparseAutoencoder`. A clone is
-        fitted to all positions; ``sklearn.frozen.FrozenEstimator(sae)`` is used as it
-        is. None gives activations.
+        Codes the activations, for example :class:`~skmfr.MFRSparseAutoencoder`. A clone
+        is fitted to all positions; ``sklearn.frozen.FrozenEstimator(sae)`` is used
+        unchanged. None returns activations.
 
     batch_size : int, default=32
-        Inputs that go through the model at a time.
+        Number of inputs in each forward pass.
 
     max_length : int, default=None
-        Sequences are cut to so many tokens, padding aside. None cuts none, and one that
-        is longer than the model's context is an error.
+        Maximum number of tokens, without padding; longer sequences are cut. With None,
+        nothing is cut, and a sequence longer than the model's context is an error.
 
     pad_token_id : int, default=None
         Id that fills short rows of an array of token ids, at either end. None means
         that there is no padding; sequences of different lengths need none. Each row
-        gives what its text would alone: padding at the left is moved to the right.
-        Where BOS has this id, it is kept at the start of rows that are padded at the
-        right; in rows padded at the left, only an ``attention_mask`` in a mapping tells
-        it from padding.
+        gives the same result as its text alone, because padding at the left is moved to
+        the right. If BOS has this id, it is kept at the start of rows that are padded
+        at the right. In rows padded at the left, only an ``attention_mask`` in a
+        mapping distinguishes it from padding.
 
     skip_first : int, default=0
-        So many first positions of each input, padding aside, are left out. Many
-        language models keep huge activations on the first token, whatever it is. Of a
-        layer that gives one vector for an input, nothing is left out.
+        Number of first positions of each input, without padding, to leave out. Many
+        language models have huge activations on the first token, whatever it is. For a
+        layer that gives one vector per input, nothing is left out.
 
     max_norm_ratio : float, default=None
-        Positions are left out where the norm of the activations is above so many times
-        `median_norm_`. None leaves out none.
+        Leave out positions where the norm of the activations exceeds this multiple of
+        `median_norm_`. None leaves out no position.
 
     feature_axis : int, default=None
-        Axis of the features in what the layer gives, the first being inputs; all others
-        are positions. None means 1 if it has four, as in convolutions, otherwise the
-        last.
+        Axis of the features in the output of the layer. The first axis is inputs; all
+        others are positions. None means axis 1 if there are four axes, as in
+        convolutions, and the last axis otherwise.
 
     out : path-like or list of path-like, default=None
-        ``.npy`` file that `transform` writes to, batch by batch, or one for each layer;
-        it then returns the memory-mapped file. After a stop, the same call goes on
-        where it was; when the file is whole, it reads it. Next to it lies
-        ``NAME.json``, which says what it holds: a file that holds anything else is not
-        overwritten.
+        ``.npy`` file that `transform` writes to, batch by batch, or a list with one
+        file for each layer. `transform` returns the memory-mapped file. After an
+        interruption, the same call resumes; if the file is complete, the call reads it.
+        ``NAME.json`` beside it describes the contents. A file with other contents is
+        not overwritten.
 
     memory : str or joblib.Memory, default=None
-        Where to cache activations, by model, layer and inputs. In a grid search, each
-        fold then goes through the model once, `sae` may differ as it likes.
+        Where to cache activations, by model, layer and inputs. In a grid search, the
+        model then runs once for each fold, even if `sae` varies.
 
     device : str, default=None
-        Where to run; the model is moved there for the time being. None means where a
-        module is, and a GPU for a named model where there is one.
+        Device to run on; the model is moved there temporarily. None means the current
+        device of a module, and a GPU for a named model if there is one.
 
     verbose : int, default=0
         0 is silent, 1 shows a progress bar.
@@ -140,12 +141,12 @@ class ActivationExtractor(
         The fitted `sae`.
 
     median_norm_ : float, or list of float
-        Median norm of the activations of :meth:`fit`, at all positions but the first
-        ones that are left out. Only if `max_norm_ratio` is given.
+        Median norm of the activations of :meth:`fit`, at all positions except the
+        skipped first ones. It exists only with `max_norm_ratio`.
 
     See Also
     --------
-    skmfr.activations.loss_recovered : What a reconstruction is worth to the model.
+    skmfr.activations.loss_recovered : Value of a reconstruction to the model.
 
     Examples
     --------
@@ -161,7 +162,7 @@ class ActivationExtractor(
     """
 
     _parameter_constraints: dict = {
-        "model": "no_validation",  # as_model does it
+        "model": "no_validation",  # validated by as_model
         "layer": [str, list],
         "positions": [StrOptions(set(POOLINGS)), Integral],
         "tokenizer": [callable, None],
@@ -216,16 +217,16 @@ class ActivationExtractor(
     def fit(self, X, y=None):
         """Check the inputs and the layer, and fit the SAE if there is one.
 
-        With `max_norm_ratio`, it also takes the median of norms. Without either nothing
-        is learned, only the first input goes through the model, and `transform` does
-        not need it.
+        With `max_norm_ratio`, it also computes the median of norms. Without `sae` and
+        `max_norm_ratio` it learns nothing and runs only the first input, and
+        `transform` works without it.
 
         Parameters
         ----------
         X : array-like, sequence or mapping
-            Inputs, one or more of a kind: token ids, (n_inputs, n_tokens) or sequences
-            of different lengths; texts; images (n_inputs, ...) or whatever batch the
-            model takes; a mapping of such by argument of the model.
+            One or more inputs of one kind: token ids, (n_inputs, n_tokens) or sequences
+            of different lengths; texts; images (n_inputs, ...) or any other batch that
+            the model accepts; a mapping from argument names of the model to these.
         y : Ignored
             Not used, present for API consistency.
 
@@ -237,20 +238,20 @@ class ActivationExtractor(
         Raises
         ------
         TypeError
-            If X holds something of another kind than the model takes.
+            If X holds another kind of input than the model accepts.
         ValueError
-            If the model has no such layer or it never runs; if X is empty, or has
-            token ids out of the vocabulary, sequences longer than the context, or
-            inputs without such a position or with none left.
+            If the model has no such layer or the layer never runs; if X is empty, or
+            has token ids outside the vocabulary, sequences longer than the context, or
+            inputs without the requested position or with no position left.
         """
         self._fit(*prepared(self, X, fitting=True))
         return self
 
     def fit_transform(self, X, y=None):
-        """Fit, and give the rows of the same inputs.
+        """Fit, and return the rows of the same inputs.
 
-        They go through the model once where their activations at all positions are in
-        memory anyway: with ``positions="all"``, `sae` or `memory`, but not with `out`.
+        The model runs only once if the activations at all positions are in memory
+        anyway: with ``positions="all"``, `sae` or `memory`, but without `out`.
 
         Parameters
         ----------
@@ -262,7 +263,7 @@ class ActivationExtractor(
         Returns
         -------
         rows : ndarray of shape (n_inputs, width), or CSR array
-            As :meth:`transform`.
+            Same as from :meth:`transform`.
         """
         extraction, inputs = prepared(self, X, fitting=True)
         in_memory = self.positions == "all" and self.out is None
@@ -273,7 +274,7 @@ class ActivationExtractor(
             return self._rows(taken)
 
     def _fit(self, extraction, inputs, keep=False) -> list[Taken] | None:
-        """Learn; the activations at all positions where they had to be in memory."""
+        """Fit; return the activations at all positions if they had to be in memory."""
         first = extraction.first(inputs)
         for block in first:
             block_rows(block, self.positions, None)
@@ -301,14 +302,14 @@ class ActivationExtractor(
                 check_left(lengths, "all")
             learned["sae_"] = clone(self.sae).fit(rows, None)
             learned["n_features_out_"] = learned["sae_"].transform(rows[:1]).shape[1]
-        # A fit that fails leaves what there was; any other leaves nothing of it.
+        # A failing fit keeps the old attributes; any other fit removes all of them.
         for name in LEARNED:
             self.__dict__.pop(name, None)
         self.__dict__.update(learned)
         return taken
 
     def transform(self, X):
-        """Activations of the layer, or codes of them.
+        """Extract activations of the layer, or codes of them.
 
         Parameters
         ----------
@@ -318,17 +319,17 @@ class ActivationExtractor(
         Returns
         -------
         rows : ndarray of shape (n_inputs, width), CSR array, or list of them
-            One for each layer if these are a list. With ``positions="all"``
-            (n_positions, width), padding left out. With `out` memory-mapped, read-only.
-            Codes are as `sae` gives them. float32, or float64 if the model computes in
-            it.
+            One array for each layer if `layer` is a list. With ``positions="all"``,
+            (n_positions, width), without padding. With `out`, memory-mapped and
+            read-only. Codes have the form that `sae` returns. float32, or float64 if
+            the model computes in float64.
 
         Raises
         ------
         TypeError, ValueError
-            As :meth:`fit`; if `out` is a file that holds something else.
+            As for :meth:`fit`; if `out` is a file with other contents.
         NotFittedError
-            If there is something to learn, and it has not been fitted.
+            If there is something to learn and the extractor is not fitted.
         """
         if self.sae is not None:
             check_is_fitted(self, "sae_")
@@ -342,16 +343,16 @@ class ActivationExtractor(
         if self.memory is None or (sae is None and self.max_norm_ratio is None):
             taken = self._taken(extraction, inputs, self.positions, sae)
             return self._as_asked([rows for rows, _ in taken])
-        # What the cache holds serves any SAE and any bound.
+        # The cached activations serve any SAE and any bound.
         extraction = extraction._replace(max_norms=(None,) * len(extraction.layers))
         return self._rows(self._taken(extraction, inputs, "all"))
 
     def _as_asked(self, of_layers: list):
-        """What is of all layers, or of the one that was given alone."""
+        """A list with one entry per layer, or the entry of the only layer."""
         return of_layers[0] if isinstance(self.layer, str) else of_layers
 
     def _rows(self, taken: list[Taken]):
-        """What activations at all positions amount to."""
+        """Convert activations at all positions to rows."""
         return self._as_asked(
             [
                 self._rows_of_layer(*of_layer, max_norm)
@@ -368,7 +369,7 @@ class ActivationExtractor(
         return code(rows, lengths, self.positions, self.sae_)
 
     def _max_norms(self) -> tuple[float | None, ...]:
-        """Of each layer."""
+        """Largest norm for each layer."""
         n_layers = 1 if isinstance(self.layer, str) else len(self.layer)
         if self.max_norm_ratio is None:
             return (None,) * n_layers
@@ -377,7 +378,7 @@ class ActivationExtractor(
         return tuple(self.max_norm_ratio * median for median in medians)
 
     def _taken(self, extraction, inputs, positions, sae=None) -> list[Taken]:
-        """Activations and how many each input has, from the model or the cache."""
+        """Activations and the number of each input, from the model or the cache."""
         if self.memory is None:
             return extraction.rows(inputs, positions, sae)
         cached = check_memory(self.memory).cache(
@@ -394,12 +395,12 @@ class ActivationExtractor(
         return cached(extraction, inputs, positions, fingerprint)
 
     def _files(self, extraction, inputs, sae) -> list[RowFile]:
-        """Where the rows of each layer go."""
+        """Files for the rows of each layer."""
         paths = [self.out] if isinstance(self.layer, str) else self.out
         if not isinstance(paths, list) or len(paths) != len(extraction.layers):
             raise ValueError(
-                f"out must be a list of {len(extraction.layers)} files, one for each "
-                f"layer, got {self.out!r}."
+                f"out must list {len(extraction.layers)} files, one for each layer, "
+                f"got {self.out!r}."
             )
         return [
             RowFile(
@@ -416,7 +417,7 @@ class ActivationExtractor(
     def _fingerprint(
         self, extraction, inputs, positions, layer, max_norm, sae=None
     ) -> str:
-        """Hash of all that the rows of a layer depend on."""
+        """Hash of everything that determines the rows of a layer."""
         model = SharedModule(extraction.model)
         content = (model, layer, positions, self.feature_axis, sae)
         left_out = (extraction.skip_first, max_norm)
@@ -425,7 +426,9 @@ class ActivationExtractor(
     @property
     def _n_features_out(self) -> int:
         if isinstance(self.n_features_out_, list):
-            raise ValueError("Several layers give several arrays, without names.")
+            raise ValueError(
+                "Feature names need a single array, but several layers give several."
+            )
         return self.n_features_out_
 
     def __sklearn_clone__(self):
@@ -462,11 +465,11 @@ class ActivationExtractor(
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         tags.requires_fit = self.sae is not None or self.max_norm_ratio is not None
-        # What X may be, the model decides.
+        # The model decides what X may be.
         tags.no_validation = True
         return tags
 
 
 def _extracted(extraction, inputs, positions, fingerprint):
-    """Rows, known to a cache by their fingerprint."""
+    """Rows, which a cache identifies by their fingerprint."""
     return extraction.rows(inputs, positions)

@@ -1,4 +1,4 @@
-"""What atoms stand for: where they are active, what they do, who else has them."""
+"""Interpret atoms: their contexts, their effects on logits, their matches."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from ._pooling import nothing_left
 if TYPE_CHECKING:
     import pandas as pd
 
-# Numbers in a block of logits, 64 MB in float32.
+# Numbers in a block of logits; 64 MB in float32.
 LOGITS_AT_ONCE = 1 << 24
-# Where transformers keeps the norm that stands before the decoder head.
+# Where transformers stores the norm before the decoder head.
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 
 
 class Contexts(NamedTuple):
-    """Where each atom is most active; made by :func:`top_contexts`.
+    """Contexts in which each atom is most active, from :func:`top_contexts`.
 
     Examples
     --------
@@ -54,19 +54,19 @@ class Contexts(NamedTuple):
     """
 
     codes: np.ndarray
-    """(n_components, n_contexts), in descending order; 0 where there is none"""
+    """(n_components, n_contexts), in descending order; 0 if there is no context"""
     inputs: np.ndarray
-    """(n_components, n_contexts), number of the input; -1 where there is none"""
+    """(n_components, n_contexts), index of the input; -1 if there is no context"""
     positions: np.ndarray
-    """(n_components, n_contexts), position in the input, padding not counted"""
+    """(n_components, n_contexts), position in the input, without padding"""
     tokens: np.ndarray | None
     """(n_components, n_contexts, before + 1 + after), token ids around the position,
     -1 outside the input; None if inputs are not token ids"""
     before: int
-    """where in `tokens` the position is"""
+    """index of the position in `tokens`"""
     density: np.ndarray
-    """(n_components,), share of the positions, without those that the extractor leaves
-    out, at which the atom is active"""
+    """(n_components,), share of the positions at which the atom is active, without the
+    positions that the extractor leaves out"""
 
     def to_frame(self, tokenizer=None) -> pd.DataFrame:
         """One row for each atom and context.
@@ -74,13 +74,13 @@ class Contexts(NamedTuple):
         Parameters
         ----------
         tokenizer : transformers tokenizer, optional
-            Makes text of tokens; the active one stands between « and ».
+            Converts tokens to text, with the active token between « and ».
 
         Returns
         -------
         DataFrame
-            Columns "atom", "rank", "code", "input", "position", and with a tokenizer,
-            of token ids, "text".
+            Columns "atom", "rank", "code", "input", "position"; also "text", if there
+            is a tokenizer and inputs are token ids.
         """
         with needed_by("Contexts.to_frame", "activations"):
             import pandas as pd
@@ -105,7 +105,7 @@ class Contexts(NamedTuple):
         """Text of a window before the position, at it and after it."""
         inside = window >= 0
         ids, n_before = window[inside].tolist(), inside[: self.before].sum()
-        # Parts by themselves would lose the spaces and characters that they share.
+        # Decoding the parts separately would lose spaces and characters they share.
         before, until, whole = (
             tokenizer.decode(ids[:n]) for n in (n_before, n_before + 1, len(ids))
         )
@@ -115,7 +115,7 @@ class Contexts(NamedTuple):
 
 
 class LogitEffects(NamedTuple):
-    """Which tokens atoms make more, and less, likely; by :func:`logit_effects`.
+    """Tokens that atoms make more and less likely, from :func:`logit_effects`.
 
     Examples
     --------
@@ -158,12 +158,12 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
     sae : MFRSparseAutoencoder
         Fitted to activations of the extractor's layer.
     extractor : ActivationExtractor
-        Takes the activations, at all positions whatever its `positions`, but for those
-        that its `skip_first` and `max_norm_ratio` leave out.
+        Extracts the activations at all positions, whatever its `positions`, except for
+        those that its `skip_first` and `max_norm_ratio` leave out.
     X : array-like, sequence or mapping
         Inputs, as for :meth:`ActivationExtractor.transform`.
     n_contexts : int, default=10
-        Contexts per atom, of different inputs, at most.
+        Maximum number of contexts per atom, all from different inputs.
     before, after : int, default=8 and 4
         Tokens to show before and after the position.
 
@@ -176,7 +176,7 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
     Raises
     ------
     ValueError
-        If the width of the layer is not that of `sae`, or as
+        If the width of the layer differs from that of `sae`, or as for
         :meth:`ActivationExtractor.transform`.
     NotFittedError
         If the extractor has a `max_norm_ratio` and is not fitted.
@@ -214,7 +214,7 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
         raise nothing_left("all inputs", "all")
     stream = inputs.token_stream()
     tokens = None
-    # A layer may have other positions than tokens.
+    # The positions of a layer need not be tokens.
     if stream is not None and n_tokens == len(stream.ids):
         tokens = stream.windows(best.inputs, best.positions, before, after)
     density = best.n_active / best.n_positions
@@ -226,11 +226,12 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
     prefer_skip_nested_validation=True,
 )
 def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
-    """Tell which tokens each atom makes more, and less, likely by itself.
+    """Compute which tokens each atom alone makes more and less likely.
 
     The effect of an atom is its product with the rows of the decoder head, after the
-    scale of the norm before the head where there is one: what adding it to the residual
-    stream does to the logits, later layers and the norm's division aside.
+    scale of the norm before the head, if there is one. It is the change of the logits
+    when the atom is added to the residual stream, without the effects of later layers
+    and of the norm's division.
 
     Parameters
     ----------
@@ -250,7 +251,7 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
     Raises
     ------
     ValueError
-        If the model has no decoder head, or one of another width than `sae`.
+        If the model has no decoder head, or its width differs from that of `sae`.
 
     References
     ----------
@@ -275,14 +276,14 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
     weight = getattr(head, "weight", None)
     if weight is None:
         raise ValueError(
-            f"model must have a decoder head, but {type(module).__name__} has none: "
-            "logit effects are of language models of transformers."
+            f"model must be a transformers language model with an output embedding, "
+            f"but {type(module).__name__} has none."
         )
     if weight.shape[1] != sae.n_features_in_:
         raise ValueError(
-            f"sae has {sae.n_features_in_} features, but the decoder head takes "
-            f"{weight.shape[1]}: only layers that write to the residual stream have "
-            "logit effects."
+            f"sae has {sae.n_features_in_} features, but the output embedding takes "
+            f"{weight.shape[1]}: logit effects exist only for layers that write to the "
+            "residual stream."
         )
     unembedding = weight.detach().float()
     atoms = torch.tensor(sae.components_, dtype=torch.float32, device=weight.device)
@@ -301,7 +302,7 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
 
 
 def _through_norm(atoms: Tensor, model: nn.Module) -> Tensor:
-    """Atoms centred and scaled as the last norm does it, but for its division."""
+    """Centre and scale atoms as the last norm does, without its division."""
     body = getattr(model, "base_model", model)
     body = getattr(body, "decoder", body)
     norms = [getattr(body, name, None) for name in FINAL_NORMS]
@@ -319,35 +320,35 @@ def _through_norm(atoms: Tensor, model: nn.Module) -> Tensor:
 
 
 def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.DataFrame:
-    """Put together what is known about each atom, a row for each.
+    """Collect what is known about each atom in one row per atom.
 
     Parameters
     ----------
     sae : MFRSparseAutoencoder
-        Fitted.
+        Fitted SAE.
     contexts : Contexts, optional
         From :func:`top_contexts`.
     effects : LogitEffects, optional
         From :func:`logit_effects`.
     tokenizer : transformers tokenizer, optional
-        Makes text of tokens. Without it those of effects are ids, and there is no top
+        Converts tokens to text. Without it, effects are token ids, and there is no top
         context.
 
     Returns
     -------
     DataFrame
-        Index "atom"; columns "agreement", "trusted"; for each other SAE "sae 1",
-        "sae 1 cosine" and each witness "witness 0", "witness 0 cosine", its nearest
-        atom and how near; of contexts "density", "largest code", "top input" (-1 if the
-        atom was nowhere active) and, of token ids, "top context"; of effects "promoted"
-        and "suppressed".
+        Index "atom"; columns "agreement" and "trusted". For each other SAE, "sae 1" is
+        its nearest atom and "sae 1 cosine" their cosine, and "witness 0" and "witness 0
+        cosine" are the same for each witness. From contexts: "density", "largest code",
+        "top input" (-1 if the atom was never active) and, for token ids, "top context".
+        From effects: "promoted" and "suppressed".
 
     Raises
     ------
     ImportError
         If pandas is not installed.
     ValueError
-        If `contexts` or `effects` are of another number of atoms.
+        If `contexts` or `effects` have another number of atoms.
 
     Examples
     --------

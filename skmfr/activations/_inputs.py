@@ -1,4 +1,4 @@
-"""What a model is given: token ids, texts, images, any batch; checked, padded, cut."""
+"""Check, pad and cut the inputs of a model: token ids, texts, images, any batch."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from ._models import (
 
 
 class Batch(NamedTuple):
-    """Inputs that go through the model together."""
+    """Inputs of one forward pass."""
 
     start: int
-    """number of the first"""
+    """index of the first input"""
     stop: int
-    """number after the last"""
+    """index after the last input"""
     arguments: Tensor | Mapping[str, Tensor]
-    """what the model is called with"""
+    """arguments of the model"""
     mask: np.ndarray | None
-    """(n_inputs, n_positions) bool, which tokens are not padding; None if all"""
+    """(n_inputs, n_positions) bool, tokens that are not padding; None if all"""
 
 
 class TokenStream(NamedTuple):
-    """Token ids of all inputs, one after the other, padding left out."""
+    """Token ids of all inputs, concatenated without padding."""
 
     ids: np.ndarray
     """(n_tokens,)"""
     begins: np.ndarray
-    """(n_inputs + 1,), where each input begins"""
+    """(n_inputs + 1,), the start of each input"""
 
     def windows(
         self, inputs: np.ndarray, positions: np.ndarray, before: int, after: int
@@ -52,7 +52,7 @@ class TokenStream(NamedTuple):
         Parameters
         ----------
         inputs, positions : ndarray of any one shape
-            -1 for none.
+            -1 where there is no context.
         before, after : int
         """
         offsets = positions[..., None] + np.arange(-before, after + 1)
@@ -65,22 +65,22 @@ class TokenStream(NamedTuple):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of one model that have passed the checks."""
+    """Checked inputs of one model."""
 
     data: np.ndarray | list[np.ndarray] | Mapping[str, np.ndarray]
-    """an array of all; token ids of one input each; or arrays by argument"""
+    """one array; token ids of each input; or arrays by argument name"""
     mask: np.ndarray | None
-    """(n_inputs, n_positions) bool, of arrays by argument; padding is at the end"""
+    """(n_inputs, n_positions) bool, for arrays by argument; padding is at the end"""
     n: int
     of_tokens: frozenset[str] = frozenset()
-    """which arrays by argument have the mask's positions"""
+    """names of the arguments whose arrays have the positions of the mask"""
 
     def __len__(self) -> int:
         return self.n
 
     @cached_property
     def lengths(self) -> np.ndarray | None:
-        """Tokens of each input, padding aside, (n_inputs,); None if all are alike."""
+        """Tokens of each input, without padding, (n_inputs,); None if all are equal."""
         if self.mask is not None:
             return self.mask.sum(1)
         if isinstance(self.data, list):
@@ -88,7 +88,7 @@ class Inputs:
         return None
 
     def token_stream(self) -> TokenStream | None:
-        """Token ids in one row; None if inputs are something else."""
+        """Token ids in one row; None if inputs are not token ids."""
         ids, mask = self.data, self.mask
         if isinstance(ids, Mapping):
             if "input_ids" not in ids:
@@ -106,7 +106,7 @@ class Inputs:
         return TokenStream(stream, np.concatenate([[0], np.cumsum(lengths)]))
 
     def content(self):
-        """What tells these inputs from others, to be hashed; not how they are kept."""
+        """Data that identify these inputs, to be hashed, whatever their container."""
         data = self.data
         if isinstance(data, list):
             return (np.concatenate(data), self.lengths)
@@ -119,13 +119,13 @@ class Inputs:
     def batches(
         self, model: nn.Module, batch_size: int, start: int = 0
     ) -> Iterator[Batch]:
-        """From the given input on, where the model is and in its precision."""
+        """Batches from `start` on, on the model's device and in its precision."""
         put = _Putter(model, isinstance(self.data, Mapping))
         masks = accepts(model, "attention_mask")
         while start < self.n:
             stop = min(start + batch_size, self.n)
             if self.lengths is not None and not masks:
-                # Padding would be taken for tokens.
+                # The model would take padding for tokens.
                 stop = _same_length(self.lengths, start, stop)
             arrays, mask = self._cut(start, stop)
             if masks and mask is not None and not mask.all():
@@ -141,7 +141,7 @@ class Inputs:
             start = stop
 
     def _cut(self, start: int, stop: int):
-        """Some of the inputs, an array or arrays by argument, and their mask."""
+        """A slice of the inputs, as an array or arrays by argument, and its mask."""
         if isinstance(self.data, list):
             return _padded(self.data[start:stop])
         if not isinstance(self.data, Mapping):
@@ -153,17 +153,17 @@ class Inputs:
 
 
 class _Putter:
-    """Makes tensors of arrays: ids as they are, numbers in the model's precision."""
+    """Converts arrays to tensors: ids unchanged, numbers in the model's precision."""
 
     def __init__(self, model: nn.Module, named: bool):
         self.device, self.dtype = model_device(model), model_dtype(model)
-        # Models of texts and images need not say that they embed ids.
+        # Models of texts and images may not reveal that they embed ids.
         self.embeds = named or n_embeddings(model) is not None
 
     def __call__(self, array: np.ndarray) -> Tensor:
         if array.dtype.kind in "iub" and (self.embeds and array.ndim == 2):
             return torch.from_numpy(array.astype(np.int64)).to(self.device)
-        # torch takes no reversed axes and no foreign order of bytes.
+        # torch accepts no reversed axes and no foreign byte order.
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
         return torch.from_numpy(array).to(self.device, self.dtype)
 
@@ -175,7 +175,7 @@ def _same_length(lengths: np.ndarray, start: int, stop: int) -> int:
 
 
 def _padded(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences with zeros after them, and where they are not padding."""
+    """Sequences padded with zeros at the end, and their mask."""
     lengths = np.array([len(sequence) for sequence in sequences])
     mask = np.arange(lengths.max()) < lengths[:, None]
     ids = np.zeros(mask.shape, dtype=np.int64)
@@ -184,15 +184,15 @@ def _padded(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _padded_at_the_end(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Rows moved to the left, so that each begins with its first token.
+    """Rows shifted to the left, so that each begins with its first token.
 
-    Many models count positions from the first column, padding or not.
+    Many models count positions from the first column, even if it is padding.
 
     Parameters
     ----------
     array : ndarray of shape (n_inputs, n_positions, ...)
     mask : ndarray of shape (n_inputs, n_positions), bool
-        Which positions are no padding; one at least in each row.
+        Positions that are not padding; at least one in each row.
     """
     begins = mask.argmax(axis=1)
     if not begins.any():
@@ -218,7 +218,7 @@ def check_inputs(
     pad_token_id: int | None = None,
     name: str = "X",
 ) -> Inputs:
-    """Make inputs of what a user gives.
+    """Check the user's inputs and convert them to `Inputs`.
 
     Parameters
     ----------
@@ -227,11 +227,11 @@ def check_inputs(
     model : nn.Module
     tokenizer : callable, optional
     max_length : int, optional
-        Sequences are cut to so many tokens.
+        Maximum number of tokens; longer sequences are cut.
     pad_token_id : int, optional
-        What fills short rows of X, at either end; see :meth:`_Checks.text`.
+        Id that fills short rows of X, at either end; see :meth:`_Checks.text`.
     name : str
-        What errors call X.
+        Name of X in errors.
 
     Returns
     -------
@@ -240,7 +240,7 @@ def check_inputs(
     Raises
     ------
     TypeError
-        If X holds something of another kind, or texts come without tokenizer.
+        If X holds another kind of input, or texts come without a tokenizer.
     ValueError
         If X is empty, or has ids that the model does not know, sequences that are
         empty or too long, or numbers that are not finite.
@@ -253,18 +253,18 @@ def check_inputs(
     X = _plain(X)
     if isinstance(X, str) or not isinstance(X, (np.ndarray, Sequence)):
         raise TypeError(
-            f"{name} must be an array, a list of texts or of sequences of token ids, "
-            f"or a mapping, got {type(X).__name__}."
+            f"{name} must be an array, a list of texts, a list of sequences of token "
+            f"ids, or a mapping, got {type(X).__name__}."
         )
     if len(X) == 0:
-        raise ValueError(f"{name} is empty: there must be one input at least.")
+        raise ValueError(f"{name} is empty: at least one input is needed.")
     if isinstance(X[0], str):
         return checks.sequences(_tokenized(X, tokenizer, name))
     if isinstance(X, np.ndarray) and X.dtype != object:
         return checks.array(X)
     parts = [np.asarray(as_array(part)) for part in X]
     shapes = {part.shape for part in parts}
-    # An empty sequence has no type to be told by.
+    # An empty sequence has no type that could be checked.
     of_ids = checks.vocabulary and all(
         part.ndim == 1 and (part.dtype.kind in "iu" or not part.size) for part in parts
     )
@@ -272,14 +272,14 @@ def check_inputs(
         return checks.sequences(parts)
     if len(shapes) > 1:
         raise ValueError(
-            f"{name} has inputs of several shapes, {parts[0].shape} the first; only "
+            f"{name} has inputs of different shapes, the first {parts[0].shape}; only "
             "sequences of token ids may differ in length."
         )
     return checks.array(np.stack(parts))
 
 
 def holds_texts(X) -> bool:
-    """Whether inputs are texts."""
+    """Whether the inputs are texts."""
     X = _plain(X)
     if not isinstance(X, (np.ndarray, Sequence)) or len(X) == 0:
         return False
@@ -287,31 +287,31 @@ def holds_texts(X) -> bool:
 
 
 def _plain(X):
-    """Tensors, DataFrames and Series as arrays, all else as it is."""
+    """Tensors, DataFrames and Series as arrays; everything else unchanged."""
     return X.to_numpy() if hasattr(X, "to_numpy") else as_array(X)
 
 
 def _tokenized(texts, tokenizer, name: str) -> list[np.ndarray]:
     if tokenizer is None:
         raise TypeError(
-            f"{name} holds texts: tokenizer must be given, got None. (With model given "
-            "by name, it is loaded from the same place.)"
+            f"{name} holds texts: tokenizer must be given, got None. (A model given by "
+            "name loads its own tokenizer.)"
         )
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"{name} must hold texts only, if the first input is one.")
+        raise TypeError(f"{name} must hold only texts if its first input is one.")
     ids = tokenizer(list(texts))["input_ids"]
     return [np.asarray(sequence, dtype=np.int64) for sequence in ids]
 
 
 def _is_of_tokens(name: str, array: np.ndarray, mask: np.ndarray) -> bool:
-    """Whether an argument has something for each token that a mask is for."""
+    """Whether an argument has one entry for each token of a mask."""
     if name.startswith("decoder_") or array.shape[:2] != mask.shape:
         return False
     return array.ndim == 2 or name == "inputs_embeds"
 
 
 class _Checks(NamedTuple):
-    """What inputs have to be like for a model."""
+    """Checks of the inputs of a model."""
 
     name: str
     vocabulary: int | None
@@ -320,11 +320,12 @@ class _Checks(NamedTuple):
     pad_token_id: int | None
 
     def sequences(self, sequences: list[np.ndarray]) -> Inputs:
-        """Token ids without padding."""
+        """Check token ids without padding."""
         lengths = [len(sequence) for sequence in sequences]
         if min(lengths) == 0:
             raise ValueError(
-                f"{self.name}[{lengths.index(0)}] has no token: no input may be empty."
+                f"{self.name}[{lengths.index(0)}] has no tokens: inputs must not be "
+                "empty."
             )
         sequences = [sequence[: self.max_length] for sequence in sequences]
         longest = max(map(len, sequences))
@@ -338,8 +339,8 @@ class _Checks(NamedTuple):
     def array(self, X: np.ndarray) -> Inputs:
         if X.size == 0 or X.ndim < 2:
             raise ValueError(
-                f"{self.name} must have a row for each input, and something in each, "
-                f"got shape {X.shape}. Cut a stream of tokens into windows: "
+                f"{self.name} must have one non-empty row for each input, got shape "
+                f"{X.shape}. To cut a stream of tokens into windows, use "
                 f"{self.name}.reshape(-1, 256)."
             )
         self.numbers(X, self.name)
@@ -364,8 +365,8 @@ class _Checks(NamedTuple):
         lengths = {name: array.shape[:1] for name, array in data.items()}
         if len(set(lengths.values())) != 1 or min(lengths.values()) < (1,):
             raise ValueError(
-                f"{self.name} must give all arguments for the same inputs, one at "
-                f"least, got numbers of inputs {lengths}."
+                f"All arguments in {self.name} must have the same number of inputs, at "
+                f"least one, got {lengths}."
             )
         for name, array in data.items():
             if not array.size:
@@ -387,7 +388,7 @@ class _Checks(NamedTuple):
         return Inputs(data, None if mask.all() else mask, n_inputs, of_tokens)
 
     def mask(self, data: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """Which tokens of arrays by argument are no padding; None without tokens."""
+        """Which tokens in arrays by argument are not padding; None without tokens."""
         ids, mask = data.get("input_ids"), data.get("attention_mask")
         if mask is not None:
             if mask.ndim != 2:
@@ -409,8 +410,8 @@ class _Checks(NamedTuple):
             array = np.asarray(as_array(value))
         except ValueError as error:
             raise ValueError(
-                f"{whose} has inputs of several lengths: pad them (tokenizers do with "
-                f"padding=True), or give {whose} alone."
+                f"{whose} has inputs of different lengths: pad them (tokenizers do so "
+                f"with padding=True), or pass {whose} alone."
             ) from error
         self.numbers(array, whose)
         return array
@@ -423,9 +424,10 @@ class _Checks(NamedTuple):
     def text(self, ids: np.ndarray) -> np.ndarray | None:
         """Which tokens are not padding, (n_inputs, n_tokens); None if all.
 
-        Runs of the pad id at either end are padding; inside, it is a token like others.
-        At the start it may be that of BOS: it is text in rows that end in padding; and
-        where a row begins with one only, while others end in padding or all begin so.
+        Runs of the pad id at either end are padding; inside, it is an ordinary token.
+        At the start it may be BOS. It then counts as text in rows that end in padding,
+        and in rows that begin with exactly one if other rows end in padding or if all
+        rows begin with one.
         """
         if self.pad_token_id is None:
             return None
@@ -441,7 +443,8 @@ class _Checks(NamedTuple):
         filled = mask.any(axis=1)
         if not filled.all():
             raise ValueError(
-                f"{self.name}[{filled.argmin()}] is all padding: no input may be empty."
+                f"{self.name}[{filled.argmin()}] is all padding: inputs must not be "
+                "empty."
             )
 
     def length(self, length: int) -> None:

@@ -1,4 +1,4 @@
-"""Forward passes with other activations: spliced in, steered, ablated."""
+"""Forward passes with changed activations: spliced, steered, ablated."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from ._positions import (
     with_rows,
 )
 
-# Activations of one batch, (n_inputs, n_positions, width), and numbers of positions.
+# Activations of a batch, (n_inputs, n_positions, width), and indices of positions.
 Change = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -74,58 +74,60 @@ def loss_recovered(
     device=None,
     return_losses=False,
 ):
-    r"""How much of what a layer is worth to a language model a reconstruction keeps.
+    r"""Share of a layer's value to a language model that a reconstruction preserves.
 
     .. math:: \frac{L_\mathrm{ablated} - L_\mathrm{spliced}}
                    {L_\mathrm{ablated} - L_\mathrm{clean}}
 
-    with the cross-entropy of the next token L: of the model as it is (clean), with the
-    layer's output replaced by its reconstruction at each token (spliced), and by zero
-    or by its mean over these tokens (ablated).
+    L is the cross-entropy of the next token: of the unchanged model (clean), with the
+    layer's output replaced by its reconstruction at each token (spliced), and with the
+    output replaced by zero or by its mean over these tokens (ablated).
 
     Parameters
     ----------
     model : torch.nn.Module, str or path-like
-        Causal language model, or its name or folder; it gives logits (n_inputs,
+        Causal language model, or its name or folder. It returns logits (n_inputs,
         n_tokens, n_vocabulary), or an object with these as ``logits``.
     layer : str
         Dotted name of a submodule.
     sae : estimator or callable
         Reconstructs rows (n_tokens, width): by ``reconstruct``, by ``transform`` and
-        ``inverse_transform``, or when it is called.
+        ``inverse_transform``, or as a callable.
     tokens : array-like of shape (n_inputs, n_tokens) or sequence of sequences
         Token ids, which `sae` should not have seen.
     ablation : {"zero", "mean"}, default="zero"
-        What counts as nothing recovered.
+        The replacement that counts as nothing recovered.
     batch_size : int, default=32
-        Inputs that go through the model at a time.
+        Number of inputs in each forward pass.
     pad_token_id : int, default=None
         Id that fills short rows of an array, as in :class:`ActivationExtractor`.
     skip_first : int, default=0
-        So many first positions of each input pass as they are, spliced or ablated.
+        Number of first positions of each input that are neither spliced nor ablated.
     max_norm_ratio : float, default=None
-        So do positions whose norm is above so many times ``sae.median_norm_``.
+        The same applies to positions whose norm exceeds this multiple of
+        ``sae.median_norm_``.
     device : str, default=None
-        Where to run, as in :class:`ActivationExtractor`.
+        Device to run on, as in :class:`ActivationExtractor`.
     return_losses : bool, default=False
-        Whether to return the losses, too.
+        Whether to return the losses as well.
 
     Returns
     -------
     recovered : float
-        1 for the identity, 0 for the ablation; below 0 for worse than that.
+        1 for the identity, 0 for the ablation, negative for worse than the ablation.
     losses : Bunch
-        Mean losses in nats per token: `clean`, `spliced`, `zero`, `mean`. Only if
-        `return_losses`.
+        Mean losses in nats per token: `clean`, `spliced`, `zero`, `mean`. Returned only
+        if `return_losses` is True.
 
     Raises
     ------
     TypeError
         If `sae` cannot reconstruct.
     ValueError
-        If the layer does not exist, never runs or makes no difference; if its width is
-        not that of `sae`; if the model gives no logits of tokens; if tokens are not as
-        described; if no position is left, or `sae` has no ``median_norm_``.
+        If the layer does not exist, never runs, or does not change the loss; if its
+        width differs from that of `sae`; if the model gives no logits of tokens; if
+        tokens are not as described; if no position is left; or if `sae` has no
+        ``median_norm_``.
 
     References
     ----------
@@ -184,8 +186,8 @@ def loss_recovered(
     worth = losses[ablation] - losses.clean
     if worth == 0:
         raise ValueError(
-            f"layer={layer!r} makes no difference to the loss: there is nothing to "
-            "recover."
+            f"Ablating layer={layer!r} does not change the loss, so there is no loss "
+            "to recover."
         )
     recovered = (losses[ablation] - losses.spliced) / worth
     return (recovered, losses) if return_losses else recovered
@@ -194,7 +196,7 @@ def loss_recovered(
 def _mean_loss(
     model: nn.Module, layer: str, inputs: Inputs, batch_size: int, change: Change
 ) -> float:
-    """Mean cross-entropy of next tokens with other activations in a layer."""
+    """Mean cross-entropy of next tokens with changed activations in a layer."""
     total, n_tokens = 0.0, 0
     for batch in inputs.batches(model, batch_size):
         ids, counting = _ids(batch, model)
@@ -211,30 +213,30 @@ def _mean_loss(
         logits = output if isinstance(output, Tensor) else getattr(output, "logits", 0)
         if not isinstance(logits, Tensor) or logits.shape[:2] != ids.shape:
             raise ValueError(
-                f"model must give logits for each token, but {type(model).__name__} "
-                "does not: a causal language model is needed."
+                f"model must be a causal language model that gives logits for each "
+                f"token, but {type(model).__name__} does not."
             )
         told = counting[:, 1:] & counting[:, :-1]
-        # Input by input, since logits of a batch take a lot of memory as it is.
+        # Input by input, because the logits of a batch already take much memory.
         for of_input, next_ids, known in zip(logits, ids[:, 1:], told, strict=True):
             predicted = of_input[:-1][known].float()
             loss = cross_entropy(predicted, next_ids[known], reduction="sum")
             total += float(loss)
         n_tokens += int(told.sum())
     if not n_tokens:
-        raise ValueError("tokens must hold a sequence of two tokens at least.")
+        raise ValueError("tokens must hold a sequence of at least two tokens.")
     return total / n_tokens
 
 
 def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Token ids of a batch, and which are no padding, (n_inputs, n_tokens)."""
+    """Token ids of a batch, and which are not padding, (n_inputs, n_tokens)."""
     ids = batch.arguments
     if not isinstance(ids, Tensor):
         ids = ids["input_ids"]
     if ids.ndim != 2 or ids.is_floating_point():
         raise ValueError(
-            f"tokens must be token ids, but {type(model).__name__} has no embedding "
-            "of ids."
+            f"tokens must be token ids, but {type(model).__name__} has no token "
+            "embedding."
         )
     if batch.mask is None:
         return ids, torch.ones_like(ids, dtype=torch.bool)
@@ -242,7 +244,7 @@ def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _reconstruction(sae) -> Callable[[Tensor], Tensor]:
-    """What reconstructs rows of activations."""
+    """The function that reconstructs rows of activations."""
     if isinstance(sae, BaseSparseAutoencoder):
         check_is_fitted(sae)
 
@@ -269,7 +271,7 @@ def _reconstruction_of_arrays(sae) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _for_coder(rows: Tensor) -> Tensor:
-    """Activations in float32 at least, where there is float64, which coders need."""
+    """Activations in at least float32, and float64 if available, for coders."""
     rows = rows.detach().to(torch.promote_types(rows.dtype, torch.float32))
     return rows.cpu() if rows.device.type == "mps" else rows
 
@@ -278,12 +280,12 @@ def _for_coder(rows: Tensor) -> Tensor:
 def steer(
     model, layer, sae, atoms, value, *, how="set", skip_first=0, max_norm_ratio=None
 ) -> AbstractContextManager[nn.Module]:
-    """Set or scale some atoms wherever a layer runs, while the context lasts.
+    """Set or scale some atoms whenever a layer runs, inside a context.
 
-    Activations x with codes z become ``x + (z' - z) D``, with z' equal to z but for the
-    chosen atoms: what the codes leave unexplained stays as it is. It counts in each
-    forward pass, those of ``generate`` too; contexts can be nested. Gradients pass as
-    if a constant had been added.
+    Activations x with codes z become ``x + (z' - z) D``, where z' equals z except for
+    the chosen atoms. The residual that the codes leave is therefore kept. This applies
+    to every forward pass, including those of ``generate``; contexts can be nested.
+    Gradients pass as if a constant had been added.
 
     Parameters
     ----------
@@ -294,35 +296,37 @@ def steer(
     sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted to activations of this layer.
     atoms : int or array-like of int
-        Which atoms.
+        Indices of the atoms.
     value : float or array-like of shape (n_atoms,)
-        Their code, in units of the activations, or the factor of it.
+        Their codes, in units of the activations, or factors of their codes.
     how : {"set", "scale"}, default="set"
-        "set" gives the atoms this code at each position, active or not; "scale"
-        multiplies the code that they have.
+        "set" gives the atoms this code at each position, whether or not they are
+        active; "scale" multiplies their codes.
     skip_first : int, default=0
-        So many first positions of each input stay as they are. Passes of ``generate``
-        go on counting; padding counts, unless the model is given an attention mask.
+        Number of first positions of each input that are left unchanged. Passes of
+        ``generate`` continue the count. Padding counts, unless the model receives an
+        attention mask.
     max_norm_ratio : float, default=None
-        So do positions whose norm is above so many times ``sae.median_norm_``.
+        Positions whose norm exceeds this multiple of ``sae.median_norm_`` are also left
+        unchanged.
 
     Returns
     -------
     context manager
-        Gives the model.
+        It returns the model.
 
     Raises
     ------
     TypeError
         If `sae` has no atoms.
     ValueError
-        If there is no such layer or atom, or the width of the layer is not that of
-        `sae`, or it has no ``median_norm_``.
+        If there is no such layer or atom, if the width of the layer differs from that
+        of `sae`, or if `sae` has no ``median_norm_``.
 
     Warns
     -----
     UserWarning
-        If the layer has not run when the context ends.
+        If the layer has not run by the end of the context.
 
     See Also
     --------
@@ -353,7 +357,7 @@ def steer(
     n_components = len(sae.components_)
     atoms = np.atleast_1d(np.asarray(atoms))
     if atoms.ndim != 1 or not atoms.size or atoms.dtype.kind not in "iu":
-        raise ValueError(f"atoms must be one or more numbers of atoms, got {atoms}.")
+        raise ValueError(f"atoms must be one or more atom indices, got {atoms}.")
     if not (0 <= atoms.min() <= atoms.max() < n_components):
         raise ValueError(
             f"atoms must be from 0 to {n_components - 1}, got {atoms.tolist()}."
@@ -363,12 +367,12 @@ def steer(
     values = np.asarray(value, dtype=np.float64)
     if values.shape not in [(), atoms.shape] or not np.isfinite(values).all():
         raise ValueError(
-            f"value must be a finite number, or one for each of {len(atoms)} atoms, "
-            f"got {value!r}."
+            f"value must be a finite number, or {len(atoms)} of them, one for each "
+            f"atom, got {value!r}."
         )
     module, _ = as_model(model)
     find_layer(module, layer)
-    # z' is z times some factors, plus constants at the chosen atoms.
+    # z' is z times factors, plus constants at the chosen atoms.
     factors, constants = np.ones(n_components), np.zeros(len(atoms))
     if how == "set":
         factors[atoms], constants = 0.0, constants + values
@@ -387,11 +391,11 @@ def steer(
 
 
 def _shift(sae, change: np.ndarray, constant: np.ndarray) -> Callable[[Tensor], Tensor]:
-    """What is added to rows of activations with codes z: ``(z * change) D + constant``.
+    """The sum ``(z * change) D + constant`` to add to rows with codes z.
 
     Parameters
     ----------
-    sae : BaseSparseAutoencoder, or what has transform and components_
+    sae : BaseSparseAutoencoder, or any object with transform and components_
     change : ndarray of shape (n_components,)
     constant : ndarray of shape (n_features,)
     """
@@ -444,16 +448,16 @@ def _steering(
             yield model
     if not n_runs[0]:
         warnings.warn(
-            f"layer={layer!r} has not run: nothing was steered.", stacklevel=3
+            f"layer={layer!r} did not run: nothing was steered.", stacklevel=3
         )
 
 
 def ablate(
     model, layer, sae, atoms, *, skip_first=0, max_norm_ratio=None
 ) -> AbstractContextManager[nn.Module]:
-    """Remove some atoms wherever a layer runs, while the context lasts.
+    """Remove some atoms whenever a layer runs, inside a context.
 
-    The same as :func:`steer` with code 0.
+    Equivalent to :func:`steer` with code 0.
 
     Parameters
     ----------
@@ -464,19 +468,19 @@ def ablate(
     sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted to activations of this layer.
     atoms : int or array-like of int
-        Which atoms.
+        Indices of the atoms.
     skip_first, max_norm_ratio
-        Positions that stay as they are, as in :func:`steer`.
+        Positions that are left unchanged, as in :func:`steer`.
 
     Returns
     -------
     context manager
-        Gives the model.
+        It returns the model.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`steer`.
+        As for :func:`steer`.
 
     Examples
     --------

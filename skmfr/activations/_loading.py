@@ -1,4 +1,4 @@
-"""Models and tokenizers by name, loaded again when their files change."""
+"""Load models and tokenizers by name, again whenever their files change."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from ._compiled import uncompiled
 
 
 def files_of(name: str) -> tuple[tuple, ...]:
-    """What tells the files of a model's folder from others; () for one of a hub.
+    """Names, sizes, inodes and times of a model folder's files; () for a hub model.
 
-    Their names, sizes, inodes and times, since weights take seconds to hash and this is
-    asked at each call. The time of a file's last change, which no program sets, tells
-    files that were copied with their other times. Subfolders are not read: they hold
-    other stages of a training.
+    Hashing weights takes seconds, and each call needs this. The inode change time,
+    which programs cannot set, reveals files that were copied with their other times.
+    Subfolders are not read, because they hold other stages of a training run.
 
     Parameters
     ----------
     name : str
-        Of a model hub, or a local folder.
+        Name on a model hub, or a local folder.
     """
     if not os.path.isdir(name):
         return ()
@@ -37,15 +36,15 @@ def files_of(name: str) -> tuple[tuple, ...]:
 
 
 def load_model(name: str) -> nn.Module:
-    """A pretrained model as the class that it was saved from, on the CPU.
+    """A pretrained model, with the class that it was saved from, on the CPU.
 
-    The last one is kept, so that the clones of a grid search share it, and loaded again
-    when files in its folder change.
+    The last model is kept, so that the clones of a grid search share it. It is loaded
+    again when files in its folder change.
 
     Parameters
     ----------
     name : str
-        Of a model hub, or a local folder.
+        Name on a model hub, or a local folder.
     """
     return _load_model(name, files_of(name))
 
@@ -60,7 +59,7 @@ def _load_model(name: str, files: tuple) -> nn.Module:
 
 
 def load_tokenizer(name: str):
-    """The tokenizer that belongs to a pretrained model, as its files are now."""
+    """The tokenizer of a pretrained model, from its current files."""
     return _load_tokenizer(name, files_of(name))
 
 
@@ -76,15 +75,15 @@ def _transformers(parameter: str, name: str):
 
 
 def as_model(model, device: str | None = None) -> tuple[nn.Module, str | None]:
-    """The module itself, or the one of that name, and where to run it.
+    """The module itself, or the module with that name, and where to run it.
 
-    Of what :func:`torch.compile` made, the module that it was made of. A named model
-    runs on a GPU if there is one, a module where it is (None).
+    For the result of :func:`torch.compile`, the original module. A named model runs on
+    a GPU if there is one; a module runs where it is (None).
 
     Raises
     ------
     TypeError
-        If it is neither a module nor a name.
+        If it is not a module or a name.
     """
     if isinstance(model, nn.Module):
         return uncompiled(model), device

@@ -1,4 +1,4 @@
-"""Models and their layers: found, run, listened to."""
+"""Find layers of models, run the models, and record or replace outputs."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from torch import Tensor, nn
 
 from ._compiled import eager, without_wrappers
 
-# Names that an error offers for one that is not there.
+# Number of similar names that an error suggests.
 N_SUGGESTIONS = 5
 
 
 class Reached(BaseException):
-    """The layer has run: nothing after it is needed.
+    """The layer has run, so the rest of the forward pass is not needed.
 
-    No Exception, which a forward pass might catch.
+    It does not derive from Exception, which a forward pass might catch.
     """
 
 
 def find_layer(model: nn.Module, layer: str) -> nn.Module:
-    """The submodule of a dotted name.
+    """The submodule with a dotted name.
 
     Raises
     ------
     ValueError
-        If there is none; with the names that are most like it.
+        If there is none. The error lists the most similar names.
     """
     modules = {without_wrappers(name): m for name, m in model.named_modules()}
     if isinstance(layer, str) and without_wrappers(layer) in modules:
@@ -40,13 +40,13 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
     names = [name for name in modules if name]
     close = difflib.get_close_matches(str(layer), names, N_SUGGESTIONS, cutoff=0.4)
     raise ValueError(
-        f"layer={layer!r} is no module of {type(model).__name__}; it has, among "
-        f"{len(names)}: {', '.join(close or names[:N_SUGGESTIONS])}."
+        f"layer={layer!r} is not a module of {type(model).__name__}; its {len(names)} "
+        f"modules include {', '.join(close or names[:N_SUGGESTIONS])}."
     )
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Where the first parameter or buffer is."""
+    """Device of the first parameter or buffer."""
     for tensor in _tensors(model):
         return tensor.device
     return torch.device("cpu")
@@ -66,14 +66,14 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 def n_embeddings(model: nn.Module) -> int | None:
-    """Size of the vocabulary; None for a model without embedding of its inputs.
+    """Size of the vocabulary; None for a model that does not embed its inputs.
 
-    Of a model that is not of transformers, the size of the largest embedding: which of
-    them takes the ids, only the forward pass knows.
+    For a model that is not from transformers, the size of the largest embedding,
+    because only the forward pass knows which embedding takes the ids.
     """
     of_transformers: Any = getattr(model, "get_input_embeddings", None)
     if of_transformers is not None:
-        # Not all of them have one.
+        # Some models have no input embedding.
         try:
             return getattr(of_transformers(), "num_embeddings", None)
         except NotImplementedError:
@@ -83,44 +83,44 @@ def n_embeddings(model: nn.Module) -> int | None:
 
 
 def context_length(model: nn.Module) -> int | None:
-    """How many tokens a model of transformers takes; None if it does not say."""
+    """Number of tokens that a transformers model accepts; None if unknown."""
     config: Any = getattr(model, "config", None)
-    if hasattr(config, "get_text_config"):  # of models of texts and images
+    if hasattr(config, "get_text_config"):  # models of texts and images
         config = config.get_text_config()
     return getattr(config, "max_position_embeddings", None)
 
 
 def accepts(model: nn.Module, argument: str) -> bool:
-    """Whether a forward pass takes an argument of that name."""
+    """Whether the forward pass has an argument with that name."""
     return argument in inspect.signature(model.forward).parameters
 
 
 def ids_argument(model: nn.Module) -> str:
-    """The argument of a forward pass that takes token ids."""
+    """Name of the argument that takes token ids."""
     names = inspect.signature(model.forward).parameters
     return "input_ids" if "input_ids" in names else next(iter(names))
 
 
-# Of modules that have run here.
+# One lock for each module that has run here.
 _locks: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
 
 
 @contextmanager
 def evaluating(model: nn.Module, device: str | None = None) -> Iterator[None]:
-    """Evaluation mode and no gradients; each submodule's own mode comes back.
+    """Evaluation mode without gradients; afterwards each submodule's mode is restored.
 
-    One thread at a time: hooks and modes belong to the module, whoever set them.
+    Only one thread at a time, because hooks and modes belong to the module.
 
     Parameters
     ----------
     model : nn.Module
     device : str, optional
-        Where to run; the model is moved there, and back.
+        Device to run on; the model is moved there, and back.
 
     Raises
     ------
     ValueError
-        If a model that is split over several devices is to run on another.
+        If a model that is split over several devices is to run on another device.
     """
     with _locks.setdefault(model, RLock()):
         home = model_device(model)
@@ -128,8 +128,8 @@ def evaluating(model: nn.Module, device: str | None = None) -> Iterator[None]:
         if moves and len(places := {str(t.device) for t in _tensors(model)}) > 1:
             raise ValueError(
                 f"device={device!r}, but the model is split over "
-                f"{', '.join(sorted(places))}, and would not be as before afterwards: "
-                "leave device=None to run it as it is."
+                f"{', '.join(sorted(places))}, and the split could not be restored "
+                "afterwards: leave device=None to run it where it is."
             )
         modes = [(module, module.training) for module in model.modules()]
         try:
@@ -146,7 +146,7 @@ def evaluating(model: nn.Module, device: str | None = None) -> Iterator[None]:
 
 
 def call(model: nn.Module, arguments: Tensor | Mapping[str, Tensor]) -> Any:
-    """A forward pass, without the cache that generation needs.
+    """Run a forward pass without the cache that generation needs.
 
     Raises
     ------
@@ -162,8 +162,8 @@ def call(model: nn.Module, arguments: Tensor | Mapping[str, Tensor]) -> Any:
         if "out of range in self" not in str(error):
             raise
         raise ValueError(
-            "inputs have token ids out of the model's vocabulary, or are longer than "
-            "its context: one of its embeddings has no such row."
+            "inputs have token ids outside the model's vocabulary, or exceed its "
+            "context: an embedding has no such row."
         ) from error
 
 
@@ -172,12 +172,12 @@ def outputs_of_layers(
     layers: Sequence[str],
     arguments: Tensor | Mapping[str, Tensor],
 ) -> list[Tensor]:
-    """What layers give the first time they run; what comes after all does not run.
+    """Outputs of layers, the first time that they run; the rest is skipped.
 
     Raises
     ------
     ValueError
-        If there is no such layer, it does not run, or it gives no tensor.
+        If a layer does not exist, does not run, or does not output a tensor.
     """
     caught: dict[str, Tensor] = {}
 
@@ -188,7 +188,7 @@ def outputs_of_layers(
             caught[layer] = first_tensor(output, layer)
             if len(caught) == len(handles):
                 raise Reached
-            # What comes after may change it in place.
+            # Later layers may change it in place.
             caught[layer] = caught[layer].clone()
 
         return catch
@@ -208,7 +208,7 @@ def outputs_of_layers(
 
 
 def never_ran(layer: str) -> ValueError:
-    """What to raise for a layer that is there and does not run."""
+    """Error for a layer that exists but does not run."""
     return ValueError(
         f"layer={layer!r} never runs in a forward pass of the model: name one that "
         "does. (A container such as nn.ModuleList does not run itself.)"
@@ -222,14 +222,14 @@ def replacing_output(
     change: Callable[[Tensor], Tensor],
     feature_axis: int | None = None,
 ) -> Iterator[list[int]]:
-    """Change what a layer gives, each time it runs.
+    """Replace the output of a layer each time that it runs.
 
     Parameters
     ----------
     model : nn.Module
     layer : str
     change : callable
-        From activations (n_inputs, n_positions, width) to others of that shape.
+        From activations (n_inputs, n_positions, width) to others with that shape.
     feature_axis : int, optional
         See :func:`as_positions`.
 
@@ -255,7 +255,7 @@ def replacing_output(
 
 
 def as_positions(tensor: Tensor, feature_axis: int | None, layer: str) -> Tensor:
-    """What a layer gives as (n_inputs, n_positions, width).
+    """Output of a layer as (n_inputs, n_positions, width).
 
     Parameters
     ----------
@@ -263,10 +263,10 @@ def as_positions(tensor: Tensor, feature_axis: int | None, layer: str) -> Tensor
         (n_inputs, width), (n_inputs, n_tokens, width), (n_inputs, width, height,
         breadth), ...
     feature_axis : int or None
-        Axis of the features. None means 1 for four axes, as convolutions have them,
-        otherwise the last. What is left after the first is positions.
+        Axis of the features. None means 1 for four axes, as in convolutions, and the
+        last axis otherwise. The remaining axes after the first are positions.
     layer : str
-        For the message.
+        Name for the message.
     """
     moved, _ = _features_last(tensor, feature_axis, layer)
     return moved.reshape(len(moved), -1, moved.shape[-1])
@@ -281,18 +281,19 @@ def _features_last(
     if not 0 < axis < tensor.ndim:
         raise ValueError(
             f"feature_axis={feature_axis}, but layer={layer!r} gives "
-            f"{tuple(tensor.shape)}: inputs first, and features on another axis."
+            f"{tuple(tensor.shape)}: the first axis must be the inputs, and another "
+            "axis the features."
         )
     return tensor.movedim(axis, -1), axis
 
 
 def check_width(sae, width: int, layer: str) -> None:
-    """Whether a layer is as wide as those that an SAE was fitted to.
+    """Check that a layer has the width to which an SAE was fitted.
 
     Raises
     ------
     ValueError
-        If not.
+        If it does not.
     """
     expected = getattr(sae, "n_features_in_", width)
     if expected != width:
@@ -303,21 +304,21 @@ def check_width(sae, width: int, layer: str) -> None:
 
 
 def first_tensor(output, layer: str) -> Tensor:
-    """The activations in what a layer gives: a tensor, or the first of several."""
-    if isinstance(output, Mapping):  # of transformers
+    """Activations in the output of a layer: a tensor, or the first of several."""
+    if isinstance(output, Mapping):  # from transformers
         output = next(iter(output.values()), None)
     elif isinstance(output, (tuple, list)):
         output = output[0] if output else None
     if not isinstance(output, Tensor) or not output.is_floating_point():
         raise ValueError(
-            f"layer={layer!r} gives {type(output).__name__}, not a tensor of "
-            "activations or a tuple that begins with one."
+            f"layer={layer!r} gives a {type(output).__name__}, but a tensor of "
+            "activations, or a tuple that begins with one, is expected."
         )
     return output
 
 
 def _with_first(output: Any, tensor: Tensor) -> Any:
-    """What a layer gave, with other activations."""
+    """Output of a layer with other activations."""
     kind: Any = type(output)
     if isinstance(output, Mapping):
         return kind({**output, next(iter(output)): tensor})

@@ -1,4 +1,4 @@
-"""From all positions of an input to one row."""
+"""Pool all positions of an input to one row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from .._utils.ambient import undisturbed
 
 POOLINGS = ("last", "mean", "max", "all")
-# Activations that are coded at a time, where codes are pooled and not kept.
+# Number of activations to code at once if their codes are pooled and not kept.
 ROWS_TO_CODE = 8192
 
 
@@ -24,7 +24,7 @@ def pool(activations: Tensor, mask: np.ndarray | None, positions: str | int) -> 
     mask : ndarray of shape (n_inputs, n_positions), bool, or None
         Positions that count; None if all do.
     positions : {"last", "mean", "max", "all"} or int
-        An integer counts the positions that count.
+        An integer indexes the positions that count.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def pool(activations: Tensor, mask: np.ndarray | None, positions: str | int) -> 
     Raises
     ------
     ValueError
-        If an input has no such position.
+        If an input does not have that position.
     """
     if mask is None or mask.all():
         if positions == "all":
@@ -57,21 +57,21 @@ def pool(activations: Tensor, mask: np.ndarray | None, positions: str | int) -> 
 
 
 def row_norms(rows: np.ndarray) -> np.ndarray:
-    """Euclidean norms, (n_rows,), without the squares of all rows in memory."""
+    """Euclidean norms, (n_rows,), computed without storing squares of all rows."""
     return np.sqrt(np.einsum("ij,ij->i", rows, rows))
 
 
 def bounded(
     rows: np.ndarray, lengths: np.ndarray, max_norm: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that are not longer than a bound, and how many each input has.
+    """Rows with norms up to a bound, and the number of each input.
 
     Parameters
     ----------
     rows : ndarray of shape (n_positions, width)
-        Input after input.
+        Input by input.
     lengths : ndarray of shape (n_inputs,), int
-        Positions of each.
+        Number of positions of each input.
     max_norm : float
     """
     kept = row_norms(rows) <= max_norm
@@ -82,21 +82,21 @@ def bounded(
 
 
 def check_left(lengths: np.ndarray, positions: str | int, start: int = 0) -> None:
-    """Whether enough positions are left to make the rows that are wanted.
+    """Check that enough positions are left for the requested rows.
 
     Parameters
     ----------
     lengths : ndarray of shape (n_inputs,), int
-        Positions of each that are left.
+        Number of remaining positions of each input.
     positions : str or int
         See :func:`pool`.
     start : int
-        Number of the first input.
+        Index of the first input.
 
     Raises
     ------
     ValueError
-        If an input, or all together for "all", have none.
+        If an input has none, or, for "all", if there are none at all.
     """
     lost = lengths == 0
     if positions == "all" and lost.all():
@@ -106,9 +106,9 @@ def check_left(lengths: np.ndarray, positions: str | int, start: int = 0) -> Non
 
 
 def nothing_left(whose: str, positions: str | int) -> ValueError:
-    """What to raise where positions that are left out were the last."""
+    """Error for inputs whose positions are all left out."""
     return ValueError(
-        f"skip_first and max_norm_ratio leave out each position of {whose}, and "
+        f"skip_first and max_norm_ratio leave out all positions of {whose}, but "
         f"positions={positions!r} needs one: leave out fewer, or drop short inputs."
     )
 
@@ -116,13 +116,13 @@ def nothing_left(whose: str, positions: str | int) -> ValueError:
 def pool_rows(
     rows: np.ndarray, lengths: np.ndarray, positions: str | int
 ) -> np.ndarray:
-    """The same as :func:`pool` of activations input after input.
+    """The same as :func:`pool`, for activations of consecutive inputs.
 
     Parameters
     ----------
     rows : ndarray of shape (n_positions, width)
     lengths : ndarray of shape (n_inputs,), int
-        Positions of each.
+        Number of positions of each input.
     positions : {"last", "mean", "max", "all"} or int
     """
     if positions == "all":
@@ -137,13 +137,13 @@ def pool_rows(
 
 
 def nth_counting(mask: np.ndarray, n: str | int) -> np.ndarray:
-    """Which position of each input is the n-th that counts.
+    """Index of the n-th position that counts, for each input.
 
     Parameters
     ----------
     mask : ndarray of shape (n_inputs, n_positions), bool
     n : int or "last"
-        From the end if negative.
+        Counted from the end if negative.
 
     Returns
     -------
@@ -152,33 +152,33 @@ def nth_counting(mask: np.ndarray, n: str | int) -> np.ndarray:
     Raises
     ------
     ValueError
-        If there are too few.
+        If an input has too few positions.
     """
     rank = nth(mask.sum(1), n)
     return np.argmax((np.cumsum(mask, axis=1) == rank[:, None] + 1), axis=1)
 
 
 def nth(lengths: np.ndarray, n: str | int) -> np.ndarray:
-    """The n-th position of each input, counted from its first, (n_inputs,).
+    """Index of the n-th position of each input, from its first, (n_inputs,).
 
     Parameters
     ----------
     lengths : ndarray of shape (n_inputs,), int
-        Positions of each.
+        Number of positions of each input.
     n : int or "last"
-        From the end if negative.
+        Counted from the end if negative.
 
     Raises
     ------
     ValueError
-        If there are too few.
+        If an input has too few positions.
     """
     n = -1 if n == "last" else int(n)
     rank = n + lengths if n < 0 else np.full(len(lengths), n)
     short = (rank < 0) | (rank >= lengths)
     if short.any():
         raise ValueError(
-            f"positions={n}, but an input has {lengths[short].min()} positions only."
+            f"positions={n}, but an input has only {lengths[short].min()} positions."
         )
     return rank
 
@@ -186,14 +186,14 @@ def nth(lengths: np.ndarray, n: str | int) -> np.ndarray:
 def code(
     rows: np.ndarray, lengths: np.ndarray, positions: str | int, sae
 ) -> np.ndarray | sparse.csr_array:
-    """Codes of activations, pooled.
+    """Code activations and pool the codes.
 
     Parameters
     ----------
     rows : ndarray of shape (n_positions, width)
-        Activations at all positions, input after input.
+        Activations at all positions, input by input.
     lengths : ndarray of shape (n_inputs,), int
-        Positions of each.
+        Number of positions of each input.
     positions : str or int
         See :func:`pool`.
     sae : fitted transformer
@@ -201,7 +201,7 @@ def code(
     Returns
     -------
     ndarray or CSR array of shape (n_inputs, n_components)
-        As `sae` gives codes; of shape (n_positions, n_components) for "all".
+        In the form that `sae` returns; shape (n_positions, n_components) for "all".
     """
     if positions not in ("mean", "max"):
         rows = pool_rows(rows, lengths, positions)
@@ -223,14 +223,14 @@ def code(
 def pool_codes(
     codes: sparse.csr_array, lengths: np.ndarray, positions: str
 ) -> sparse.csr_array:
-    """Codes of all positions pooled input by input.
+    """Pool the codes of all positions of each input.
 
     Parameters
     ----------
     codes : CSR array of shape (n_positions, n_components)
-        Input after input.
+        Input by input.
     lengths : ndarray of shape (n_inputs,), int
-        Positions of each.
+        Number of positions of each input.
     positions : {"mean", "max"}
 
     Returns
@@ -255,7 +255,7 @@ def pool_codes(
     largest = np.maximum.reduceat(values, begins)
     n_active = np.diff(np.append(begins, len(values)))
     rows, atoms = rows[begins], atoms[begins]
-    # An atom that is not active everywhere is 0 somewhere.
+    # An atom that is not active at all positions has a code of 0 at some.
     largest[(n_active < lengths[rows]) & (largest < 0)] = 0
     pooled = sparse.csr_array(
         (largest, (rows, atoms)), shape=(n_inputs, codes.shape[1])

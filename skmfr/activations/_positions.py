@@ -1,4 +1,4 @@
-"""Which positions of activations count, and which are left out."""
+"""Select the positions of activations that count."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 
-# Parameters of tools, as scikit-learn checks them.
+# Constraints of these parameters, for scikit-learn's validation.
 LEAVING_OUT: dict = {
     "skip_first": [Interval(Integral, 0, None, closed="left")],
     "max_norm_ratio": [Interval(Real, 0, None, closed="neither"), None],
@@ -20,26 +20,27 @@ LEAVING_OUT: dict = {
 
 
 def position_norms(activations: Tensor) -> Tensor:
-    """Euclidean norms, (n_inputs, n_positions), in float32 at least."""
+    """Euclidean norms, (n_inputs, n_positions), in at least float32."""
     dtype = torch.promote_types(activations.dtype, torch.float32)
     return torch.linalg.vector_norm(activations, dim=-1, dtype=dtype)
 
 
 def numbers_of(tokens: Tensor) -> Tensor:
-    """Number of each position in its input, from 1; 0 for padding.
+    """Index of each position in its input, from 1; 0 for padding.
 
     Parameters
     ----------
     tokens : Tensor of shape (n_inputs, n_positions), bool
-        Which positions are no padding.
+        Positions that are not padding.
     """
     return tokens.cumsum(1) * tokens
 
 
 def every_position(activations: Tensor) -> Tensor:
-    """Numbers of positions that are not those of tokens, from 1.
+    """Indices, from 1, of positions that are not tokens.
 
-    One vector for an input is at none of its positions: it is as if after all of them.
+    A single vector for an input is not at any of its positions; its index is larger
+    than all of them.
     """
     n_inputs, n_positions, _ = activations.shape
     numbers = torch.arange(1, n_positions + 1, device=activations.device)
@@ -51,15 +52,15 @@ def every_position(activations: Tensor) -> Tensor:
 def left_in(
     activations: Tensor, numbers: Tensor, skip_first: int, max_norm: float | None
 ) -> Tensor:
-    """Which positions count, (n_inputs, n_positions), bool.
+    """Positions that count, (n_inputs, n_positions), bool.
 
     Parameters
     ----------
     activations : Tensor of shape (n_inputs, n_positions, width)
     numbers : Tensor of shape (n_inputs, n_positions), int
-        Of each position in its input, from 1; 0 for padding.
+        Index of each position in its input, from 1; 0 for padding.
     skip_first : int
-        So many first positions do not count.
+        Number of first positions that do not count.
     max_norm : float or None
         Positions with a larger norm do not count.
     """
@@ -72,14 +73,14 @@ def left_in(
 def with_rows(
     activations: Tensor, counting: Tensor, of_rows: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Activations with other rows at the positions that count.
+    """Activations with replaced rows at the positions that count.
 
     Parameters
     ----------
     activations : Tensor of shape (n_inputs, n_positions, width)
     counting : Tensor of shape (n_inputs, n_positions), bool
     of_rows : callable
-        From rows (n_counting, width) to others.
+        From rows (n_counting, width) to other rows.
     """
     rows = activations[counting]
     if not len(rows):
@@ -91,23 +92,23 @@ def with_rows(
 
 @contextmanager
 def numbering(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Context that tells how positions are numbered in whatever pass is under way.
+    """Number the positions of the current forward pass, inside this context.
 
-    It looks at what the model is called with: the mask, where there is padding, and the
-    cache of :meth:`generate`, whose passes begin in the middle of their inputs.
+    It reads the arguments of the model: the mask, if there is padding, and the cache of
+    :meth:`generate`, whose passes begin in the middle of their inputs.
 
     Yields
     ------
     callable
         From activations (n_inputs, n_positions, width) of one of the model's layers to
-        numbers as in :func:`left_in`.
+        indices as in :func:`left_in`.
     """
     names = list(inspect.signature(model.forward).parameters)
     passes: list[Pass] = []
 
     def begin(module, arguments, named):
         given = dict(zip(names, arguments, strict=False)) | named
-        # A pass that was stopped at its layer has not ended.
+        # A pass that was stopped at its layer did not remove its entry.
         passes[:] = [_pass(given)]
 
     def end(*_):
@@ -125,14 +126,14 @@ def numbering(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
 
 
 class Pass(NamedTuple):
-    """What a forward pass is called with, as far as it numbers positions."""
+    """Arguments of a forward pass that determine the numbering of positions."""
 
     n_tokens: int | None
-    """tokens of each input; None if it has no tokens"""
+    """number of tokens of each input; None if there are no tokens"""
     mask: Tensor | None
-    """(n_inputs, n_past + n_tokens), which tokens are no padding"""
+    """(n_inputs, n_past + n_tokens), tokens that are not padding"""
     n_past: int
-    """tokens of each input that passes before had"""
+    """number of tokens of each input in previous passes"""
 
 
 def _pass(given: dict[str, Any]) -> Pass:
@@ -166,11 +167,11 @@ def _n_tokens(given: dict[str, Any]) -> int | None:
 
 
 def _n_past(given: dict[str, Any]) -> int:
-    # What a cache is called depends on the version of transformers.
+    # The name of the cache depends on the version of transformers.
     for value in given.values():
         if hasattr(value, "get_seq_length"):
             return int(value.get_seq_length())
     past = given.get("past_key_values")
     if not past:
         return 0
-    return past[0][0].shape[-2]  # of each layer keys and values, tokens but one last
+    return past[0][0].shape[-2]  # keys and values per layer, tokens second to last

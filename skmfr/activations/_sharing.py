@@ -1,4 +1,4 @@
-"""Models as caches and pickles know them: by what they compute."""
+"""Identify models in caches and pickles by what they compute."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from ._loading import files_of
 
-# What pickling raises for things that it cannot take.
+# Errors of pickling an object that cannot be pickled.
 UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
-# Tells what is of this process alone from the like in any other.
+# Distinguishes objects of this process from equal ones in others.
 PROCESS = uuid4().hex
 
 
-# Names of modules whose weights cannot be looked at.
+# Identifiers of modules whose weights cannot be read.
 _single: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
@@ -42,7 +42,7 @@ def model_digest(model: nn.Module) -> str:
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if tensor.is_meta:
-            # Its data are elsewhere, on disk perhaps: it is like no other.
+            # Its data are elsewhere, perhaps on disk, so it counts as unique.
             digest.update(_single.setdefault(model, uuid4().hex).encode())
             continue
         tensor = tensor.detach().cpu().contiguous()
@@ -51,7 +51,7 @@ def model_digest(model: nn.Module) -> str:
 
 
 def _settings(module: nn.Module) -> list[tuple[str, Any]]:
-    """Numbers and texts that a module keeps, but for its mode."""
+    """Numbers and texts that a module stores, except for its mode."""
     return [
         (name, value)
         for name, value in sorted(vars(module).items())
@@ -60,7 +60,7 @@ def _settings(module: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _hooks(module: nn.Module) -> list[str]:
-    """What tells the hooks of forward passes from others, which may change anything."""
+    """Identifiers of forward hooks, which may change anything."""
     hooks = *module._forward_pre_hooks.items(), *module._forward_hooks.items()
     return [_hook_digest(number, hook) for number, hook in hooks]
 
@@ -69,20 +69,20 @@ def _hook_digest(number: int, hook: Callable) -> str:
     try:
         return joblib.hash(hook)
     except UNPICKLABLE:
-        # torch gives no two hooks of a process the same number.
+        # torch never gives two hooks of a process the same number.
         return f"{PROCESS} {number}"
 
 
-# Modules of this process that have been pickled, by their digest.
+# Modules of this process that have been pickled, by digest.
 _living: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
 
 
 class SharedModule:
-    """A module as it is pickled, and as joblib hashes it: by what it computes.
+    """A module in the form that is pickled and hashed by joblib: what it computes.
 
-    Unpickled where the module still lives, it is that module and no copy, so that what
-    joblib caches does not multiply models, and a module that pickle cannot take (one
-    that holds a lock, say) can be cached within a process.
+    If the original module still exists, unpickling returns it instead of a copy. So
+    joblib's cache does not multiply models, and a module that cannot be pickled, for
+    example because it holds a lock, can be cached within a process.
 
     Parameters
     ----------
@@ -103,14 +103,14 @@ class SharedModule:
 
 
 class _Pickler(cloudpickle.CloudPickler):
-    """Pickles tensors as copies on the CPU, and classes that stand in a script.
+    """Pickles tensors as copies on the CPU, and classes defined in a script.
 
-    So it loads where there is no GPU, and where the script or notebook does not run,
-    while the module that is pickled stays where it is.
+    The pickle then loads without a GPU, and without the script or notebook, and the
+    pickled module stays where it is.
     """
 
     def reducer_override(self, obj):
-        # A parameter is reduced to its data, which come here in turn.
+        # A parameter is reduced to its data, which arrive here next.
         if type(obj) is Tensor and obj.device.type not in ("cpu", "meta"):
             copied = obj.detach().cpu().requires_grad_(obj.requires_grad)
             return copied.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
@@ -128,15 +128,15 @@ def _unpickled(digest: str, pickled: bytes | None, fault: str) -> SharedModule:
     if module is None or model_digest(module) != digest:
         if pickled is None:
             raise pickle.UnpicklingError(
-                "model was pickled without its weights, to be shared inside one "
-                f"process, because pickle cannot take it: {fault}"
+                "model was pickled without its weights, so only this process can load "
+                f"it: pickle cannot store the model itself ({fault})"
             )
         module = pickle.loads(pickled)
     return SharedModule(module)
 
 
 class NamedModel:
-    """A model's name as it is pickled, and as joblib hashes it: with its files.
+    """A model's name in the form that is pickled and hashed by joblib: with its files.
 
     Parameters
     ----------
@@ -155,6 +155,6 @@ def _hash_name(hasher, named: NamedModel) -> None:
     hasher.save(("skmfr NamedModel", fspath(named.name), files_of(fspath(named.name))))
 
 
-# A hasher of joblib pickles what it hashes; its table of types comes before __reduce__.
+# joblib's hasher pickles what it hashes; its table of types precedes __reduce__.
 joblib.hashing.Hasher.dispatch[SharedModule] = _hash_module
 joblib.hashing.Hasher.dispatch[NamedModel] = _hash_name

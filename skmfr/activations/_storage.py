@@ -1,4 +1,4 @@
-"""Rows that go to a file while they are made, to be gone on with after a stop."""
+"""Rows written to a file as they are made, to be resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import numpy as np
 
 from .._utils.files import replacing
 
-# Between two notes of how far it is.
+# Seconds between two notes of the progress.
 SECONDS_BETWEEN_NOTES = 10.0
 
 
 class RowFile:
     """A ``.npy`` file that fills up row by row, in a ``with`` statement.
 
-    Until it is whole it is called ``NAME.part``. What it holds, and how far it is, is
-    in ``NAME.json`` beside it. Rows are written and not mapped into memory, where a
-    full disk would end the process.
+    Its name is ``NAME.part`` until it is complete. ``NAME.json`` beside it describes
+    its contents and progress. Rows are written instead of mapped into memory, because
+    with a memory map a full disk would end the process.
 
     Parameters
     ----------
     path : path-like
     fingerprint : str
-        Of what the rows are made from; a file of anything else is not touched.
+        Hash of what the rows are made from; a file with another hash is not touched.
 
     Raises
     ------
     ValueError
-        If there is a file already, and it holds something else or nobody knows what.
+        If the file exists and has other or unknown contents.
     """
 
     def __init__(self, path, fingerprint: str):
@@ -42,9 +42,9 @@ class RowFile:
         self.note = self.path.with_name(self.path.name + ".json")
         self.fingerprint = fingerprint
         self.n_inputs = 0
-        """inputs done"""
+        """number of inputs done"""
         self.n_rows = 0
-        """rows done"""
+        """number of rows done"""
         self._file: FileIO | None = None
         self._noted = monotonic()
         if not (self.path.exists() or self.part.exists()):
@@ -52,9 +52,9 @@ class RowFile:
         found, n_inputs, n_rows = self._read_note()
         if found != fingerprint:
             raise ValueError(
-                f"out={os.fspath(path)!r} exists, and holds something else than these "
-                "inputs give at this layer of this model, with these hooks: remove it "
-                "or name another file."
+                f"out={os.fspath(path)!r} exists, but was written from other inputs, "
+                "another layer, another model or other hooks: remove it, or name "
+                "another file."
             )
         if not self.complete and n_rows:
             self.n_inputs, self.n_rows = n_inputs, n_rows
@@ -75,7 +75,7 @@ class RowFile:
                 self._file = None
 
     def append(self, rows: np.ndarray, n_inputs: int) -> None:
-        """Add rows of so many more inputs."""
+        """Append the rows of `n_inputs` more inputs."""
         if self._file is None:
             self._file = self._resumed() if self.n_rows else self._begun(rows)
         left = np.ascontiguousarray(rows).data.cast("B")
@@ -87,7 +87,7 @@ class RowFile:
             self._write_note()
 
     def finish(self) -> None:
-        """Say in the file how many rows there are, and give it its name."""
+        """Write the number of rows to the file, and rename it to its final name."""
         with open(self.part, "rb+") as file:
             _, (_, width), dtype = _read_header(file)
             file.seek(0)
@@ -112,7 +112,7 @@ class RowFile:
         return file
 
     def _resumed(self) -> FileIO:
-        """The file as it was when the last note was taken."""
+        """The file in its state at the time of the last note."""
         file = open(self.part, "rb+", buffering=0)  # noqa: SIM115
         try:
             begin, (_, width), dtype = _read_header(file)
@@ -134,7 +134,7 @@ class RowFile:
             raise self._damaged(self.note) from error
 
     def _write_note(self) -> None:
-        """Write down how far the file is, once that is on disk."""
+        """Record the progress of the file, after the rows are on disk."""
         if self._file is not None:
             os.fsync(self._file.fileno())
         known = {
@@ -148,15 +148,15 @@ class RowFile:
 
     def _damaged(self, file: Path) -> ValueError:
         return ValueError(
-            f"out={os.fspath(self.path)!r} cannot be gone on with or read, because "
+            f"out={os.fspath(self.path)!r} cannot be resumed or read, because "
             f"{file.name} is damaged or missing: remove the file, or name another one."
         )
 
 
 def _write_header(file: IO[bytes], n_rows: int, width: int, dtype: np.dtype) -> None:
-    """The header of a ``.npy`` file, as long whatever the number of rows.
+    """Write the header of a ``.npy`` file, whose length is independent of n_rows.
 
-    NumPy leaves room there for the first axis to grow.
+    NumPy reserves space there for the first axis to grow.
     """
     descr = np.lib.format.dtype_to_descr(dtype)
     header = {"descr": descr, "fortran_order": False, "shape": (n_rows, width)}
@@ -164,12 +164,12 @@ def _write_header(file: IO[bytes], n_rows: int, width: int, dtype: np.dtype) -> 
 
 
 def _read_header(file: IO[bytes]) -> tuple[int, tuple[int, ...], np.dtype]:
-    """Where the rows begin, shape, and type.
+    """Offset of the rows, shape, and dtype.
 
     Raises
     ------
     ValueError
-        If there is no header of such a file.
+        If the file has no valid header.
     """
     np.lib.format.read_magic(file)
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)

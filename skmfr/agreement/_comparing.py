@@ -37,11 +37,11 @@ def named_saes(saes) -> dict[str, object]:
         If there are fewer than two.
     """
     if isinstance(saes, (str, PathLike)) or hasattr(saes, "components_"):
-        raise ValueError(f"saes must be 2 or more to compare, got one: {saes!r}.")
+        raise ValueError(f"saes must hold at least 2 SAEs, got one: {saes!r}.")
     if not isinstance(saes, Mapping):
         saes = {str(i): sae for i, sae in enumerate(saes)}
     if len(saes) < 2:
-        raise ValueError(f"saes must be 2 or more to compare, got {len(saes)}.")
+        raise ValueError(f"saes must hold at least 2 SAEs, got {len(saes)}.")
     return dict(saes)
 
 

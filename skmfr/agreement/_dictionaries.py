@@ -234,7 +234,7 @@ def pw_mcc(dictionaries) -> float:
         units.append(unit_atoms(atoms, f"dictionaries[{i}]", n_atoms, n_features))
     if len(units) < 2:
         raise ValueError(
-            f"dictionaries must hold at least 2 to make pairs of, got {len(units)}."
+            f"dictionaries must hold at least 2 dictionaries, got {len(units)}."
         )
     pairs = [np.mean(matched_cosines(*pair)[0]) for pair in combinations(units, 2)]
     return float(np.mean(pairs))

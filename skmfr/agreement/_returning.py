@@ -83,9 +83,9 @@ def reappearance(sae, tau=0.8) -> tuple[np.ndarray, np.ndarray]:
     witnesses, group = sae.witness_dictionaries_, sae.dictionaries_
     if not len(witnesses) or len(group) + len(witnesses) < 3:
         warnings.warn(
-            f"There are {len(group)} SAEs and {len(witnesses)} witnesses, which do not "
-            "tell how often atoms return: it takes a witness, and three SAEs with it. "
-            "Set n_witnesses=1 or more and n_saes=2 or more.",
+            f"With {len(group)} SAEs and {len(witnesses)} witnesses, the probability "
+            "that an atom returns cannot be estimated: the estimate needs a witness "
+            "and three SAEs in all. Set n_witnesses=1 or more and n_saes=2 or more.",
             stacklevel=2,
         )
     return reappearance_of(sae.components_, group, witnesses, tau)

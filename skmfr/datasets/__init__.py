@@ -1,4 +1,4 @@
-"""Data whose true features are known, and EEG."""
+"""Synthetic data with known features, and EEG data."""
 
 from ._eeg import fetch_eegbci, fetch_eegdenoisenet, fetch_eegmat
 from ._mixtures import make_noisy_eeg

@@ -1,4 +1,4 @@
-"""Public EEG, fetched and checked."""
+"""Fetchers of public EEG data, with checksums."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import validate_params
 from .._utils.checks import Interval
 from .._utils.extras import needed_by
 
-# Of the others, PhysioNet's own list is asked.
+# The checksums of other files come from PhysioNet.
 _EEGMAT_SHA256 = {
     "Subject00_1.edf": (
         "8b23c443f2f5f733f8ccc31a54377898009c28c7563d1107692a8735212d2f15"
@@ -104,8 +104,8 @@ def fetch_eegmat(
 ):
     """Fetch clean EEG at rest and during mental arithmetic.
 
-    A file whose SHA-256 is not the one known, or else the one in PhysioNet's
-    SHA256SUMS.txt, counts as missing.  The list is fetched with the first file that
+    A file counts as missing if its SHA-256 differs from the known one, or else from the
+    one in PhysioNet's SHA256SUMS.txt.  The list is downloaded with the first file that
     needs it.  Published as [1]_.
 
     Parameters
@@ -116,26 +116,25 @@ def fetch_eegmat(
         1 for the 3 minutes at rest, 2 for the minute of arithmetic.
     data_home : str or path-like, default=None
         Folder of the files.  None is ``skmfr/eegmat`` in the folder of
-        :func:`~sklearn.datasets.get_data_home`.  Files put there by other means are
-        taken if intact; SHA256SUMS.txt has to be among them, except for subjects 0, 7
+        :func:`~sklearn.datasets.get_data_home`.  Files from other sources are used if
+        they are intact; SHA256SUMS.txt must be among them, except for subjects 0, 7
         and 16.
     download_if_missing : bool, default=True
-        Whether to download what is missing, or to raise an error.
+        Whether to download missing files, or to raise an error.
     base_url : str, default="https://physionet.org/files/eegmat/1.0.0/"
-        Where to download from, by HTTP.
+        URL to download from, by HTTP.
 
     Returns
     -------
     Bunch
-        With ``paths``, a list of :class:`~pathlib.Path` to EDF files, all conditions
-        of one subject after the other; ``subjects`` and ``conditions``, ndarrays of
-        shape (n_files,); and ``DESCR``, what the data are, their licence and source.
+        With ``paths``, a list of :class:`~pathlib.Path` to EDF files, ordered by
+        subject and then by condition; ``subjects`` and ``conditions``, ndarrays of
+        shape (n_files,); and ``DESCR``, the description, licence and source.
 
     Raises
     ------
     ValueError
-        If there is no such subject or condition, or a download has not the SHA-256 it
-        should have.
+        If there is no such subject or condition, or the SHA-256 of a download is wrong.
     OSError
         If a file is missing and `download_if_missing` is False, or the download fails.
     ImportError
@@ -202,8 +201,9 @@ def fetch_eegbci(
 ):
     """Fetch raw EEG of motor movement and imagery.
 
-    Downloads are those of :func:`mne.datasets.eegbci.load_data`, and have the SHA-256
-    that MNE knows.  Files already there are not checked again.  Published as [1]_.
+    Files are downloaded as by :func:`mne.datasets.eegbci.load_data`, and checked with
+    the SHA-256 that MNE knows.  Existing files are not checked again.  Published as
+    [1]_.
 
     Parameters
     ----------
@@ -215,29 +215,28 @@ def fetch_eegbci(
     data_home : str or path-like, default=None
         Folder where MNE keeps its data, in ``MNE-eegbci-data/files/eegmmidb/1.0.0``.
         None is ``skmfr/eegbci`` in the folder of
-        :func:`~sklearn.datasets.get_data_home`; what MNE itself has downloaded is in
-        ``~/mne_data``, unless set otherwise.
+        :func:`~sklearn.datasets.get_data_home`.  MNE's own downloads are in
+        ``~/mne_data``, unless configured otherwise.
     download_if_missing : bool, default=True
-        Whether to download what is missing, or to raise an error.
+        Whether to download missing files, or to raise an error.
     base_url : str, default="https://physionet.org/files/eegmmidb/1.0.0/"
-        Where to download from, by HTTP.  MNE wants it to end like the default.
+        URL to download from, by HTTP.  MNE requires the same ending as the default.
 
     Returns
     -------
     Bunch
         With ``paths``, a list of :class:`~pathlib.Path` to EDF files, one for each
         run; ``subject``, as given; ``runs``, ndarray of shape (n_files,); and
-        ``DESCR``, what the data are, their licence and source.
+        ``DESCR``, the description, licence and source of the data.
 
     Raises
     ------
     ValueError
-        If there is no such subject or run, or a download has not the SHA-256 it should
-        have.
+        If there is no such subject or run, or the SHA-256 of a download is wrong.
     OSError
         If a file is missing and `download_if_missing` is False, or the download fails.
     ImportError
-        If files have to be downloaded, and MNE or pooch is not installed.
+        If files must be downloaded, and MNE or pooch is not installed.
 
     See Also
     --------
@@ -286,40 +285,39 @@ def fetch_eegdenoisenet(
     base_url="https://raw.githubusercontent.com/ncclabsustech/EEGdenoiseNet/master/data/",
     checksums=None,
 ):
-    """Fetch clean EEG and the artefacts to mix it with, of EEGdenoiseNet.
+    """Fetch the clean EEG and the artefacts of EEGdenoiseNet.
 
-    The authors publish no checksums.  What is checked is that each file is a complete
-    array of the published shape.  Its SHA-256 at the first download is added to
-    SHA256SUMS beside it, and from then on a file that has another one counts as
-    missing, and a download that has another one is refused: delete SHA256SUMS to accept
-    it.  Published as [1]_.
+    The authors publish no checksums, so the first download is checked only for the
+    published array shapes.  Its SHA-256 is then stored in SHA256SUMS beside it.  From
+    then on, a file with another SHA-256 counts as missing, and a download with another
+    SHA-256 is refused; to accept it, delete SHA256SUMS.  Published as [1]_.
 
     Parameters
     ----------
     data_home : str or path-like, default=None
         Folder of the files.  None is ``skmfr/eegdenoisenet`` in the folder of
-        :func:`~sklearn.datasets.get_data_home`.  Files put there by other means are
-        taken if they are arrays of these shapes.
+        :func:`~sklearn.datasets.get_data_home`.  Files from other sources are used if
+        they are arrays of these shapes.
     download_if_missing : bool, default=True
-        Whether to download what is missing (55 MB), or to raise an error.
+        Whether to download missing files (55 MB), or to raise an error.
     base_url : str, default="https://raw.githubusercontent.com/ncclabsustech/\
 EEGdenoiseNet/master/data/"
-        Where to download from, by HTTP.
+        URL to download from, by HTTP.
     checksums : dict of str to str, default=None
-        SHA-256 of each file, or of some, by its name, if you know them.  They come
-        before those in SHA256SUMS.
+        SHA-256 by file name, for all or some of the files, if you know them.  They take
+        precedence over those in SHA256SUMS.
 
     Returns
     -------
     Bunch
         With ``eeg``, ndarray of shape (4514, 512), ``eog`` of shape (3400, 512) and
         ``emg`` of shape (5598, 512), in the ``unit`` "uV" and at ``sfreq`` 256.0 Hz;
-        and ``DESCR``, what the data are, their licence and source.
+        and ``DESCR``, the description, licence and source of the data.
 
     Raises
     ------
     ValueError
-        If a file is not what it should be, or `checksums` names another one.
+        If a file has the wrong contents, or `checksums` names an unknown file.
     OSError
         If a file is missing and `download_if_missing` is False, or the download fails.
     ImportError
@@ -327,7 +325,7 @@ EEGdenoiseNet/master/data/"
 
     See Also
     --------
-    make_noisy_eeg : Mix them.
+    make_noisy_eeg : Mixes them.
 
     References
     ----------
@@ -344,7 +342,7 @@ EEGdenoiseNet/master/data/"
     checksums = checksums or {}
     if unknown := checksums.keys() - _EEGDENOISENET_SHAPES:
         raise ValueError(
-            f"checksums must be of {', '.join(_EEGDENOISENET_SHAPES)}, got one of "
+            f"checksums may name {', '.join(_EEGDENOISENET_SHAPES)}, got "
             f"{', '.join(map(str, unknown))}."
         )
     folder = _data_folder(data_home, "eegdenoisenet")
@@ -369,7 +367,7 @@ EEGdenoiseNet/master/data/"
 
 
 def _checked_numbers(name: str, values, choices: range) -> list[int]:
-    """Numbers of subjects or the like, as a list."""
+    """Indices of subjects, conditions or runs, as a list."""
     if wrong := [value for value in values if value not in choices]:
         raise ValueError(
             f"{name} must be from {choices[0]} to {choices[-1]}, got {wrong}."
@@ -400,19 +398,19 @@ def _fetch(
     sha256: str | None = None,
     read: Callable[[Path], Any] = Path,
 ) -> Any:
-    """What read makes of a file, downloaded first unless intact."""
+    """Read a file, after downloading it unless it is intact."""
     with needed_by("Fetching EEG", "eeg"):
         import pooch
 
     def checked(path):
         try:
             return read(path)
-        except (EOFError, ValueError) as error:  # both: NumPy, about a broken file
+        except (EOFError, ValueError) as error:  # NumPy raises both for damaged files
             raise ValueError(f"{name} in {folder} is refused: {error}") from error
 
     def download(url, output_file, pooch_object):
         pooch.HTTPDownloader()(url, output_file, pooch_object)
-        checked(Path(output_file))  # a temporary file: what is refused gets no name
+        checked(Path(output_file))  # a temporary file, renamed only if it is accepted
 
     path = folder / name
     intact = path.exists() and (
@@ -436,7 +434,7 @@ def _read_epochs(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _read_checksums(path: Path, names: list[str] | None = None) -> dict[str, str]:
-    """SHA-256 by file name, at least of these names, from what sha256sum writes."""
+    """Read SHA-256 by file name, at least for these names, in sha256sum's format."""
     lines = re.findall(r"^([0-9a-f]{64}) [ *]?(.+)$", path.read_text(), re.MULTILINE)
     checksums = {name: sha256 for sha256, name in lines}
     if missing := set(names or ()) - checksums.keys():

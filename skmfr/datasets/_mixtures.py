@@ -1,4 +1,4 @@
-"""Clean EEG mixed with artefacts of a known strength."""
+"""Clean EEG mixed with artefacts of known strength."""
 
 from numbers import Integral
 
@@ -34,32 +34,32 @@ def make_noisy_eeg(
 ):
     r"""Mix clean EEG with artefacts at known signal-to-noise ratios.
 
-    Each clean epoch x becomes :math:`y = x + \lambda n`, with an artefact n and a
-    signal-to-noise ratio SNR that are drawn with replacement, all alike, and
+    Each clean epoch x becomes :math:`y = x + \lambda n`.  The artefact n and the
+    signal-to-noise ratio SNR are drawn uniformly with replacement, and
 
     .. math:: \lambda = \frac{\mathrm{rms}(x)}{\mathrm{rms}(n)\, 10^{\mathrm{SNR}/10}}.
 
-    It is 10, not 20, in the exponent: this is how [1]_ and its code define the SNR, as
-    a ratio of amplitudes.  In the usual sense, of powers, it is twice as many decibels,
-    and the default of -7 to 2 dB is -14 to 4 dB.
+    The exponent has 10 instead of 20, because [1]_ and its code define the SNR as a
+    ratio of amplitudes.  In the usual definition, as a ratio of powers, the SNR has
+    twice as many decibels, and the default of -7 to 2 dB is -14 to 4 dB.
 
     Parameters
     ----------
     clean : array-like of shape (n_epochs, n_times) or (n_epochs, n_channels, n_times)
         Epochs without artefacts, in any unit.
     noise : array-like of shape (n_noise, n_times) or (n_noise, n_channels, n_times)
-        Artefacts, in any unit.  With channels, rms and standard deviation are over
-        channels and times.
+        Artefacts, in any unit.  With channels, rms and standard deviation are computed
+        over channels and times.
     snr_db : array-like of float, default=range(-7, 3)
-        Signal-to-noise ratios to draw from, in dB as above.  With the same
-        `random_state` and `n_repeats` the same pairs are mixed, whatever the ratios:
-        one call for each gives test sets like those of [1]_.
+        Signal-to-noise ratios to draw from, in dB as defined above.  With the same
+        `random_state` and `n_repeats`, the same pairs are mixed for any ratios.  One
+        call for each ratio gives test sets like those of [1]_.
     n_repeats : int, default=1
         How often each clean epoch is mixed.
     normalise : bool, default=True
-        Divide y and its x by the standard deviation of y, as in [1]_.
+        Whether to divide y and its x by the standard deviation of y, as in [1]_.
     as_bunch : bool, default=False
-        Return a :class:`~sklearn.utils.Bunch` instead of a tuple.
+        Whether to return a :class:`~sklearn.utils.Bunch` instead of a tuple.
     random_state : int, RandomState instance or None, default=None
         Source of the random numbers.  An int gives the same data each time.
 
@@ -68,20 +68,20 @@ def make_noisy_eeg(
     noisy : ndarray of shape (n_epochs * n_repeats, ...)
         Mixtures y, float32 if `clean` is, float64 otherwise.
     clean : ndarray of the shape and type of noisy
-        What is to be recovered, x.
+        Clean signals x of the mixtures, the target of denoising.
     snr_db : ndarray of shape (n_epochs * n_repeats,)
-        Signal-to-noise ratio of each, in dB as above.
+        Signal-to-noise ratio of each mixture, in dB as defined above.
     clean_index : ndarray of shape (n_epochs * n_repeats,)
-        Which clean epoch is in each.  A split into training and test data should keep
-        those of one subject together.
+        Index of the clean epoch in each mixture.  A split into training and test data
+        should keep all mixtures of one subject together.
     noise_index : ndarray of shape (n_epochs * n_repeats,)
-        Which artefact is in each.
+        Index of the artefact in each mixture.
 
     Raises
     ------
     ValueError
-        If shapes do not fit each other, values are not finite, an epoch is zero
-        throughout, or a mixture that is to be normalised is constant.
+        If shapes do not match, values are not finite, an epoch is zero throughout, or a
+        mixture to be normalised is constant.
 
     See Also
     --------
@@ -132,8 +132,8 @@ def make_noisy_eeg(
         deviation = noisy.std(axis=within, keepdims=True, dtype=np.float64)
         if not deviation.all():
             raise ValueError(
-                "normalise must be False here: clean and noise add up to a constant, "
-                "whose standard deviation is 0."
+                "normalise must be False here: the sum of clean and noise is constant, "
+                "so its standard deviation is 0."
             )
         clean /= deviation
         noisy /= deviation
@@ -149,7 +149,7 @@ def make_noisy_eeg(
 
 
 def _checked_array(name: str, values, n_dims: tuple[int, ...]) -> np.ndarray:
-    """Finite numbers, at least one, in so many dimensions."""
+    """Check for finite numbers, at least one, with an allowed number of dimensions."""
     array = as_floats(values, name)
     if array.ndim not in n_dims or not array.size:
         allowed = " or ".join(f"{n}-D" for n in n_dims)
@@ -165,7 +165,7 @@ def _positive_rms(name: str, epochs: np.ndarray) -> np.ndarray:
     rms = np.sqrt(np.mean(np.square(epochs, dtype=np.float64), axis=within))
     if not rms.all():
         raise ValueError(
-            f"{name} must have no epoch that is zero throughout, as epoch "
+            f"{name} must not have an epoch that is zero throughout, but epoch "
             f"{np.argmin(rms)} is."
         )
     return rms

@@ -1,4 +1,4 @@
-"""Sparse sums of known features: data to test on what a dictionary recovers."""
+"""Sparse sums of known features, to test what a dictionary recovers."""
 
 from collections.abc import Iterator
 from numbers import Integral, Real
@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Options, StrOptions, validate_params
 
 from .._utils.checks import Interval
 
-_BLOCK_ENTRIES = 2**18  # 2 MB of float64: what is drawn at once stays in the cache
+_BLOCK_ENTRIES = 2**18  # 2 MB of float64: one draw fits into the cache
 
 _POSITIVE_INT = [Interval(Integral, 1, None, closed="left")]
 _COMMON_CONSTRAINTS = {
@@ -69,25 +69,25 @@ def make_superposition(
         Number of true features.
     n_active : float, default=5.0
         Mean number of features active in a sample, above 0 and at most
-        `n_components`.  Where this would take some :math:`p_j` above 1, these features
-        are always active, and the others share what is left.
+        `n_components`.  If this would require some :math:`p_j` above 1, those features
+        are always active, and the others share the rest.
     decay : float, default=0.99
-        How much rarer each feature is than the one before, in (0, 1]; 1 makes all
-        equally frequent.
+        Ratio of the frequency of each feature to that of the one before it, in (0, 1];
+        1 makes all features equally frequent.
     noise : float, default=0.0
         Standard deviation of the normal noise added to each dimension.
     correlation : float, default=0.0
         How strongly the activities of features depend on each other, in [0, 1).
         Feature j is active where :math:`s_j \sqrt\rho\, u + \sqrt{1 - \rho}\, e_j` is
-        below the normal quantile of :math:`p_j`.  The factor u, standard normal, is
+        below the normal quantile of :math:`p_j`.  The factor u is standard normal and
         common to all features of a sample, :math:`e_j` is standard normal, and
-        :math:`s_j = \pm 1` is drawn once per feature.  So features of the same sign
-        come together, those of opposite signs avoid each other, and each is as
+        :math:`s_j = \pm 1` is drawn once per feature.  Features with the same sign
+        occur together, features with opposite signs avoid each other, and each is as
         frequent as without correlation.  (In [1]_, the covariance is a random matrix.)
     as_bunch : bool, default=False
-        Return a :class:`~sklearn.utils.Bunch` instead of a tuple.
+        Whether to return a :class:`~sklearn.utils.Bunch` instead of a tuple.
     dtype : {"float32", "float64"} or the type, default=float64
-        Type of all that is returned.  The same `random_state` gives the same data in
+        Type of all returned arrays.  The same `random_state` gives the same data in
         both, up to rounding.
     random_state : int, RandomState instance or None, default=None
         Source of the random numbers.  An int gives the same data each time.
@@ -134,7 +134,7 @@ def make_superposition(
     quantiles = ndtri(_activity_probabilities(n_components, n_active, decay))
     signs = rng.choice([-1.0, 1.0], size=n_components)
     common = rng.standard_normal(n_samples)
-    by_common = np.argsort(common)  # alike within a block: _draw_activity is fast then
+    by_common = np.argsort(common)  # alike within a block, for fast _draw_activity
     blocks = []
     for block in _row_blocks(n_samples, n_components):
         given = common[by_common[block]]
@@ -170,12 +170,12 @@ def make_mfr_synthetic(
     r"""Generate the synthetic data of Mutual Feature Regularization.
 
     Features come in groups of ``n_components // n_groups`` consecutive ones.  Each
-    sample draws its group, all alike, and of its features `n_active` distinct ones, one
-    after the other: the feature at position j of its group, from 0, with probability
-    proportional to :math:`\mathrm{decay}^j` among those not drawn yet.  The sample is
-    their sum with coefficients uniform between 0 and 1.  After [1]_, whose code differs
-    in two points: there the samples of a group in one batch all have the same active
-    features, and features are normal vectors, not scaled to unit norm.
+    sample draws a group uniformly.  From its features it draws `n_active` distinct
+    ones, one after the other: the feature at position j of its group, from 0, has a
+    probability proportional to :math:`\mathrm{decay}^j` among those not drawn yet.  The
+    sample is their sum with coefficients uniform between 0 and 1.  This follows [1]_,
+    whose code differs in two points: all samples of a group in one batch have the same
+    active features, and features are normal vectors that are not scaled to unit norm.
 
     Parameters
     ----------
@@ -184,19 +184,19 @@ def make_mfr_synthetic(
     n_features : int, default=256
         Number of dimensions.
     n_components : int, default=512
-        Number of true features.  Those left over when it is divided by `n_groups` are
-        never active: by default the last 8.
+        Number of true features.  The remainder of its division by `n_groups` is never
+        active: by default the last 8 features.
     n_groups : int, default=12
         Number of groups, at most `n_components`.
     n_active : int, default=32
         Number of features active in each sample, at most ``n_components // n_groups``.
     decay : float, default=0.99
-        How much less weight a feature has than the one before it in its group, in
-        (0, 1]; 1 gives all the same.
+        Ratio of the weight of each feature to that of the one before it in its group,
+        in (0, 1]; 1 gives equal weights.
     as_bunch : bool, default=False
-        Return a :class:`~sklearn.utils.Bunch` instead of a tuple.
+        Whether to return a :class:`~sklearn.utils.Bunch` instead of a tuple.
     dtype : {"float32", "float64"} or the type, default=float64
-        Type of all that is returned.  The same `random_state` gives the same data in
+        Type of all returned arrays.  The same `random_state` gives the same data in
         both, up to rounding.
     random_state : int, RandomState instance or None, default=None
         Source of the random numbers.  An int gives the same data each time.
@@ -237,14 +237,14 @@ def make_mfr_synthetic(
     """
     if n_groups > n_components:
         raise ValueError(
-            f"n_groups must be at most n_components={n_components}, got {n_groups}: a "
-            "group has at least one feature."
+            f"n_groups must be at most n_components={n_components}, got {n_groups}: "
+            "each group has at least one feature."
         )
     group_size = n_components // n_groups
     if n_active > group_size:
         raise ValueError(
             f"n_active must be at most n_components // n_groups = {group_size}, got "
-            f"{n_active}: the active features of a sample are all of one group."
+            f"{n_active}: all active features of a sample come from one group."
         )
     rng = _generator(random_state)
     features = _random_features(rng, n_components, n_features, dtype)
@@ -262,12 +262,12 @@ def make_mfr_synthetic(
 
 
 def _generator(random_state) -> np.random.Generator:
-    """Fast generator, seeded by one draw from what scikit-learn accepts."""
+    """Fast generator, seeded with one draw from what scikit-learn accepts."""
     return np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
 
 
 def _row_blocks(n_samples: int, width: int) -> Iterator[slice]:
-    """Slices of so many samples that blocks of that width stay small."""
+    """Slices of samples, chosen so that blocks of that width stay small."""
     return gen_batches(n_samples, max(1, _BLOCK_ENTRIES // width))
 
 
@@ -275,17 +275,18 @@ def _random_features(
     rng: np.random.Generator, n_components: int, n_features: int, dtype
 ) -> np.ndarray:
     """Features uniform on the unit sphere."""
-    # Draws are float64 for any dtype, here and below: precision changes no data set.
+    # Draws are float64 for every dtype, here and below, so that precision does not
+    # change the data.
     return normalize(rng.standard_normal((n_components, n_features))).astype(dtype)
 
 
 def _activity_probabilities(
     n_components: int, n_active: float, decay: float
 ) -> np.ndarray:
-    """Probabilities min(1, c decay^j), with the c for which they add up to n_active."""
+    """Probabilities min(1, c decay^j), where c makes their sum n_active."""
     weights = decay ** np.arange(n_components)
-    # If all features before it are always active, feature j has to have this
-    # probability for the rest to add up.  Weights relative to its own: no underflow.
+    # If all features before it are always active, feature j must have this probability
+    # for the sum to be right.  Weights relative to its own weight avoid underflow.
     n_left = n_active - np.arange(n_components)
     first = n_left / np.cumsum(weights)[::-1]
     n_certain = int(np.argmax(first <= 1))
@@ -309,8 +310,8 @@ def _draw_activity(
 
     n_components = len(quantiles)
     levels = rng.random((len(common), n_components))
-    # Monotone in the common factor, the probability is largest at one end.  Only for
-    # the few levels below that it has to be known exactly.
+    # The probability is monotone in the common factor, so it is largest at one end.  It
+    # must be known exactly only for the few levels below that maximum.
     bound = np.maximum(conditional(common.min()), conditional(common.max()))
     sample, feature = np.divmod(np.flatnonzero(levels < bound), n_components)
     active = levels[sample, feature] < conditional(common[sample], feature)
@@ -320,9 +321,9 @@ def _draw_activity(
 def _draw_distinct(
     rng: np.random.Generator, n_samples: int, log_weights: np.ndarray, n_active: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same, n_active features per sample drawn by weight, none twice."""
-    # Drawn one after the other, or those of the largest log weight plus Gumbel noise:
-    # the distribution is the same.
+    """The same, with n_active distinct features per sample drawn by weight."""
+    # Successive draws have the same distribution as the features with the largest log
+    # weight plus Gumbel noise.
     keys = log_weights + rng.gumbel(size=(n_samples, len(log_weights)))
     drawn = np.argpartition(keys, -n_active, axis=1)[:, -n_active:]
     active = np.zeros(keys.shape, dtype=bool)
@@ -341,7 +342,7 @@ def _draw_codes(
     sample, feature = active
     indptr = np.zeros(shape[0] + 1, dtype=np.int32)
     np.cumsum(np.bincount(sample, minlength=shape[0]), out=indptr[1:])
-    # In (0, 1], not [0, 1): what is active is not zero.
+    # In (0, 1] instead of [0, 1), so that active features are nonzero.
     coefficients = (1 - rng.random(len(feature))).astype(dtype)
     return sparse.csr_array(
         (coefficients, feature.astype(np.int32), indptr), shape=shape
@@ -355,7 +356,7 @@ def _add_up_groups(
     out: np.ndarray,
 ) -> None:
     """Sums of the features of each sample's group."""
-    # Within their group codes are almost dense, and dense products are faster.
+    # Within their group, codes are almost dense, and dense products are faster.
     dense = in_group.toarray()
     size = dense.shape[1]
     for group in np.unique(groups):

@@ -307,8 +307,8 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
             self.sfreq_ = float(X.info["sfreq"])
         elif self.picks is not None:
             raise ValueError(
-                f"picks={self.picks!r} picks channels of MNE's objects; take them from "
-                f"the array, got {type(X).__name__}."
+                f"picks={self.picks!r} selects channels of MNE objects, but X is a "
+                f"{type(X).__name__}: select the channels from the array."
             )
         reader = Reader(X, self.ch_names_, "X")
         self.n_channels_ = reader.shape[1]
@@ -487,8 +487,8 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         nested = [name for name in params if name.startswith("sae__")]
         if nested and params.get("sae", self.sae) is None:
             raise ValueError(
-                f"{nested} are parameters of sae, which is None; pass an SAE to set "
-                "them of, such as EEGDenoiser(sae=MFRSparseAutoencoder(128, k=8))."
+                f"{nested} are parameters of sae, but sae is None; pass an SAE first, "
+                "such as EEGDenoiser(sae=MFRSparseAutoencoder(128, k=8))."
             )
         return super().set_params(**params)
 

@@ -85,7 +85,7 @@ def find_artifacts(
     if not evidence:
         raise ValueError(
             "scores has no correlation with a channel, no topography and no spectrum; "
-            "take it from score_atoms."
+            "pass what score_atoms returns."
         )
     # Of each reason the weakest criterion counts, of an atom the strongest reason.
     weakest = np.column_stack([excess for *_, excess in evidence])

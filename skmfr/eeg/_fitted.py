@@ -35,9 +35,8 @@ def check_atoms_are_signals(denoiser, what: str) -> None:
     """Whether the denoiser was fitted without clean signals, as `what` needs it."""
     if hasattr(denoiser, "filters_"):
         raise ValueError(
-            f"{what} needs a denoiser that was fitted without y: with clean "
-            "signals, atoms are spectra, and none of them is a part of the signal. "
-            "Use transform."
+            f"{what} needs a denoiser that was fitted without y: with clean signals, "
+            "atoms are spectra and not parts of the signal. Use transform."
         )
 
 
@@ -50,12 +49,12 @@ def checked_atoms(denoiser, numbers, name: str = "exclude") -> np.ndarray:
         return np.flatnonzero(atoms)
     if atoms.dtype.kind not in "iu" or atoms.ndim != 1:
         raise ValueError(
-            f"{name} must be numbers of atoms, or a mask of {n_atoms}, got {numbers!r}."
+            f"{name} must be atom indices or a mask of {n_atoms} values, got "
+            f"{numbers!r}."
         )
     if atoms.min() < 0 or atoms.max() >= n_atoms:
         raise ValueError(
-            f"{name} must be numbers from 0 to {n_atoms - 1}, as there are "
-            f"{n_atoms} atoms, got {numbers!r}."
+            f"{name} must be atom indices from 0 to {n_atoms - 1}, got {numbers!r}."
         )
     return atoms[np.sort(np.unique(atoms, return_index=True)[1])]
 
@@ -73,9 +72,8 @@ def without_excluded(denoiser, codes: np.ndarray) -> np.ndarray:
     if denoiser.trusted_only:
         if not denoiser.sae_.trusted_.any():
             warnings.warn(
-                f"None of {codes.shape[1]} atoms is trusted, so trusted_only=True "
-                "leaves nothing of the codes. Fit a longer recording, or set "
-                "trusted_only=False.",
+                f"None of {codes.shape[1]} atoms is trusted, so trusted_only=True sets "
+                "all codes to 0. Fit a longer recording, or set trusted_only=False.",
                 stacklevel=5,
             )
         codes[:, ~denoiser.sae_.trusted_] = 0

@@ -114,13 +114,14 @@ def mean_rrmse_t(clean: np.ndarray, denoised: np.ndarray) -> float:
     empty = ~clean.any(axis=(1, 2))
     if empty.all():
         raise ValueError(
-            f"y is zero everywhere, in {len(clean)} of {len(clean)} epochs, so that no "
-            "error can be relative to it."
+            f"y is zero everywhere in all {len(clean)} epochs, so a relative error is "
+            "undefined."
         )
     if empty.any():
         warnings.warn(
-            f"Epochs {np.flatnonzero(empty).tolist()} of y are zero everywhere, and no "
-            f"error can be relative to them: {np.sum(~empty)} others are scored.",
+            f"Epochs {np.flatnonzero(empty).tolist()} of y are zero everywhere, so "
+            "their relative error is undefined; the score covers the other "
+            f"{np.sum(~empty)}.",
             stacklevel=3,
         )
     return float(np.mean(rrmse_t(clean[~empty], denoised[~empty])))
@@ -133,6 +134,6 @@ def _rms(X: np.ndarray) -> np.ndarray:
 def _check_shapes(clean: np.ndarray, denoised: np.ndarray) -> None:
     if clean.shape != denoised.shape:
         raise ValueError(
-            f"denoised has shape {denoised.shape}, clean has {clean.shape}; "
-            "they must be alike."
+            f"denoised has shape {denoised.shape}, but clean has {clean.shape}; they "
+            "must be equal."
         )

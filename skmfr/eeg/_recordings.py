@@ -98,8 +98,9 @@ def picked(X: Any, picks: Any, name: str = "picks") -> list[str]:
     except (ValueError, TypeError, IndexError) as error:
         types = sorted(set(X.get_channel_types()))
         raise ValueError(
-            f"{name}={picks!r} does not pick channels that are there: {X.ch_names}, of "
-            f"types {types}, of which {X.info['bads']} are marked as bad ({error})."
+            f"{name}={picks!r} does not select available channels. There are "
+            f"{X.ch_names}, with types {types} and {X.info['bads']} marked as bad "
+            f"({error})."
         ) from error
 
 
@@ -108,22 +109,22 @@ def check_recording(X: Any, denoiser) -> None:
     ch_names, sfreq = denoiser.ch_names_, denoiser.sfreq_
     if ch_names is None:
         raise ValueError(
-            "The denoiser was fitted on an array, which has no names of channels, so "
-            f"it does not know which channels of {type(X).__name__} it should take. "
-            "Fit it on an object of MNE, or pass get_data()."
+            "The denoiser was fitted on an array, which has no channel names, so it "
+            f"cannot select channels of a {type(X).__name__}. Fit it on an MNE object, "
+            "or pass get_data()."
         )
     check_channels(X, ch_names, "Channels of the fit are missing here")
     bad = [name for name in ch_names if name in X.info["bads"]]
     bad = [name for name in bad if name not in denoiser.recording_["bads"]]
     if bad:
         raise ValueError(
-            f"Channels of the fit are marked as bad here: {bad}. Interpolate them, or "
-            "fit without them."
+            f"Channels that were used in fit are marked as bad here: {bad}. "
+            "Interpolate them, or fit without them."
         )
     if not np.isclose(X.info["sfreq"], sfreq):
         raise ValueError(
-            f"The sampling rate is {X.info['sfreq']:g} Hz here and was {sfreq:g} Hz in "
-            "the fit; resample one of them."
+            f"The sampling rate is {X.info['sfreq']:g} Hz here but was {sfreq:g} Hz in "
+            "fit; resample one of them."
         )
 
 
@@ -132,9 +133,9 @@ def check_alike(X: Any, y: Any) -> None:
     check_no_other_of_mne(y, "y")
     if not (is_raw(y) or is_epochs(y)) and np.ndim(y) < 3:
         raise ValueError(
-            f"y must be the clean signals, like X, got an array of shape "
-            f"{np.shape(y)}. If these are the labels of a pipeline that "
-            "classifies, fit the denoiser before, and put it there as "
+            f"y must be the clean signals in the shape of X, got an array of shape "
+            f"{np.shape(y)}. If y holds the labels of a classification pipeline, fit "
+            "the denoiser first and put it into the pipeline as "
             "sklearn.frozen.FrozenEstimator(EEGDenoiser().fit(X))."
         )
     if is_raw(X) != is_raw(y) or is_epochs(X) != is_epochs(y):
@@ -168,8 +169,8 @@ def warn_of_other_recording(X: Any, denoiser) -> None:
     ]
     if different:
         warnings.warn(
-            f"X is not recorded as the data of the fit: {'; '.join(different)}. Filter "
-            "and reference both alike.",
+            f"X was recorded or filtered differently from the data in fit: "
+            f"{'; '.join(different)}. Filter and reference both in the same way.",
             stacklevel=4,
         )
 
@@ -279,8 +280,8 @@ class Reader:
         spans = unmarked(self.X.n_times, marked)
         if not spans:
             raise ValueError(
-                f"{self.name} is marked as bad from beginning to end, and has values "
-                "that are not finite there."
+                f"{self.name} is marked as bad from beginning to end and has values "
+                "there that are not finite."
             )
         return spans
 

@@ -94,9 +94,9 @@ def warn_of_other_sizes(denoiser, moments: list[Moments]) -> None:
     )
     more = f", and {len(odd) - N_LISTED} more" if len(odd) > N_LISTED else ""
     warnings.warn(
-        f"{len(odd)} of {len(scale)} channels of X have quite another standard "
-        f"deviation than in the fit: {listed}{more}. What comes out means little, as "
-        "one channel adds to others. Check the unit; mark dead channels as bad and "
-        "interpolate them.",
+        f"{len(odd)} of {len(scale)} channels of X have a very different standard "
+        f"deviation from the fit: {listed}{more}. The output is unreliable, because "
+        "each channel affects the others. Check the unit; mark dead channels as bad "
+        "and interpolate them.",
         stacklevel=4,
     )

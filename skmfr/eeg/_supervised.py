@@ -43,9 +43,9 @@ def folds_of_epochs(
         values, numbers = np.unique(groups, return_inverse=True)
         if len(values) == 1:
             raise ValueError(
-                f"groups must have two values or more, got {values.tolist()} only: "
-                "cross-validation leaves out some and learns from others. None leaves "
-                "out epochs that follow one another."
+                f"groups must have at least two values, got only {values.tolist()}: "
+                "cross-validation holds out some groups and learns from the others. "
+                "With groups=None it holds out consecutive epochs."
             )
         numbers = numbers % N_FOLDS
     return [numbers[piece] for piece in pieces]

@@ -67,10 +67,10 @@ def fit_windows(denoiser, signals: list[np.ndarray]) -> None:
     n_dimensions, n_atoms, k = sizes_for(n_windows, windows.shape[1])
     if n_windows < FEW_WINDOWS:
         warnings.warn(
-            f"X fills {n_windows} windows of {denoiser.n_times_} samples, from which "
-            f"{n_dimensions} principal components are learned; atoms need "
-            f"{FEW_WINDOWS} windows or more. Take a longer recording, or lower the "
-            "parameter window.",
+            f"X has {n_windows} windows of {denoiser.n_times_} samples, from which "
+            f"{n_dimensions} principal components are learned; atoms need at least "
+            f"{FEW_WINDOWS} windows. Pass a longer recording, or lower the parameter "
+            "window.",
             stacklevel=5,
         )
     n_dimensions = min(n_dimensions, len(windows))
@@ -85,8 +85,8 @@ def fit_windows(denoiser, signals: list[np.ndarray]) -> None:
     if not denoiser.sae_.trusted_.any():
         warnings.warn(
             f"None of {len(denoiser.sae_.trusted_)} atoms is trusted: no other SAE "
-            "finds one of them again. Fit a longer recording, or take atoms for what "
-            "they are, pieces of this one.",
+            "found any of them again. Fit a longer recording, or read the atoms as "
+            "pieces of this recording only.",
             stacklevel=5,
         )
     atoms = denoiser.sae_.components_ @ pca.components_
@@ -126,9 +126,9 @@ def removal(denoiser, atoms: np.ndarray, reader: Reader):
         return lambda signals: signals
     if len(together) < n_channels:
         warnings.warn(
-            f"X has {len(together)} windows of {n_channels} channels to learn from how "
-            "artefacts are taken out, so some of the brain's signals will go as well. "
-            "Pass the whole recording, or all of its epochs.",
+            f"X has only {len(together)} windows of {n_channels} channels from which "
+            "to learn how to remove artefacts, so some brain signal will be removed as "
+            "well. Pass the whole recording, or all of its epochs.",
             stacklevel=5,
         )
     chosen = np.unique(np.linspace(0, len(together) - 1, N_WINDOWS).astype(int))

@@ -1,4 +1,4 @@
-"""Dictionaries to look at: pictures, and pages of atoms to search and to rate."""
+"""Figures of dictionaries, and pages of atoms to search and rate."""
 
 from ._agreement import FeatureAgreementDisplay
 from ._comparison import ComparisonDisplay

@@ -1,4 +1,4 @@
-"""Agreement of atoms against how often they are used."""
+"""Agreement of atoms against their usage."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ._fitted import agreement_with, split_fitted, transformed
 
 
 class FeatureAgreementDisplay:
-    """Agreement of atoms against how often they are used.
+    """Agreement of atoms against their usage.
 
-    An atom that the witnesses find too is above the threshold; random dictionaries
-    would be at the null level.  Atoms that are never active are at usage 0.
+    Atoms that the witnesses also find are above the threshold; random dictionaries
+    would be at the null level.  Atoms that are never active have a usage of 0.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_dictionaries` to make
     one. All parameters are stored as attributes.
 
-    Read more in the user guide: :doc:`how far to trust an atom
+    Read more in the user guide: :doc:`how much to trust an atom
     </user_guide/agreement>`.
 
     Parameters
@@ -35,7 +35,7 @@ class FeatureAgreementDisplay:
     threshold : float
         Agreement above which an atom is trusted.
     agreement_with : str, default="other dictionaries"
-        Whom the atoms agree with, for the label of the axis.
+        Name of the other dictionaries, for the axis label.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class FeatureAgreementDisplay:
 
     See Also
     --------
-    DictionaryDisplay : What the atoms look like.
+    DictionaryDisplay : Pictures of the atoms.
 
     Examples
     --------
@@ -90,28 +90,28 @@ class FeatureAgreementDisplay:
         estimator : MFRSparseAutoencoder or Pipeline
             Fitted estimator, or pipeline that ends with one.
         X : array-like of shape (n_samples, n_features)
-            Data that tell how often each atom is used.
+            Data to measure how often each atom is used.
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         scatter_kwargs : dict, default=None
-            For ``Axes.scatter``, over the defaults.
+            Keyword arguments for ``Axes.scatter``, which override the defaults.
         line_kwargs : dict, default=None
-            For ``Axes.axhline``, over the defaults.
+            Keyword arguments for ``Axes.axhline``, which override the defaults.
 
         Returns
         -------
         display : FeatureAgreementDisplay
-            With what was drawn.
+            Display with the drawn artists.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed.
         TypeError
-            If the estimator is of another kind.
+            If the estimator has an unsupported type.
         ValueError
-            If it is not fitted, X does not suit it, or there is no agreement: one SAE
-            without witness has nothing to agree with.
+            If it is not fitted, X does not match it, or there is no agreement because
+            a single SAE was fitted without a witness.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         before, sae = split_fitted(estimator)
@@ -129,34 +129,34 @@ class FeatureAgreementDisplay:
     def from_dictionaries(
         cls, atoms, others, codes, *, ax=None, scatter_kwargs=None, line_kwargs=None
     ):
-        """Show the atoms of a dictionary, of whatever origin.
+        """Show the atoms of a dictionary from any source.
 
         Parameters
         ----------
         atoms : array-like of shape (n_components, n_features)
             Atoms to show.
         others : sequence of array-like of shape (n_components, n_features)
-            Dictionaries to find them in, 1 or more.
+            Dictionaries to find them in, at least 1.
         codes : {array-like, sparse matrix} of shape (n_samples, n_components)
-            Codes of some data, which tell how often each atom is used.
+            Codes of some data, to measure how often each atom is used.
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         scatter_kwargs : dict, default=None
-            For ``Axes.scatter``, over the defaults.
+            Keyword arguments for ``Axes.scatter``, which override the defaults.
         line_kwargs : dict, default=None
-            For ``Axes.axhline``, over the defaults.
+            Keyword arguments for ``Axes.axhline``, which override the defaults.
 
         Returns
         -------
         display : FeatureAgreementDisplay
-            With what was drawn.
+            Display with the drawn artists.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed.
         ValueError
-            If there is no other dictionary, or the shapes do not fit.
+            If there is no other dictionary, or the shapes do not match.
         """
         import_pyplot(f"{cls.__name__}.from_dictionaries")
         agreement = _checked(feature_agreement(atoms, others))
@@ -176,21 +176,21 @@ class FeatureAgreementDisplay:
         return display.plot(ax, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)
 
     def plot(self, ax=None, *, scatter_kwargs=None, line_kwargs=None):
-        """Draw.
+        """Draw the display.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         scatter_kwargs : dict, default=None
-            For ``Axes.scatter``, over the defaults.
+            Keyword arguments for ``Axes.scatter``, which override the defaults.
         line_kwargs : dict, default=None
-            For ``Axes.axhline``, over the defaults.
+            Keyword arguments for ``Axes.axhline``, which override the defaults.
 
         Returns
         -------
         display : FeatureAgreementDisplay
-            This display, with what was drawn.
+            This display, with the drawn artists.
         """
         ax = new_axes(f"{type(self).__name__}.plot", ax)
         trusted = self.agreement > self.threshold
@@ -215,7 +215,7 @@ class FeatureAgreementDisplay:
         self.threshold_line_ = line(self.threshold, "trusted above", "-")
         self.null_line_ = line(self.null, "random dictionaries", "--")
 
-        # Usage may span decades, and be 0, which a logarithm has no place for.
+        # Usage may span decades and include 0, which has no logarithm.
         used = self.usage[self.usage > 0]
         smallest = 10 ** np.floor(np.log10(used.min())) if len(used) else 1.0
         ax.set_xscale("symlog", linthresh=smallest)
@@ -234,8 +234,8 @@ class FeatureAgreementDisplay:
 def _checked(agreement: np.ndarray) -> np.ndarray:
     if np.isnan(agreement).any():
         raise ValueError(
-            "There is no agreement to show: an SAE without witness and without others "
-            "has nothing to agree with. Set n_witnesses=1 or more."
+            "There is no agreement to show, because a single SAE was fitted without a "
+            "witness. Set n_witnesses=1 or more."
         )
     return agreement
 

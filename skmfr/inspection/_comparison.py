@@ -1,4 +1,4 @@
-"""How many atoms of some SAEs others have as well."""
+"""Number of atoms that SAEs share with other SAEs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ._drawing import ABOVE, import_pyplot, new_axes
 
 
 class ComparisonDisplay:
-    """How many atoms of several SAEs the others have as well.
+    """Number of atoms that each of several SAEs shares with the others.
 
-    A curve for each SAE: the share of its atoms whose mean agreement with the others is
-    this high, or higher.
+    Each SAE has a curve: the share of its atoms whose mean agreement with the others
+    is at least this high.
 
     It is recommended to use :meth:`from_saes` or :meth:`from_frame` to make one. All
     parameters are stored as attributes.
@@ -41,7 +41,7 @@ class ComparisonDisplay:
 
     See Also
     --------
-    skmfr.agreement.compare : The numbers.
+    skmfr.agreement.compare : Computes the numbers.
     SimilarityDisplay : Cosines of the atoms of two dictionaries.
 
     Examples
@@ -68,18 +68,18 @@ class ComparisonDisplay:
         saes : sequence or mapping from str
             As in :func:`skmfr.agreement.compare`.
         device : str or torch.device, default="auto"
-            As there.
+            As in :func:`skmfr.agreement.compare`.
         verbose : int, default=1
-            As there.
+            As in :func:`skmfr.agreement.compare`.
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         line_kwargs : dict, default=None
-            For ``Axes.plot``, over the defaults.
+            Keyword arguments for ``Axes.plot``, which override the defaults.
 
         Returns
         -------
         display : ComparisonDisplay
-            With what was drawn.
+            Display with the drawn artists.
         """
         import_pyplot(f"{cls.__name__}.from_saes")
         frame = compare(saes, device=device, verbose=verbose)
@@ -87,21 +87,21 @@ class ComparisonDisplay:
 
     @classmethod
     def from_frame(cls, frame, *, ax=None, line_kwargs=None):
-        """Show what :func:`skmfr.agreement.compare` found.
+        """Show the result of :func:`skmfr.agreement.compare`.
 
         Parameters
         ----------
         frame : DataFrame
-            Of :func:`skmfr.agreement.compare`.
+            Result of :func:`skmfr.agreement.compare`.
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         line_kwargs : dict, default=None
-            For ``Axes.plot``, over the defaults.
+            Keyword arguments for ``Axes.plot``, which override the defaults.
 
         Returns
         -------
         display : ComparisonDisplay
-            With what was drawn.
+            Display with the drawn artists.
         """
         by_sae = frame["agreement"].groupby(level="sae", sort=False)
         display = cls(
@@ -112,19 +112,19 @@ class ComparisonDisplay:
         return display.plot(ax, line_kwargs=line_kwargs)
 
     def plot(self, ax=None, *, line_kwargs=None):
-        """Draw.
+        """Draw the display.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         line_kwargs : dict, default=None
-            For ``Axes.plot``, over the defaults.
+            Keyword arguments for ``Axes.plot``, which override the defaults.
 
         Returns
         -------
         display : ComparisonDisplay
-            This display, with what was drawn.
+            This display, with the drawn artists.
         """
         ax = new_axes(f"{type(self).__name__}.plot", ax)
         self.lines_ = []

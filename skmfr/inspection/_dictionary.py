@@ -1,4 +1,4 @@
-"""Atoms of a dictionary beside the nearest ones of others."""
+"""Atoms of a dictionary beside the nearest atoms of others."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from ._fitted import check_labels, chosen, split_fitted
 
 
 class DictionaryDisplay:
-    """Atoms of a dictionary beside the nearest ones of other dictionaries.
+    """Atoms of a dictionary beside the nearest atoms of other dictionaries.
 
-    A column is an atom, the most agreed on the left; below it are the atoms nearest to
-    it in the other SAEs and the witnesses, and how near they are (cosine).  Atoms are
-    drawn as images, as curves, or as maps of the head.
+    Each column shows an atom, with the highest agreement on the left.  Below it are the
+    nearest atoms in the other SAEs and the witnesses, with their cosines.  Atoms are
+    drawn as images, curves or scalp maps.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_dictionaries` to make
     one. All parameters are stored as attributes.
 
     Parameters
     ----------
-    atoms : ndarray of shape (n_shown,), int
+        Indices of the atoms.
         Numbers of the atoms.
     agreement : ndarray of shape (n_shown,)
         Their agreement; NaN if there is nothing to agree with.
     matches : ndarray of shape (n_dictionaries, n_shown, n_features)
-        The atoms themselves, and the nearest of each other dictionary.
+        The atoms themselves, and the nearest atom in each other dictionary.
     cosines : ndarray of shape (n_dictionaries, n_shown)
-        How near these are.
+        Their cosines.
     labels : sequence of str
         Names of the dictionaries.
     image_shape : tuple of int, default=None
@@ -51,23 +51,23 @@ class DictionaryDisplay:
     sfreq : float, default=None
         Samples per second of curves.
     info : mne.Info, default=None
-        Channels, with positions, of atoms as maps.
+        Channels with positions, for atoms as maps.
 
     Attributes
     ----------
     images_ : ndarray of shape (n_dictionaries, n_shown)
-        What was drawn: AxesImage for images and maps, lists of Line2D for curves.
+        Drawn artists: AxesImage for images and maps, lists of Line2D for curves.
     axes_ : ndarray of shape (n_dictionaries, n_shown) of matplotlib Axes
         One for each atom.
     ax_ : matplotlib Axes
-        What these are in.
+        Axes that contain them.
     figure_ : matplotlib Figure
         Figure that contains them.
 
     See Also
     --------
     FeatureAgreementDisplay : Agreement of all atoms.
-    skmfr.eeg.plot_atom : One atom of EEG, in all detail.
+    skmfr.eeg.plot_atom : Shows one EEG atom in detail.
 
     Examples
     --------
@@ -123,12 +123,12 @@ class DictionaryDisplay:
         Parameters
         ----------
         estimator : MFRSparseAutoencoder, Pipeline or EEGDenoiser
-            Fitted estimator, or pipeline that ends with one. Of an
-            :class:`~skmfr.eeg.EEGDenoiser`, fitted without clean signals, atoms are
-            signals in the unit of the data.
+            Fitted estimator, or pipeline that ends with one. For an
+            :class:`~skmfr.eeg.EEGDenoiser` that was fitted without clean signals, atoms
+            are signals in the unit of the data.
         atoms : int or array-like of int, default=8
             How many atoms of the reference SAE to show, evenly spread over the ranks of
-            agreement from the highest to the lowest; or the numbers of those to show.
+            agreement from the highest to the lowest; or the indices of the atoms.
         image_shape : tuple of int, default=None
             Draw images of this height and width, or height, width and 3 in colour.
         n_channels : int, default=1
@@ -137,25 +137,26 @@ class DictionaryDisplay:
         sfreq : float, default=None
             Samples per second of curves. None numbers the samples.
         info : mne.Info, default=None
-            Draw maps of these channels, which need positions: of the atoms, or, if
-            these are ``(n_channels, n_times)``, flattened, of the topographies that
-            come nearest to them.
+            Draw scalp maps of these channels, which need positions. Atoms with the
+            features ``(n_channels, n_times)``, flattened, are shown by their nearest
+            topographies.
         ax : matplotlib Axes, default=None
             Axes to draw in, divided into panels. None makes a new figure.
 
         Returns
         -------
         display : DictionaryDisplay
-            With what was drawn.
+            Display with the drawn artists.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed, or, for maps, MNE.
         TypeError
-            If the estimator is of another kind.
+            If the estimator has an unsupported type.
         ValueError
-            If it is not fitted, there are no such atoms, or they cannot be drawn so.
+            If it is not fitted, or there are no such atoms, or they cannot be drawn in
+            this form.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         from ..eeg import EEGDenoiser
@@ -203,18 +204,18 @@ class DictionaryDisplay:
         info=None,
         ax=None,
     ):
-        """Show the atoms of a dictionary, of whatever origin.
+        """Show the atoms of a dictionary from any source.
 
         Parameters
         ----------
         dictionaries : sequence of array-like of shape (n_atoms, n_features)
-            The dictionary to show first, then those to find its atoms in.
+            The dictionary to show first, then the dictionaries to find its atoms in.
         labels : sequence of str, default=None
-            Their names. None means their numbers.
+            Names of the dictionaries. None means their indices.
         atoms : int or array-like of int, default=8
-            How many atoms to show, evenly spread over the ranks of agreement, the mean
-            of their largest cosines, from the highest to the lowest; or the numbers of
-            those to show.
+            How many atoms to show, evenly spread over the ranks of agreement from the
+            highest to the lowest; or the indices of the atoms. Agreement is the mean of
+            their largest cosines.
         image_shape : tuple of int, default=None
             As in :meth:`from_estimator`.
         n_channels : int, default=1
@@ -229,15 +230,15 @@ class DictionaryDisplay:
         Returns
         -------
         display : DictionaryDisplay
-            With what was drawn.
+            Display with the drawn artists.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed, or, for maps, MNE.
         ValueError
-            If there is no dictionary, the numbers of features differ, there are not as
-            many labels, no such atoms, or they cannot be drawn so.
+            If there is no dictionary, the numbers of features or labels differ, there
+            are no such atoms, or they cannot be drawn in this form.
         """
         import_pyplot(f"{cls.__name__}.from_dictionaries")
         units: list[np.ndarray] = []
@@ -263,7 +264,7 @@ class DictionaryDisplay:
         ).plot(ax)
 
     def plot(self, ax=None):
-        """Draw.
+        """Draw the display.
 
         Parameters
         ----------
@@ -273,12 +274,12 @@ class DictionaryDisplay:
         Returns
         -------
         display : DictionaryDisplay
-            This display, with what was drawn.
+            This display, with the drawn artists.
 
         Raises
         ------
         ValueError
-            If the atoms cannot be drawn so.
+            If the atoms cannot be drawn in this form.
         """
         caller = f"{type(self).__name__}.plot"
         draw, scale = self._drawing()
@@ -310,10 +311,12 @@ class DictionaryDisplay:
             axis.set_ylabel(self.labels[row], fontsize=9)
 
     def _drawing(self):
-        """A function that draws the atom of a row and column, and what colours mean."""
+        """A function that draws the atom at a row and column, and a colour label."""
         if self.info is not None:
             if self.image_shape is not None:
-                raise ValueError("Give image_shape or info, for images or for maps.")
+                raise ValueError(
+                    "Pass image_shape to draw images, or info to draw scalp maps."
+                )
             return self._maps()
         n_features = self.matches.shape[2]
         shape = check_layout(n_features, self.image_shape, self.n_channels, self.sfreq)
@@ -332,7 +335,7 @@ class DictionaryDisplay:
             if place[0] == len(self.matches) - 1:
                 axis.set_xlabel(abscissa(self.n_channels, self.sfreq))
             axis.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-            # Channels lie over each other: there is no room for more.
+            # Channels overlap, because there is no room to spread them.
             lines = draw_curves(
                 axis,
                 self.matches[place],
@@ -371,7 +374,7 @@ class DictionaryDisplay:
 def _nearest(
     shown: np.ndarray, dictionaries: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Atoms of the first dictionary, and the nearest of each.
+    """Atoms of the first dictionary, and the nearest atom of each.
 
     Returns
     -------
@@ -390,8 +393,8 @@ def _nearest(
 def _topographies(matches: np.ndarray, info) -> np.ndarray:
     """Topographies (n_dictionaries, n_shown, n_channels), of unit norm.
 
-    Of atoms over time, the one that comes nearest; its sign is anybody's choice, and
-    here such that it looks like the one of the first dictionary.
+    For atoms over time, the nearest topography. Its sign is arbitrary, and chosen to
+    match the topography of the first dictionary.
     """
     from ..eeg._artifacts import leading_vectors
     from ..eeg._figures import has_positions
@@ -399,12 +402,12 @@ def _topographies(matches: np.ndarray, info) -> np.ndarray:
     n_channels = len(info["chs"])
     if matches.shape[2] % n_channels:
         raise ValueError(
-            f"info has {n_channels} channels, which do not divide the "
-            f"{matches.shape[2]} features of an atom."
+            f"info has {n_channels} channels, but the {matches.shape[2]} features of "
+            "an atom are not a multiple of that."
         )
     if not has_positions(info):
         raise ValueError(
-            "info has channels without position. Give it a montage: "
+            "info has channels without a position. Set a montage: "
             "info.set_montage(...)."
         )
     waveforms = matches.reshape(*matches.shape[:2], n_channels, -1)

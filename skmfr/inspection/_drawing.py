@@ -1,4 +1,4 @@
-"""What displays share: matplotlib when it is needed, colours, panels, samples."""
+"""Shared parts of displays: lazy matplotlib, colours, panels, samples."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from matplotlib.lines import Line2D
 
-# Of the palette of Okabe and Ito, which the colour-blind can tell apart.
+# From the palette of Okabe and Ito, which colour-blind readers can distinguish.
 BLUE, ORANGE = "#0072B2", "#D55E00"
-# A legend where it covers no data.
+# A legend outside the data.
 ABOVE = {
     "loc": "lower right",
     "bbox_to_anchor": (1, 1),
     "frameon": False,
     "fontsize": 9,
 }
-# A few strong pixels would make all others pale: they are cut off.
+# A few strong pixels would make all others pale, so they are clipped.
 SHOWN_SHARE = 0.99
 
 
 def import_pyplot(caller: str):
-    """matplotlib.pyplot, or an error that says how to get it."""
+    """matplotlib.pyplot, or an error that explains how to install it."""
     with needed_by(caller, "plot"):
         import matplotlib.pyplot as plt
     return plt
 
 
 def import_mne(caller: str):
-    """MNE, or an error that says how to get it."""
+    """MNE, or an error that explains how to install it."""
     with needed_by(f"{caller} with info", "eeg"):
         import mne
     return mne
 
 
 def new_axes(caller: str, ax: Axes | None, figsize=None) -> Axes:
-    """The axes given, or those of a new figure."""
+    """The given axes, or those of a new figure."""
     if ax is None:
         plt = import_pyplot(caller)
         _, ax = plt.subplots(figsize=figsize, layout="constrained")
@@ -56,20 +56,20 @@ def panels(
     Returns
     -------
     ax : Axes
-        Without anything but a title.
+        Empty except for a title.
     axes : ndarray of shape `shape`, of Axes
 
     Raises
     ------
     ValueError
-        If the axes are not part of a grid, which alone can be divided.
+        If the axes are not part of a grid; only such axes can be divided.
     """
     ax = new_axes(caller, ax, figsize)
     spec = ax.get_subplotspec()
     if spec is None:
         raise ValueError(
-            "ax has no place in a grid that could be divided into panels. Make it with "
-            "plt.subplots() or figure.add_subplot()."
+            "ax is not part of a subplot grid, so it cannot be divided into panels. "
+            "Make it with plt.subplots() or figure.add_subplot()."
         )
     ax.set_axis_off()
     return ax, spec.subgridspec(*shape).subplots(squeeze=False, **options)
@@ -78,7 +78,7 @@ def panels(
 def check_layout(
     n_features: int, image_shape, n_channels: int, sfreq
 ) -> tuple[int, ...] | None:
-    """See whether samples can be drawn as asked.
+    """Check that samples can be drawn as requested.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def check_layout(
 
 
 def check_image_shape(n_features: int, image_shape) -> tuple[int, ...]:
-    """The shape of so many features as an image: (height, width), or (.., .., 3)."""
+    """Shape of these features as an image: (height, width), or (height, width, 3)."""
     shape = tuple(np.atleast_1d(image_shape).tolist())
     is_shape = all(isinstance(side, int) and side > 0 for side in shape)
     if not is_shape or len(shape) not in (2, 3) or shape[2:] not in ((), (3,)):
@@ -118,14 +118,14 @@ def check_image_shape(n_features: int, image_shape) -> tuple[int, ...]:
         )
     if np.prod(shape) != n_features:
         raise ValueError(
-            f"image_shape={shape} makes {np.prod(shape)} numbers, but a sample has "
+            f"image_shape={shape} has {np.prod(shape)} values, but a sample has "
             f"{n_features} features."
         )
     return shape
 
 
 def draw_image(ax: Axes, sample: np.ndarray, shape, vmin, vmax, cmap) -> AxesImage:
-    """A sample (n_features,) as an image; in colour, scaled to be one."""
+    """Draw a sample (n_features,) as an image; colours are scaled to the range."""
     image = sample.reshape(shape)
     if image.ndim == 3:
         image = np.clip((image - vmin) / max(vmax - vmin, np.finfo(float).tiny), 0, 1)
@@ -138,9 +138,9 @@ def draw_image(ax: Axes, sample: np.ndarray, shape, vmin, vmax, cmap) -> AxesIma
 def draw_curves(
     ax: Axes, sample: np.ndarray, n_channels: int, spacing: float, sfreq, **style
 ) -> list[Line2D]:
-    """A sample (n_channels * n_times,) as one curve per channel.
+    """Draw a sample (n_channels * n_times,) as one curve per channel.
 
-    The first is on top, each other lower by the spacing.
+    The first channel is on top; each next one is lower by the spacing.
     """
     curves = sample.reshape(n_channels, -1)
     x = np.arange(curves.shape[1]) / (sfreq or 1)
@@ -148,7 +148,7 @@ def draw_curves(
     lines = ax.plot(x, curves.T + heights, **style)
     ax.margins(x=0)
     if spacing:
-        # As many labels as can be read.
+        # As many labels as are legible.
         every = -(-n_channels // 10)
         ax.set_yticks(heights[::every], [str(i) for i in range(0, n_channels, every)])
         ax.set_ylabel("Channel")
@@ -156,14 +156,14 @@ def draw_curves(
 
 
 def curve_spacing(samples: np.ndarray, n_channels: int) -> float:
-    """How far apart curves are drawn so that few of them cross."""
+    """Distance between curves at which few of them cross."""
     if n_channels == 1 or samples.size == 0:
         return 0.0
     return float(np.quantile(np.abs(samples), SHOWN_SHARE)) or 1.0
 
 
 def abscissa(n_channels: int, sfreq) -> str:
-    """What curves are drawn over."""
+    """Label of the horizontal axis of curves."""
     if sfreq is not None:
         return "Time (s)"
     return "Feature" if n_channels == 1 else "Sample"

@@ -1,4 +1,4 @@
-"""What displays take from fitted estimators."""
+"""Parts of fitted estimators that displays need."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def split_fitted(estimator) -> tuple[Any, BaseSparseAutoencoder]:
     Raises
     ------
     TypeError
-        If it is no SAE of this package, nor a Pipeline that ends with one.
+        If it is not an SAE of this package or a Pipeline that ends with one.
     sklearn.exceptions.NotFittedError
         If it is not fitted.
     """
@@ -32,14 +32,14 @@ def split_fitted(estimator) -> tuple[Any, BaseSparseAutoencoder]:
 
 
 def transformed(before, X):
-    """What reaches the SAE."""
+    """The data that reach the SAE."""
     return X if before is None else before.transform(X)
 
 
 def agreement_with(sae: BaseSparseAutoencoder) -> str:
-    """In words, whom `feature_agreement_` is agreement with."""
+    """Description of the dictionaries that `feature_agreement_` refers to."""
     if len(sae.dictionaries_) == 1 and not len(sae.witness_dictionaries_):
-        # Of a file: nobody knows whose.
+        # Read from a file, which does not name them.
         return "other dictionaries"
     n_witnesses = len(sae.witness_dictionaries_)
     if n_witnesses:
@@ -48,7 +48,7 @@ def agreement_with(sae: BaseSparseAutoencoder) -> str:
 
 
 def check_labels(labels, n: int) -> list[str]:
-    """One label for each of n dictionaries; None means their numbers."""
+    """One label for each of n dictionaries; None means their indices."""
     labels = list(map(str, range(n) if labels is None else labels))
     if len(labels) != n:
         raise ValueError(f"There are {len(labels)} labels for {n} dictionaries.")
@@ -56,16 +56,16 @@ def check_labels(labels, n: int) -> list[str]:
 
 
 def chosen(choice, name: str, scores: np.ndarray) -> np.ndarray:
-    """Items to show, the highest score first.
+    """Indices of the items to show, in order of descending score.
 
     Parameters
     ----------
     choice : int or array-like of int
-        How many, evenly spread over the ranks of the scores; or which.
+        How many, evenly spread over the ranks of the scores; or the indices.
     name : str
-        What the choice is called in errors.
+        Name of the choice in errors.
     scores : ndarray of shape (n_items,)
-        NaN is lowest.
+        NaN ranks lowest.
 
     Returns
     -------
@@ -82,5 +82,7 @@ def chosen(choice, name: str, scores: np.ndarray) -> np.ndarray:
         places = np.linspace(0, n_items - 1, min(int(wanted), n_items))
         return ranked[np.rint(places).astype(int)]
     if wanted.min() < 0 or wanted.max() >= n_items:
-        raise ValueError(f"{name} go from 0 to {n_items - 1}, got {wanted.tolist()}.")
+        raise ValueError(
+            f"{name} must be from 0 to {n_items - 1}, got {wanted.tolist()}."
+        )
     return wanted[np.argsort(-scores[wanted], kind="stable")]

@@ -1,4 +1,4 @@
-"""Samples before and after."""
+"""Samples and their reconstructions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ._fitted import chosen, split_fitted, transformed
 
 
 class ReconstructionDisplay:
-    """Samples before and after reconstruction, and what is lost.
+    """Samples beside their reconstructions, and the error.
 
-    Images are drawn one below the other, curves one over the other.
+    Images are drawn one below the other; curves are drawn on top of each other.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_reconstruction` to
     make one. All parameters are stored as attributes.
@@ -33,7 +33,7 @@ class ReconstructionDisplay:
     Parameters
     ----------
     samples : ndarray of shape (n_shown,), int
-        Numbers of the samples.
+        Indices of the samples.
     before, after : ndarray of shape (n_shown, n_features)
         The samples and their reconstruction.
     sample_fvu : ndarray of shape (n_shown,)
@@ -51,19 +51,19 @@ class ReconstructionDisplay:
     Attributes
     ----------
     images_ : ndarray of shape (2, n_shown)
-        What was drawn, before in the first row: AxesImage, or for curves lists of
-        Line2D.
+        Drawn artists, with the samples in the first row: AxesImage, or lists of Line2D
+        for curves.
     axes_ : ndarray of matplotlib Axes
-        Of images (2, n_shown), of curves (n_shown, 1).
+        Shape (2, n_shown) for images, and (n_shown, 1) for curves.
     ax_ : matplotlib Axes
-        What these are in.
+        Axes that contain them.
     figure_ : matplotlib Figure
         Figure that contains them.
 
     See Also
     --------
     skmfr.metrics.fvu : Fraction of variance unexplained.
-    skmfr.eeg.plot_overlay : A recording before and after.
+    skmfr.eeg.plot_overlay : Shows a recording before and after denoising.
 
     Examples
     --------
@@ -118,15 +118,15 @@ class ReconstructionDisplay:
         Parameters
         ----------
         estimator : MFRSparseAutoencoder or Pipeline
-            Fitted estimator, or pipeline that ends with one; then samples are shown as
-            they reach it.
+            Fitted estimator, or pipeline that ends with one. A pipeline shows samples
+            in the form in which they reach the estimator.
         X : array-like of shape (n_samples, n_features)
             Data.
         trusted_only : bool, default=False
             Whether to leave out the atoms that are not `trusted_`.
         samples : int or array-like of int, default=5
             How many samples to show, evenly spread from the best to the worst
-            reconstructed; or the numbers of those to show.
+            reconstructed; or the indices of the samples.
         image_shape : tuple of int, default=None
             Draw images of this height and width, or height, width and 3 in colour.
         n_channels : int, default=1
@@ -140,17 +140,17 @@ class ReconstructionDisplay:
         Returns
         -------
         display : ReconstructionDisplay
-            With what was drawn.
+            Display with the drawn artists.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed.
         TypeError
-            If the estimator is of another kind.
+            If the estimator has an unsupported type.
         ValueError
-            If it is not fitted, X does not suit it, there are no such samples, or they
-            cannot be drawn so.
+            If it is not fitted, X does not match it, there are no such samples, or they
+            cannot be drawn in this form.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         steps, sae = split_fitted(estimator)
@@ -177,7 +177,7 @@ class ReconstructionDisplay:
         sfreq=None,
         ax=None,
     ):
-        """Compare data and their reconstruction, of whatever origin.
+        """Compare data and their reconstruction from any source.
 
         Parameters
         ----------
@@ -187,7 +187,7 @@ class ReconstructionDisplay:
             Their reconstruction.
         samples : int or array-like of int, default=5
             How many samples to show, evenly spread from the best to the worst
-            reconstructed; or the numbers of those to show.
+            reconstructed; or the indices of the samples.
         image_shape : tuple of int, default=None
             As in :meth:`from_estimator`.
         n_channels : int, default=1
@@ -200,14 +200,15 @@ class ReconstructionDisplay:
         Returns
         -------
         display : ReconstructionDisplay
-            With what was drawn.
+            Display with the drawn artists.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed.
         ValueError
-            If the shapes differ, there are no such samples, or they cannot be drawn so.
+            If the shapes differ, there are no such samples, or they cannot be drawn in
+            this form.
         """
         import_pyplot(f"{cls.__name__}.from_reconstruction")
         total = fvu(X, X_hat)
@@ -226,7 +227,7 @@ class ReconstructionDisplay:
         ).plot(ax)
 
     def plot(self, ax=None):
-        """Draw.
+        """Draw the display.
 
         Parameters
         ----------
@@ -236,12 +237,12 @@ class ReconstructionDisplay:
         Returns
         -------
         display : ReconstructionDisplay
-            This display, with what was drawn.
+            This display, with the drawn artists.
 
         Raises
         ------
         ValueError
-            If the samples cannot be drawn so.
+            If the samples cannot be drawn in this form.
         """
         n_features = self.before.shape[1]
         shape = check_layout(n_features, self.image_shape, self.n_channels, self.sfreq)
@@ -266,7 +267,7 @@ class ReconstructionDisplay:
     def _draw_images(self, caller, ax, shape):
         n = len(self.samples)
         ax, self.axes_ = panels(caller, ax, (2, n), (0.6 + 1.5 * n, 4))
-        # Both on the scale of the data: what is beyond it is cut off.
+        # Both use the scale of the data; values beyond it are clipped.
         vmin, vmax = self.before.min(), self.before.max()
         for row, (label, images) in enumerate(self._rows().items()):
             for column, image in enumerate(images):

@@ -1,4 +1,4 @@
-"""How alike dictionaries are: all of them pairwise, or two of them atom by atom."""
+"""Similarity of dictionaries: all of them pairwise, or two of them atom by atom."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._utils.checks import unit_atoms
 from ._drawing import import_pyplot, new_axes
 from ._fitted import check_labels, split_fitted
 
-# Atoms are drawn one by one up to this many; above, in blocks.
+# Up to this many atoms, each atom is drawn; above, blocks of atoms are.
 MAX_PIXELS = 256
 
 
@@ -24,16 +24,16 @@ class Matched(NamedTuple):
     """(n_blocks, n_blocks), the largest cosine of each block of atoms"""
     block_size: int
     cosine: np.ndarray
-    """(n_components,), of matched atoms, falling"""
+    """(n_components,), cosines of matched atoms, descending"""
 
 
 class SimilarityDisplay:
-    """How alike dictionaries are.
+    """Similarity of dictionaries.
 
-    Either the mean cosine of matched atoms of all dictionaries, pair by pair; or the
-    cosines between all atoms of two of them.  There, matched atoms are on the diagonal,
-    the most alike first: what two SAEs have in common is a dark diagonal on a pale
-    ground, and ends where it fades.
+    It shows either the mean cosine of matched atoms for all pairs of dictionaries, or
+    the cosines between all atoms of two of them.  In the second case, matched atoms are
+    on the diagonal, in order of descending cosine.  The atoms that two SAEs share
+    appear as a dark diagonal on a pale ground, which ends where it fades.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_dictionaries` to make
     one. All parameters are stored as attributes.
@@ -43,12 +43,12 @@ class SimilarityDisplay:
     similarity : ndarray of shape (n, n)
         Cosines.
     labels : sequence of str
-        Names of the n dictionaries; or of the two whose atoms are compared.
+        Names of the n dictionaries, or of the two whose atoms are compared.
     matched_cosine : ndarray of shape (n_components,), default=None
-        Cosines of the matched atoms of two dictionaries, falling. None if all
+        Cosines of the matched atoms of two dictionaries, descending. None if all
         dictionaries are compared.
     block_size : int, default=1
-        Number of atoms to a row and column of `similarity`, which is then the largest
+        Number of atoms in each row and column of `similarity`, which holds the largest
         cosine of each block.
 
     Attributes
@@ -97,28 +97,28 @@ class SimilarityDisplay:
         estimator : MFRSparseAutoencoder or Pipeline
             Fitted estimator, or pipeline that ends with one.
         pair : tuple of two int, default=None
-            Which two to compare atom by atom; after the SAEs, the numbers go on with
-            the witnesses. None compares all.
+            Two dictionaries to compare atom by atom. Indices first count the SAEs and
+            then the witnesses. None compares all.
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         colorbar : bool, default=True
             Whether to add a colour bar.
         im_kwargs : dict, default=None
-            For ``Axes.imshow``, over the defaults.
+            Keyword arguments for ``Axes.imshow``, which override the defaults.
 
         Returns
         -------
         display : SimilarityDisplay
-            With what was drawn.
+            Display with the drawn artists.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed.
         TypeError
-            If the estimator is of another kind.
+            If the estimator has an unsupported type.
         ValueError
-            If it is not fitted, or there are no such two.
+            If it is not fitted, or there is no such pair.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         _, sae = split_fitted(estimator)
@@ -143,35 +143,35 @@ class SimilarityDisplay:
         colorbar=True,
         im_kwargs=None,
     ):
-        """Compare dictionaries, of whatever origin.
+        """Compare dictionaries from any source.
 
         Parameters
         ----------
         dictionaries : sequence of array-like of shape (n_components, n_features)
             Dictionaries of the same size.
         labels : sequence of str, default=None
-            Their names. None means their numbers.
+            Names of the dictionaries. None means their indices.
         pair : tuple of two int, default=None
-            Which two to compare atom by atom. None compares all.
+            Two dictionaries to compare atom by atom. None compares all.
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         colorbar : bool, default=True
             Whether to add a colour bar.
         im_kwargs : dict, default=None
-            For ``Axes.imshow``, over the defaults.
+            Keyword arguments for ``Axes.imshow``, which override the defaults.
 
         Returns
         -------
         display : SimilarityDisplay
-            With what was drawn.
+            Display with the drawn artists.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed.
         ValueError
-            If there are fewer than two dictionaries, their shapes differ, there are not
-            as many labels, or no such pair.
+            If there are fewer than two dictionaries, their shapes or the number of
+            labels differ, or there is no such pair.
 
         Notes
         -----
@@ -201,7 +201,7 @@ class SimilarityDisplay:
         return display.plot(ax, colorbar=colorbar, im_kwargs=im_kwargs)
 
     def plot(self, ax=None, *, colorbar=True, im_kwargs=None):
-        """Draw.
+        """Draw the display.
 
         Parameters
         ----------
@@ -210,12 +210,12 @@ class SimilarityDisplay:
         colorbar : bool, default=True
             Whether to add a colour bar.
         im_kwargs : dict, default=None
-            For ``Axes.imshow``, over the defaults.
+            Keyword arguments for ``Axes.imshow``, which override the defaults.
 
         Returns
         -------
         display : SimilarityDisplay
-            This display, with what was drawn.
+            This display, with the drawn artists.
         """
         ax = new_axes(f"{type(self).__name__}.plot", ax)
         draw = self._draw_all if self.matched_cosine is None else self._draw_pair
@@ -232,7 +232,7 @@ class SimilarityDisplay:
         self.im_ = ax.imshow(self.similarity, **style)
         self.text_ = np.empty((n, n), dtype=object)
         for (i, j), cosine in np.ndenumerate(self.similarity):
-            # Told from its ground by being light on dark, or dark on light.
+            # Contrast with the background: light on dark, or dark on light.
             color = "white" if self.im_.norm(cosine) > 0.5 else "black"
             self.text_[i, j] = ax.text(
                 j, i, f"{cosine:.2f}", ha="center", va="center", color=color
@@ -244,7 +244,7 @@ class SimilarityDisplay:
     def _draw_pair(self, ax, im_kwargs) -> str:
         n_components = len(self.matched_cosine)
         style = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1, **im_kwargs}
-        # Ticks are atoms, also where a pixel is many of them.
+        # Ticks count atoms, even where a pixel stands for many of them.
         end = len(self.similarity) * self.block_size
         self.im_ = ax.imshow(
             self.similarity, extent=(0, end, end, 0), interpolation="nearest", **style
@@ -283,7 +283,7 @@ def _mean_matched(units: list[np.ndarray]) -> np.ndarray:
 def _in_order_of_matching(atoms: np.ndarray, others: np.ndarray) -> Matched:
     """Cosines of unit atoms (n_components, n_features), matched ones on the diagonal.
 
-    Never more than a band of rows of the full matrix is in memory.
+    Only a band of rows of the full matrix is in memory at a time.
     """
     cosine, partner = matched_cosines(atoms, others)
     order = np.argsort(-cosine, kind="stable")

@@ -1,4 +1,4 @@
-"""How training went, step by step."""
+"""Training curves, step by step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from ._drawing import ABOVE, BLUE, import_pyplot, panels
 from ._fitted import split_fitted
 
-# What is shown.
+# Curves to show.
 PANELS = {
     "fvu": "FVU of each batch",
     "agreement": "Agreement (cosine)",
@@ -17,17 +17,17 @@ PANELS = {
 
 
 class TrainingHistory:
-    """A `callback` that has all steps of a fit recorded, in its `history_`.
+    """A `callback` that records all steps of a fit in the estimator's `history_`.
 
-    The records are a list of one dict per step, so that ``pandas.DataFrame(
-    sae.history_)`` is a table of it: "step" and what `callback` of
-    :class:`~skmfr.MFRSparseAutoencoder` is told. They are the estimator's. The callback
-    itself stays as it is, so that clones of an estimator, and fits after one another,
-    share nothing.
+    The records are a list with one dict per step, which ``pandas.DataFrame(
+    sae.history_)`` converts to a table. Each dict has "step" and the keys that
+    :class:`~skmfr.MFRSparseAutoencoder` passes to its `callback`. The estimator stores
+    the records. The callback itself does not change, so clones of an estimator, and
+    successive fits, share nothing.
 
     See Also
     --------
-    TrainingCurveDisplay : A picture of it.
+    TrainingCurveDisplay : Draws the records.
 
     Examples
     --------
@@ -45,19 +45,19 @@ class TrainingHistory:
     """
 
     def __call__(self, step, info):
-        """Give what is told, as a record for `history_`.
+        """Return the step and its info as a record for `history_`.
 
         Parameters
         ----------
         step : int
             Number of steps done.
         info : dict
-            What else is known.
+            Values that the estimator reports.
 
         Returns
         -------
         record : dict
-            All of it. A callback that does more than record can return this.
+            All of these. A callback that does more than record can return this as well.
         """
         return {"step": step, **info}
 
@@ -66,7 +66,7 @@ class TrainingHistory:
 
 
 class TrainingCurveDisplay:
-    """How training went: FVU, agreement, dead atoms, reinitialisations.
+    """Curves of training: FVU, agreement, dead atoms, reinitialisations.
 
     A grey background marks the steps in which the mutual penalty is on.
 
@@ -78,25 +78,25 @@ class TrainingCurveDisplay:
     step : ndarray of shape (n_steps,)
         Number of gradient steps done.
     fvu : ndarray of shape (n_steps,)
-        Fraction of variance unexplained of the batch, mean over the SAEs.
+        Fraction of variance unexplained of the batch, averaged over the SAEs.
     agreement : ndarray of shape (n_steps,), default=None
         Mean best cosine of one SAE's atoms in a witness, or another SAE.
     dead : ndarray of shape (n_steps,), default=None
         Share of dead atoms.
     n_reinits : ndarray of shape (n_steps,), default=None
-        How often SAEs were started anew so far.
+        Number of reinitialisations of SAEs so far.
     alpha : ndarray of shape (n_steps,), default=None
         Weight of the mutual penalty.
 
     Attributes
     ----------
     lines_ : dict of matplotlib Line2D
-        "fvu", and of "agreement", "dead" (in per cent) and "n_reinits" those that are
+        "fvu", and those of "agreement", "dead" (in per cent) and "n_reinits" that are
         known.
     axes_ : ndarray of matplotlib Axes
         One for each line.
     ax_ : matplotlib Axes
-        What these are in.
+        Axes that contain them.
     figure_ : matplotlib Figure
         Figure that contains them.
 
@@ -130,42 +130,42 @@ class TrainingCurveDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, *, ax=None, line_kwargs=None):
-        """Show how a fitted estimator was trained.
+        """Show the training of a fitted estimator.
 
         Parameters
         ----------
         estimator : MFRSparseAutoencoder or Pipeline
             Fitted estimator, or pipeline that ends with one. If its `callback` was a
-            :class:`TrainingHistory`, all of `history_` is shown, otherwise
+            :class:`TrainingHistory`, all of `history_` is shown; otherwise only
             `loss_curve_`, the FVU.
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         line_kwargs : dict, default=None
-            For ``Axes.plot``, over the defaults.
+            Keyword arguments for ``Axes.plot``, which override the defaults.
 
         Returns
         -------
         display : TrainingCurveDisplay
-            With what was drawn.
+            Display with the drawn artists.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed.
         TypeError
-            If the estimator is of another kind.
+            If the estimator has an unsupported type.
         ValueError
-            If it is not fitted, or was trained elsewhere.
+            If it is not fitted, or was trained by another package.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         _, sae = split_fitted(estimator)
         if not sae.n_steps_:
             raise ValueError(
-                "estimator was imported from another package: there is no training "
-                "to show."
+                "estimator was imported from another package, so it has no training "
+                "history to show."
             )
         if sae.history_ and _tell_fvu(sae.history_):
-            # Not of the steps before a checkpoint.
+            # The history lacks the steps before a checkpoint.
             step = np.arange(sae.n_steps_ - len(sae.history_), sae.n_steps_) + 1
             display = cls(step=step, **_columns(sae.history_))
         else:
@@ -174,21 +174,21 @@ class TrainingCurveDisplay:
 
     @classmethod
     def from_history(cls, history, *, ax=None, line_kwargs=None):
-        """Show the steps that were recorded.
+        """Show recorded steps.
 
         Parameters
         ----------
         history : list of dict
-            What `callback` was told in each step: `history_` of an estimator.
+            Values that `callback` received in each step: `history_` of an estimator.
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         line_kwargs : dict, default=None
-            For ``Axes.plot``, over the defaults.
+            Keyword arguments for ``Axes.plot``, which override the defaults.
 
         Returns
         -------
         display : TrainingCurveDisplay
-            With what was drawn.
+            Display with the drawn artists.
 
         Raises
         ------
@@ -201,32 +201,32 @@ class TrainingCurveDisplay:
         if not len(history):
             raise ValueError(
                 "history is empty. Fit an estimator with callback=TrainingHistory(), "
-                "and give its history_."
+                "and pass its history_."
             )
         display = cls(step=np.arange(len(history)) + 1, **_columns(history))
         return display.plot(ax, line_kwargs=line_kwargs)
 
     def plot(self, ax=None, *, line_kwargs=None):
-        """Draw.
+        """Draw the display.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes to draw in, divided into panels. None makes a new figure.
         line_kwargs : dict, default=None
-            For ``Axes.plot``, over the defaults.
+            Keyword arguments for ``Axes.plot``, which override the defaults.
 
         Returns
         -------
         display : TrainingCurveDisplay
-            This display, with what was drawn.
+            This display, with the drawn artists.
         """
         curves = {
             name: np.asarray(getattr(self, name), dtype=float)
             for name in PANELS
             if getattr(self, name) is not None
         }
-        # All NaN where there is nothing to agree with.
+        # All NaN if there are no other dictionaries to agree with.
         curves = {name: y for name, y in curves.items() if not np.isnan(y).all()}
         if "dead" in curves:
             curves["dead"] = 100 * curves["dead"]
@@ -243,7 +243,7 @@ class TrainingCurveDisplay:
             (self.lines_[name],) = axis.plot(self.step, y, **style)
             axis.set_title(PANELS[name], loc="left", fontsize=9)
             if name in ("dead", "n_reinits"):
-                # A little room below, so that zero can be seen.
+                # Leave a little room below, so that zero is visible.
                 axis.set_ylim(np.array([-0.05, 1.05]) * max(1.0, np.nanmax(y)))
             if name == "n_reinits":
                 axis.yaxis.get_major_locator().set_params(integer=True)
@@ -269,9 +269,9 @@ def _tell_fvu(records) -> bool:
 
 
 def _columns(records) -> dict[str, np.ndarray]:
-    """What is known at all steps, by name."""
+    """The values that are known for all steps, by name."""
     if not _tell_fvu(records):
-        raise ValueError('history has records without "fvu", which callback is told.')
+        raise ValueError('history has records without "fvu".')
     return {
         name: np.array([record[name] for record in records])
         for name in (*PANELS, "alpha")

@@ -58,7 +58,7 @@ def read_agreement(folder, sae: BaseSparseAutoencoder) -> None:
         n_atoms = check_arrays(file, SHAPES)["m"]
         if n_atoms != len(sae.components_):
             raise ValueError(
-                f"{AGREEMENT} is of {n_atoms} atoms, expected {len(sae.components_)}."
+                f"{AGREEMENT} has {n_atoms} atoms, expected {len(sae.components_)}."
             )
         agreement, trusted = (file.get_tensor(name) for name in SHAPES)
     # Up to rounding.

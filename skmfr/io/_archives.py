@@ -66,7 +66,7 @@ def _layouts_of_npz(path: Path) -> Layouts:
                 }[version]
                 shape, _, dtype = read_header(file)
             if prod(shape) * dtype.itemsize > member.file_size:
-                raise ValueError(f"{member.filename} is larger than its bytes")
+                raise ValueError(f"{member.filename} claims more bytes than it has")
             name = member.filename.removesuffix(".npy")
             layouts[name] = NAMES.get(dtype.name, dtype.name), shape
     return layouts
@@ -93,7 +93,7 @@ def read_state_dict(
             isinstance(name, str) and type(each) in (torch.Tensor, torch.nn.Parameter)
             for name, each in state.items()
         ):
-            raise ValueError("it holds something else than named tensors")
+            raise ValueError("it contains other objects than named tensors")
         layouts = {
             name: (_name_of(each.dtype), tuple(each.shape))
             for name, each in state.items()
@@ -101,7 +101,7 @@ def read_state_dict(
         for name, each in state.items():
             # One number may stand for many.
             if each.numel() * each.itemsize > each.untyped_storage().nbytes():
-                raise ValueError(f"{name} is larger than its bytes")
+                raise ValueError(f"{name} claims more bytes than it has")
     check_layouts(layouts, expected(set(layouts)))
     with undisturbed():
         return {
@@ -126,7 +126,7 @@ def whole(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise ValueError(
-            f"{path.name} is no whole file of its kind ({error})."
+            f"{path.name} is incomplete or not in the expected format ({error})."
         ) from error
 
 

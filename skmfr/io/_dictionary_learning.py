@@ -125,7 +125,7 @@ def _trainer_of(path: Path) -> dict[str, Any]:
         return {}
     trainer = read_json(path).get("trainer")
     if not isinstance(trainer, dict) or not isinstance(trainer.get("dict_class"), str):
-        raise ValueError(f"{CONFIG} does not tell the class of the SAE.")
+        raise ValueError(f"{CONFIG} does not name the class of the SAE.")
     return trainer
 
 
@@ -135,8 +135,8 @@ def _kind_of(names: set[str]) -> str:
     if len(kinds) != 1:
         what = " or ".join(kinds) or "none that is known"
         raise ValueError(
-            f"its class is {what}, by its arrays ({', '.join(sorted(names))}"
-            f"): {CONFIG}, which tells, is not there."
+            f"its arrays ({', '.join(sorted(names))}) fit the classes {what}, and "
+            f"{CONFIG}, which names the class, is missing."
         )
     return kinds[0]
 

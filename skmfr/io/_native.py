@@ -181,8 +181,7 @@ def load(path) -> MFRSparseAutoencoder:
         arrays = {name: file.get_tensor(name) for name in names}
         if metadata.get("sha256") != _digest(metadata["skmfr"], arrays):
             raise ValueError(
-                "it is damaged: its SHA-256 digest is not the one that it was saved "
-                "with."
+                "it is damaged: its SHA-256 digest differs from the one stored in it."
             )
         parameters = description["parameters"]
         if version < 5:
@@ -301,10 +300,10 @@ def _described(metadata: Mapping[str, str]) -> dict[str, Any]:
         description = json.loads(metadata["skmfr"])
         version = description["format_version"]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError("it is not a file of skmfr.io.save.") from error
+        raise ValueError("it was not written by skmfr.io.save.") from error
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(
-            f"it is in version {version} of the format, from skmfr "
+            f"it has version {version} of the format, from skmfr "
             f"{description.get('skmfr_version')}; this skmfr reads versions up to "
             f"{FORMAT_VERSION}: update skmfr."
         )
@@ -381,8 +380,8 @@ def _check_sizes(sizes: Mapping[str, int]) -> None:
     n_saes, n_witnesses = sizes["s"], sizes["w"]
     if sizes.get("n", n_saes + n_witnesses) != n_saes + n_witnesses:
         raise ValueError(
-            f"it has {n_saes} SAEs and {n_witnesses} witnesses, but goes on to train "
-            f"{sizes['n']}."
+            f"it has {n_saes} SAEs and {n_witnesses} witnesses, but its training state "
+            f"has {sizes['n']}."
         )
 
 
@@ -434,7 +433,7 @@ def _set_attributes(
     if "feature_names_in_" in attributes:
         names = attributes["feature_names_in_"]
         if not _is_list_of_str(names) or len(names) != n_features:
-            raise ValueError(f"feature_names_in_ are not {n_features} names.")
+            raise ValueError(f"feature_names_in_ does not hold {n_features} names.")
         sae.feature_names_in_ = np.array(names, dtype=object)
     if "set_output" in attributes:
         output = attributes["set_output"]

@@ -123,12 +123,11 @@ def to_neuronpedia(
     if codes.shape != (tokens.size, n_components):
         raise ValueError(
             f"codes has shape {codes.shape}, expected ({tokens.size}, {n_components}): "
-            "a row for each token, and a column for each atom."
+            "one row for each token and one column for each atom."
         )
     if effects is not None and len(effects.promoted) != n_components:
         raise ValueError(
-            f"effects is of {len(effects.promoted)} atoms, but there are "
-            f"{n_components}."
+            f"effects has {len(effects.promoted)} atoms, but there are {n_components}."
         )
     batch = {
         "model_id": str(model_name),

@@ -64,7 +64,9 @@ def opened(path, framework: str) -> Iterator[Any]:
             yield file
     except safetensors.SafetensorError as error:
         name = Path(path).name
-        raise ValueError(f"{name} is no whole safetensors file ({error}).") from error
+        raise ValueError(
+            f"{name} is not a complete safetensors file ({error})."
+        ) from error
 
 
 def check_arrays(file, expected: Mapping[str, str]) -> dict[str, int]:
@@ -104,7 +106,7 @@ def check_layouts(
     if missing := sorted(expected.keys() - names):
         raise ValueError(f"it lacks {', '.join(missing)}.")
     if unknown := sorted(names - expected.keys()):
-        raise ValueError(f"it has arrays that do not belong: {', '.join(unknown)}.")
+        raise ValueError(f"it has unexpected arrays: {', '.join(unknown)}.")
     sizes: dict[str, int] = {}
     for name, description in expected.items():
         dtype, shape = found[name]

@@ -230,7 +230,7 @@ def test_logit_effects_go_through_the_norm_of_the_model(
 
 def test_logit_effects_need_a_head_of_that_width(gpt2, model, sequences):
     sae, _ = fitted(model, sequences)
-    with pytest.raises(ValueError, match="must have a decoder head"):
+    with pytest.raises(ValueError, match="with an output embedding"):
         logit_effects(sae, model)
     narrow = MFRSparseAutoencoder(4, k=1, n_saes=1, n_witnesses=0, max_steps=5)
     narrow.fit(np.random.default_rng(0).normal(size=(20, 3)))

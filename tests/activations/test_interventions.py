@@ -376,5 +376,5 @@ def test_bad_splices_are_named(gpt2, tokens, changes, error, message):
 
 def test_a_model_without_logits_is_refused(tokens):
     model = nn.Sequential(nn.Embedding(50, 4), nn.Flatten())
-    with pytest.raises(ValueError, match="must give logits for each token"):
+    with pytest.raises(ValueError, match="gives logits for each token"):
         loss_recovered(model, "0", lambda X: X, tokens)

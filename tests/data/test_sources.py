@@ -177,12 +177,12 @@ def test_a_shard_unlike_the_others_is_named(tmp_path, bad, message):
 def test_a_shard_that_is_no_npy_file_is_named_with_the_reason(tmp_path):
     path = tmp_path / "data.csv"
     path.write_text("1, 2, 3")
-    with pytest.raises(ValueError, match=r"Shard 0 of X, .*data.csv, is no .npy file"):
+    with pytest.raises(ValueError, match=r"Shard 0 of X, .*csv, is not a .npy file"):
         Shards([path])
     path = tmp_path / "cut.npy"
     np.save(path, random_data())
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"cut.npy, is no .npy file.*: .*mmap length"):
+    with pytest.raises(ValueError, match=r"cut.npy, is not .* file.*: .*mmap length"):
         Shards([path])
     with pytest.raises(FileNotFoundError, match=r"missing.npy"):
         Shards([tmp_path / "missing.npy"])
@@ -279,5 +279,5 @@ def test_what_would_be_read_whole_is_refused_with_a_remedy(X, error, message):
 
 @pytest.mark.parametrize("kind", [str, Path])
 def test_one_path_is_refused_with_the_way_out(kind):
-    with pytest.raises(ValueError, match="list of one shard"):
+    with pytest.raises(ValueError, match="Pass a list that holds the path"):
         as_source(kind("X.npy"))

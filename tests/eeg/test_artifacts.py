@@ -285,7 +285,7 @@ def test_nothing_is_marked_where_there_are_no_artefacts():
 def test_what_does_not_fit_is_named(denoiser, raw):
     with pytest.raises(ValueError, match="X must be an mne.io.Raw, got ndarray"):
         score_atoms(denoiser, raw.get_data())
-    with pytest.raises(ValueError, match=r"channels=\['EOG 062'\] does not pick"):
+    with pytest.raises(ValueError, match=r"channels=\['EOG 062'\] does not select"):
         score_atoms(denoiser, raw, channels=["EOG 062"])
     with pytest.raises(ValueError, match=r"topographies\['a'\] .* got shape \(7,\)"):
         score_atoms(denoiser, raw, topographies={"a": BLINK[1:]})

@@ -207,12 +207,10 @@ def test_what_leaves_nothing_or_little_is_said(unsupervised):
         unsupervised.__dict__ | {"trusted_only": True, "sae_": sae}
     )
     with pytest.warns(
-        UserWarning, match="None of 16 atoms is trusted.* leaves nothing"
+        UserWarning, match="None of 16 atoms is trusted.* sets all codes to 0"
     ):
         trusting.transform(raw)
-    with pytest.warns(
-        UserWarning, match="fills 4 windows of 100 samples, from which 4"
-    ):
+    with pytest.warns(UserWarning, match="has 4 windows of 100 samples, from which 4"):
         clone(unsupervised).fit(raw)
 
 
@@ -393,7 +391,7 @@ def test_a_channel_marked_as_bad_is_denoised_where_picks_name_it(unsupervised):
     raw.info["bads"] = ["Cz", "O1"]
     with pytest.raises(ValueError, match=r"bad here: \['O1'\]"):
         named.transform(raw)
-    with pytest.raises(ValueError, match="picks='eeg' picks channels of MNE"):
+    with pytest.raises(ValueError, match="picks='eeg' selects channels of MNE"):
         EEGDenoiser(**SHORT, picks="eeg").fit(signals(3)[0])
 
 
@@ -768,7 +766,7 @@ def test_other_recordings_are_refused(unsupervised, supervised):
     bad.info["bads"] = ["Cz"]
     with pytest.raises(ValueError, match=r"bad here: \['Cz'\]"):
         unsupervised.transform(bad)
-    with pytest.raises(ValueError, match=r"is 50 Hz here and was 100 Hz"):
+    with pytest.raises(ValueError, match=r"is 50 Hz here but was 100 Hz"):
         unsupervised.transform(a_raw(data).resample(50, verbose="error"))
     with pytest.raises(ValueError, match="shorter than a window"):
         unsupervised.transform(a_raw(data[:1, :, :50]))
@@ -778,10 +776,10 @@ def test_other_recordings_are_refused(unsupervised, supervised):
         supervised.transform(data[:, :2])
     with pytest.raises(ValueError, match="fitted without y"):
         supervised.apply(data)
-    with pytest.raises(ValueError, match=r"picks=\['Oz'\] does not pick"):
+    with pytest.raises(ValueError, match=r"picks=\['Oz'\] does not select"):
         EEGDenoiser(picks=["Oz"]).fit(a_raw(data))
     no_eeg = a_raw(data).set_channel_types(dict.fromkeys(NAMES, "misc"))
-    with pytest.raises(ValueError, match="picks=None does not pick"):
+    with pytest.raises(ValueError, match="picks=None does not select"):
         EEGDenoiser().fit(no_eeg)
     everything = a_raw(data)
     everything.set_annotations(mne.Annotations([0.0], [6.0], ["BAD_all"]))

@@ -193,11 +193,11 @@ def test_denoisers_show_signals_of_all_channels(info):
 def test_maps_that_cannot_be_drawn_are_named(sae, info, monkeypatch):
     mne = sys.modules["mne"]
     from_estimator = DictionaryDisplay.from_estimator
-    with pytest.raises(ValueError, match="image_shape or info"):
+    with pytest.raises(ValueError, match="image_shape to draw images, or info"):
         from_estimator(sae, info=info, image_shape=(3, 4))
     with pytest.raises(ValueError, match="info has 5 channels"):
         from_estimator(sae, info=mne.create_info(5, 100, "eeg"))
-    with pytest.raises(ValueError, match="Give it a montage"):
+    with pytest.raises(ValueError, match="Set a montage"):
         from_estimator(sae, info=mne.create_info(NAMES, 100, "eeg"))
     monkeypatch.setitem(sys.modules, "mne", None)
     with pytest.raises(ImportError, match=r"skmfr\[eeg\]"):

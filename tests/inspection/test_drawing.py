@@ -108,7 +108,7 @@ def test_panels_divide_the_axes(sae):
     whole = left.get_position()
     assert axes[0, 0].get_position().x0 == pytest.approx(whole.x0)
     assert axes[1, 2].get_position().x1 == pytest.approx(whole.x1)
-    with pytest.raises(ValueError, match="no place in a grid"):
+    with pytest.raises(ValueError, match="not part of a subplot grid"):
         panels("test", figure.add_axes([0, 0, 1, 1]), (1, 1), None)
 
 

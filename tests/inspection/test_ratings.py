@@ -153,9 +153,9 @@ def change(**changes):
         (change(rating=2.5), "rates item 1 with 2.5"),
         (change(item=7), "has item 7, which is not in the key"),
         (change(item=2), "has item 2, which is there twice"),
-        (change(study="another"), "has no answers of study '0123abcd'"),
-        (change(rater="B"), r"is by several raters: \['A', 'B'\]"),
-        (lambda rows: rows.clear(), "has no answers of study"),
+        (change(study="another"), "has no answers for study '0123abcd'"),
+        (change(rater="B"), r"has several raters: \['A', 'B'\]"),
+        (lambda rows: rows.clear(), "has no answers for study"),
     ],
 )
 def test_files_with_other_answers_are_named(tmp_path, spoil, message):
@@ -173,9 +173,9 @@ def test_what_cannot_be_scored_is_told(tmp_path):
     damaged.write_text("[{")
     for answers, message in [
         (file, "answers must be a list of files"),
-        ([file], "answers hold no rating"),
-        ([], "answers hold no rating"),
-        ([file, file], "is by 'A', as another file is"),
+        ([file], "answers contain no rating"),
+        ([], "answers contain no rating"),
+        ([file, file], "is by 'A', and so is another file"),
         ([damaged], "damaged.json is damaged"),
     ]:
         with pytest.raises(ValueError, match=message):

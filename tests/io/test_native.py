@@ -381,7 +381,7 @@ def test_damaged_file_is_refused_or_as_it_was(path, content, count_refused):
 
 def test_truncated_file_is_refused(path, content):
     for length in [0, 1, 7, 8, 9, *range(100, len(content), 1009), len(content) - 1]:
-        refused(path, content[:length], "no whole safetensors file")
+        refused(path, content[:length], "not a complete safetensors file")
 
 
 def test_flipped_bit_in_an_array_is_refused(path, content):
@@ -395,7 +395,7 @@ def test_flipped_bit_in_an_array_is_refused(path, content):
     "length", [0, 1, 2**20, 99_999_999, 2**31, 2**63 - 1, 2**63, 2**64 - 1]
 )
 def test_header_of_another_length_is_refused(path, content, length):
-    refused(path, whole(*parts(content), length=length), "no whole safetensors file")
+    refused(path, whole(*parts(content), length=length), "not a complete safetensors")
 
 
 def test_files_of_other_kinds_are_refused(path):
@@ -403,10 +403,10 @@ def test_files_of_other_kinds_are_refused(path):
         def __reduce__(self):
             return (path.with_name("was run").touch, ())
 
-    refused(path, pickle.dumps(Harmful()), "no whole safetensors file")
-    refused(path, b"", "no whole safetensors file")
+    refused(path, pickle.dumps(Harmful()), "not a complete safetensors file")
+    refused(path, b"", "not a complete safetensors file")
     stored.save_file({"weight": np.zeros(3)}, path)
-    refused(path, path.read_bytes(), "not a file of skmfr.io.save")
+    refused(path, path.read_bytes(), "not written by skmfr.io.save")
     stored.save_file({"weight": np.zeros(3)}, path, {"skmfr": "[" * 10**6})
     refused(path, path.read_bytes(), "cannot be loaded")
     assert list(path.parent.iterdir()) == [path]

@@ -282,7 +282,7 @@ def test_sae_without_architecture_is_refused(tmp_path):
             },
             "no atoms",
         ),
-        ({"threshold": np.zeros(24)}, "do not belong: threshold"),
+        ({"threshold": np.zeros(24)}, "unexpected arrays: threshold"),
         ({"b_enc": None}, "lacks b_enc"),
     ],
 )
@@ -404,7 +404,7 @@ def test_training_goes_on_only_from_what_the_parameters_say(imported, make_sampl
     imported.set_params(warm_start=True, max_steps=5)
     for name, value in [("n_components", 30), ("tied", True)]:
         other = deepcopy(imported).set_params(**{name: value})
-        with pytest.raises(ValueError, match=f"{name}={value}, but the SAE to go on"):
+        with pytest.raises(ValueError, match=f"{name}={value}, but the SAE to cont"):
             other.fit(make_samples())
     np.testing.assert_array_equal(imported.transform(make_samples()), codes)
     assert imported.set_params(warm_start=False).fit(make_samples()).n_steps_ == 5

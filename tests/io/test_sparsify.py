@@ -126,7 +126,7 @@ def test_other_saes_are_refused(tmp_path, entries, message):
 
 def test_other_weights_are_refused(tmp_path):
     write(tmp_path, PLAIN, weights_with_norms(1.0) | {"W_skip": np.zeros((8, 8))})
-    with pytest.raises(ValueError, match="do not belong: W_skip"):
+    with pytest.raises(ValueError, match="unexpected arrays: W_skip"):
         from_sparsify(tmp_path)
 
 

@@ -181,7 +181,7 @@ def test_a_file_that_is_gone_gives_way_to_the_newer_one(
 def test_a_folder_that_cannot_be_is_told_before_training(tmp_path, settings):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "fits"):
-        with pytest.raises(OSError, match=f"checkpoint_dir is no folder.*{folder}"):
+        with pytest.raises(OSError, match=f"checkpoint_dir is not a folder.*{folder}"):
             Checkpoints(folder, {"k": 3}).load(settings)
 
 
@@ -356,7 +356,7 @@ def test_members_that_share_their_bytes_are_refused(checkpoints, settings):
         archive.writestr("more.npy", npy(arrays["losses"]))
     with pytest.raises(ValueError, match="cannot be read") as raised:
         checkpoints.load(settings)
-    assert "more than it has bytes" in str(raised.value.__cause__)
+    assert "more bytes than the file has" in str(raised.value.__cause__)
 
 
 def test_pickles_are_refused_and_not_run(tmp_path, checkpoints, settings):

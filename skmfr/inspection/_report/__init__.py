@@ -1,5 +1,5 @@
-"""Pages of atoms: to look through, and to rate without knowing whose they are.
+"""Pages of atoms, for browsing and for blinded rating.
 
-The folder has an underscore, as importing a module ``report`` would put it in the place
-of the function :func:`skmfr.inspection.report`.
+The folder has an underscore because importing a module named ``report`` would replace
+the function :func:`skmfr.inspection.report`.
 """

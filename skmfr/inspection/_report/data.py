@@ -1,4 +1,4 @@
-"""What the pages show of atoms, as plain lists, texts and base64."""
+"""Data of atoms for the pages, as plain lists, texts and base64."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .views import Shapes, View, significant, thinned
 if TYPE_CHECKING:
     from ...activations import Contexts, LogitEffects
 
-# Points of the curve of losses, at most.
+# Maximum number of points of the loss curve.
 N_POINTS = 300
 
 
@@ -26,7 +26,7 @@ class Words(NamedTuple):
     contexts: Contexts | None
     effects: LogitEffects | None
     tokenizer: Any
-    """None shows ids"""
+    """None shows token ids"""
 
     @property
     def _tokenizer(self):
@@ -48,7 +48,7 @@ class Words(NamedTuple):
         return texts
 
     def _contexts(self, contexts: Contexts, atom: int) -> list[dict[str, Any]]:
-        assert contexts.tokens is not None  # refused before
+        assert contexts.tokens is not None  # checked before
         (ranks,) = np.nonzero(contexts.inputs[atom] >= 0)
         return [
             {
@@ -67,7 +67,7 @@ class Words(NamedTuple):
 
 
 class _Ids:
-    """Stands for a tokenizer where there is none."""
+    """Replaces the tokenizer if there is none."""
 
     def decode(self, ids: list[int]) -> str:
         return " ".join(map(str, ids))
@@ -76,7 +76,7 @@ class _Ids:
 def details_of(
     statistics: AtomStatistics, atoms: Sequence[int], words: Words
 ) -> list[dict[str, Any]]:
-    """What is known of some atoms: samples, histograms, texts."""
+    """Samples, histograms and texts of some atoms."""
     return [
         {
             "samples": statistics.examples[atom][statistics.codes[atom] > 0].tolist(),
@@ -96,7 +96,7 @@ def _histogram(statistics: AtomStatistics, atom: int) -> dict[str, Any]:
 def packed_shapes(
     view: View, X: np.ndarray | Source, samples: np.ndarray, **rows: np.ndarray
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Shapes of samples and of whatever else, in 8 bits.
+    """Shapes of samples and other rows, in 8 bits per value.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def packed_shapes(
     Returns
     -------
     data : dict
-        The view, the samples' numbers, and the limits of each shape by name.
+        The view, the indices of the samples, and the limits of each shape by name.
     blobs : dict of str
         Their bytes in base64, by name.
     """
@@ -131,7 +131,7 @@ def packed_shapes(
 
 
 def _samples(described: list[dict[str, Any]]) -> np.ndarray:
-    """Samples that are shown somewhere, ascending."""
+    """Samples that are shown anywhere, ascending."""
     return np.array(sorted({s for atom in described for s in atom["samples"]}), int)
 
 
@@ -145,20 +145,20 @@ def report_data(
     names: dict[int, str],
     notes: dict[int, str],
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """All that the report shows.
+    """All data that the report shows.
 
     Parameters
     ----------
     estimator : MFRSparseAutoencoder
     X : ndarray of shape (n_samples, n_features)
     statistics : AtomStatistics
-        Of all atoms on X.
+        Statistics of all atoms on X.
     view : View
     atoms : ndarray of shape (n_detailed,), int
-        Which are shown in full.
+        Atoms that are shown in full.
     words : Words
     names, notes : dict of str
-        By atom.
+        By atom index.
 
     Returns
     -------
@@ -207,8 +207,8 @@ def report_data(
 
 
 def _loss_points(losses: np.ndarray) -> dict[str, Any]:
-    """Means of spans of the curve, and the middle of each."""
-    # SAEs that were trained elsewhere have none.
+    """Means over spans of the curve, and the middle of each span."""
+    # SAEs from other packages have no losses.
     n_spans = min(N_POINTS, len(losses))
     spans = np.array_split(losses, n_spans) if n_spans else []
     ends = np.cumsum([len(span) for span in spans])
@@ -224,10 +224,10 @@ def rating_data(
     view: View,
     study: str,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a rater sees of each item, and nothing that tells models apart.
+    """Data of each item that a rater sees, which do not reveal the model.
 
-    Codes are relative to the largest of the atom, and histograms have no numbers of
-    samples, because scale and density are much the same for all atoms of a model.
+    Codes are relative to the largest code of the atom, and histograms have no sample
+    counts, because scale and density are similar for all atoms of a model.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def rating_data(
     X : ndarray of shape (n_samples, n_features)
     view : View
     study : str
-        What answers and key are known by.
+        Identifier shared by answers and key.
 
     Returns
     -------
@@ -253,7 +253,7 @@ def rating_data(
 
 
 def _relative(item: dict[str, Any]) -> dict[str, Any]:
-    """An item with the largest code, and the most frequent bin, as units."""
+    """An item in units of its largest code and its most frequent bin."""
     histogram = item["histogram"]
     counts = np.array(histogram["counts"])
     largest = item["codes"][0]

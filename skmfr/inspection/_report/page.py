@@ -1,4 +1,4 @@
-"""One page from data: JSON and base64, style and script inline."""
+"""One page from data: JSON and base64, with style and script inline."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from .statistics import AtomStatistics
 def render(
     name: str, title: str, data: Mapping[str, Any], blobs: Mapping[str, str], **texts
 ) -> str:
-    """A page that needs nothing but itself, and runs no script but its own.
+    """A self-contained page that runs only its own script.
 
     Parameters
     ----------
     name : str
-        Of the files ``.html`` and ``.js`` that make this page.
+        Name of the files ``.html`` and ``.js`` that make this page.
     title : str
     data : mapping
-        What the script reads as JSON.
+        Data that the script reads as JSON.
     blobs : mapping of str
-        Base64 that it reads piece by piece, so that much is shown before all is
-        decoded.
+        Base64 data that the script reads piece by piece, so that the page shows much
+        before everything is decoded.
     **texts : str
-        HTML that the first file has places for.
+        HTML for the placeholders of the first file.
     """
     title = escape(title)
     style, code = _asset("report.css"), _asset("drawing.js") + _asset(f"{name}.js")
     content = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    # Nothing in a text may end the element that it stands in.
+    # No text may close the element that contains it.
     elements = [_inert("data", content.replace("<", "\\u003c"))]
     elements += [_inert(f"{of}-bytes", blob) for of, blob in blobs.items()]
     return Template(_asset("page.html")).substitute(
@@ -58,17 +58,17 @@ def _asset(name: str) -> str:
 
 
 def _inert(identity: str, content: str) -> str:
-    """An element that keeps what a script reads; by itself it does nothing."""
+    """An inert element that holds data for a script."""
     return f'<script type="text/plain" id="{identity}">{content}</script>'
 
 
 def _hash(code: str) -> str:
-    """How a content security policy names the inline code that it lets run."""
+    """Name of inline code that a content security policy allows to run."""
     return f"'sha256-{b64encode(sha256(code.encode()).digest()).decode()}'"
 
 
 def summary_html(estimator, statistics: AtomStatistics) -> str:
-    """What there is, in a few numbers, as pairs of a description list."""
+    """A summary in a few numbers, as pairs of a description list."""
     n_atoms, n_features = estimator.components_.shape
     n_saes, n_witnesses = map(
         len, (estimator.dictionaries_, estimator.witness_dictionaries_)
@@ -95,7 +95,7 @@ def _count(n: int, noun: str) -> str:
 
 
 def evidence(estimator) -> str:
-    """What the agreement of this fit is worth."""
+    """Description of how much evidence the agreement of this fit is."""
     if np.isnan(estimator.feature_agreement_).any():
         return "One SAE alone agrees with nobody: fit more, or witnesses."
     if not len(estimator.witness_dictionaries_) and len(estimator.dictionaries_) == 1:
@@ -113,7 +113,7 @@ def evidence(estimator) -> str:
 
 
 def rule(n_detailed: int, n_atoms: int) -> str:
-    """Which atoms are shown in full."""
+    """Explanation of the choice of atoms that are shown in full."""
     if n_detailed == n_atoms:
         return "All atoms are shown in full."
     return (

@@ -1,4 +1,4 @@
-"""What raters say about the atoms of several models, once the key is opened."""
+"""Ratings of the atoms of several models, after the key is opened."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCALE = (1, 2, 3, 4, 5)
 
 
 class ModelRating(NamedTuple):
-    """How the atoms of one model are rated.
+    """Ratings of the atoms of one model.
 
     Examples
     --------
@@ -36,17 +36,17 @@ class ModelRating(NamedTuple):
     """
 
     mean: float
-    """of the atoms' mean ratings"""
+    """mean of the atoms' mean ratings"""
     low: float
     high: float
-    """interval of the mean, over atoms; NaN for one atom alone"""
+    """interval of the mean, over atoms; NaN for a single atom"""
     n_atoms: int
-    """rated by somebody"""
+    """number of atoms that anyone rated"""
     n_ratings: int
 
 
 class RatingAgreement(NamedTuple):
-    """Ratings by model, and how far raters agree; by :func:`rating_agreement`.
+    """Ratings by model and agreement of raters, from :func:`rating_agreement`.
 
     Examples
     --------
@@ -65,14 +65,14 @@ class RatingAgreement(NamedTuple):
     models: dict[str, ModelRating]
     """by name, in the order of the key"""
     kappa: dict[tuple[str, str], float]
-    """Cohen's kappa of each two raters over the items that both have rated; NaN where
+    """Cohen's kappa of each pair of raters over the items that both have rated; NaN if
     chance alone would make them agree"""
     raters: list[str]
     ratings: np.ndarray
-    """(n_raters, n_items), in the order of the page; NaN where there is none"""
+    """(n_raters, n_items), in the order of the page; NaN if not rated"""
 
     def to_frame(self) -> pd.DataFrame:
-        """The models as a table.
+        """Make a table of the models.
 
         Returns
         -------
@@ -105,10 +105,10 @@ def rating_agreement(
     answers : sequence of path-like
         Files that raters saved from the page, CSV or JSON, one for each rater.
     weights : {"linear", "quadratic"} or None, default="quadratic"
-        How Cohen's kappa counts ratings that are near: by their difference, by its
-        square, or as any other disagreement.
+        How Cohen's kappa weights disagreements: by the difference, by its square, or
+        all equally.
     confidence_level : float, default=0.95
-        Of the intervals.
+        Confidence level of the intervals.
 
     Returns
     -------
@@ -119,14 +119,14 @@ def rating_agreement(
     Raises
     ------
     ValueError
-        If a file is no such file, or of another study; if a rating is not from 1 to 5,
-        an item is not in the key or twice in a file, two files have the same rater, or
-        there is no rating at all.
+            If a file is not an answer file, or belongs to another study; if a rating is
+            not from 1 to 5; if an item is not in the key, or twice in a file; if two
+            files have the same rater; or if there is no rating at all.
 
     Notes
     -----
-    Atoms are the sample: the interval is Student's for the mean of the atoms' mean
-    ratings, and so for atoms that were not drawn as well, but for these raters only.
+    Atoms are treated as the sample: Student's interval for the mean of the atoms' mean
+    ratings generalises to atoms that were not drawn, but only for these raters.
 
     References
     ----------
@@ -164,13 +164,13 @@ def rating_agreement(
         rater, ratings = _answers(file, study, places)
         if rater in of_raters:
             raise ValueError(
-                f"{fspath(file)} is by {rater!r}, as another file is: give one file "
-                "for each rater, each with a name of its own."
+                f"{fspath(file)} is by {rater!r}, and so is another file: pass one "
+                "file for each rater, each with a different name."
             )
         of_raters[rater] = ratings
     ratings = np.array(list(of_raters.values())).reshape(-1, len(rows))
     if np.isnan(ratings).all():
-        raise ValueError("answers hold no rating.")
+        raise ValueError("answers contain no rating.")
     names = np.array([str(row["model"]) for row in rows])
     models = {
         name: _model_rating(ratings[:, names == name], confidence_level)
@@ -184,7 +184,7 @@ def rating_agreement(
 
 
 def _model_rating(ratings: np.ndarray, confidence_level: float) -> ModelRating:
-    """Of one model's atoms, (n_raters, n_atoms)."""
+    """Rating of one model from the ratings of its atoms, (n_raters, n_atoms)."""
     rated = ratings[:, ~np.isnan(ratings).all(axis=0)]
     of_atoms = np.nanmean(rated, axis=0) if rated.size else np.empty(0)
     n, mean, low, high = len(of_atoms), np.nan, np.nan, np.nan
@@ -212,7 +212,7 @@ def _records(file) -> list[dict[str, Any]]:
     Raises
     ------
     ValueError
-        If it is neither.
+        If the file is not CSV or JSON.
     """
     text = Path(file).read_text(encoding="utf-8-sig")
     if text.lstrip()[:1] not in ("[", "{"):
@@ -223,7 +223,7 @@ def _records(file) -> list[dict[str, Any]]:
         raise ValueError(f"{fspath(file)} is damaged: {error}") from error
     if isinstance(records, list) and all(isinstance(each, dict) for each in records):
         return records
-    raise ValueError(f"{fspath(file)} holds no list of answers.")
+    raise ValueError(f"{fspath(file)} does not contain a list of answers.")
 
 
 def _checked_key(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -231,25 +231,25 @@ def _checked_key(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     if not rows or not all({"study", "item", "model"} <= set(row) for row in rows):
         raise ValueError("key must have rows with study, item and model.")
     if len({row["study"] for row in rows}) > 1:
-        raise ValueError("key must be of one study.")
+        raise ValueError("key must belong to one study.")
     return rows
 
 
 def _answers(file, study: str, places: dict[int, int]) -> tuple[str, np.ndarray]:
-    """Who rated, and the ratings in the order of the key, (n_items,)."""
+    """Name of the rater, and the ratings in the order of the key, (n_items,)."""
     records = _records(file)
     if not records or {record.get("study") for record in records} != {study}:
-        raise ValueError(f"{fspath(file)} has no answers of study {study!r}.")
+        raise ValueError(f"{fspath(file)} has no answers for study {study!r}.")
     raters = {str(record.get("rater") or "") for record in records}
     if len(raters) > 1:
-        raise ValueError(f"{fspath(file)} is by several raters: {sorted(raters)}.")
+        raise ValueError(f"{fspath(file)} has several raters: {sorted(raters)}.")
     ratings, seen = np.full(len(places), np.nan), set[int]()
     for record in records:
         item, rating = _number(record.get("item")), _number(record.get("rating"))
         if item is None or item not in places or item in seen:
             raise ValueError(
-                f"{fspath(file)} has item {record.get('item')!r}, which is "
-                + ("there twice." if item in seen else "not in the key.")
+                f"{fspath(file)} has item {record.get('item')!r}, which "
+                + ("appears twice." if item in seen else "is not in the key.")
             )
         seen.add(item)
         if rating is None:
@@ -264,7 +264,7 @@ def _answers(file, study: str, places: dict[int, int]) -> tuple[str, np.ndarray]
 
 
 def _number(value) -> int | None:
-    """A whole number, from text or not; None for none, -1 for anything else."""
+    """Convert text or a number to an integer; None if empty, -1 if invalid."""
     if value is None or value == "":
         return None
     try:

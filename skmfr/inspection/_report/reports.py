@@ -1,4 +1,4 @@
-"""Pages to look at atoms, and to rate them without knowing whose they are."""
+"""Pages for browsing atoms, and for blinded rating."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from .views import make_view
 
 
 class Report:
-    """A page that needs nothing but itself; notebooks show it.
+    """A self-contained page, which notebooks show.
 
-    Made by :func:`report`.
+    :func:`report` makes it.
 
     Examples
     --------
@@ -48,22 +48,22 @@ class Report:
         self._page = page
 
     def html(self) -> str:
-        """The page.
+        """Return the page as a string.
 
         Returns
         -------
         page : str
-            HTML with everything inside.
+            HTML that contains everything.
         """
         return self._page
 
     def write_html(self, path: str | PathLike) -> Path:
-        """Write the page to a file, which is whole or not there.
+        """Write the page to a file, completely or not at all.
 
         Parameters
         ----------
         path : path-like
-            File to write. One that exists is replaced.
+            File to write. An existing file is replaced.
 
         Returns
         -------
@@ -73,7 +73,7 @@ class Report:
         Raises
         ------
         OSError
-            If the file cannot be written, as when there is no such folder.
+            If the file cannot be written, for example because the folder is missing.
         """
         path = Path(path)
         with replacing(path) as fresh:
@@ -86,14 +86,14 @@ class Report:
         Returns
         -------
         path : Path
-            The file, which stays for the browser to read.
+            The file, which is kept for the browser.
         """
         path = self.write_html(Path(tempfile.mkdtemp(prefix="skmfr-")) / "report.html")
         webbrowser.open(path.as_uri())
         return path
 
     def _repr_html_(self) -> str:
-        # A document of its own, which cannot reach the notebook.
+        # A separate document, which cannot access the notebook.
         return (
             f'<iframe srcdoc="{escape(self._page)}" sandbox="allow-scripts '
             'allow-downloads" title="Report" style="width: 100%; height: 720px; '
@@ -102,15 +102,15 @@ class Report:
 
 
 class BlindedReport(Report):
-    """A page to rate atoms without knowing whose they are, and its key.
+    """A page for rating atoms without knowing their models, and its key.
 
-    Made by :func:`blinded_report`.
+    :func:`blinded_report` makes it.
 
     Attributes
     ----------
     key : list of dict
         For each item of the page, in its order: "study", "item" (from 1), "model",
-        "atom", "agreement" (None for one SAE alone), "trusted".
+        "atom", "agreement" (None for a single SAE), "trusted".
 
     Examples
     --------
@@ -134,18 +134,18 @@ class BlindedReport(Report):
         self.key = key
 
     def write(self, folder: str | PathLike) -> tuple[Path, Path]:
-        """Write the page, and beside it the key, which raters should not see.
+        """Write the page and, beside it, the key, which raters should not see.
 
         Parameters
         ----------
         folder : path-like
-            Made if it is not there.
+            Folder, which is created if it is missing.
 
         Returns
         -------
         page, key : Path
-            Files ``atoms.html``, and ``key.csv``, whose rows are those of `key`. The
-            column "item" is also in the answers that raters save.
+            Files ``atoms.html``, and ``key.csv`` with the rows of `key`. The column
+            "item" is also in the answers that raters save.
 
         Raises
         ------
@@ -194,68 +194,69 @@ def report(
     n_examples=8,
     max_norm_ratio=None,
 ) -> Report:
-    """Put all atoms on one page, to look through in a browser.
+    """Put all atoms on one page, to browse them.
 
-    A summary, how training went, how far atoms agree, and a table of all atoms to
-    sort, filter and search. An atom opens with its shape, the samples in which it is
-    strongest and a histogram of its codes. The page needs no network.
+    The page has a summary, training curves, the agreement of atoms, and a table of all
+    atoms that you can sort, filter and search. Each atom opens with its shape, the
+    samples in which it is strongest and a histogram of its codes. The page needs no
+    network.
 
     Parameters
     ----------
     estimator : MFRSparseAutoencoder or PretrainedSAE
-        Fitted.
+        Fitted SAE.
     X : array-like of shape (n_samples, n_features)
         Samples to show atoms in. They are read once, in blocks; a memory-mapped array
         stays on disk.
     image_shape : tuple of int, optional
-        (height, width), or (height, width, 3) for colours, if the features are pixels.
+        (height, width), or (height, width, 3) in colour, if the features are pixels.
     ch_names : sequence of str, optional
-        Names of channels, if the features are all times of the first channel, all of
-        the second, and so on, as in windows of EEG.
+        Names of channels, if the features are all times of the first channel, then of
+        the second, and so on, as in EEG windows.
     sfreq : float, optional
-        Samples per second of curves and channels, in hertz. None counts points.
+        Samples per second of curves and channels, in hertz. None numbers the points.
     contexts : Contexts, optional
-        From :func:`skmfr.activations.top_contexts`, to show instead of shapes and
-        samples, if the features are activations of a language model.
+        From :func:`skmfr.activations.top_contexts`. They are shown instead of shapes
+        and samples, if the features are activations of a language model.
     effects : LogitEffects, optional
         From :func:`skmfr.activations.logit_effects`.
     tokenizer : transformers tokenizer, optional
-        Makes text of tokens; without it they are ids.
+        Converts tokens to text; without it, token ids are shown.
     feature_names : sequence or mapping of str, optional
-        Names of atoms: one for each, or for some by number.
+        Names of atoms: one for each atom, or a mapping from atom indices.
     notes : mapping of str, optional
-        What there is to say about atoms, by number.
+        Notes on atoms, by atom index.
     title : str, optional
         Heading of the page.
     max_atoms : int, default=500
-        Atoms to show in full: those with the largest usage, the sum of their squared
-        codes. As atoms have unit norm, these do most in reconstructions. The others
-        have their row in the table.
+        Number of atoms to show in full: those with the largest usage, the sum of their
+        squared codes. Because atoms have unit norm, these contribute most to
+        reconstructions. The table lists the others.
     n_examples : int, default=8
-        Samples to show for each atom, those with the largest codes.
+        Number of samples to show for each atom, those with the largest codes.
     max_norm_ratio : float, default=None
-        Samples whose norm is above so many times ``estimator.median_norm_`` are left
-        out. First tokens, an extractor with `skip_first` leaves out of X.
+        Samples whose norm exceeds this multiple of ``estimator.median_norm_`` are left
+        out. To leave out first tokens, use an extractor with `skip_first`.
 
     Returns
     -------
     Report
         ``write_html(path)`` writes the page, ``open()`` shows it in a browser,
-        ``html()`` gives it as a string; at the end of a cell of a notebook it is shown.
+        ``html()`` returns it as a string. A notebook shows it at the end of a cell.
 
     Raises
     ------
     ValueError
-        If X is not as in :meth:`MFRSparseAutoencoder.transform`, or `image_shape`,
-        `ch_names`, `contexts`, names or notes do not fit the atoms; if no sample is
-        left, or `estimator` has no ``median_norm_``.
+        If X is not as in :meth:`MFRSparseAutoencoder.transform`; if `image_shape`,
+        `ch_names`, `contexts`, names or notes do not match the atoms; if no sample is
+        left; or if `estimator` has no ``median_norm_``.
 
     Notes
     -----
-    Density is the share of samples in which an atom is active, mean and largest are of
-    its codes there, usage is its share of the squared codes of all atoms. Shapes have
-    256 levels. Where they would take more than 11 MB, they are shown with fewer points,
-    means of neighbours; fewer `max_atoms` or `n_examples` leave more.
+    Density is the share of samples in which an atom is active. Mean and largest refer
+    to its codes there. Usage is its share of the squared codes of all atoms. Shapes
+    have 256 levels. If they would take more than 11 MB, they are averaged to fewer
+    points; a smaller `max_atoms` or `n_examples` keeps more.
 
     Examples
     --------
@@ -319,36 +320,37 @@ def blinded_report(
     n_examples=8,
     random_state=None,
 ) -> BlindedReport:
-    """Make a page to rate the atoms of several models without knowing whose they are.
+    """Make a page for rating atoms of several models without knowing the model.
 
-    One atom after the other, in random order: its shape, the samples in which it is
-    strongest, a histogram of its codes, and a form for a rating and a few words. The
-    page saves the answers as CSV or JSON, without network, and can load them again.
+    The page shows one atom after the other, in random order: its shape, the samples in
+    which it is strongest, a histogram of its codes, and a form for a rating and a few
+    words. It saves the answers as CSV or JSON, without network, and can load them
+    again.
 
-    Codes are shown relative to the largest of their atom, and without numbers of
-    samples: scale and density tell models apart.
+    Codes are shown relative to the largest code of their atom, and without sample
+    counts, because scale and density would reveal the model.
 
     Parameters
     ----------
     estimators : mapping of MFRSparseAutoencoder
-        Fitted models by name, of the same features. The names are in the key only.
+        Fitted models by name, with the same features. Only the key contains the names.
     X : array-like of shape (n_samples, n_features)
         Samples to show atoms in.
     image_shape, ch_names, sfreq
         As in :func:`report`.
     contexts : mapping of Contexts, optional
-        For each name of `estimators`, as in :func:`report`.
+        One for each name of `estimators`, as in :func:`report`.
     tokenizer : transformers tokenizer, optional
         As in :func:`report`.
     title : str, default="How clear is each atom?"
         Heading of the page.
     n_atoms : int, default=20
-        Atoms of each model, drawn at random among those that are active somewhere in
-        X; all of them if they are fewer.
+        Number of atoms of each model, drawn at random from those that are active in X;
+        all of them if there are fewer.
     n_examples : int, default=8
-        Samples to show for each atom.
+        Number of samples to show for each atom.
     random_state : int, RandomState instance or None, default=None
-        Determines which atoms, and their order.
+        Determines which atoms are drawn, and their order.
 
     Returns
     -------
@@ -358,8 +360,8 @@ def blinded_report(
     Raises
     ------
     ValueError
-        If there is no estimator or no active atom, `contexts` lacks one of the names,
-        or as in :func:`report`.
+        If there is no estimator or no active atom, if `contexts` lacks one of the
+        names, or as in :func:`report`.
 
     Examples
     --------
@@ -413,11 +415,12 @@ def _check_models(estimators: Mapping, contexts: Mapping | None) -> None:
         for estimator in estimators.values()
     ):
         raise ValueError(
-            f"estimators must be fitted SAEs by name, one at least, got {estimators!r}."
+            "estimators must be a non-empty mapping from names to fitted SAEs, got "
+            f"{estimators!r}."
         )
     if contexts is not None and set(contexts) != set(estimators):
         raise ValueError(
-            f"contexts are of {sorted(contexts)}, but estimators of "
+            f"contexts has the names {sorted(contexts)}, but estimators has "
             f"{sorted(estimators)}."
         )
 
@@ -425,7 +428,8 @@ def _check_models(estimators: Mapping, contexts: Mapping | None) -> None:
 def _view(estimator, image_shape, ch_names, sfreq, contexts):
     if contexts is not None and contexts.tokens is None:
         raise ValueError(
-            "contexts has no tokens to show: its inputs were no sequences of tokens."
+            "contexts has no tokens to show, because its inputs were not sequences of "
+            "tokens."
         )
     return make_view(
         estimator.n_features_in_,
@@ -440,20 +444,20 @@ def _view(estimator, image_shape, ch_names, sfreq, contexts):
 def _check_size(name: str, rows: np.ndarray | None, estimator) -> None:
     n_atoms = len(estimator.components_)
     if rows is not None and len(rows) != n_atoms:
-        raise ValueError(f"{name} is of {len(rows)} atoms, but there are {n_atoms}.")
+        raise ValueError(f"{name} has {len(rows)} atoms, but there are {n_atoms}.")
 
 
 def _by_atom(name: str, texts, n_atoms: int) -> dict[int, str]:
-    """Texts that are not empty, by number of the atom."""
+    """Texts that are not empty, by atom index."""
     if texts is None:
         return {}
     if isinstance(texts, str):
-        raise ValueError(f"{name} must be texts by number of the atom, got one text.")
+        raise ValueError(f"{name} must map atom indices to texts, got one text.")
     if not isinstance(texts, Mapping):
         if len(texts) != n_atoms:
             raise ValueError(
-                f"{name} has {len(texts)} texts, but there are {n_atoms} atoms; give "
-                "a mapping to name some of them."
+                f"{name} has {len(texts)} texts, but there are {n_atoms} atoms; pass "
+                "a mapping to name only some of them."
             )
         texts = dict(enumerate(texts))
     unknown = [atom for atom in texts if atom not in range(n_atoms)]
@@ -461,5 +465,5 @@ def _by_atom(name: str, texts, n_atoms: int) -> dict[int, str]:
         raise ValueError(
             f"{name} has {unknown[0]!r}, but atoms go from 0 to {n_atoms - 1}."
         )
-    # A NumPy integer is no key for JSON.
+    # JSON does not accept NumPy integers as keys.
     return {int(atom): str(text) for atom, text in texts.items() if text}

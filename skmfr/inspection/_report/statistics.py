@@ -1,4 +1,4 @@
-"""What each atom does on some data, in one pass over them."""
+"""Statistics of each atom on some data, computed in one pass."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from ..._data.moments import fvu_of_blocks
 from ..._data.sources import Source
 from ..._utils.top import Best
 
-# Bins of a histogram on either side of 0, a power of 2.
+# Bins of a histogram on each side of 0, a power of 2.
 N_BINS = 32
 # Exponent of a bin that is too narrow for any number.
 NARROWEST = -1100
 
 
 class AtomStatistics(NamedTuple):
-    """What each atom does on some data."""
+    """Statistics of each atom on some data."""
 
     n_samples: int
     fvu: float
-    """of the reconstruction"""
+    """FVU of the reconstruction"""
     n_active: np.ndarray
-    """(n_components,), samples in which the atom is active"""
+    """(n_components,), number of samples in which the atom is active"""
     total: np.ndarray
     """(n_components,), sum of the codes"""
     energy: np.ndarray
     """(n_components,), sum of the squared codes"""
     examples: np.ndarray
     """(n_components, n_examples), samples with the largest codes, in descending order;
-    -1 where there is none"""
+    -1 if there are fewer"""
     codes: np.ndarray
-    """(n_components, n_examples), their codes; 0 where there is none"""
+    """(n_components, n_examples), their codes; 0 if there are fewer"""
     histograms: Histograms
 
     @property
@@ -49,7 +49,7 @@ class AtomStatistics(NamedTuple):
 
     @property
     def mean(self) -> np.ndarray:
-        """(n_components,), mean code where the atom is active; 0 if nowhere."""
+        """(n_components,), mean code where the atom is active; 0 if never active."""
         return self.total / np.maximum(self.n_active, 1)
 
     @property
@@ -61,38 +61,38 @@ class AtomStatistics(NamedTuple):
     def usage(self) -> np.ndarray:
         """(n_components,), share of the squared codes of all atoms.
 
-        Atoms have unit norm, so this is how much of what is put into reconstructions
-        comes from each.
+        Because atoms have unit norm, this is the share of each atom in the sum of
+        squared contributions to reconstructions.
         """
         return self.energy / (self.energy.sum() or 1.0)
 
 
 class Histogram(NamedTuple):
-    """How often codes of one atom are how large, where it is active."""
+    """Counts of the codes of one atom, where it is active."""
 
     start: float
-    """where the first bin begins"""
+    """start of the first bin"""
     width: float
-    """of each bin"""
+    """width of each bin"""
     counts: np.ndarray
     """(n_bins,)"""
 
 
 class Histograms:
-    """Histograms of the codes of all atoms, zeros left out, of blocks of samples.
+    """Histograms of the nonzero codes of all atoms, from blocks of samples.
 
-    The bins of an atom are as narrow as a power of 2 can be for `N_BINS` of them to
-    reach its largest code.  They double their width when a larger one comes, so that
-    the result is that of all codes at once.
+    The bins of an atom have the smallest width, a power of 2, at which `N_BINS` of them
+    reach its largest code.  They double when a larger code comes, so the result equals
+    that from all codes at once.
     """
 
     def __init__(self, n_components: int):
         self.exponents = np.full(n_components, NARROWEST)
-        """(n_components,), of the width of each atom's bins"""
+        """(n_components,), exponent of the width of each atom's bins"""
         self.counts = np.zeros((n_components, 2 * N_BINS), dtype=int)
 
     def add(self, atoms: np.ndarray, values: np.ndarray) -> None:
-        """Count codes that are not 0.
+        """Count nonzero codes.
 
         Parameters
         ----------
@@ -111,7 +111,7 @@ class Histograms:
 
     def _widen(self, exponents: np.ndarray) -> None:
         atoms = np.flatnonzero(exponents > self.exponents)
-        # Further than to the last bit there is nothing to shift.
+        # After the last bit, there is nothing left to shift.
         shift = np.minimum(exponents[atoms] - self.exponents[atoms], 62)
         places = np.arange(-N_BINS, N_BINS) >> shift[:, None]
         wider = np.zeros((len(atoms), 2 * N_BINS), dtype=int)
@@ -121,7 +121,7 @@ class Histograms:
         self.exponents[atoms] = exponents[atoms]
 
     def of(self, atom: int) -> Histogram:
-        """From 0, or the smallest code if that is less, to the largest."""
+        """Histogram from 0, or the smallest code if negative, to the largest."""
         (filled,) = np.nonzero(self.counts[atom])
         first = min(filled, default=N_BINS)
         first, stop = min(first, N_BINS), max(N_BINS, max(filled, default=0) + 1)
@@ -132,16 +132,16 @@ class Histograms:
 def atom_statistics(
     estimator, X: np.ndarray | Source, n_examples: int, max_norm: float | None = None
 ) -> AtomStatistics:
-    """What each atom does on X, which is read and coded block by block.
+    """Statistics of each atom on X, which is read and coded block by block.
 
     Parameters
     ----------
     estimator : MFRSparseAutoencoder
-        Fitted.
+        Fitted estimator.
     X : ndarray or Source of shape (n_samples, n_features)
-        Checked.
+        Checked data.
     n_examples : int
-        Samples to keep for each atom.
+        Number of samples to keep for each atom.
     max_norm : float, optional
         Samples with a larger norm are left out.
 
@@ -174,7 +174,7 @@ def atom_statistics(
             counting = np.ones(len(block), dtype=bool)
             if max_norm is not None:
                 counting = np.linalg.norm(block, axis=1) <= max_norm
-                # Without active atoms they count nowhere; others keep their numbers.
+                # Without active atoms they do not count; others keep their indices.
                 left_out = torch.from_numpy(~counting).to(codes.values.device)
                 codes.values[left_out] = 0
             count(as_csr(codes, n_components), start)
@@ -184,7 +184,7 @@ def atom_statistics(
                 X_hat = coder.decode(codes).cpu().numpy()
                 yield block[counting], X_hat[counting]
         if not any(n_counting):
-            raise ValueError("max_norm_ratio leaves out each sample of X: raise it.")
+            raise ValueError("max_norm_ratio leaves out all samples of X: raise it.")
 
     fvu = fvu_of_blocks(reconstructed())
     return AtomStatistics(

@@ -1,4 +1,4 @@
-"""How atoms and samples are shown, and their numbers in few bytes."""
+"""Views of atoms and samples, and their numbers in few bytes."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 
 from .._drawing import check_image_shape
 
-# What shapes may take in a page; a third more once they are text.
+# Maximum size of the shapes in a page; as text, a third more.
 MOST_BYTES = 8_000_000
 LEVELS = 255
 
 
 class View(NamedTuple):
-    """How atoms and samples are shown."""
+    """The form in which atoms and samples are shown."""
 
     kind: str
     """"image", "channels", "curve", or "text", which has no shape"""
     shape: tuple[int, ...]
-    """of a row of features: (height, width), (height, width, 3), (n_channels, n_times)
-    or (n_features,)"""
+    """shape of a row of features: (height, width), (height, width, 3), (n_channels,
+    n_times) or (n_features,)"""
     labels: list[str]
-    """of channels, or of the features of a curve"""
+    """names of channels, or of the features of a curve"""
     step: float | None
     """seconds between two points of a curve"""
 
@@ -46,7 +46,7 @@ def make_view(
     image_shape, ch_names, sfreq
         As in :func:`report`.
     is_text : bool
-        Whether there are contexts to show instead.
+        Whether contexts are shown instead.
     labels : sequence of str
         Names of features.
 
@@ -59,7 +59,7 @@ def make_view(
     given = [name for name, value in ways.items() if value not in (None, False)]
     if len(given) > 1:
         raise ValueError(
-            f"{' and '.join(given)} are given, but atoms are shown in one way."
+            f"{' and '.join(given)} are given, but atoms can be shown in only one way."
         )
     if sfreq is not None and not 0 < sfreq < np.inf:
         raise ValueError(f"sfreq must be a positive number of hertz, got {sfreq!r}.")
@@ -72,8 +72,9 @@ def make_view(
         names = [str(name) for name in ch_names]
         if not names or n_features % len(names):
             raise ValueError(
-                f"ch_names has {len(names)} names, which must divide the {n_features} "
-                "features: they are all times of the first channel, of the second, ..."
+                f"ch_names has {len(names)} names, but the {n_features} features are "
+                "not a multiple of that: they hold all times of the first channel, "
+                "then of the second, and so on."
             )
         shape = len(names), n_features // len(names)
         return View("channels", shape, names, step)
@@ -81,9 +82,9 @@ def make_view(
 
 
 def thinned(view: View, n_shapes: int) -> View:
-    """The view with as many points as a page has room for, if so many are shown."""
+    """The view with as many points as the page has room for with so many shapes."""
     most = MOST_BYTES // max(1, n_shapes)
-    # Colours and channels stay what they are.
+    # Colours and channels are kept.
     kept = {"image": view.shape[2:], "channels": view.shape[:1]}.get(view.kind, ())
     factor, shape = 1, view.shape
     while prod(shape) > max(most, prod(kept)):
@@ -95,19 +96,19 @@ def thinned(view: View, n_shapes: int) -> View:
     if factor == 1:
         return view
     step = view.step and view.step * -(-view.shape[-1] // shape[-1])
-    # Names of features are of no use for means of several.
+    # Names of single features do not apply to means of several.
     labels = view.labels if view.kind == "channels" else []
     return View(view.kind, shape, labels, step)
 
 
 def averaged(rows: np.ndarray, view: View, fewer: View) -> np.ndarray:
-    """Rows of features with fewer points: means of neighbours.
+    """Rows of features averaged to fewer points.
 
     Parameters
     ----------
     rows : ndarray of shape (n_rows, n_features)
     view, fewer : View
-        As they are, and as :func:`thinned` wants them.
+        The original view, and the one from :func:`thinned`.
 
     Returns
     -------
@@ -126,12 +127,12 @@ def averaged(rows: np.ndarray, view: View, fewer: View) -> np.ndarray:
 
 
 def significant(values) -> list[float | None]:
-    """Numbers with 4 digits, and None where there is none."""
+    """Numbers with 4 digits, and None for missing ones."""
     return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values]
 
 
 class Shapes:
-    """Rows of features in 8 bits each, between the smallest and the largest."""
+    """Rows of features with 8 bits per value, between the smallest and the largest."""
 
     def __init__(self, view: View, fewer: View):
         self.view, self.fewer = view, fewer
@@ -150,7 +151,7 @@ class Shapes:
         self.bytes += np.rint(levels).astype(np.uint8).tobytes()
 
     def limits(self) -> dict[str, Any]:
-        """What 0 and `LEVELS` mean in each row."""
+        """Values of 0 and `LEVELS` in each row."""
         return {"low": self.low, "high": self.high}
 
     def text(self) -> str:
