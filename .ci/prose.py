@@ -34,7 +34,7 @@ RULES = {
     r"\b(do|does|goes|go) without\b": "does not need",
     r"\bin small( on\b|[.,;:]|$)": "on a small example",
     r"\b(tells|told|says|tell|say) of\b": "describes, reports",
-    r"\bof ((?!and |or )[\w·'-]+ ){1,3}of ((?!and |or )[\w·'-]+ ){1,3}of\b": "a chain of 'of'",
+    r"\b(of ((?!and |or )[\w·'-]+ ){1,3}){2}of\b": "a chain of 'of'",
     r"\bneither (\S+ ){1,12}nor (\S+ ){1,12}nor\b": "a list with 'not'",
     r"\bare not to be\b": "cannot be",
     r"\b(but|save) for\b": "except for",
@@ -45,7 +45,7 @@ RULES = {
     r"\b(color|behavior|favor|neighbor|labeled|modeled|gray|artifact)s?\b": "British",
     r"\bcenter(s|ed|ing)?\b": "centre",
     r"\banalyz(e|es|ed|ing)\b": "analyse",
-    r"\b(?!siz|resiz|priz|seiz|capsiz|downsiz)[a-z]{3,}iz(e[sd]?|ing|ations?)\b": "-ise",
+    r"\b(?!resiz|siz|priz|seiz)[a-z]{3,}iz(e[sd]?|ing|ations?)\b": "-ise",
 }
 RULES = {re.compile(rule, re.I): advice for rule, advice in RULES.items()}
 # Up to an empty line or the next item of a list.
@@ -71,8 +71,11 @@ INLINE = [r"``[^`]+``", r"`[^`]+`_?", r"https?://\S+", r"\b\w+_\w*\b"]
 
 def markdown(text: str) -> str:
     """The prose of a page of Markdown."""
-    code = [r"^ *(```+|~~~+|:::+).*?^ *\1 *$", r"^ *\|.*?$", r"^>.*?$", r"^    (?! *[-*\d]).*?$"]
-    text = erased([*code, r"\A---\n.*?^---$", r"\$\$.*?\$\$"], text)
+    fences, indented = r"^ *(```+|~~~+|:::+).*?^ *\1 *$", r"^    (?! *[-*\d]).*?$"
+    tables, quotes = r"^ *\|.*?$", r"^>.*?$"
+    text = erased(
+        [fences, indented, tables, quotes, r"\A---\n.*?^---$", r"\$\$.*?\$\$"], text
+    )
     return erased([r"\$[^$\n]*\$", *INLINE, r"\]\([^)]*\)"], text, "·")
 
 
@@ -132,17 +135,18 @@ def main(names: list[str]) -> int:
     """Print what is wrong in the files; 1 if anything is."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in names:
+        for number, name in enumerate(names):
             text = Path(name).read_text(encoding="utf-8")
             prose = python(text) if name.endswith(".py") else markdown(text)
             found += [f"{name}:{n}: {what}" for n, what in sorted(house_rules(prose))]
-            copy = Path(folder, name)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(prose, encoding="utf-8")
-        config = Path(__file__).with_name("proselint.json").resolve()
-        command = ["proselint", "check", "--config", config, *names]
-        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        found += (ran.stdout + ran.stderr).replace(f"{folder}/", "").splitlines()
+            Path(folder, f"{number}.txt").write_text(prose, encoding="utf-8")
+        config = Path(__file__).with_name("proselint.json")
+        command = ["proselint", "check", "--config", config, folder]
+        ran = subprocess.run(command, capture_output=True, text=True)
+        for line in (ran.stdout + ran.stderr).splitlines():
+            found.append(
+                re.sub(r"^\S*/(\d+)\.txt", lambda match: names[int(match[1])], line)
+            )
     print("\n".join(found))
     return bool(found)
 

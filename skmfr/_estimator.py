@@ -587,6 +587,15 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     def __sklearn_is_fitted__(self) -> bool:
         return "reference_sae_" in vars(self)
 
+    def _html_repr(self) -> str:
+        """Precede scikit-learn's HTML representation (from 1.7 on) by a summary."""
+        from ._training.diagnostics import fit_summary
+
+        summary = ""
+        if self.__sklearn_is_fitted__():
+            summary = f'<p class="skmfr-summary">{fit_summary(self)}</p>'
+        return summary + super()._html_repr()
+
 
 def check_parameters(sae: MFRSparseAutoencoder) -> None:
     """Validate the parameters, with scikit-learn's error messages."""

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from .progress import DEAD_WINDOW
 from .settings import Settings
 from .state import TrainingState
 
@@ -114,3 +115,22 @@ def share_of_duplicates(atoms: np.ndarray) -> float:
         n_near = np.sum(block @ atoms.T > DUPLICATE_COSINE, axis=1)
         n_duplicates += int(np.sum(n_near > 1))
     return n_duplicates / len(atoms)
+
+
+def fit_summary(estimator) -> str:
+    """A fitted estimator in one sentence: steps, FVU, dead and trusted atoms."""
+    n_atoms, trusted = len(estimator.trusted_), int(estimator.trusted_.sum())
+    window = min(DEAD_WINDOW, estimator.n_steps_)
+    facts = []
+    if len(estimator.loss_curve_):
+        facts.append(f"FVU {np.mean(estimator.loss_curve_[-window:]):.3g} in training")
+    # An estimator that was saved without its training state lacks this.
+    idle = (estimator._training or {}).get("idle")
+    if idle is not None:
+        dead = int((idle[estimator.reference_sae_] >= window).sum())
+        facts.append(f"{dead:,} of {n_atoms:,} atoms dead")
+    if np.isnan(estimator.feature_agreement_).all():
+        facts.append("agreement unknown without a witness")
+    else:
+        facts.append(f"{trusted:,} of {n_atoms:,} atoms trusted")
+    return f"Fitted in {estimator.n_steps_:,} steps: {', '.join(facts)}."

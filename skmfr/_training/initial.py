@@ -1,4 +1,4 @@
-"""Where atoms start from."""
+"""Initial atoms."""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,18 @@ from .._sae.ensemble import Ensemble
 from .._utils.random import INITIAL_ATOMS, random_numbers
 from .settings import Settings
 
-# Length of the noise that is added to atoms of an SAE that a group starts from: its
-# cosine with them is then 0.89, above what counts as alike.
+# Norm of the noise that is added to atoms of an SAE from which a group starts. Their
+# cosine with them is then 0.89, above the level that counts as alike.
 PRETRAINED_NOISE = 0.5
 
 
 def initial_atoms(
     standardiser: Standardiser, settings: Settings, i: int, attempt: int = 0
 ) -> Tensor:
-    """Atoms that one member starts from: random directions.
+    """Initial atoms of one member: random directions.
 
-    Nothing of the data is in them but the standard deviation of each feature, so that
-    what two members agree on in the end, they have learned.
+    They contain nothing of the data except the standard deviation of each feature, so
+    members have learned whatever they agree on at the end.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def initial_atoms(
 
 
 def untrained(standardiser: Standardiser, settings: Settings) -> Ensemble:
-    """SAEs as they are before the first step."""
+    """SAEs before the first step."""
     atoms = [
         initial_atoms(standardiser, settings, i) for i in range(settings.n_members)
     ]
@@ -54,7 +54,7 @@ def pretrained(
     Raises
     ------
     ValueError
-        If it is of another size, or not tied as the settings are.
+        If it has another size, or its tying differs from the settings.
     """
     given = Ensemble(
         *(
@@ -80,8 +80,8 @@ def pretrained(
 def start_group_from(given: Ensemble, ensemble: Ensemble, settings: Settings) -> None:
     """Make the group of an ensemble start from one SAE, in place, in its units.
 
-    The first is that SAE; the others have noise added to each of its atoms, and the
-    same, of the same length relative to it, to the encoder. Witnesses stay as they are.
+    The first member is that SAE. The other members have noise added to each atom, and
+    the same noise, of the same relative norm, to the encoder. Witnesses are unchanged.
     """
     members = range(settings.n_saes)
     for i in members:

@@ -5,9 +5,9 @@ The objective of a fit is::
     sum_i (FVU_i + AuxK_i - push * sum of biases c of dead atoms of i)
         + alpha * mean over pairs i < j of (1 - C(D_i, D_j))
 
-as a function of *normalised* atoms: of the gradients here, the part along an atom does
-not count (:class:`.optimiser.SphericalAdam`).  C is the mean cosine of matched atoms.
-Marks et al. (2024) call it MMCS, which in :mod:`skmfr.agreement` is another mean.
+as a function of *normalised* atoms: the component of the gradients along an atom is
+irrelevant (:class:`.optimiser.SphericalAdam`).  C is the mean cosine of matched atoms.
+Marks et al. (2024) call it MMCS, which is a different mean in :mod:`skmfr.agreement`.
 """
 
 from typing import NamedTuple
@@ -27,7 +27,7 @@ from .._sae.encoder import encode
 from .._sae.ensemble import Ensemble
 from .matches import PullGraph
 
-# Dead atoms that code what the active ones leave of a sample.
+# Number of dead atoms that code the residual of a sample.
 AUXILIARY_K = 4
 # Weight of the encoder biases of dead atoms, which rise until the atoms are active.
 PUSH = 3e-5
@@ -43,37 +43,37 @@ class Gradients(NamedTuple):
 
     @classmethod
     def like(cls, ensemble: Ensemble) -> "Gradients":
-        """Room for those of an ensemble."""
+        """Allocate gradients for an ensemble."""
         return cls(*(torch.empty_like(getattr(ensemble, name)) for name in cls._fields))
 
     def of(self, members: slice) -> "Gradients":
-        """Views, of some members."""
+        """Views of the gradients of some members."""
         return Gradients(*(part[members] for part in self))
 
 
 class Backward(NamedTuple):
-    """What codes leave of their targets, and the way from there back to parameters.
+    """Residuals of codes, and the way back to gradients of parameters.
 
-    For the loss sum (target - codes D)^2 / scale.
+    The loss is sum (target - codes D)^2 / scale.
     """
 
     residual: Tensor
     """(n_members * n_samples, n_features), target - codes D"""
     entries: AtomMajor
     d_codes: Tensor
-    """(n_entries,), derivatives for the codes that are active, sorted by atom"""
+    """(n_entries,), derivatives for the active codes, sorted by atom"""
     weights: Tensor
-    """(n_members * n_samples, k), of the residual in derivatives for atoms"""
+    """(n_members * n_samples, k), factors of the residual in derivatives for atoms"""
 
     @classmethod
     def of(
         cls, codes: SparseCodes, target: Tensor, ensemble: Ensemble, scale: float
     ) -> "Backward":
-        """From codes (n_members * n_samples, k) of targets (likewise, n_features)."""
+        """From codes (n_members * n_samples, k) of targets with as many rows."""
         residual, products = residual_products(
             target, codes, ensemble.decoder.flatten(0, 1)
         )
-        # The derivative for x_hat is -2 / scale * residual: the factor goes to the k
+        # The derivative for x_hat is -2 / scale * residual. The factor multiplies the k
         # codes of a sample instead of its n_features residuals.
         factor = -2.0 / scale
         d_codes = products.mul_(factor)
@@ -86,7 +86,7 @@ class Backward(NamedTuple):
         return bag_totals(self.d_codes, self.entries.offsets)
 
     def to_encoder_(self, out: Gradients, X_centred: Tensor) -> None:
-        """Write derivatives for encoders and their biases; X_centred was coded."""
+        """Write derivatives for encoders and biases; X_centred are coded samples."""
         _, rows, offsets = self.entries
         out.encoder_bias.copy_(self.d_encoder_bias().view_as(out.encoder_bias))
         bag_sums(
@@ -116,10 +116,10 @@ def reconstruction_(
     Parameters
     ----------
     gradients : Gradients
-        Written: of the sum of FVU over members.  Not yet tangent to the sphere; with
-        tied weights the encoder's and the decoder's are to be added.
+        Set to the gradients of the sum of FVU over members.  They are not yet tangent
+        to the sphere. With tied weights, add the encoder's and the decoder's.
     X_centred : Tensor of shape (n_members, n_samples, n_features)
-        Samples less the decoder bias.
+        Samples minus the decoder bias.
     codes : SparseCodes of shape (n_members * n_samples, k)
         Their codes by this ensemble.
     ensemble : Ensemble
@@ -149,16 +149,16 @@ def pursuit_reconstruction_(
     ensemble: Ensemble,
     total_variance: float,
 ) -> Tensor:
-    """FVU by matching pursuit, which decoders follow while encoders follow their own.
+    """FVU by matching pursuit for decoders, while encoders follow their own codes.
 
     Parameters
     ----------
     gradients : Gradients
-        Written: of encoders as :func:`reconstruction_` of the encoder's codes, of
-        decoders as that of matching pursuit's.
+        Set to the gradients of :func:`reconstruction_`: for encoders with the encoder's
+        codes, for decoders with those of matching pursuit.
     X_centred : Tensor of shape (n_members, n_samples, n_features)
     codes, pursued : SparseCodes of shape (n_members * n_samples, k)
-        By the encoder, by matching pursuit.
+        Codes by the encoder, and by matching pursuit.
     ensemble : Ensemble
     total_variance : float
 
@@ -188,7 +188,7 @@ def _to_decoder_bias_(
     ensemble: Ensemble,
     scale: float,
 ) -> None:
-    """Write derivatives for decoder biases: x_hat holds b, the encoder sees x - b."""
+    """Write derivatives for decoder biases: x_hat has b, the encoder sees x - b."""
     through_encoder = torch.bmm(d_encoder_bias.unsqueeze(1), ensemble.encoder).squeeze(
         1
     )
@@ -210,16 +210,17 @@ def add_auxiliary_(
     total_variance: float,
     low_precision: bool = False,
 ) -> None:
-    """Let dead atoms learn what the others leave: add the gradients of such a loss.
+    """Add the gradients of a loss by which dead atoms learn the residual of the others.
 
-    It is AuxK of Gao et al. (arXiv 2406.04093, A.2): the squared distance of the
-    residual, taken as fixed, from what a few dead atoms make of the sample,
-    TopK(ReLU(X_centred E^T + c)) D.  It weighs as much as the FVU, in whose units it
-    is, instead of 1/32, and decoder biases do not follow it.
+    It is AuxK of Gao et al. (arXiv 2406.04093, A.2): the squared distance between the
+    residual, which is held fixed, and its code by a few dead atoms,
+    TopK(ReLU(X_centred E^T + c)) D.  Its weight is that of FVU, in the same units,
+    instead of 1/32, and decoder biases do not follow it.
 
-    An atom whose pre-activations are negative in all samples has no gradient in it, as
-    most dead atoms have once learning rates are high: so their biases are pushed up, as
-    by the pre-activation loss of Conerly et al. (Transformer Circuits, January 2025).
+    An atom whose pre-activations are negative in all samples has no gradient in this
+    loss. With high learning rates, most dead atoms are like this, so their biases are
+    pushed up, as by the pre-activation loss of Conerly et al. (Transformer Circuits,
+    January 2025).
 
     Parameters
     ----------
@@ -238,7 +239,7 @@ def add_auxiliary_(
     for i, atoms in enumerate(dead):
         if len(atoms) == 0:
             continue
-        # Each member by itself, so that it trains as it would alone, to the bit.
+        # Each member separately, so that it trains as it would alone, to the bit.
         member = slice(i, i + 1)
         few = ensemble[member].only(atoms)
         k = min(AUXILIARY_K, len(atoms))
@@ -247,7 +248,7 @@ def add_auxiliary_(
         back = Backward.of(codes, residual[i], few, scale)
         back.to_encoder_(found, X_centred[member])
         back.to_decoder_(found)
-        # Of all processes that share a batch, whose gradients are added up.
+        # The sum over all processes that share a batch, whose gradients are added.
         found.encoder_bias.sub_(PUSH * X_centred.shape[2] / total_variance)
         for name in ("encoder", "encoder_bias", "decoder"):
             getattr(gradients, name)[i].index_add_(0, atoms, getattr(found, name)[0])
@@ -265,11 +266,11 @@ def add_mutual_penalty_(
     Parameters
     ----------
     gradient : Tensor of shape (n_chosen, n_components, n_features)
-        Of the dictionaries of the chosen SAEs, changed in place.
+        Gradient of the dictionaries of the chosen SAEs, changed in place.
     dictionaries : Tensor of shape (n_saes, n_components, n_features)
     pull : PullGraph
-        Symmetric weights W between all atoms: mean of C = 1/2 sum W_ab <D_a, D_b>, so
-        that its gradient is W D.
+        Symmetric weights W between all atoms: the mean of C is 1/2 sum W_ab <D_a, D_b>,
+        so its gradient is W D.
     alpha : float
     members : slice
         The chosen SAEs.

@@ -1,4 +1,4 @@
-"""Second chances: SAEs are reinitialised, and given atoms that others share."""
+"""Reinitialise SAEs, and share the atoms that one of them lacks."""
 
 import numpy as np
 import torch
@@ -14,11 +14,11 @@ from .settings import Settings
 from .state import TrainingState
 
 MAX_REINITS = 3
-# Two SAEs that have an atom this much alike have found a feature.
+# Two SAEs with atoms this much alike have found a feature.
 SHARED_COSINE = 0.99
-# Steps between two looks for atoms to share.
+# Number of steps between sharing atoms.
 SHARE_EVERY = 100
-# An SAE is given at most this share of its atoms at once.
+# Maximum share of its atoms that an SAE receives at once.
 MAX_GIVEN = 0.01
 
 
@@ -28,13 +28,13 @@ def revive(
     standardiser: Standardiser,
     settings: Settings,
 ) -> None:
-    """Give the second chances that are due after a step.
+    """Reinitialise and share as is due after a step.
 
     Parameters
     ----------
     state : TrainingState
     stage : Stage
-        What the step did.
+        Stage of the step.
     standardiser : Standardiser
     settings : Settings
     """
@@ -49,14 +49,14 @@ def revive(
 
 
 def activity_skewness(rates: Tensor, target: float) -> Tensor:
-    """Statistic of the conditional reinitialisation (arXiv 2411.01220).
+    """Statistic that triggers conditional reinitialisation (arXiv 2411.01220).
 
     Parameters
     ----------
     rates : Tensor of shape (..., n_components)
         Share of samples in which each atom is active.
     target : float
-        That share if all atoms were used alike, k / n_components.
+        The share if all atoms were used equally, k / n_components.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def reinitialise_skewed(
     settings: Settings,
     target: float,
 ) -> None:
-    """Start each SAE anew whose atoms are used too unequally, a few times at most."""
+    """Reinitialise SAEs whose atoms are used too unequally, a few times at most."""
     if settings.reinit_threshold is None:
         return
     skewness = activity_skewness(state.activity.rates, target).double().cpu().numpy()
@@ -86,13 +86,13 @@ def reinitialise_skewed(
 def transplant_shared(state: TrainingState, settings: Settings) -> None:
     """Give each SAE of the group atoms that two others share and it lacks.
 
-    An SAE lacks a shared atom if neither of the two is matched to one of its own.  The
-    given atoms take the places of the least active ones that no other SAE has either.
+    An SAE lacks a shared atom if no atom of the pair is matched to one of its atoms.
+    The new atoms replace the least active atoms that no other SAE shares.
 
     Parameters
     ----------
     state : TrainingState
-        With all pairs of SAEs matched.
+        State in which all pairs of SAEs are matched.
     settings : Settings
     """
     n_saes, matches = settings.n_saes, state.matches
@@ -102,7 +102,7 @@ def transplant_shared(state: TrainingState, settings: Settings) -> None:
     n_most = max(1, int(MAX_GIVEN * settings.n_components))
     gifts = []
     for i in range(n_saes):
-        # Of many SAEs, the two that follow: each is asked by two.
+        # With many SAEs, the next two; each SAE is then asked by two.
         j, m = sorted((i + step) % n_saes for step in (1, 2))
         shared = shared_atoms(state, (j, m))
         lacking = ~matches.with_partner(j, i)[shared[0]]
@@ -129,18 +129,18 @@ def transplant_shared(state: TrainingState, settings: Settings) -> None:
 
 
 def shared_atoms(state: TrainingState, pair: tuple[int, int]) -> np.ndarray:
-    """Atoms that two SAEs have in common, the most alike first.
+    """Atoms that two SAEs share, the most alike first.
 
     Returns
     -------
     ndarray of shape (2, n_shared)
-        Atoms of the one, of the other, each at most once.
+        Atoms of the first SAE, and of the second, each at most once.
     """
     edges = state.matches.edges[pair]
     cosine = edge_cosines(state.ensemble.decoder, pair, torch.from_numpy(edges))
     order = torch.argsort(cosine, descending=True, stable=True).cpu().numpy()
     shared = edges[:, order[: int((cosine > SHARED_COSINE).sum())]]
-    # Matched to the nearest, an atom may have several partners.
+    # With nearest-atom matching, an atom may have several partners.
     for side in (0, 1):
         _, first = np.unique(shared[side], return_index=True)
         shared = shared[:, np.sort(first)]
@@ -150,10 +150,10 @@ def shared_atoms(state: TrainingState, pair: tuple[int, int]) -> np.ndarray:
 def restart_member(
     state: TrainingState, settings: Settings, i: int, atoms: Tensor
 ) -> None:
-    """Give one member new atoms (n_components, n_features) and no past, in place."""
+    """Give one member new atoms (n_components, n_features) and no history, in place."""
     state.n_reinits[i] += 1
     ensemble = state.ensemble
-    # With tied weights the two are one tensor.
+    # With tied weights both are the same tensor.
     ensemble.encoder[i] = atoms
     ensemble.decoder[i] = atoms
     ensemble.encoder_bias[i] = 0.0
@@ -168,7 +168,7 @@ def restart_member(
 def restart_atoms(
     state: TrainingState, i: int, atoms: Tensor, directions: Tensor
 ) -> None:
-    """Give some atoms of one member new directions and no past, in place.
+    """Give some atoms of one member new directions and no history, in place.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def restart_atoms(
     ensemble.encoder[i, atoms] = directions
     ensemble.decoder[i, atoms] = directions
     ensemble.encoder_bias[i, atoms] = 0.0
-    # All parameters but the last, the decoder bias, have a row per atom.
+    # All parameters except the last, the decoder bias, have one row per atom.
     for parameter in state.parameters(i)[:-1]:
         moments = state.optimiser.state.get(parameter)
         if moments:

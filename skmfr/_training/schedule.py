@@ -1,4 +1,4 @@
-"""How learning rate, penalty and sparsity change over a fit, and when it ends."""
+"""Learning rate, penalty and sparsity over a fit, and its end."""
 
 from dataclasses import dataclass, replace
 from math import ceil, cos, inf, pi
@@ -6,48 +6,48 @@ from typing import NamedTuple
 
 from .settings import Settings
 
-# Shares of the planned steps: over which the learning rate and the penalty rise, over
-# which k falls from K_START * k, over which the learning rate falls at the end.
+# Shares of the planned steps: rise of the learning rate and the penalty, fall of k from
+# K_START * k, and final fall of the learning rate.
 WARM_UP = 0.05
 K_ANNEALING = 0.2
 K_START = 2
 COOL_DOWN = 0.5
-# Shares of that fall: from where to where the penalty goes; at the end of which
-# dictionaries are finished for matching pursuit, if they are meant for it.
+# Shares of that fall: start and end of the penalty's release; after the end,
+# dictionaries are finished for matching pursuit, if requested.
 RELEASE = 0.4, 0.6
 PURSUIT = 0.4
-# What is left of the learning rate where a model that a fit has brought to its end is
-# trained on: without the penalty, without new atoms, as in the last steps of the fit.
-# It falls with the root of batches that have fewer rows, whose gradients are noisier.
+# Factor of the learning rate when a model that a fit has finished is trained further,
+# without penalty and new atoms, as in the last steps of the fit.  It decreases with the
+# square root of smaller batches, whose gradients are noisier.
 SETTLED = 0.05
 SETTLED_ROWS = 256
 
 
 class Stage(NamedTuple):
-    """What a step does."""
+    """The settings of one step."""
 
     k: int
-    """active atoms per sample"""
+    """number of active atoms per sample"""
     alpha: float
     """weight of the penalty"""
     learning_rate: float
     pursue: bool
-    """whether dictionaries follow codes of matching pursuit, whose FVU is the loss,
-    while encoders follow their own; tied weights follow both"""
+    """whether dictionaries follow codes of matching pursuit, whose FVU is the loss;
+    encoders still follow their own codes; tied weights follow both"""
     positive: bool = False
-    """whether those codes are not negative"""
+    """whether those codes are non-negative"""
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Learning rate, penalty and sparsity of each step of a fit.
 
-    The learning rate rises, stays for the first half, and falls to zero in the second;
-    k falls from a multiple to its value, once in the life of a model.  The penalty
-    waits for the second half, since SAEs that are coupled while they search miss
-    features together; it rises as a cosine, and is gone before the end, so that each
-    SAE settles where it reconstructs best.  A model that has been fitted before is
-    coupled from its first step.
+    The learning rate rises, is constant for the first half, and falls to zero in the
+    second. k falls from a multiple to its value once in the life of a model.  The
+    penalty begins in the second half, because SAEs that are coupled while they search
+    miss the same features. It rises as a cosine and ends before the last steps, so that
+    each SAE settles where it reconstructs best.  A model that was fitted before is
+    coupled from the first step.
     """
 
     n_steps: int
@@ -69,7 +69,7 @@ class Schedule:
         return cls(n_steps, cool_down_from=n_steps, rising=1, annealing=0)
 
     def stage(self, step: int, settings: Settings) -> Stage:
-        """What a step does with these settings."""
+        """The stage of a step with these settings."""
         coupled = settings.n_saes > 1
         return Stage(
             k=self.k(step, settings.k, settings.n_components),
@@ -81,22 +81,22 @@ class Schedule:
 
     @classmethod
     def settled(cls, n_steps: int, batch_size: int) -> "Schedule":
-        """The last of a final fall: a low learning rate, lower for small batches."""
+        """The end of a final fall: a low learning rate, lower for small batches."""
         level = SETTLED * min(1.0, batch_size / SETTLED_ROWS) ** 0.5
         fall = ceil(n_steps / level)
         return cls(n_steps, cool_down_from=n_steps - fall, rising=1, annealing=0)
 
     @property
     def coupled_from(self) -> int:
-        """Steps before the penalty."""
+        """Number of steps before the penalty begins."""
         return self.cool_down_from if self.annealing else 0
 
     def falls_at(self, step: int) -> bool:
-        """Whether the final fall has begun, from which a model does not come back."""
+        """Whether the final fall has begun; it is never undone."""
         return step > self.cool_down_from
 
     def fall_from(self, step: int) -> "Schedule":
-        """The schedule whose final fall begins now, as if it had been planned so."""
+        """The schedule whose final fall begins now, as if it had been planned."""
         fall = ceil(step * COOL_DOWN / (1 - COOL_DOWN))
         return replace(
             Schedule.over(step + fall, anneal_k=False),
@@ -118,15 +118,15 @@ class Schedule:
         return (1 - cos(pi * risen)) / 2 * released
 
     def pursuing(self, step: int) -> bool:
-        """Whether dictionaries that are meant for it follow matching pursuit by now."""
+        """Whether dictionaries follow matching pursuit at this step, if requested."""
         return self._left(step) <= PURSUIT
 
     def _left(self, step: int) -> float:
-        """What is left of the final fall, as a share of it; 1 or more before it."""
+        """Remaining share of the final fall; 1 or more before it begins."""
         return (self.n_steps - step) / max(1, self.n_steps - self.cool_down_from)
 
     def k(self, step: int, k: int, n_components: int) -> int:
-        """Active atoms per sample."""
+        """Number of active atoms per sample."""
         if step >= self.annealing:
             return k
         start = min(K_START * k, n_components)
@@ -135,7 +135,7 @@ class Schedule:
 
 @dataclass
 class Plateau:
-    """Tells when a loss has stopped falling."""
+    """Detects that a loss has stopped falling."""
 
     tol: float = 0.0
     patience: int = 1
@@ -145,7 +145,7 @@ class Plateau:
     def ends_with(self, loss: float) -> bool:
         """Whether this is the last of ``patience`` losses without a gain of ``tol``.
 
-        Then the count begins anew.
+        The count then starts again.
         """
         gained = loss < self.best - self.tol
         self.n_without_gain = 0 if gained else self.n_without_gain + 1
@@ -157,5 +157,5 @@ class Plateau:
 
 
 def due(step: int, every: int | None) -> bool:
-    """Whether what is done every so many steps is done now; with None never."""
+    """Whether an action is due that happens every `every` steps; never if None."""
     return every is not None and step % every == 0

@@ -1,4 +1,4 @@
-"""What the parameters amount to on some data."""
+"""Settings of a fit, derived from parameters and data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ import torch
 
 from .._utils.devices import resolve_device
 
-# Steps of a fit by default; more if one pass over the data takes more.
+# Default number of steps of a fit; more if one pass over the data needs more.
 DEFAULT_STEPS = 2000
-# More epochs than this teach an SAE single samples.
+# Default maximum number of epochs: more of them fit single samples.
 DEFAULT_EPOCHS = 500
-# Learning rate by default, times the fourth root of the number of features.
+# Default learning rate, times the fourth root of the number of features.
 AUTO_LEARNING_RATE = 0.047
 MAX_AUTO_COMPONENTS = 4096
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the parameters of the estimator amount to; nothing changes it."""
+    """Settings that the parameters of the estimator determine; immutable."""
 
     n_components: int
     n_saes: int
@@ -39,30 +39,30 @@ class Settings:
     for_pursuit: bool
     """whether dictionaries are finished for codes of matching pursuit"""
     positive_code: bool
-    """whether those are not negative"""
+    """whether those codes are non-negative"""
 
     @property
     def n_members(self) -> int:
-        """SAEs of the group, and witnesses."""
+        """Number of SAEs in the group plus witnesses."""
         return self.n_saes + self.n_witnesses
 
     def member_key(self, i: int) -> tuple[int, int]:
-        """Key of a member's random numbers, whatever the size of the group."""
+        """Key of a member's random numbers, independent of the size of the group."""
         return (0, i) if i < self.n_saes else (1, i - self.n_saes)
 
 
 def auto_learning_rate(n_features: int) -> float:
-    """The learning rate of data with so many features by default."""
+    """Default learning rate for data with this many features."""
     return AUTO_LEARNING_RATE / n_features**0.25
 
 
 def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
-    """What parameters amount to on data with so many features.
+    """Settings for data with this many features.
 
     Raises
     ------
     ValueError
-        If some do not go together, or a number is too large for the precision.
+        If parameters contradict each other, or a number is too large for the precision.
     """
     every = parameters["checkpoint_every"]
     if every is not None and parameters["checkpoint_dir"] is None:
@@ -75,7 +75,7 @@ def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
         learning_rate = auto_learning_rate(n_features)
     precision = parameters["precision"]
     dtype = torch.float64 if precision == "float64" else torch.float32
-    # What Adam squares must not overflow.
+    # The squares that Adam computes must not overflow.
     largest = torch.finfo(dtype).max ** 0.5
     for name, value in [
         ("alpha", parameters["alpha"]),
@@ -105,10 +105,10 @@ def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
 
 
 def n_steps_of(parameters: Mapping, steps_per_epoch: float) -> int:
-    """Length of a fit: max_iter epochs, but no more than max_steps.
+    """Length of a fit: max_iter epochs, and at most max_steps.
 
-    If neither is given, a default number of steps, in no more than a default number of
-    epochs, but one epoch at least.
+    If neither is given, the default number of steps, in at most the default number of
+    epochs, but at least one epoch.
     """
     max_iter, max_steps = parameters["max_iter"], parameters["max_steps"]
     if max_iter is not None:

@@ -1,4 +1,4 @@
-"""All that training changes, in torch while it trains and as NumPy arrays elsewhere."""
+"""Everything that training changes, as tensors in training and arrays elsewhere."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -16,8 +16,8 @@ from .optimiser import SphericalAdam
 from .schedule import Plateau, Schedule
 from .settings import Settings
 
-# The one table of what there is to keep: checkpoints, pickles and skmfr.io write and
-# read these arrays.  Of n SAEs and witnesses with m atoms of d features, after t steps.
+# The only table of the arrays to keep: checkpoints, pickles and skmfr.io write and read
+# them.  For n SAEs and witnesses with m atoms of d features, after t steps.
 FIELDS = {
     "encoder": "float n m d",  # not with tied weights
     "encoder_bias": "float n m",
@@ -32,11 +32,11 @@ FIELDS = {
     "plateau": "float 4",
     "step": "int",
 }
-# Beside them the matches of each pair of SAEs, and what Adam keeps of each parameter.
+# In addition, the matches of each pair of SAEs, and Adam's state of each parameter.
 MATCHES = re.compile(r"matches (\d+) (\d+)")
 MOMENTS = re.compile(r"adam (\d+) (step|exp_avg|exp_avg_sq)")
 WEIGHTS = ("encoder", "encoder_bias", "decoder", "decoder_bias")
-# Steps that there is room for the losses of at once.
+# Losses are allocated for this many steps at once.
 MORE_LOSSES = 1024
 
 
@@ -53,23 +53,23 @@ class TrainingState:
     losses: Tensor
     """(at least n_steps, n_members), FVU on the batch of each step"""
     n_steps: int = 0
-    """steps done in the life of the model"""
+    """number of steps in the life of the model"""
     schedule: Schedule = Schedule.constant(0)
-    """of the present fit"""
+    """schedule of the current fit"""
     plateau: Plateau = field(default_factory=Plateau)
     step: int = 0
-    """steps done in the present fit"""
+    """number of steps in the current fit"""
     lent: bool = False
-    """whether the large arrays are somebody else's, not to be changed"""
+    """whether the large arrays belong to another object and must not be changed"""
 
     def begin(self, schedule: Schedule, plateau: Plateau) -> None:
-        """Begin a fit that goes on from here."""
+        """Begin a fit that continues from here."""
         self.schedule, self.plateau, self.step = schedule, plateau, 0
 
     def note_losses(self, fvu: Tensor) -> None:
-        """Take note of the FVU of a step, (n_members,)."""
+        """Record the FVU of a step, (n_members,)."""
         if self.n_steps == len(self.losses):
-            # A schedule may be longer than training is.
+            # Training may end before the schedule does.
             n_more = min(max(1, self._left), max(MORE_LOSSES, self.n_steps))
             room = self.losses.new_full((n_more, self.losses.shape[1]), torch.nan)
             self.losses = torch.cat([self.losses, room])
@@ -81,7 +81,7 @@ class TrainingState:
         return self.schedule.n_steps - self.step
 
     def own(self) -> None:
-        """Take room for what is lent, before a step reads it and writes there."""
+        """Allocate arrays for what is lent, before a step reads and writes them."""
         if not self.lent:
             return
         former, ensemble = self.optimiser, self.ensemble
@@ -93,7 +93,7 @@ class TrainingState:
         self.lent = False
 
     def parameters(self, i: int) -> list[Tensor]:
-        """Parameters of one member as the optimiser knows them."""
+        """Parameters of one member, as the optimiser lists them."""
         return self.optimiser.param_groups[i]["params"]
 
     def all_parameters(self) -> list[Tensor]:
@@ -123,7 +123,7 @@ def new_state(ensemble: Ensemble, settings: Settings) -> TrainingState:
 
 
 def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
-    """Everything that it takes to train on: the arrays of `FIELDS` and beside them."""
+    """Everything needed to train further: the arrays of `FIELDS`, and the others."""
     ensemble, activity = state.ensemble, state.activity
     n_components = ensemble.n_components
     arrays = {
@@ -158,13 +158,13 @@ def from_arrays(
     arrays : mapping
     settings : Settings
     lent : bool
-        Whether the state may hold large arrays that it is given, until a step would
-        change them.  All others are copied.
+        Whether the state may hold the large arrays that it receives, until a step
+        changes them.  All others are copied.
     """
 
     def tensor(name: str) -> Tensor:
         array = arrays[name]
-        # PyTorch warns of arrays that may not be written to.
+        # PyTorch warns about read-only arrays.
         if lent and _is_large(name) and array.flags.writeable:
             return torch.from_numpy(array).to(settings.device)
         return torch.tensor(array, device=settings.device)
@@ -195,7 +195,7 @@ def from_arrays(
             state.optimiser.state[parameter] = {
                 name.rsplit(" ", 1)[1]: tensor(name) for name in names
             }
-    # In the order that training matches them in, whatever that of the arrays.
+    # In the order in which training matches them, whatever the order of the arrays.
     for i, j in state.matches.pairs:
         if f"matches {i} {j}" in arrays:
             state.matches.edges[i, j] = arrays[f"matches {i} {j}"]
@@ -203,16 +203,16 @@ def from_arrays(
 
 
 def _is_large(name: str) -> bool:
-    """Whether an array is as large as the weights, and none but `own` must care."""
+    """Whether an array is as large as the weights; only `own` needs to handle these."""
     return name in ("encoder", "decoder") or MOMENTS.fullmatch(name) is not None
 
 
 def layouts(names: Iterable[str]) -> dict[str, str]:
-    """What the arrays of a state that has some of these names must look like."""
+    """Required layout of the arrays in a state that has some of these names."""
     names = set(names)
     tied = "encoder" not in names
     expected = {n: layout for n, layout in FIELDS.items() if n != "encoder" or not tied}
-    # Parameters of an SAE as the optimiser knows them, without the axis of SAEs.
+    # Parameters of an SAE as the optimiser lists them, without the axis of SAEs.
     parameters = [FIELDS[name].replace(" n", "") for name in WEIGHTS[tied:]]
     for name in names:
         if MATCHES.fullmatch(name):

@@ -1,4 +1,4 @@
-"""One step of all SAEs on a batch: gradients are found, and then all moves on."""
+"""One step of all SAEs on a batch: compute gradients, then update."""
 
 from typing import NamedTuple
 
@@ -20,25 +20,25 @@ from .objective import (
 from .schedule import Stage, due
 from .state import TrainingState
 
-# Members that have fewer pre-activations in a batch, together, take a step as one, for
-# the sake of what an operation costs by itself.  On a CPU, what one step writes is then
-# still in the cache for the next; on a GPU, arrays of all members must fit in memory.
+# Members with fewer pre-activations in a batch, in all, take a step together, to save
+# the overhead of operations.  On a CPU, the output of one operation is then still in
+# the cache for the next; on a GPU, arrays of all members must fit in memory.
 SMALL = {"cpu": 1 << 23, "cuda": 1 << 30}
 
 
 class Found(NamedTuple):
-    """What a batch tells, beside the gradients."""
+    """Results of a batch in addition to the gradients."""
 
     fvu: Tensor
-    """(n_members,), by matching pursuit where decoders follow it"""
+    """(n_members,), by matching pursuit if decoders follow it"""
     rates: Tensor
     """(n_members, n_components), share of samples in which each atom is active"""
 
 
 def room_for_gradients(state: TrainingState) -> Gradients:
-    """Gradients of all members that each step writes anew, where the optimiser looks.
+    """Gradients of all members, which each step overwrites, shared with the optimiser.
 
-    Fresh pages cost as much as what is computed into them.
+    Fresh pages would cost as much as the computation.
     """
     gradients = Gradients.like(state.ensemble)
     stacked = gradients[1:] if state.ensemble.tied else gradients
@@ -66,11 +66,11 @@ def take_step(
         Standardised samples: this process's part of the batch.
     stage : Stage
     room : Gradients
-        For those of this state, from :func:`room_for_gradients`.
+        Gradients of this state, from :func:`room_for_gradients`.
     low_precision : bool
         Whether codes are found in bfloat16.
     workers : Workers
-        Who have a part of the same size each.
+        The processes, with one part of the same size each.
     """
     found = find_gradients(state, X, stage, room, low_precision, workers)
     n_samples = len(X) * workers.size
@@ -85,9 +85,9 @@ def find_gradients(
     low_precision: bool = False,
     workers: Workers = ALONE,
 ) -> Found:
-    """Write the gradients of the objective on a batch; the state stays as it is.
+    """Write the gradients of the objective on a batch; the state is unchanged.
 
-    As :func:`take_step`.
+    Parameters are as in :func:`take_step`.
     """
     ensemble = state.ensemble
     n_members, n_components, _ = ensemble.decoder.shape
@@ -117,14 +117,14 @@ def _find_gradients_of(
     low_precision: bool,
     workers: Workers,
 ) -> Found:
-    """Those of some members."""
+    """Write the gradients of some members."""
     part, gradients = state.ensemble[members], room.of(members)
-    # Of the whole batch, so that what its parts give adds up.
+    # Variance of the whole batch, so that the parts of all processes add up.
     total_variance = float(X.shape[1] * workers.size)
     X_centred = part.centred(X)
     codes = encode(X_centred, part, stage.k, low_precision)
     if stage.pursue:
-        # Dead atoms follow no loss of theirs then.
+        # Dead atoms have no auxiliary loss in this stage.
         pursued = pursuit_codes(X, part, stage.k, stage.positive)
         fvu = pursuit_reconstruction_(
             gradients, X_centred, codes, pursued, part, total_variance
@@ -150,7 +150,7 @@ def _find_gradients_of(
 def _add_penalty_of(
     members: slice, state: TrainingState, alpha: float, gradients: Gradients
 ) -> None:
-    """Add the mutual penalty's gradients of those members that are of the group."""
+    """Add the mutual penalty's gradients of those members that belong to the group."""
     n_saes = state.matches.n_saes
     coupled = slice(members.start, min(members.stop, n_saes))
     if coupled.start < coupled.stop:
@@ -167,7 +167,7 @@ def _add_penalty_of(
 def move_on(
     state: TrainingState, found: Found, gradients: Gradients, samples_of_average: float
 ) -> None:
-    """Follow the gradients, and take note of what the batch told.
+    """Follow the gradients, and record the results of the batch.
 
     Parameters
     ----------
@@ -175,9 +175,9 @@ def move_on(
         Changed in place.
     found : Found
     gradients : Gradients
-        Where the optimiser looks for them.
+        The gradients that the optimiser uses.
     samples_of_average : float
-        In how many samples of the batch an average atom is active.
+        Number of samples of the batch in which an average atom is active.
     """
     state.activity.renew(found.rates)
     if due(state.n_steps, DEAD_INTERVAL):

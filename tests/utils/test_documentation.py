@@ -1,10 +1,11 @@
-"""The links of estimators, against the pages that Sphinx makes of docs/api.rst."""
+"""HTML of estimators: links to the pages that Sphinx makes, and a summary."""
 
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -12,6 +13,7 @@ from skmfr import MFRSparseAutoencoder
 from skmfr._utils import documentation
 from skmfr.activations import ActivationExtractor
 from skmfr.eeg import EEGDenoiser
+from skmfr.io import load, save
 
 ROOT = Path(__file__).parents[2]
 SITE = "https://example.org/en/latest"
@@ -79,3 +81,40 @@ def test_html_shows_fitted_attributes_where_scikit_learn_does(site):
             assert f"            {name}\n" in html
             assert f"{sae._get_doc_link()}#:~:text={name}" in html
         assert "float64](6, 4)" in html
+
+
+needs_html_repr = pytest.mark.skipif(
+    not hasattr(BaseEstimator, "_html_repr"), reason="scikit-learn before 1.7"
+)
+
+
+@needs_html_repr
+def test_html_begins_with_a_summary_of_the_fit():
+    X = np.random.default_rng(0).standard_normal((50, 4))
+    sae = MFRSparseAutoencoder(6, k=2, n_saes=2, alpha=0, max_steps=120, random_state=0)
+    assert "skmfr-summary" not in sae._repr_html_()
+    sae.fit(X)
+    idle = np.zeros_like(sae._training["idle"])
+    idle[sae.reference_sae_, :2] = [99, 100]  # steps; from 100 on an atom is dead
+    idle[1 - sae.reference_sae_] = 1000
+    sae._training["idle"] = idle
+    sae.loss_curve_ = np.r_[np.full(20, 7.0), np.full(100, 0.25)]
+    sae.trusted_ = np.arange(6) > 2
+    summary = (
+        "Fitted in 120 steps: FVU 0.25 in training, 1 of 6 atoms dead, "
+        "3 of 6 atoms trusted."
+    )
+    assert sae._repr_html_().startswith(f'<p class="skmfr-summary">{summary}</p>')
+
+
+@needs_html_repr
+def test_summary_omits_what_is_unknown(tmp_path):
+    X = np.random.default_rng(0).standard_normal((50, 4))
+    sae = MFRSparseAutoencoder(
+        6, k=2, n_saes=1, n_witnesses=0, max_steps=3, random_state=0
+    ).fit(X)
+    save(sae, tmp_path / "sae.safetensors", training_state=False)
+    html = load(tmp_path / "sae.safetensors")._repr_html_()
+    assert "agreement unknown without a witness." in html
+    assert "atoms dead" not in html
+    assert "atoms dead" in sae._repr_html_()
