@@ -257,7 +257,7 @@ def test_a_checkpoint_of_another_version_is_refused_by_name(checkpoints, setting
     arrays = saved_arrays(checkpoints, settings)
     version = FORMAT_VERSION + 1
     checkpoints.path(3).write_bytes(npz(arrays | {"version": np.array(version)}))
-    message = f"version {version} .* version {FORMAT_VERSION} only"
+    message = f"version {version} .* only from version {FORMAT_VERSION}"
     with pytest.raises(ValueError, match=message):
         checkpoints.load(settings)
 
