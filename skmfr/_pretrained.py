@@ -90,6 +90,7 @@ class PretrainedSAE(BaseSparseAutoencoder):
     --------
     skmfr.io.from_sae_lens : Makes one.
     skmfr.io.from_dictionary_learning : Makes one.
+    skmfr.io.save : Writes one.
 
     Notes
     -----

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from math import inf, nan, ulp
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from .._base import BaseSparseAutoencoder
 from .._estimator import MFRSparseAutoencoder, check_parameters
+from .._pretrained import PretrainedSAE
 from .._training.attributes import set_fitted
-from ._safetensors import check_arrays, naming, opened, write_arrays
+from ._earlier import BESIDE_VERSION_3, TRAINING, as_version_3, as_version_4
+from ._safetensors import check_arrays, naming, number, opened, write_arrays
+from ._weights import SAE, Weights, estimator_with
 
 FORMAT_VERSION = 4
 
@@ -34,22 +37,24 @@ FITTED = {
 }
 # There only if they are not what the others say.
 WEIGHTS = {"components_": "float m d", "encoder_weights_": "float m d"}
+# Those of a `PretrainedSAE`, which has nothing to train on; and what TopK has not.
+PRETRAINED = {
+    **WEIGHTS,
+    "encoder_bias_": "float m",
+    "decoder_bias_": "float d",
+    "feature_agreement_": "float m",
+    "trusted_": "bool m",
+}
+THRESHOLD = {"threshold_": "float m"}
 # Parameters that are of the machine, or the session, that a file comes from.
 LEFT_BEHIND = ("callback", "checkpoint_dir", "checkpoint_every")
 # Only of fits to data with outliers.
 FVU_OF_KINDS = ("inlier_fvu_", "outlier_fvu_")
-# What version 3 had in the place of `_training.results.FIELDS_BESIDE`.
-BESIDE_VERSION_3 = {
-    "mean": "float d",
-    "scale": "float",
-    "deviation": "float d",
-    "seed": "int",
-}
-# Before the names of arrays that training goes on from: those of `_training.state`.
-TRAINING = "training "
 
 
-def save(sae: MFRSparseAutoencoder, path, *, training_state=True) -> None:
+def save(
+    sae: MFRSparseAutoencoder | PretrainedSAE, path, *, training_state=True
+) -> None:
     """Write a fitted estimator to one file.
 
     The file is in safetensors format, so that other programs can read its arrays, and
@@ -59,7 +64,7 @@ def save(sae: MFRSparseAutoencoder, path, *, training_state=True) -> None:
 
     Parameters
     ----------
-    sae : MFRSparseAutoencoder
+    sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted estimator.
     path : path-like
         File to write. One that is there stays as it is until the new one is whole.
@@ -68,15 +73,15 @@ def save(sae: MFRSparseAutoencoder, path, *, training_state=True) -> None:
         from. False writes the reference SAE alone, with its agreement, in a file hardly
         larger than its weights: `dictionaries_` then holds one, there are no witnesses,
         and `loss_curve_` is empty. Training that goes on then starts from its weights,
-        as from those of another package, and counts steps anew.
+        as from those of another package, and counts steps anew. A
+        :class:`~skmfr.PretrainedSAE` has no such state.
 
     Raises
     ------
     NotFittedError
         If `sae` is not fitted.
     TypeError
-        If `sae` is anything else, such as a pipeline, an instance of a subclass or a
-        :class:`~skmfr.PretrainedSAE`, which :func:`to_sae_lens` writes.
+        If `sae` is anything else, such as a pipeline or an instance of a subclass.
     OSError
         If the file cannot be written.
     ImportError
@@ -110,23 +115,23 @@ def save(sae: MFRSparseAutoencoder, path, *, training_state=True) -> None:
     """
     from .. import __version__
 
-    check_sae(sae)
-    attributes = _all_attributes(sae) if training_state else _reference_alone(sae)
-    arrays = _arrays_of(attributes)
-    description = json.dumps(
-        {
-            "format_version": FORMAT_VERSION,
-            "skmfr_version": __version__,
-            "parameters": _parameters_of(sae),
-            "attributes": _attributes_of(sae, attributes["reference_sae_"]),
-        },
-        default=_plain,
-    )
+    check_sae(sae, PretrainedSAE)
+    content = {"format_version": FORMAT_VERSION, "skmfr_version": __version__}
+    if isinstance(sae, PretrainedSAE):
+        names = PRETRAINED if sae.threshold_ is None else PRETRAINED | THRESHOLD
+        arrays = {name: getattr(sae, name) for name in names}
+        content |= {"estimator": PretrainedSAE.__name__, "attributes": _names_of(sae)}
+    else:
+        attributes = _all_attributes(sae) if training_state else _reference_alone(sae)
+        arrays = _arrays_of(attributes)
+        content["attributes"] = _attributes_of(sae, attributes["reference_sae_"])
+    content["parameters"] = _parameters_of(sae)
+    description = json.dumps(content, default=_plain)
     digest = _digest(description, arrays)
     write_arrays(Path(path), arrays, {"skmfr": description, "sha256": digest})
 
 
-def load(path) -> MFRSparseAutoencoder:
+def load(path) -> MFRSparseAutoencoder | PretrainedSAE:
     """Read an estimator that :func:`save` wrote.
 
     Parameters
@@ -136,7 +141,7 @@ def load(path) -> MFRSparseAutoencoder:
 
     Returns
     -------
-    MFRSparseAutoencoder
+    MFRSparseAutoencoder or PretrainedSAE
         The estimator as it was when it was saved, but for what :func:`save` leaves
         out: it has no `callback` and no `checkpoint_dir`.
 
@@ -174,25 +179,34 @@ def load(path) -> MFRSparseAutoencoder:
     with naming(path), opened(path, "np") as file:
         metadata = file.metadata() or {}
         description = _described(metadata)
-        names = file.keys()
+        names = set(file.keys())
         version = description["format_version"]
-        expected = _expected_arrays(names, version)
-        _check_sizes(check_arrays(file, expected))
+        pretrained = description["estimator"] == PretrainedSAE.__name__
+        if pretrained:
+            check_arrays(file, PRETRAINED | (THRESHOLD if names & {*THRESHOLD} else {}))
+        else:
+            _check_sizes(check_arrays(file, _expected_arrays(names, version)))
         arrays = {name: file.get_tensor(name) for name in names}
         if metadata.get("sha256") != _digest(metadata["skmfr"], arrays):
             raise ValueError(
                 "it is damaged: its SHA-256 digest is not the one that it was saved "
                 "with."
             )
-        sae = _with_parameters(description["parameters"])
+        parameters, attributes = description["parameters"], description["attributes"]
+        if pretrained:
+            return _pretrained(arrays, parameters, attributes)
+        sae = _with_parameters(MFRSparseAutoencoder(), parameters)
+        check_parameters(sae)
+        # Earlier builds wrote them.
+        sae.set_params(**dict.fromkeys(LEFT_BEHIND))
         if version < 3:
-            arrays = _as_version_3(arrays, description["attributes"])
+            arrays = as_version_3(arrays, attributes)
         if version < 4:
-            arrays = _as_version_4(arrays)
+            arrays = as_version_4(arrays)
             # A default that could not be reached.
             if sae.max_iter == 1000:
                 sae.max_iter = None
-        _set_attributes(sae, description["attributes"], arrays)
+        _set_attributes(sae, attributes, arrays)
     return sae
 
 
@@ -244,12 +258,12 @@ def _arrays_of(attributes: dict[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def _parameters_of(sae: MFRSparseAutoencoder) -> dict[str, Any]:
+def _parameters_of(sae: BaseSparseAutoencoder) -> dict[str, Any]:
     parameters = sae.get_params()
-    parameters |= dict.fromkeys(LEFT_BEHIND)
+    parameters |= dict.fromkeys(parameters.keys() & set(LEFT_BEHIND))
     # A torch.device has a name.
     parameters["device"] = str(parameters["device"])
-    if isinstance(parameters["random_state"], np.random.RandomState):
+    if isinstance(parameters.get("random_state"), np.random.RandomState):
         parameters["random_state"] = None
     return parameters
 
@@ -264,11 +278,17 @@ def _attributes_of(sae: MFRSparseAutoencoder, reference: int) -> dict[str, Any]:
     if not np.isnan(sae.median_norm_):
         attributes["median_norm_"] = sae.median_norm_
     attributes |= {name: getattr(sae, name) for name in ("n_outliers_", *FVU_OF_KINDS)}
+    return attributes | _names_of(sae)
+
+
+def _names_of(sae: BaseSparseAutoencoder) -> dict[str, Any]:
+    """What features are called, and what `transform` gives back, if anybody said."""
+    names: dict[str, Any] = {}
     if hasattr(sae, "feature_names_in_"):
-        attributes["feature_names_in_"] = sae.feature_names_in_.tolist()
+        names["feature_names_in_"] = sae.feature_names_in_.tolist()
     if hasattr(sae, "_sklearn_output_config"):
-        attributes["set_output"] = sae._sklearn_output_config["transform"]
-    return attributes
+        names["set_output"] = sae._sklearn_output_config["transform"]
+    return names
 
 
 def _plain(value):
@@ -306,6 +326,12 @@ def _described(metadata: Mapping[str, str]) -> dict[str, Any]:
         isinstance(description.get(part), dict) for part in ("parameters", "attributes")
     ):
         raise ValueError("it has no parameters, or no attributes.")
+    kinds = [kind.__name__ for kind in (MFRSparseAutoencoder, PretrainedSAE)]
+    # Of our own nothing is said.
+    if description.setdefault("estimator", kinds[0]) not in kinds:
+        raise ValueError(
+            f"estimator is {description['estimator']!r}, expected {' or '.join(kinds)}."
+        )
     return description
 
 
@@ -336,42 +362,6 @@ def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     return expected
 
 
-def _as_version_3(
-    arrays: Mapping[str, np.ndarray], attributes: dict[str, Any]
-) -> dict[str, np.ndarray]:
-    """The arrays of a file of version 1 or 2 as version 3 has them."""
-    modern = {
-        re.sub("^(trained|standardiser) ", TRAINING, name): array
-        for name, array in arrays.items()
-    }
-    attributes.setdefault("n_steps_", len(arrays["loss_curve_"]))
-    if "trained step" in arrays:
-        idle = arrays["trained idle"]
-        # Before version 2 there was no auxiliary loss.
-        modern = {
-            f"{TRAINING}unmoved": idle,
-            f"{TRAINING}dead": np.zeros(idle.shape, dtype=bool),
-        } | modern
-        seed = _number(attributes, "seed", int, 0, 2**31 - 1)
-        scale = _number(attributes, "scale", float, ulp(0.0))
-        modern[f"{TRAINING}seed"], modern[f"{TRAINING}scale"] = map(
-            np.array, (seed, scale)
-        )
-    return modern
-
-
-def _as_version_4(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a file of version 3: its centre and scale stay for good."""
-    modern = dict(arrays)
-    if f"{TRAINING}scale" in modern:
-        scale = modern.pop(f"{TRAINING}scale")
-        _number({"scale": scale.item()}, "scale", float, ulp(0.0))
-        spread = modern.pop(f"{TRAINING}deviation") * scale
-        modern[f"{TRAINING}variance"] = np.square(spread, dtype=np.float64)
-        modern[f"{TRAINING}n_rows"] = np.array(inf)
-    return modern
-
-
 def _check_sizes(sizes: Mapping[str, int]) -> None:
     n_saes, n_witnesses = sizes["s"], sizes["w"]
     if sizes.get("n", n_saes + n_witnesses) != n_saes + n_witnesses:
@@ -381,17 +371,34 @@ def _check_sizes(sizes: Mapping[str, int]) -> None:
         )
 
 
-def _with_parameters(parameters: dict[str, Any]) -> MFRSparseAutoencoder:
-    """An estimator with parameters that it knows and takes."""
-    sae = MFRSparseAutoencoder()
+def _with_parameters(sae: SAE, parameters: dict[str, Any]) -> SAE:
+    """An estimator with parameters that it knows."""
     if unknown := sorted(parameters.keys() - sae.get_params().keys()):
         raise ValueError(
             f"it has parameters that this skmfr does not know: {', '.join(unknown)}."
         )
-    sae.set_params(**parameters)
-    check_parameters(sae)
-    # Earlier builds wrote them.
-    return sae.set_params(**dict.fromkeys(LEFT_BEHIND))
+    return sae.set_params(**parameters)
+
+
+def _pretrained(
+    arrays: Mapping[str, np.ndarray],
+    parameters: dict[str, Any],
+    attributes: dict[str, Any],
+) -> PretrainedSAE:
+    """An SAE of others, as it was."""
+    weights = Weights(
+        arrays["encoder_weights_"],
+        arrays["encoder_bias_"],
+        arrays["components_"],
+        arrays["decoder_bias_"],
+        arrays.get("threshold_"),
+    )
+    sae = estimator_with(_with_parameters(PretrainedSAE(), parameters), weights)
+    sae._validate_params()
+    known = {name: arrays[name] for name in ("feature_agreement_", "trusted_")}
+    set_fitted(sae, known)
+    _set_names(sae, attributes)
+    return sae
 
 
 def _set_attributes(
@@ -411,21 +418,26 @@ def _set_attributes(
     n_saes, _, n_features = arrays["dictionaries_"].shape
     fitted = {name: array for name, array in arrays.items() if name.endswith("_")} | {
         "n_features_in_": n_features,
-        "reference_sae_": _number(attributes, "reference_sae_", int, 0, n_saes - 1),
-        "agreement_null_": _number(attributes, "agreement_null_", float, 0, 1),
-        "n_iter_": _number(attributes, "n_iter_", int, 0),
-        "n_steps_": _number(attributes, "n_steps_", int, 0),
-        "n_outliers_": _number({"n_outliers_": 0} | attributes, "n_outliers_", int, 0),
+        "reference_sae_": number(attributes, "reference_sae_", int, 0, n_saes - 1),
+        "agreement_null_": number(attributes, "agreement_null_", float, 0, 1),
+        "n_iter_": number(attributes, "n_iter_", int, 0),
+        "n_steps_": number(attributes, "n_steps_", int, 0),
+        "n_outliers_": number({"n_outliers_": 0} | attributes, "n_outliers_", int, 0),
         "history_": [],
         "median_norm_": nan,
         "_training": training,
     }
     if "median_norm_" in attributes:
-        fitted["median_norm_"] = _number(attributes, "median_norm_", float, 0)
+        fitted["median_norm_"] = number(attributes, "median_norm_", float, 0)
     for name in FVU_OF_KINDS:
         known = attributes.get(name) is not None
-        fitted[name] = _number(attributes, name, float, 0) if known else None
+        fitted[name] = number(attributes, name, float, 0) if known else None
     set_fitted(sae, with_copies(fitted))
+    _set_names(sae, attributes)
+
+
+def _set_names(sae: BaseSparseAutoencoder, attributes: dict[str, Any]) -> None:
+    n_features = sae.n_features_in_
     if "feature_names_in_" in attributes:
         names = attributes["feature_names_in_"]
         if not _is_list_of_str(names) or len(names) != n_features:
@@ -442,19 +454,10 @@ def _check_training(training: Mapping[str, np.ndarray]) -> None:
     """Look at the numbers that shapes say nothing about."""
     if not training:
         return
-    _number({"seed": training["seed"].item()}, "seed", int, 0, 2**31 - 1)
-    _number({"n_rows": training["n_rows"].item()}, "n_rows", float, 1)
+    number({"seed": training["seed"].item()}, "seed", int, 0, 2**31 - 1)
+    number({"n_rows": training["n_rows"].item()}, "n_rows", float, 1)
     if not (training["variance"] >= 0).all():
         raise ValueError("variance is negative, or not a number.")
-
-
-def _number(attributes: dict[str, Any], name: str, kind: type, low, high=inf):
-    value = attributes.get(name)
-    if type(value) is not kind or not low <= value <= high:
-        raise ValueError(
-            f"{name} is {value!r}, expected {kind.__name__} from {low} to {high}."
-        )
-    return value
 
 
 def _is_list_of_str(value) -> bool:
