@@ -68,12 +68,12 @@ class SparseAutoencoderModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Reconstructions, perhaps with what is missing, in the dtype of x."""
         codes = self.encode(x)
-        reconstructed = self.decode(self.codes(codes))
-        if self.error_term:
-            # Of the codes as they are: what a hook makes of them shall show.
-            error = x.to(self.decoder.dtype) - self.decode(codes)
-            reconstructed = reconstructed + self.error(error.detach())
-        return reconstructed.to(x.dtype)
+        if not self.error_term:
+            return self.decode(self.codes(codes)).to(x.dtype)
+        # Before a hook has the codes, and perhaps edits them in place: what it makes of
+        # them shall show.
+        error = (x.to(self.decoder.dtype) - self.decode(codes)).detach()
+        return (self.decode(self.codes(codes)) + self.error(error)).to(x.dtype)
 
     def extra_repr(self) -> str:
         n_components, n_features = self.decoder.shape
