@@ -47,8 +47,8 @@ N_CALLS = 3
 # Active atoms of a row of the JumpReLU SAE, on average.
 N_ACTIVE = 64
 # Of contexts of so many tokens the first are for the fit, the last are attributed.
-WINDOW, N_FIT, N_ATTRIBUTED = 64, 256, 12
-SITE, N_ATOMS, K_ATTRIBUTED, N_STEPS = "model.layers.15.mlp", 2304, 32, 500
+WINDOW, N_FIT, N_ATTRIBUTED = 32, 320, 8
+SITE, N_ATOMS, K_ATTRIBUTED, N_STEPS = "model.layers.15.mlp", 2304, 32, 200
 DIGITS: dict[str, int | None] = {
     "active": 1,
     "share": 2,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from math import nan
+from math import inf, nan, ulp
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from .._base import BaseSparseAutoencoder
 from .._estimator import MFRSparseAutoencoder, check_parameters
 from .._pretrained import PretrainedSAE
 from .._training.attributes import set_fitted
-from ._earlier import BESIDE_VERSION_3, TRAINING, as_version_3, as_version_4
-from ._safetensors import check_arrays, naming, number, opened, write_arrays
+from ._names import names_of, set_names
+from ._safetensors import check_arrays, naming, opened, write_arrays
 from ._weights import SAE, Weights, estimator_with
 
 FORMAT_VERSION = 4
@@ -50,6 +51,15 @@ THRESHOLD = {"threshold_": "float m"}
 LEFT_BEHIND = ("callback", "checkpoint_dir", "checkpoint_every")
 # Only of fits to data with outliers.
 FVU_OF_KINDS = ("inlier_fvu_", "outlier_fvu_")
+# What version 3 had in the place of `_training.results.FIELDS_BESIDE`.
+BESIDE_VERSION_3 = {
+    "mean": "float d",
+    "scale": "float",
+    "deviation": "float d",
+    "seed": "int",
+}
+# Before the names of arrays that training goes on from: those of `_training.state`.
+TRAINING = "training "
 
 
 def save(
@@ -120,7 +130,7 @@ def save(
     if isinstance(sae, PretrainedSAE):
         names = PRETRAINED if sae.threshold_ is None else PRETRAINED | THRESHOLD
         arrays = {name: getattr(sae, name) for name in names}
-        content |= {"estimator": PretrainedSAE.__name__, "attributes": _names_of(sae)}
+        content |= {"estimator": PretrainedSAE.__name__, "attributes": names_of(sae)}
     else:
         attributes = _all_attributes(sae) if training_state else _reference_alone(sae)
         arrays = _arrays_of(attributes)
@@ -192,21 +202,17 @@ def load(path) -> MFRSparseAutoencoder | PretrainedSAE:
                 "it is damaged: its SHA-256 digest is not the one that it was saved "
                 "with."
             )
-        parameters, attributes = description["parameters"], description["attributes"]
         if pretrained:
-            return _pretrained(arrays, parameters, attributes)
-        sae = _with_parameters(MFRSparseAutoencoder(), parameters)
-        check_parameters(sae)
-        # Earlier builds wrote them.
-        sae.set_params(**dict.fromkeys(LEFT_BEHIND))
+            return _pretrained(description, arrays)
+        sae = _with_parameters(description["parameters"])
         if version < 3:
-            arrays = as_version_3(arrays, attributes)
+            arrays = _as_version_3(arrays, description["attributes"])
         if version < 4:
-            arrays = as_version_4(arrays)
+            arrays = _as_version_4(arrays)
             # A default that could not be reached.
             if sae.max_iter == 1000:
                 sae.max_iter = None
-        _set_attributes(sae, attributes, arrays)
+        _set_attributes(sae, description["attributes"], arrays)
     return sae
 
 
@@ -278,17 +284,7 @@ def _attributes_of(sae: MFRSparseAutoencoder, reference: int) -> dict[str, Any]:
     if not np.isnan(sae.median_norm_):
         attributes["median_norm_"] = sae.median_norm_
     attributes |= {name: getattr(sae, name) for name in ("n_outliers_", *FVU_OF_KINDS)}
-    return attributes | _names_of(sae)
-
-
-def _names_of(sae: BaseSparseAutoencoder) -> dict[str, Any]:
-    """What features are called, and what `transform` gives back, if anybody said."""
-    names: dict[str, Any] = {}
-    if hasattr(sae, "feature_names_in_"):
-        names["feature_names_in_"] = sae.feature_names_in_.tolist()
-    if hasattr(sae, "_sklearn_output_config"):
-        names["set_output"] = sae._sklearn_output_config["transform"]
-    return names
+    return attributes | names_of(sae)
 
 
 def _plain(value):
@@ -362,6 +358,42 @@ def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     return expected
 
 
+def _as_version_3(
+    arrays: Mapping[str, np.ndarray], attributes: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """The arrays of a file of version 1 or 2 as version 3 has them."""
+    modern = {
+        re.sub("^(trained|standardiser) ", TRAINING, name): array
+        for name, array in arrays.items()
+    }
+    attributes.setdefault("n_steps_", len(arrays["loss_curve_"]))
+    if "trained step" in arrays:
+        idle = arrays["trained idle"]
+        # Before version 2 there was no auxiliary loss.
+        modern = {
+            f"{TRAINING}unmoved": idle,
+            f"{TRAINING}dead": np.zeros(idle.shape, dtype=bool),
+        } | modern
+        seed = _number(attributes, "seed", int, 0, 2**31 - 1)
+        scale = _number(attributes, "scale", float, ulp(0.0))
+        modern[f"{TRAINING}seed"], modern[f"{TRAINING}scale"] = map(
+            np.array, (seed, scale)
+        )
+    return modern
+
+
+def _as_version_4(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a file of version 3: its centre and scale stay for good."""
+    modern = dict(arrays)
+    if f"{TRAINING}scale" in modern:
+        scale = modern.pop(f"{TRAINING}scale")
+        _number({"scale": scale.item()}, "scale", float, ulp(0.0))
+        spread = modern.pop(f"{TRAINING}deviation") * scale
+        modern[f"{TRAINING}variance"] = np.square(spread, dtype=np.float64)
+        modern[f"{TRAINING}n_rows"] = np.array(inf)
+    return modern
+
+
 def _check_sizes(sizes: Mapping[str, int]) -> None:
     n_saes, n_witnesses = sizes["s"], sizes["w"]
     if sizes.get("n", n_saes + n_witnesses) != n_saes + n_witnesses:
@@ -371,8 +403,15 @@ def _check_sizes(sizes: Mapping[str, int]) -> None:
         )
 
 
-def _with_parameters(sae: SAE, parameters: dict[str, Any]) -> SAE:
-    """An estimator with parameters that it knows."""
+def _with_parameters(parameters: dict[str, Any]) -> MFRSparseAutoencoder:
+    """An estimator with parameters that it knows and takes."""
+    sae = _with_known(MFRSparseAutoencoder(), parameters)
+    check_parameters(sae)
+    # Earlier builds wrote them.
+    return sae.set_params(**dict.fromkeys(LEFT_BEHIND))
+
+
+def _with_known(sae: SAE, parameters: dict[str, Any]) -> SAE:
     if unknown := sorted(parameters.keys() - sae.get_params().keys()):
         raise ValueError(
             f"it has parameters that this skmfr does not know: {', '.join(unknown)}."
@@ -381,9 +420,7 @@ def _with_parameters(sae: SAE, parameters: dict[str, Any]) -> SAE:
 
 
 def _pretrained(
-    arrays: Mapping[str, np.ndarray],
-    parameters: dict[str, Any],
-    attributes: dict[str, Any],
+    description: dict[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> PretrainedSAE:
     """An SAE of others, as it was."""
     weights = Weights(
@@ -393,11 +430,13 @@ def _pretrained(
         arrays["decoder_bias_"],
         arrays.get("threshold_"),
     )
-    sae = estimator_with(_with_parameters(PretrainedSAE(), parameters), weights)
+    sae = estimator_with(
+        _with_known(PretrainedSAE(), description["parameters"]), weights
+    )
     sae._validate_params()
     known = {name: arrays[name] for name in ("feature_agreement_", "trusted_")}
     set_fitted(sae, known)
-    _set_names(sae, attributes)
+    set_names(sae, description["attributes"])
     return sae
 
 
@@ -418,47 +457,38 @@ def _set_attributes(
     n_saes, _, n_features = arrays["dictionaries_"].shape
     fitted = {name: array for name, array in arrays.items() if name.endswith("_")} | {
         "n_features_in_": n_features,
-        "reference_sae_": number(attributes, "reference_sae_", int, 0, n_saes - 1),
-        "agreement_null_": number(attributes, "agreement_null_", float, 0, 1),
-        "n_iter_": number(attributes, "n_iter_", int, 0),
-        "n_steps_": number(attributes, "n_steps_", int, 0),
-        "n_outliers_": number({"n_outliers_": 0} | attributes, "n_outliers_", int, 0),
+        "reference_sae_": _number(attributes, "reference_sae_", int, 0, n_saes - 1),
+        "agreement_null_": _number(attributes, "agreement_null_", float, 0, 1),
+        "n_iter_": _number(attributes, "n_iter_", int, 0),
+        "n_steps_": _number(attributes, "n_steps_", int, 0),
+        "n_outliers_": _number({"n_outliers_": 0} | attributes, "n_outliers_", int, 0),
         "history_": [],
         "median_norm_": nan,
         "_training": training,
     }
     if "median_norm_" in attributes:
-        fitted["median_norm_"] = number(attributes, "median_norm_", float, 0)
+        fitted["median_norm_"] = _number(attributes, "median_norm_", float, 0)
     for name in FVU_OF_KINDS:
         known = attributes.get(name) is not None
-        fitted[name] = number(attributes, name, float, 0) if known else None
+        fitted[name] = _number(attributes, name, float, 0) if known else None
     set_fitted(sae, with_copies(fitted))
-    _set_names(sae, attributes)
-
-
-def _set_names(sae: BaseSparseAutoencoder, attributes: dict[str, Any]) -> None:
-    n_features = sae.n_features_in_
-    if "feature_names_in_" in attributes:
-        names = attributes["feature_names_in_"]
-        if not _is_list_of_str(names) or len(names) != n_features:
-            raise ValueError(f"feature_names_in_ are not {n_features} names.")
-        sae.feature_names_in_ = np.array(names, dtype=object)
-    if "set_output" in attributes:
-        output = attributes["set_output"]
-        if not isinstance(output, str):
-            raise ValueError(f"set_output is {output!r}, expected a name.")
-        sae.set_output(transform=output)
+    set_names(sae, attributes)
 
 
 def _check_training(training: Mapping[str, np.ndarray]) -> None:
     """Look at the numbers that shapes say nothing about."""
     if not training:
         return
-    number({"seed": training["seed"].item()}, "seed", int, 0, 2**31 - 1)
-    number({"n_rows": training["n_rows"].item()}, "n_rows", float, 1)
+    _number({"seed": training["seed"].item()}, "seed", int, 0, 2**31 - 1)
+    _number({"n_rows": training["n_rows"].item()}, "n_rows", float, 1)
     if not (training["variance"] >= 0).all():
         raise ValueError("variance is negative, or not a number.")
 
 
-def _is_list_of_str(value) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+def _number(attributes: dict[str, Any], name: str, kind: type, low, high=inf):
+    value = attributes.get(name)
+    if type(value) is not kind or not low <= value <= high:
+        raise ValueError(
+            f"{name} is {value!r}, expected {kind.__name__} from {low} to {high}."
+        )
+    return value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +134,3 @@ def _safetensors():
     with needed_by("skmfr.io", "io"):
         import safetensors.numpy
     return safetensors
-
-
-def number(attributes: dict[str, Any], name: str, kind: type, low, high=inf):
-    """An entry of a kind, within bounds, or an error that names it."""
-    value = attributes.get(name)
-    if type(value) is not kind or not low <= value <= high:
-        raise ValueError(
-            f"{name} is {value!r}, expected {kind.__name__} from {low} to {high}."
-        )
-    return value
