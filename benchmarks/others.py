@@ -57,8 +57,8 @@ DIGITS: dict[str, int | None] = {
     "coding, s": 1,
     "product, s": 1,
     "compared": 3,
-    "reading and estimate, s": 1,
-    "seconds": 0,
+    "before, s": 1,
+    "comparing, s": 1,
     "all, s": 0,
     "peak, GiB": 2,
 }
@@ -156,9 +156,12 @@ def agreement(n_components: int, n_features: int, n_blocks: int | None) -> Row:
     done: list[tuple[float, int]] = []
 
     def of(self, other: str):
+        # Both have been read.
+        done.append((perf_counter(), 0))
+
         def after(n_atoms: int) -> None:
             done.append((perf_counter(), n_atoms))
-            if len(done) == n_blocks:
+            if len(done) - 1 == n_blocks:
                 raise Enough
 
         return after
@@ -171,18 +174,15 @@ def agreement(n_components: int, n_features: int, n_blocks: int | None) -> Row:
             began = perf_counter()
             with suppress(Enough):
                 compare(paths, verbose=1)
-            ended = perf_counter()
-    share = sum(n for _, n in done) / n_components
-    # The first block is compared when it has been read.
-    rate = (done[-1][0] - done[0][0]) / sum(n for _, n in done[1:])
-    reading = done[0][0] - began - rate * done[0][1]
+    n_done = sum(n for _, n in done)
+    (begun, _), (last, _) = done[0], done[-1]
     return {
         "atoms": n_components,
         "features": n_features,
-        "compared": share,
-        "reading and estimate, s": reading,
-        "seconds": ended - began,
-        "all, s": ended - began if share == 1 else reading + rate * n_components,
+        "compared": n_done / n_components,
+        "before, s": begun - began,
+        "comparing, s": last - begun,
+        "all, s": begun - began + (last - begun) * n_components / n_done,
         "peak, GiB": memory.peak / 2**30,
     }
 
