@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from time import perf_counter
+from resource import RUSAGE_SELF, getrusage
+from time import perf_counter, process_time
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -47,8 +48,8 @@ N_CALLS = 3
 # Active atoms of a row of the JumpReLU SAE, on average.
 N_ACTIVE = 64
 # Of contexts of so many tokens the first are for the fit, the last are attributed.
-WINDOW, N_FIT, N_ATTRIBUTED = 32, 320, 8
-SITE, N_ATOMS, K_ATTRIBUTED, N_STEPS = "model.layers.15.mlp", 2304, 32, 200
+WINDOW, N_FIT, N_ATTRIBUTED = 32, 192, 6
+SITE, N_ATOMS, K_ATTRIBUTED, N_STEPS = "model.layers.15.mlp", 1152, 16, 150
 DIGITS: dict[str, int | None] = {
     "active": 1,
     "share": 2,
@@ -57,10 +58,12 @@ DIGITS: dict[str, int | None] = {
     "coding, s": 1,
     "product, s": 1,
     "compared": 3,
-    "before, s": 1,
+    "reading, s": 1,
+    "CPU, s": 0,
     "comparing, s": 1,
     "all, s": 0,
-    "peak, GiB": 2,
+    "private, GiB": 2,
+    "resident, GiB": 2,
 }
 
 
@@ -95,17 +98,17 @@ def difference(found: np.ndarray, expected: np.ndarray) -> str:
 
 def jumprelu(n_features: int, n_components: int, seed: int) -> PretrainedSAE:
     """Random unit atoms, and thresholds that some of them pass for Gaussian rows."""
-    draw = torch.Generator().manual_seed(seed)
-    atoms = torch.randn(n_components, n_features, generator=draw)
-    atoms /= atoms.norm(dim=1, keepdim=True)
+    draw = np.random.default_rng(seed)
+    atoms = draw.standard_normal((n_components, n_features), dtype=np.float32)
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     rare = torch.distributions.Normal(0, 1).icdf(
         torch.tensor(1 - N_ACTIVE / n_components)
     )
     return estimator_of(
         Weights(
-            atoms.numpy(),
+            atoms,
             np.zeros(n_components, np.float32),
-            atoms.numpy(),
+            atoms,
             np.zeros(n_features, np.float32),
             np.full(n_components, float(rare), np.float32),
         )
@@ -151,8 +154,18 @@ class Enough(Exception):
     pass
 
 
-def agreement(n_components: int, n_features: int, n_blocks: int | None) -> Row:
-    """Two dictionaries compared, or so many blocks of the first."""
+def written(folder: Path, n_components: int, n_features: int) -> list[Path]:
+    """Two SAEs as SAELens writes them."""
+    paths = [folder / name for name in ("first", "second")]
+    for seed, path in enumerate(paths):
+        to_sae_lens(jumprelu(n_features, n_components, seed), path)
+    return paths
+
+
+def agreement(
+    paths: list[Path], n_components: int, n_features: int, n_blocks: int | None
+) -> Row:
+    """Two SAEs in folders compared, or so many blocks of the first."""
     done: list[tuple[float, int]] = []
 
     def of(self, other: str):
@@ -166,24 +179,24 @@ def agreement(n_components: int, n_features: int, n_blocks: int | None) -> Row:
 
         return after
 
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder, name) for name in ("first", "second")]
-        for seed, path in enumerate(paths):
-            to_sae_lens(jumprelu(n_features, n_components, seed), path)
-        with PeakMemory() as memory, patch.object(Progress, "of", of):
-            began = perf_counter()
-            with suppress(Enough):
-                compare(paths, verbose=1)
+    with PeakMemory() as memory, patch.object(Progress, "of", of):
+        began, cpu_began = perf_counter(), process_time()
+        with suppress(Enough):
+            compare(paths, verbose=1)
+        cpu = process_time() - cpu_began
     n_done = sum(n for _, n in done)
     (begun, _), (last, _) = done[0], done[-1]
     return {
         "atoms": n_components,
         "features": n_features,
         "compared": n_done / n_components,
-        "before, s": begun - began,
+        "reading, s": begun - began,
         "comparing, s": last - begun,
+        "CPU, s": cpu,
         "all, s": begun - began + (last - begun) * n_components / n_done,
-        "peak, GiB": memory.peak / 2**30,
+        "private, GiB": memory.peak / 2**30,
+        # Pages of the files count here, which the system may drop.
+        "resident, GiB": getrusage(RUSAGE_SELF).ru_maxrss / 2**20,
     }
 
 
@@ -200,7 +213,12 @@ def attribution(model_folder: Path, text: Path) -> Iterator[Row]:
     ids = np.array(tokenizer(words)["input_ids"][:n_tokens]).reshape(-1, WINDOW)
     extractor = ActivationExtractor(model, SITE, positions="all", skip_first=1)
     sae = MFRSparseAutoencoder(
-        N_ATOMS, n_saes=1, k=K_ATTRIBUTED, max_steps=N_STEPS, random_state=0
+        N_ATOMS,
+        n_saes=1,
+        n_witnesses=0,
+        k=K_ATTRIBUTED,
+        max_steps=N_STEPS,
+        random_state=0,
     ).fit(extractor.fit_transform(ids[:N_FIT]))
     module = sae.to_torch(error_term=True)
     for context in torch.from_numpy(ids[N_FIT:]):
@@ -216,7 +234,6 @@ def attribution(model_folder: Path, text: Path) -> Iterator[Row]:
             "strongest": atom,
             "attribution": float(found.attribution[top]),
             "effect": float(found.effect[top]),
-            "agreement": float(sae.feature_agreement_[atom]),
         }
 
 
@@ -292,7 +309,10 @@ def main() -> None:
         report([rows], table, DIGITS)
     elif arguments.what == "agreement":
         n_atoms = arguments.atoms or 32_768
-        row = in_own_process(agreement, n_atoms, n_features, arguments.blocks)
+        with tempfile.TemporaryDirectory() as folder:
+            size = n_atoms, n_features
+            paths = in_own_process(written, Path(folder), *size)
+            row = in_own_process(agreement, paths, *size, arguments.blocks)
         report([row], table, DIGITS)
     elif not (arguments.model and arguments.text):
         raise SystemExit("attribution needs --model and --text: nothing was done")
