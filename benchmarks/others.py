@@ -9,7 +9,7 @@ and codes 10,000 rows with sparse output; after each call it times the bare prod
 the same rows and the encoder, block by block.  *Share* is that of the product's rate.
 
 ``agreement`` compares two dictionaries in folders, as SAELens writes them, in a process
-of its own.  ``--atoms 131072 --features 2304 --blocks 20`` ends after so many blocks
+of its own.  ``--atoms 131072 --features 2304 --blocks 8`` ends after so many blocks
 and says how long all would take at that rate; memory is then as full as it gets.
 
 ``attribution --model DIR --text FILE`` asks what gradient times code says of the atoms
