@@ -90,6 +90,7 @@ class PretrainedSAE(BaseSparseAutoencoder):
     --------
     skmfr.io.from_sae_lens : Makes one from files of SAELens.
     skmfr.io.from_dictionary_learning : Makes one from files of dictionary_learning.
+    skmfr.io.save : Writes one.
 
     Notes
     -----

@@ -405,14 +405,14 @@ def test_comparison_is_that_of_all_pairs(three):
         agreement = np.mean([cosines[o].max(1) for o in others], axis=0)
         np.testing.assert_allclose(rows["agreement"], agreement, atol=1e-12)
         again = np.mean([cosines[o].max(1) > level[o] for o in others], axis=0)
-        np.testing.assert_array_equal(rows["reappearance"], again)
+        np.testing.assert_array_equal(rows["found"], again)
         mean_level = np.mean(list(level.values()))
         np.testing.assert_array_equal(rows["trusted"], agreement > mean_level)
         assert rows[f"cosine {name}"].isna().all()
         assert (rows[f"atom {name}"] == -1).all()
         assert frame.attrs["null"][name] == pytest.approx(np.mean(list(null.values())))
         assert frame.attrs["level"][name] == pytest.approx(mean_level)
-    assert (frame.loc["a", "reappearance"][:10] >= 0.5).all()
+    assert (frame.loc["a", "found"][:10] >= 0.5).all()
 
 
 def test_nearest_atoms_are_the_same_in_small_blocks(three, monkeypatch):

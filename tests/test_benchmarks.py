@@ -27,6 +27,7 @@ from benchmarks import (
     gpu_check,
     load,
     memory,
+    others,
     probing,
     reappearance,
     recovery,
@@ -259,7 +260,9 @@ def texts(tmp_path):
     return tmp_path
 
 
-def test_probing(table, texts, tmp_path, monkeypatch):
+@pytest.fixture
+def model_of_words(tmp_path):
+    """A folder with a model of six words."""
     words = "[UNK] rain sun wind song band play"
     vocabulary = {word: i for i, word in enumerate(words.split())}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -268,6 +271,11 @@ def test_probing(table, texts, tmp_path, monkeypatch):
     fast.save_pretrained(tmp_path / "model")
     config = GPT2Config(vocab_size=7, n_positions=32, n_embd=12, n_layer=1, n_head=2)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.usefixtures("model_of_words")
+def test_probing(table, texts, tmp_path, monkeypatch):
     np.save(tmp_path / "windows.npy", np.random.default_rng(0).integers(1, 7, (60, 8)))
     monkeypatch.setattr(_jobs, "BATCH_SIZE", 64)
     monkeypatch.setattr(_smollm2, "N_IN_TURN", 10)
@@ -293,6 +301,56 @@ def test_probing(table, texts, tmp_path, monkeypatch):
     n_atoms = [int(cells[columns.index("atoms")]) for cells in rows.values()]
     assert n_atoms[0] == 16 == n_atoms[1] + n_atoms[2]
     assert n_atoms[3] == n_atoms[1]
+
+
+def test_attribution_to_atoms_is_what_ablation_does(
+    table, model_of_words, tmp_path, monkeypatch
+):
+    words = np.random.default_rng(0).choice(["rain", "sun", "wind", "song"], 400)
+    (tmp_path / "words.txt.gz").write_bytes(gzip.compress(" ".join(words).encode()))
+    small = {"WINDOW": 8, "N_FIT": 40, "N_ATTRIBUTED": 3, "N_ATOMS": 16}
+    small |= {"K_ATTRIBUTED": 4, "N_STEPS": 20, "SITE": "transformer.h.0.mlp"}
+    for name, value in small.items():
+        monkeypatch.setattr(others, name, value)
+    options = ["--model", model_of_words, "--text", tmp_path / "words.txt.gz"]
+    rows = table(others, "attribution", *options)
+    columns = rows.pop("context")
+    assert len(rows) == 3
+    for cells in rows.values():
+        found = dict(zip(columns, cells, strict=True))
+        assert 1 <= int(found["atoms"]) <= 4
+        # Of one layer with a normalisation after it, which atoms hardly move.
+        assert number(found["r"]) > 0.9
+        assert number(found["sums"]) == pytest.approx(1, abs=0.3)
+
+
+def test_saes_of_others_are_opened_coded_and_compared(table, monkeypatch):
+    monkeypatch.setattr(others, "in_own_process", lambda f, *given: f(*given))
+    monkeypatch.setattr(others, "N_ACTIVE", 4)
+    monkeypatch.setattr(others, "N_CALLS", 1)
+    size = ["--atoms", 600, "--features", 8]
+    rows = table(others, "coding", *size, "--rows", 100)
+    found = dict(zip(rows["atoms"], rows["600"], strict=True))
+    assert number(found["active"]) == pytest.approx(4, abs=1)
+    assert number(found["opening, s"]) < 5
+    rows = table(others, "agreement", *size)
+    found = dict(zip(rows["atoms"], rows["600"], strict=True))
+    assert number(found["compared"]) == 1
+    # Blocks of 256 atoms.
+    monkeypatch.setattr("skmfr._sae.pairing.COSINES_AT_ONCE", 1)
+    rows = table(others, "agreement", *size, "--blocks", 2)
+    found = dict(zip(rows["atoms"], rows["600"], strict=True))
+    assert number(found["compared"]) == pytest.approx(512 / 600, abs=1e-3)
+
+
+def test_layouts_are_those_that_are_installed(table, monkeypatch):
+    layout = others.LAYOUTS[0]
+    missing = layout._replace(package="no-such-package")
+    monkeypatch.setattr(others, "LAYOUTS", (missing, layout))
+    pytest.importorskip("sae_lens")
+    rows = table(others, "layouts")
+    (name,) = rows.keys() - {"written by"}
+    assert name.startswith("sae-lens ")
 
 
 def test_extraction_is_timed(table, language_model, monkeypatch):

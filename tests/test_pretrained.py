@@ -191,5 +191,17 @@ def test_weights_are_prepared_once(sae, X):
         sae.threshold_[0] = 1
 
 
+def test_it_has_the_attributes_of_one_of_ours_without_witness(sae):
+    ours = MFRSparseAutoencoder(M, n_saes=1, n_witnesses=0, k=2, max_steps=1)
+    ours.fit(np.random.default_rng(0).standard_normal((20, D)))
+    public = {name for name in vars(ours) if name[-1] == "_"}
+    # Made when it is read, as atoms here have any norm.
+    assert {name for name in vars(sae) if name[-1] == "_"} == public - {
+        "dictionaries_"
+    } | {"threshold_"}
+    for name in ("n_outliers_", "inlier_fvu_", "outlier_fvu_"):
+        assert getattr(sae, name) == getattr(ours, name)
+
+
 def test_ours_has_no_thresholds():
     assert MFRSparseAutoencoder().threshold_ is None

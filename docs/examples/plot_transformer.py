@@ -5,7 +5,8 @@ Features of a transformer: from a model to trusted features and back
 A small language model learns a language of a few rules: stories keep to one topic, and
 verbs agree with their subjects. Sparse autoencoders (SAEs) learn what its MLP writes.
 We measure what their reconstruction is worth to the model, read features in the
-contexts where they are active, and change the topic of a story with one of them.
+contexts where they are active, ask which of them speak for a word, and change the topic
+of a story with one of them.
 """
 
 # %%
@@ -21,6 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from skmfr import MFRSparseAutoencoder
 from skmfr.activations import (
     ActivationExtractor,
+    ablate,
     feature_table,
     logit_effects,
     loss_recovered,
@@ -138,6 +140,49 @@ codes = sae.transform(activations).reshape(*train.shape, -1)
 activity = np.array([codes[topics[:1200] == t].mean(axis=(0, 1)) for t in TOPICS])
 share = activity / activity.sum(axis=0).clip(1e-9)
 atoms = np.where(sae.trusted_ & (share > 0.8), activity, 0).argmax(axis=1)
+
+# %%
+# Which atoms speak for a word
+# ----------------------------
+# ``to_torch`` makes a PyTorch module of the SAE. The output of the MLP goes through it;
+# with its error term, the module leaves the model as it is. The gradient of a word's
+# logit with respect to the codes, times the codes, is what each atom adds to the logit,
+# to first order. Taking an atom out with ``ablate`` shows what it really adds.
+
+module = sae.to_torch(error_term=True)
+kept = []
+
+
+def keep(_, inputs, codes):
+    codes.retain_grad()
+    kept.append(codes)
+
+
+def through_sae(_, inputs, output):
+    return module(output)
+
+
+context = torch.tensor(test[:1, :14])
+handles = [
+    model.get_submodule(LAYER).register_forward_hook(through_sae),
+    module.codes.register_forward_hook(keep),
+]
+logits = model(context).logits[0, -1]
+word = int(logits.argmax())
+logits[word].backward()
+for handle in handles:
+    handle.remove()
+attribution = (kept[0].grad * kept[0]).detach()[0].sum(0)
+
+print("after:", Words().decode(context[0].tolist()))
+print(f"likeliest is {vocabulary[word]!r}, of which the atoms add")
+for atom in attribution.abs().topk(4).indices.tolist():
+    with torch.no_grad(), ablate(model, LAYER, sae, [atom]):
+        without = float(model(context).logits[0, -1, word])
+    added = float(logits[word].detach()) - without
+    print(
+        f"atom {atom}: {attribution[atom]:6.2f} by its gradient, {added:6.2f} in fact"
+    )
 
 # %%
 # Changing the topic

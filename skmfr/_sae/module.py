@@ -68,12 +68,12 @@ class SparseAutoencoderModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Reconstructions, optionally with the error term, in the dtype of x."""
         codes = self.encode(x)
-        reconstructed = self.decode(self.codes(codes))
-        if self.error_term:
-            # Computed from the original codes, so that changes by hooks have an effect.
-            error = x.to(self.decoder.dtype) - self.decode(codes)
-            reconstructed = reconstructed + self.error(error.detach())
-        return reconstructed.to(x.dtype)
+        if not self.error_term:
+            return self.decode(self.codes(codes)).to(x.dtype)
+        # Computed before a hook receives the codes and perhaps edits them in place, so
+        # that its changes have an effect.
+        error = (x.to(self.decoder.dtype) - self.decode(codes)).detach()
+        return (self.decode(self.codes(codes)) + self.error(error)).to(x.dtype)
 
     def extra_repr(self) -> str:
         n_components, n_features = self.decoder.shape

@@ -173,11 +173,13 @@ def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
     against SAE l (three quarters of the way from :func:`random_agreement` to 1),
 
     .. math:: a_j = \frac1n \sum_{l \ne i} \max_m \cos(d^{(i)}_j, d^{(l)}_m),
-              \quad r_j = \frac1n \bigl| \{ l \ne i :
-              \max_m \cos(d^{(i)}_j, d^{(l)}_m) > \tau_l \} \bigr|.
+              \quad f_j = \frac1n \bigl| \{ l \ne i :
+              \max_m \cos(d^{(i)}_j, d^{(l)}_m) > \tau_l \} \bigr|:
 
-    If the SAEs were trained independently, such as with other seeds, the *reappearance*
-    :math:`r_j` estimates how likely an independent run is to find the atom again.
+    the *agreement*, and the share of the other SAEs in which the atom is *found*. If
+    the SAEs were trained independently, such as with other seeds, :math:`f_j` is an
+    unbiased estimate of how likely one more is to have the atom at that level;
+    :func:`reappearance` is the probability that a fit of ours learns from its own SAEs.
 
     Parameters
     ----------
@@ -194,8 +196,8 @@ def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row for each atom, index "sae" and "atom"; columns "agreement",
-        "reappearance", "trusted" (whether the agreement is above the mean of the levels
+        A row for each atom, index "sae" and "atom"; columns "agreement", "found",
+        "trusted" (whether the agreement is above the mean of the levels
         of trust); for each SAE of some name "cosine NAME" and "atom NAME", where it
         comes nearest to having the atom (NaN and -1 for itself). ``attrs`` has the
         means of the null levels and of the levels of trust by SAE, "null" and "level".
@@ -251,7 +253,7 @@ def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
         agreement = cosines.mean(0)
         columns = {
             "agreement": agreement,
-            "reappearance": (cosines > level[:, None]).mean(0),
+            "found": (cosines > level[:, None]).mean(0),
             "trusted": agreement > level.mean(),
         }
         itself = np.full(n_atoms, np.nan, cosines.dtype), np.full(n_atoms, -1)

@@ -14,9 +14,13 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from .._base import BaseSparseAutoencoder
 from .._estimator import MFRSparseAutoencoder, check_parameters
+from .._pretrained import PretrainedSAE
 from .._training.attributes import set_fitted
+from ._names import names_of, set_names
 from ._safetensors import check_arrays, naming, opened, write_arrays
+from ._weights import SAE, Weights, estimator_with
 
 FORMAT_VERSION = 5
 
@@ -34,6 +38,15 @@ FITTED = {
 }
 # There only if they are not what the others say.
 WEIGHTS = {"components_": "float m d", "encoder_weights_": "float m d"}
+# Those of a `PretrainedSAE`, which has nothing to train on; and what TopK has not.
+PRETRAINED = {
+    **WEIGHTS,
+    "encoder_bias_": "float m",
+    "decoder_bias_": "float d",
+    "feature_agreement_": "float m",
+    "trusted_": "bool m",
+}
+THRESHOLD = {"threshold_": "float m"}
 # Parameters that are of the machine, or the session, that a file comes from.
 LEFT_BEHIND = ("callback", "checkpoint_dir", "checkpoint_every")
 # Only of fits to data with outliers.
@@ -49,7 +62,9 @@ BESIDE_VERSION_3 = {
 TRAINING = "training "
 
 
-def save(sae: MFRSparseAutoencoder, path, *, training_state=True) -> None:
+def save(
+    sae: MFRSparseAutoencoder | PretrainedSAE, path, *, training_state=True
+) -> None:
     """Write a fitted estimator to one file.
 
     The file is in safetensors format, so that other programs can read its arrays, and
@@ -59,7 +74,7 @@ def save(sae: MFRSparseAutoencoder, path, *, training_state=True) -> None:
 
     Parameters
     ----------
-    sae : MFRSparseAutoencoder
+    sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted estimator.
     path : path-like
         File to write. One that is there stays as it is until the new one is whole.
@@ -68,15 +83,15 @@ def save(sae: MFRSparseAutoencoder, path, *, training_state=True) -> None:
         from. False writes the reference SAE alone, with its agreement, in a file hardly
         larger than its weights: `dictionaries_` then holds one, there are no witnesses,
         and `loss_curve_` is empty. Training that goes on then starts from its weights,
-        as from those of another package, and counts steps anew.
+        as from those of another package, and counts steps anew. A
+        :class:`~skmfr.PretrainedSAE` has no such state.
 
     Raises
     ------
     NotFittedError
         If `sae` is not fitted.
     TypeError
-        If `sae` is anything else, such as a pipeline, an instance of a subclass or a
-        :class:`~skmfr.PretrainedSAE`, which :func:`to_sae_lens` writes.
+        If `sae` is anything else, such as a pipeline or an instance of a subclass.
     OSError
         If the file cannot be written.
     ImportError
@@ -110,23 +125,23 @@ def save(sae: MFRSparseAutoencoder, path, *, training_state=True) -> None:
     """
     from .. import __version__
 
-    check_sae(sae)
-    attributes = _all_attributes(sae) if training_state else _reference_alone(sae)
-    arrays = _arrays_of(attributes)
-    description = json.dumps(
-        {
-            "format_version": FORMAT_VERSION,
-            "skmfr_version": __version__,
-            "parameters": _parameters_of(sae),
-            "attributes": _attributes_of(sae, attributes["reference_sae_"]),
-        },
-        default=_plain,
-    )
+    check_sae(sae, PretrainedSAE)
+    content = {"format_version": FORMAT_VERSION, "skmfr_version": __version__}
+    if isinstance(sae, PretrainedSAE):
+        names = PRETRAINED if sae.threshold_ is None else PRETRAINED | THRESHOLD
+        arrays = {name: getattr(sae, name) for name in names}
+        content |= {"estimator": PretrainedSAE.__name__, "attributes": names_of(sae)}
+    else:
+        attributes = _all_attributes(sae) if training_state else _reference_alone(sae)
+        arrays = _arrays_of(attributes)
+        content["attributes"] = _attributes_of(sae, attributes["reference_sae_"])
+    content["parameters"] = _parameters_of(sae)
+    description = json.dumps(content, default=_plain)
     digest = _digest(description, arrays)
     write_arrays(Path(path), arrays, {"skmfr": description, "sha256": digest})
 
 
-def load(path) -> MFRSparseAutoencoder:
+def load(path) -> MFRSparseAutoencoder | PretrainedSAE:
     """Read an estimator that :func:`save` wrote.
 
     Parameters
@@ -136,7 +151,7 @@ def load(path) -> MFRSparseAutoencoder:
 
     Returns
     -------
-    MFRSparseAutoencoder
+    MFRSparseAutoencoder or PretrainedSAE
         The estimator as it was when it was saved, but for what :func:`save` leaves
         out: it has no `callback` and no `checkpoint_dir`.
 
@@ -174,18 +189,23 @@ def load(path) -> MFRSparseAutoencoder:
     with naming(path), opened(path, "np") as file:
         metadata = file.metadata() or {}
         description = _described(metadata)
-        names = file.keys()
+        names = set(file.keys())
         version = description["format_version"]
-        expected = _expected_arrays(names, version)
-        _check_sizes(check_arrays(file, expected))
+        pretrained = description["estimator"] == PretrainedSAE.__name__
+        if pretrained:
+            check_arrays(file, PRETRAINED | (THRESHOLD if names & {*THRESHOLD} else {}))
+        else:
+            _check_sizes(check_arrays(file, _expected_arrays(names, version)))
         arrays = {name: file.get_tensor(name) for name in names}
         if metadata.get("sha256") != _digest(metadata["skmfr"], arrays):
             raise ValueError(
                 "it is damaged: its SHA-256 digest differs from the one stored in it."
             )
+        if pretrained:
+            return _pretrained(description, arrays)
         parameters = description["parameters"]
         if version < 5:
-            # Resampling is no more.
+            # Resampling no longer exists.
             parameters.pop("resample_every", None)
         sae = _with_parameters(parameters)
         if version < 3:
@@ -249,12 +269,12 @@ def _arrays_of(attributes: dict[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def _parameters_of(sae: MFRSparseAutoencoder) -> dict[str, Any]:
+def _parameters_of(sae: BaseSparseAutoencoder) -> dict[str, Any]:
     parameters = sae.get_params()
-    parameters |= dict.fromkeys(LEFT_BEHIND)
+    parameters |= dict.fromkeys(parameters.keys() & set(LEFT_BEHIND))
     # A torch.device has a name.
     parameters["device"] = str(parameters["device"])
-    if isinstance(parameters["random_state"], np.random.RandomState):
+    if isinstance(parameters.get("random_state"), np.random.RandomState):
         parameters["random_state"] = None
     return parameters
 
@@ -269,11 +289,7 @@ def _attributes_of(sae: MFRSparseAutoencoder, reference: int) -> dict[str, Any]:
     if not np.isnan(sae.median_norm_):
         attributes["median_norm_"] = sae.median_norm_
     attributes |= {name: getattr(sae, name) for name in ("n_outliers_", *FVU_OF_KINDS)}
-    if hasattr(sae, "feature_names_in_"):
-        attributes["feature_names_in_"] = sae.feature_names_in_.tolist()
-    if hasattr(sae, "_sklearn_output_config"):
-        attributes["set_output"] = sae._sklearn_output_config["transform"]
-    return attributes
+    return attributes | names_of(sae)
 
 
 def _plain(value):
@@ -311,6 +327,12 @@ def _described(metadata: Mapping[str, str]) -> dict[str, Any]:
         isinstance(description.get(part), dict) for part in ("parameters", "attributes")
     ):
         raise ValueError("it has no parameters, or no attributes.")
+    kinds = [kind.__name__ for kind in (MFRSparseAutoencoder, PretrainedSAE)]
+    # Of our own nothing is said.
+    if description.setdefault("estimator", kinds[0]) not in kinds:
+        raise ValueError(
+            f"estimator is {description['estimator']!r}, expected {' or '.join(kinds)}."
+        )
     return description
 
 
@@ -387,15 +409,39 @@ def _check_sizes(sizes: Mapping[str, int]) -> None:
 
 def _with_parameters(parameters: dict[str, Any]) -> MFRSparseAutoencoder:
     """An estimator with parameters that it knows and takes."""
-    sae = MFRSparseAutoencoder()
+    sae = _with_known(MFRSparseAutoencoder(), parameters)
+    check_parameters(sae)
+    # Earlier builds wrote them.
+    return sae.set_params(**dict.fromkeys(LEFT_BEHIND))
+
+
+def _with_known(sae: SAE, parameters: dict[str, Any]) -> SAE:
     if unknown := sorted(parameters.keys() - sae.get_params().keys()):
         raise ValueError(
             f"it has parameters that this skmfr does not know: {', '.join(unknown)}."
         )
-    sae.set_params(**parameters)
-    check_parameters(sae)
-    # Earlier builds wrote them.
-    return sae.set_params(**dict.fromkeys(LEFT_BEHIND))
+    return sae.set_params(**parameters)
+
+
+def _pretrained(
+    description: dict[str, Any], arrays: Mapping[str, np.ndarray]
+) -> PretrainedSAE:
+    """An SAE of others, as it was."""
+    weights = Weights(
+        arrays["encoder_weights_"],
+        arrays["encoder_bias_"],
+        arrays["components_"],
+        arrays["decoder_bias_"],
+        arrays.get("threshold_"),
+    )
+    sae = estimator_with(
+        _with_known(PretrainedSAE(), description["parameters"]), weights
+    )
+    sae._validate_params()
+    known = {name: arrays[name] for name in ("feature_agreement_", "trusted_")}
+    set_fitted(sae, known)
+    set_names(sae, description["attributes"])
+    return sae
 
 
 def _set_attributes(
@@ -430,16 +476,7 @@ def _set_attributes(
         known = attributes.get(name) is not None
         fitted[name] = _number(attributes, name, float, 0) if known else None
     set_fitted(sae, with_copies(fitted))
-    if "feature_names_in_" in attributes:
-        names = attributes["feature_names_in_"]
-        if not _is_list_of_str(names) or len(names) != n_features:
-            raise ValueError(f"feature_names_in_ does not hold {n_features} names.")
-        sae.feature_names_in_ = np.array(names, dtype=object)
-    if "set_output" in attributes:
-        output = attributes["set_output"]
-        if not isinstance(output, str):
-            raise ValueError(f"set_output is {output!r}, expected a name.")
-        sae.set_output(transform=output)
+    set_names(sae, attributes)
 
 
 def _check_training(training: Mapping[str, np.ndarray]) -> None:
@@ -459,7 +496,3 @@ def _number(attributes: dict[str, Any], name: str, kind: type, low, high=inf):
             f"{name} is {value!r}, expected {kind.__name__} from {low} to {high}."
         )
     return value
-
-
-def _is_list_of_str(value) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from math import inf
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.utils._param_validation import validate_params
 
 from .._base import BaseSparseAutoencoder
 from .._estimator import MFRSparseAutoencoder
 from .._pretrained import PretrainedSAE
+from .._utils.checks import Interval
 from ._agreement import read_agreement, summary, write_agreement
 from ._gemma_scope import PARAMS, read_params
 from ._native import check_sae
@@ -36,19 +39,27 @@ SHAPES = {
     "jumprelu": {"b_enc": "floating m", "threshold": "floating m"},
     "gated": {"b_gate": "floating m", "b_mag": "floating m", "r_mag": "floating m"},
 }
-# Of versions before 6: factors of the codes, trained after all else.
+# Of versions before 6: factors of the atoms, trained after all else.
 FACTORS = "scaling_factor"
 # The version whose layout is written; SAELens reads what versions before 6 wrote, or
 # what does not say, by other rules.
 VERSION = "6.54.12"
 # What can be imported; the first value is that of a missing entry.
 ENTRIES = {
-    "finetuning_scaling_factor": (False,),
-    "normalize_activations": ("none",),
+    "finetuning_scaling_factor": (False, True),
     # With "hook_z" it flattens the heads itself.
     "reshape_activations": ("none", "hook_z"),
     "apply_b_dec_to_input": (True, False),
     "rescale_acts_by_decoder_norm": (False, True),
+}
+# Activations of a mean norm of sqrt(d_in): one factor for all.
+SCALED = "expected_average_only_in"
+# What else is done to activations, and why no weights do it.
+OTHER_NORMALISATIONS = {
+    "layer_norm": "the mean and deviation of each sample are in no code",
+    "constant_norm_rescale": "the norm of each sample is in no code",
+    "covariance_whitening": "this is a checkpoint, and SAELens puts the whitening into "
+    "the weights when training ends",
 }
 
 
@@ -145,7 +156,13 @@ def to_sae_lens(
     write_agreement(folder, sae)
 
 
-def from_sae_lens(folder) -> MFRSparseAutoencoder | PretrainedSAE:
+@validate_params(
+    {"norm_scaling_factor": [Interval(Real, 0, None, closed="neither"), None]},
+    prefer_skip_nested_validation=True,
+)
+def from_sae_lens(
+    folder, *, norm_scaling_factor=None
+) -> MFRSparseAutoencoder | PretrainedSAE:
     """Read an SAE that SAELens wrote, in version 6 or before, or one of Gemma Scope.
 
     Architectures "topk", "standard", "jumprelu" and "gated" are read; BatchTopK and
@@ -155,13 +172,21 @@ def from_sae_lens(folder) -> MFRSparseAutoencoder | PretrainedSAE:
 
     What the format says in other ways is folded into the weights: norms of atoms, where
     TopK takes account of them (`rescale_acts_by_decoder_norm`), an encoder that does
-    not subtract the decoder's bias, gates, which are thresholds.
+    not subtract the decoder's bias, gates, which are thresholds, the factor of
+    activations, and factors of atoms that versions before 6 trained
+    (`finetuning_scaling_factor`).
 
     Parameters
     ----------
     folder : path-like
         Folder with ``cfg.json`` and ``sae_weights.safetensors``; or with
         ``params.npz``, or that file itself, of Gemma Scope.
+    norm_scaling_factor : float, optional
+        What activations are multiplied by before they are coded, positive: for SAEs
+        with ``normalize_activations="expected_average_only_in"``, and only for them.
+        The files do not have it. SAELens has that of published ones:
+        ``sae_lens.loading.pretrained_saes_directory.get_norm_scaling_factor(release,
+        sae_id)``. With 1 the SAE codes activations that are scaled already.
 
     Returns
     -------
@@ -175,7 +200,8 @@ def from_sae_lens(folder) -> MFRSparseAutoencoder | PretrainedSAE:
     ------
     ValueError
         If a file is not whole, or the SAE is of another kind, such as a transcoder or
-        one whose activations are normalised.
+        one that normalises each sample by itself; or if `norm_scaling_factor` is
+        lacking, or given to an SAE that does not scale activations.
     FileNotFoundError
         If a file is not there.
     ImportError
@@ -203,20 +229,26 @@ def from_sae_lens(folder) -> MFRSparseAutoencoder | PretrainedSAE:
     """
     path = Path(folder)
     with naming(folder):
+        if path.suffix != ".npz" and not (path / CONFIG).exists():
+            path = path / PARAMS if (path / PARAMS).exists() else path
         if path.suffix == ".npz":
+            _check_scaling({}, norm_scaling_factor)
             return estimator_of(read_params(path))
-        if not (path / CONFIG).exists() and (path / PARAMS).exists():
-            return estimator_of(read_params(path / PARAMS))
         config = read_config(path, ENTRIES, _as_version_6)
+        _check_scaling(config, norm_scaling_factor)
         check_entry(config, "architecture", *SHAPES)
         expected = DECODER | SHAPES[config["architecture"]]
         arrays, norm_tolerance = read_weights(path, WEIGHTS, expected, [FACTORS])
-        if FACTORS in arrays and not (arrays[FACTORS] == 1).all():
-            raise ValueError(f"{FACTORS} is not 1 everywhere, expected to be.")
+        factors = arrays.get(FACTORS, np.ones(1))
+        if not config["finetuning_scaling_factor"] and not (factors == 1).all():
+            raise ValueError(
+                f"{FACTORS} is not 1 everywhere, but {CONFIG} has "
+                "finetuning_scaling_factor=False."
+            )
         n_components, n_features = arrays["W_dec"].shape
         check_entry(config, "d_in", n_features)
         check_entry(config, "d_sae", n_components)
-        weights = _weights_of(arrays)
+        weights = _weights_of(arrays).scaled(norm_scaling_factor or 1.0)
         if not config["apply_b_dec_to_input"]:
             weights = weights.subtracting_nothing()
         if config["architecture"] != "topk":
@@ -231,9 +263,30 @@ def from_sae_lens(folder) -> MFRSparseAutoencoder | PretrainedSAE:
         return sae
 
 
+def _check_scaling(config: dict[str, Any], factor: float | None) -> None:
+    """Whether a factor of activations is given, if and only if it is needed."""
+    name = "normalize_activations"
+    kind = config.get(name, "none")
+    if isinstance(kind, str) and kind in OTHER_NORMALISATIONS:
+        raise ValueError(f"{CONFIG} has {name}={kind!r}: {OTHER_NORMALISATIONS[kind]}.")
+    check_entry({name: kind}, name, "none", SCALED)
+    if kind == SCALED and factor is None:
+        raise ValueError(
+            f"{CONFIG} has {name}={kind!r}, but no file has the factor: set "
+            "norm_scaling_factor, to 1 if activations are scaled already."
+        )
+    if kind == "none" and factor is not None:
+        raise ValueError(
+            f"norm_scaling_factor={factor!r}, but the SAE does not scale activations: "
+            "leave it out."
+        )
+
+
 def _weights_of(arrays: dict[str, np.ndarray]) -> Weights:
     """Weights of any architecture, with thresholds."""
     encoder, decoder, decoder_bias = arrays["W_enc"].T, arrays["W_dec"], arrays["b_dec"]
+    if FACTORS in arrays:
+        decoder = decoder * arrays[FACTORS][:, None]
     if "b_gate" in arrays:
         gates = arrays["b_gate"], arrays["b_mag"], arrays["r_mag"]
         return gated(encoder, *gates, decoder, decoder_bias)
@@ -266,6 +319,7 @@ def _as_version_6(config: dict[str, Any]) -> dict[str, Any]:
     arguments = config.get("activation_fn_kwargs")
     if isinstance(arguments, dict) and "k" in arguments:
         modern["k"] = arguments["k"]
-    if config.get("normalize_activations") in (None, False):
-        modern["normalize_activations"] = "none"
+    kind = config.get("normalize_activations")
+    if kind is None or isinstance(kind, bool):
+        modern["normalize_activations"] = SCALED if kind else "none"
     return config | modern

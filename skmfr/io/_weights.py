@@ -42,6 +42,16 @@ class Weights(NamedTuple):
         shift = self.encoder @ self.decoder_bias
         return self._replace(encoder_bias=self.encoder_bias + shift)
 
+    def scaled(self, factor: float) -> Weights:
+        """The same codes, of samples that are not multiplied by a factor before."""
+        if factor == 1:
+            return self
+        return self._replace(
+            encoder=self.encoder * factor,
+            decoder=self.decoder / factor,
+            decoder_bias=self.decoder_bias / factor,
+        )
+
     def of_unit_norm(self) -> Weights:
         """The same reconstructions, with norms of the atoms in the codes."""
         norms = np.linalg.norm(self.decoder, axis=1)
@@ -235,7 +245,7 @@ def estimator_of(
     """
     n_components, n_features = weights.decoder.shape
     if weights.threshold is not None:
-        return _with_weights(PretrainedSAE(), weights)
+        return estimator_with(PretrainedSAE(), weights)
     if type(k) is not int or not 1 <= k <= n_components:
         raise ValueError(
             f"{CONFIG} has k={k!r}, expected an integer from 1 to {n_components}."
@@ -244,24 +254,15 @@ def estimator_of(
     if not norms.all():
         raise ValueError(f"{(norms == 0).sum()} of {n_components} atoms are zero.")
     if norms.max() > (1 + norm_tolerance) * norms.min():
-        return _with_weights(PretrainedSAE(k), weights)
+        return estimator_with(PretrainedSAE(k), weights)
     sae = MFRSparseAutoencoder(n_components, n_saes=1, k=k, n_witnesses=0)
     weights = weights.of_unit_norm()
-    _with_weights(sae, weights)
-    set_fitted(
-        sae,
-        {
-            "dictionaries_": weights.decoder[None],
-            "n_outliers_": 0,
-            "inlier_fvu_": None,
-            "outlier_fvu_": None,
-            "_training": {},
-        },
-    )
+    estimator_with(sae, weights)
+    set_fitted(sae, {"dictionaries_": weights.decoder[None], "_training": {}})
     return sae
 
 
-def _with_weights(sae: SAE, weights: Weights) -> SAE:
+def estimator_with(sae: SAE, weights: Weights) -> SAE:
     """Make an estimator fitted, of one SAE without witness: nothing else is known."""
     n_components, n_features = weights.decoder.shape
     unknown = np.full(n_components, np.nan, dtype=weights.decoder.dtype)
@@ -277,6 +278,9 @@ def _with_weights(sae: SAE, weights: Weights) -> SAE:
         "agreement_null_": random_agreement(n_features, n_components),
         "trusted_": np.zeros(n_components, dtype=bool),
         "median_norm_": float("nan"),
+        "n_outliers_": 0,
+        "inlier_fvu_": None,
+        "outlier_fvu_": None,
         "n_iter_": 0,
         "n_steps_": 0,
         "loss_curve_": unknown[:0],

@@ -147,6 +147,17 @@ def sae_lens_oldest(folder, draw):
     return rule(arrays, lambda s: above(s, 0))
 
 
+def sae_lens_finetuned(folder, draw):
+    arrays = arrays_of(draw)
+    # Factors of the codes in the decoder, which versions 3 to 5 trained at the end.
+    factors = draw.uniform(0.5, 2, M).astype(np.float32)
+    entries = {"architecture": "standard", "finetuning_scaling_factor": True}
+    write_sae_lens(folder, BEFORE_6 | entries, arrays | {"scaling_factor": factors})
+    return rule(
+        arrays | {"W_dec": arrays["W_dec"] * factors[:, None]}, lambda s: above(s, 0)
+    )
+
+
 def gemma_scope(folder, draw):
     arrays = arrays_of(draw)
     arrays["threshold"] = draw.uniform(0, 1.5, M).astype(np.float32)
@@ -296,5 +307,9 @@ DICTIONARY_LEARNING = {
 LAYOUTS = (
     SAE_LENS
     | DICTIONARY_LEARNING
-    | {"Gemma Scope": gemma_scope, "sparsify of different norms": sparsify}
+    | {
+        "finetuned before 6": sae_lens_finetuned,
+        "Gemma Scope": gemma_scope,
+        "sparsify of different norms": sparsify,
+    }
 )

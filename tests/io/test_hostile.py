@@ -10,7 +10,12 @@ import pytest
 import torch
 from layouts import LAYOUTS
 
-from skmfr.io import from_dictionary_learning, from_sae_lens, from_sparsify
+from skmfr.io import (
+    from_dictionary_learning,
+    from_sae_lens,
+    from_sparsify,
+    to_sae_lens,
+)
 from skmfr.io._opening import open_sae
 
 FILES = {
@@ -54,6 +59,29 @@ def test_damaged_files_are_refused_or_read_as_an_sae(
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted(
         {*FILES[layout], *(["config.json"] if layout == "GatedAutoEncoder" else [])}
     )
+
+
+def test_damaged_agreement_is_refused_or_read(tmp_path, count_refused):
+    LAYOUTS["jumprelu"](tmp_path, np.random.default_rng(1))
+    sae = open_sae(tmp_path)
+    sae.feature_agreement_ = np.linspace(0, 1, 24, dtype=np.float32)
+    to_sae_lens(sae, tmp_path)
+    path = tmp_path / "agreement.safetensors"
+
+    def assert_cosines(loaded, expected):
+        assert loaded.feature_agreement_.shape == (24,)
+        assert np.abs(loaded.feature_agreement_).max() <= 1.001
+        assert loaded.trusted_.dtype == bool
+
+    def load():
+        try:
+            return open_sae(tmp_path)
+        except ValueError as error:
+            assert str(tmp_path) in str(error)  # noqa: PT017
+            raise ValueError(path.name) from error
+
+    header = slice(0, 8 + int.from_bytes(path.read_bytes()[:8], "little"))
+    assert count_refused(path, load, assert_cosines, header, 60) > 0.2
 
 
 class Harmful:
@@ -152,17 +180,12 @@ def test_other_arrays_are_refused(tmp_path, changes, message):
         from_sae_lens(tmp_path)
 
 
-def test_factors_and_magnitudes_that_would_change_codes_are_refused(tmp_path):
+def test_magnitudes_that_are_not_finite_are_refused(tmp_path):
     from safetensors.numpy import load_file, save_file
 
     LAYOUTS["gated"](tmp_path, np.random.default_rng(0))
     path = tmp_path / "sae_weights.safetensors"
     arrays = load_file(path)
-    factors = np.ones(24, np.float32)
-    factors[3] = 2
-    save_file(arrays | {"scaling_factor": factors}, path)
-    with pytest.raises(ValueError, match="scaling_factor is not 1 everywhere"):
-        from_sae_lens(tmp_path)
     save_file(arrays | {"r_mag": np.full(24, 1e3, np.float32)}, path)
     with pytest.raises(ValueError, match=r"exp\(r_mag\) has numbers that are not fin"):
         from_sae_lens(tmp_path)

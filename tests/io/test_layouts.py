@@ -1,10 +1,13 @@
 """SAEs of all kinds, by their rules as written here, and by the packages themselves."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from layouts import DICTIONARY_LEARNING, LAYOUTS, SAE_LENS, D, K, M, gemma_scope
 
+from benchmarks._layouts import LAYOUTS as WRITTEN
 from skmfr import MFRSparseAutoencoder, PretrainedSAE
 from skmfr.io import from_dictionary_learning, from_sae_lens, from_sparsify
 from skmfr.io._opening import open_sae
@@ -97,29 +100,31 @@ def test_sae_lens_has_the_same_codes(tmp_path, X, name):
 
 
 @pytest.mark.parametrize(
-    "kind",
-    ["Standard", "JumpReLU", "Gated", "TopK", "BatchTopK", "MatryoshkaBatchTopK"],
+    "layout", WRITTEN, ids=[f"{each.package}-{each.kind}" for each in WRITTEN]
 )
-def test_what_sae_lens_writes_after_training_is_read(tmp_path, X, kind):
-    sae_lens = pytest.importorskip("sae_lens")
-    entries = {"k": K} if "TopK" in kind else {}
-    if kind.startswith("Matryoshka"):
-        entries["matryoshka_widths"] = [8, M]
-    config = getattr(sae_lens, f"{kind}TrainingSAEConfig")(d_in=D, d_sae=M, **entries)
-    trained = getattr(sae_lens, f"{kind}TrainingSAE")(config)
-    draw = torch.Generator().manual_seed(0)
+def test_what_packages_write_is_read_as_they_read_it(tmp_path, X, layout):
+    pytest.importorskip(layout.package.removeprefix("eai-").replace("-", "_"))
+    forward = layout.write(tmp_path)
     with torch.no_grad():
-        for parameter in trained.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=draw)
-        if hasattr(trained, "topk_threshold"):
-            trained.topk_threshold.fill_(0.3)
-    trained.save_inference_model(tmp_path)
+        codes, reconstructed = forward(torch.tensor(X))
+    assert 0.05 < (codes > 0).double().mean() < 0.95
+    sae = open_sae(tmp_path)
+    assert_close(sae.transform(X), codes)
+    assert_close(sae.reconstruct(X), reconstructed)
+
+
+def test_a_factor_of_activations_is_folded_as_sae_lens_does(tmp_path, X):
+    sae_lens = pytest.importorskip("sae_lens")
+    entries = {"normalize_activations": "expected_average_only_in"}
+    SAE_LENS["jumprelu, not subtracted"](tmp_path, np.random.default_rng(1))
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    (tmp_path / "cfg.json").write_text(json.dumps(config | entries))
     peer = sae_lens.SAE.load_from_disk(tmp_path)
+    peer.fold_activation_norm_scaling_factor(0.3)
     with torch.no_grad():
         codes = peer.encode(torch.tensor(X))
         reconstructed = peer.decode(codes)
-    assert (codes > 0).any()
-    sae = from_sae_lens(tmp_path)
+    sae = from_sae_lens(tmp_path, norm_scaling_factor=0.3)
     assert_close(sae.transform(X), codes)
     assert_close(sae.reconstruct(X), reconstructed)
 

@@ -160,6 +160,57 @@ def test_what_can_be_folded_is(tmp_path, entries, norms, make_samples):
     assert_close(np.linalg.norm(sae.components_, axis=1), 1, 1e-6)
 
 
+SCALED = {"normalize_activations": "expected_average_only_in"}
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"architecture": "jumprelu"},
+        {"architecture": "jumprelu", "apply_b_dec_to_input": False},
+        {"rescale_acts_by_decoder_norm": True},
+        {},
+    ],
+)
+def test_a_factor_of_activations_is_folded(tmp_path, entries, make_samples):
+    config, factor = PLAIN | SCALED | entries, 0.3
+    weights = weights_with_norms(DIFFERENT_NORMS if entries else 1.0)
+    if "architecture" in entries:
+        weights["threshold"] = np.linspace(0, 1, N_COMPONENTS, dtype=np.float32)
+    write(tmp_path, config, weights)
+    sae = from_sae_lens(tmp_path, norm_scaling_factor=factor)
+    # It sees scaled activations, and what it gives is scaled back.
+    X = make_samples()
+    if "architecture" in entries:
+        scores = factor * X - weights["b_dec"] * config["apply_b_dec_to_input"]
+        scores = scores @ weights["W_enc"] + weights["b_enc"]
+        codes = np.where(scores > weights["threshold"], scores.clip(min=0), 0)
+        assert_close(sae.transform(X), codes)
+        reconstructed = codes @ weights["W_dec"] + weights["b_dec"]
+    else:
+        codes, reconstructed = forward(config, weights, factor * X)
+        # For atoms of unit norm, in the units of the samples.
+        assert_close(sae.transform(X), codes / factor, 5e-5)
+    assert (codes > 0).any()
+    assert_close(sae.reconstruct(X), reconstructed / factor, 5e-5)
+
+
+def test_a_factor_is_given_where_it_belongs_and_nowhere_else(tmp_path):
+    write(tmp_path, PLAIN, weights_with_norms(1.0))
+    with pytest.raises(ValueError, match=r"norm_scaling_factor=0\.3, but the SAE does"):
+        from_sae_lens(tmp_path, norm_scaling_factor=0.3)
+    for wrong in (0, -1.0, np.inf, "0.3", True):
+        with pytest.raises(ValueError, match="'norm_scaling_factor' parameter"):
+            from_sae_lens(tmp_path, norm_scaling_factor=wrong)
+
+
+def test_factors_that_are_said_not_to_be_there_are_refused(tmp_path):
+    factors = {"scaling_factor": np.linspace(1, 2, N_COMPONENTS)}
+    write(tmp_path, PLAIN, weights_with_norms(1.0) | factors)
+    with pytest.raises(ValueError, match="scaling_factor is not 1 everywhere, but"):
+        from_sae_lens(tmp_path)
+
+
 def test_lacking_entries_mean_what_they_do_in_sae_lens(tmp_path, make_samples):
     lacking = ("apply_b_dec_to_input", "normalize_activations", "metadata")
     config = {name: value for name, value in PLAIN.items() if name not in lacking}
@@ -177,7 +228,24 @@ def test_lacking_entries_mean_what_they_do_in_sae_lens(tmp_path, make_samples):
             "architecture='transcoder', expected 'topk' or",
         ),
         ({"architecture": "jumprelu"}, "it lacks threshold"),
-        ({"normalize_activations": "layer_norm"}, "'layer_norm', expected 'none'"),
+        (
+            {"normalize_activations": "layer_norm"},
+            "'layer_norm': the mean and deviation of each sample are in no code",
+        ),
+        (
+            {"normalize_activations": "constant_norm_rescale"},
+            "'constant_norm_rescale': the norm of each sample is in no code",
+        ),
+        (
+            {"normalize_activations": "covariance_whitening"},
+            "'covariance_whitening': this is a checkpoint",
+        ),
+        ({"normalize_activations": "other"}, "'other', expected 'none' or 'expected"),
+        ({"normalize_activations": ["none"]}, r"\['none'\], expected 'none' or"),
+        (
+            {"normalize_activations": "expected_average_only_in"},
+            "no file has the factor: set norm_scaling_factor",
+        ),
         ({"reshape_activations": "other"}, "reshape_activations='other'"),
         ({"apply_b_dec_to_input": 1}, "apply_b_dec_to_input=1, expected True or"),
         ({"d_in": 9}, "d_in=9, expected 8"),
@@ -251,8 +319,8 @@ def test_topk_saes_of_versions_before_6_are_read(tmp_path, entries, make_samples
         ),
         ({"activation_fn_kwargs": {}}, "k=None, expected an integer from 1 to 24"),
         ({"activation_fn_kwargs": [4]}, "k=None"),
-        ({"normalize_activations": True}, "normalize_activations=True"),
-        ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor=True"),
+        ({"normalize_activations": True}, "set norm_scaling_factor"),
+        ({"finetuning_scaling_factor": 2}, "finetuning_scaling_factor=2, expected"),
     ],
 )
 def test_other_saes_of_versions_before_6_are_refused(tmp_path, entries, message):

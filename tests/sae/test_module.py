@@ -81,6 +81,88 @@ def test_error_term_gives_the_input_back_unless_codes_are_changed(sae, X):
     np.testing.assert_allclose(errors[0], X - sae.reconstruct(X), atol=1e-5)
 
 
+def test_error_term_is_that_of_codes_before_they_are_edited_in_place(sae, X):
+    module = sae.to_torch(error_term=True)
+
+    def without_first(_, inputs, output):
+        output[..., 0] = 0
+
+    module.codes.register_forward_hook(without_first)
+    with torch.no_grad():
+        edited = module(torch.tensor(X))
+    expected = X - np.outer(sae.transform(X)[:, 0], sae.components_[0])
+    assert np.abs(expected - X).max() > 0.01
+    np.testing.assert_allclose(edited, expected, atol=1e-5)
+
+
+# Inside the tools of others.
+
+
+@pytest.fixture
+def model(ours):
+    """Tokens, a model of them, and a module that has learned its first layer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(30, D), nn.Linear(D, D), nn.Linear(D, 30))
+    tokens = torch.arange(30).view(3, 10)
+    with torch.no_grad():
+        inside = model[1](model[0](tokens)) + 0
+    atom = int(ours.transform(inside.flatten(0, 1).numpy()).sum(0).argmax())
+    return model, tokens, inside, atom
+
+
+def without(ours, inside, atom):
+    """Activations less what one atom writes."""
+    codes = ours.transform(inside.flatten(0, 1).numpy())[:, atom]
+    assert codes.max() > 0.1
+    written = np.outer(codes, ours.components_[atom]).reshape(inside.shape)
+    return inside - torch.tensor(written)
+
+
+def test_nnsight_reads_and_changes_codes(ours, model):
+    nnsight = pytest.importorskip("nnsight", minversion="0.5")
+    model, tokens, inside, atom = model
+    expected = model[2](without(ours, inside, atom))
+    module = ours.to_torch(error_term=True)
+    spliced = nnsight.NNsight(nn.Sequential(model[0], model[1], module, model[2]))
+    with torch.no_grad(), spliced.trace(tokens):
+        codes = spliced[2].codes.output.clone().save()
+        spliced[2].codes.output[..., atom] = 0
+        logits = spliced[3].output.save()
+    np.testing.assert_allclose(
+        codes.flatten(0, 1), ours.transform(inside.flatten(0, 1).numpy()), atol=1e-5
+    )
+    torch.testing.assert_close(logits, expected.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_transformer_lens_takes_the_module_in_a_hook(ours):
+    lens = pytest.importorskip("transformer_lens")
+    config = lens.HookedTransformerConfig(
+        n_layers=1, d_model=D, n_ctx=10, d_head=3, d_vocab=30, act_fn="gelu", seed=0
+    )
+    model, tokens = lens.HookedTransformer(config), torch.arange(30).view(3, 10)
+    site = "blocks.0.hook_mlp_out"
+    inside = model.run_with_cache(tokens)[1][site].detach()
+    module = ours.to_torch(error_term=True)
+
+    def through(x, hook):
+        return module(x)
+
+    with torch.no_grad():
+        spliced = model.run_with_hooks(tokens, fwd_hooks=[(site, through)])
+        torch.testing.assert_close(spliced, model(tokens), atol=1e-4, rtol=1e-4)
+        atom = int(ours.transform(inside.flatten(0, 1).numpy()).sum(0).argmax())
+        changed = without(ours, inside, atom)
+        expected = model.run_with_hooks(
+            tokens, fwd_hooks=[(site, lambda x, hook: changed)]
+        )
+        module.codes.register_forward_hook(
+            lambda _, inputs, codes: codes * (torch.arange(M) != atom)
+        )
+        ablated = model.run_with_hooks(tokens, fwd_hooks=[(site, through)])
+    assert (ablated - spliced).abs().max() > 1e-3
+    torch.testing.assert_close(ablated, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_gradient_times_code_tells_what_an_atom_does_to_a_linear_model(ours, X):
     # Exactly, as nothing after the SAE bends.
     module = ours.to_torch(error_term=True)
