@@ -3,9 +3,10 @@
 ``python -m benchmarks.eeg single --data DIR`` mixes clean single-channel epochs with
 ocular or muscular artefacts and prints a row for each way to get them out again, with
 errors on epochs of people that training has not seen: mean and standard deviation over
-splits.  ``multi`` does the same with 19 channels and ocular topographies, ``paper``
-reconstructs an unseen person in the paper's setting, ``decode`` classifies before and
-after denoising, ``speed`` measures time and memory.
+splits.  ``multi`` does the same with 19 channels and ocular topographies, ``kept`` asks
+what is left of the brain where nobody has clean signals, ``paper`` reconstructs an
+unseen person in the paper's setting, ``decode`` classifies before and after denoising,
+``speed`` measures time and memory.
 
 DIR has the folders ``eegmat`` and ``eegmmidb``, EDF files of PhysioNet, and
 ``semisim``, epochs to mix: see ``docs/eeg_benchmark.md``.  Rows whose package is not
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from benchmarks import _data, _methods
+from benchmarks import _data, _eeg_kept, _methods
 from benchmarks import _eeg_baselines as baselines
 from benchmarks._methods import DIGITS, Problem, after_pca, ours, over_seeds
 from benchmarks._peers import Peer
@@ -388,6 +389,47 @@ def multi(arguments: argparse.Namespace, report: Report) -> None:
     report(compared(methods, splits, arguments.only), {"table": "multi"}, DIGITS)
 
 
+def kept(arguments: argparse.Namespace, report: Report) -> None:
+    digits = DIGITS | {"P3 later, ms": 0, "CPU seconds": 1}
+    report(rows_of_kept(arguments), {"table": "kept"}, digits)
+
+
+def rows_of_kept(arguments: argparse.Namespace) -> Iterator[Row]:
+    """What ways without clean signals leave of the brain, of people in turn."""
+    recordings = []
+    for seed in range(arguments.seeds):
+        split, topographies, names = multi_split(
+            arguments.data, seed, False, arguments.most
+        )
+        once = slice(None, None, N_REPEATS)
+        pair = split.clean_test[once], split.noisy_test[once]
+        recordings.append(_eeg_kept.partly_noisy(*pair, names, seed))
+    frontal = [name for name in FRONTAL if name in names]
+    methods: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+        "nothing": lambda X, seed: X,
+        "SSP, true topographies": lambda X, seed: baselines.projection(topographies)(X),
+        "ICA, find_bads_eog": lambda X, seed: baselines.found_components(
+            X, names, frontal, seed
+        ),
+        "ours, without clean signals, find_artifacts": lambda X, seed: (
+            without_found_atoms(X, names, frontal, seed)
+        ),
+    }
+    for name in filter(partial(re.search, arguments.only), methods):
+        print(name, file=sys.stderr)
+        rows = []
+        for seed, recording in enumerate(recordings):
+            began = process_time()
+            row = _eeg_kept.measure(
+                lambda X, seed=seed, name=name: methods[name](X, seed),
+                recording,
+                SFREQ,
+            )
+            # Three times cleaned.
+            rows.append(row | {"CPU seconds": (process_time() - began) / 3})
+        yield over_seeds(name, rows)
+
+
 def print_sizes(splits: list[Split]) -> None:
     sizes = " / ".join(f"{len(s.noisy)}, {len(s.noisy_test)}" for s in splits)
     print(f"\nmixtures to train on, to test: {sizes}", flush=True)
@@ -690,6 +732,7 @@ def memories(raw, hours: float, denoisers: dict[str, EEGDenoiser]) -> Iterator[R
 TABLES = {
     "single": single,
     "multi": multi,
+    "kept": kept,
     "paper": paper,
     "decode": decode,
     "speed": speed,

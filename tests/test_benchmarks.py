@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from benchmarks import (
     _data,
+    _eeg_kept,
     _efficientnet,
     _jobs,
     _methods,
@@ -488,6 +489,25 @@ def test_steps_of_load(table, monkeypatch):
     rows = table(load, "steps", "--steps", 40)
     assert rows["one fit"][0] == "40"
     assert rows["calls of partial_fit"][0] == "2"
+
+
+def test_what_halving_and_delaying_leaves_of_the_brain():
+    names = ["Fz", "Cz", "Pz", "P3", "P4", "O1", "O2", "Fp1"]
+    clean = np.random.default_rng(0).standard_normal((40, 8, 128)).astype(np.float32)
+    noisy = clean + 30
+    recording = _eeg_kept.partly_noisy(clean, noisy, names, 0)
+    has = recording.has_artefact
+    np.testing.assert_array_equal(recording.noisy[has], noisy[has])
+    np.testing.assert_array_equal(recording.noisy[~has], clean[~has])
+    row = _eeg_kept.measure(lambda X: 0.5 * np.roll(X, 2, axis=-1), recording, 128.0)
+    assert row["P3 kept"] == pytest.approx(0.5)
+    assert row["P3 later, ms"] == pytest.approx(2000 / 128)
+    row = _eeg_kept.measure(lambda X: 0.5 * X, recording, 128.0)
+    assert row["error, no artefact"] == row["error, all clean"] == pytest.approx(0.5)
+    assert row["alpha kept"] == row["theta kept"] == pytest.approx(0.25)
+    rms = np.sqrt(np.square(clean[has]).mean((1, 2)))
+    errors = np.sqrt(np.square(0.5 * clean[has] - 15).mean((1, 2))) / rms
+    assert row["error, artefact"] == pytest.approx(errors.mean(), rel=1e-4)
 
 
 def test_eeg(table, tmp_path, monkeypatch):

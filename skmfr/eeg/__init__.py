@@ -2,9 +2,11 @@
 
 from ._artifacts import atom_waveforms, score_atoms
 from ._denoiser import EEGDenoiser
-from ._figures import add_to_report, plot_atom, plot_overlay
+from ._figures import plot_atom, plot_overlay
+from ._files import read_eeg_denoiser
 from ._finding import find_artifacts
-from ._quality import correlation, rrmse_s, rrmse_t
+from ._quality import correlation, peak_kept, power_kept, rrmse_s, rrmse_t
+from ._report import add_to_report
 
 __all__ = [
     "EEGDenoiser",
@@ -12,8 +14,11 @@ __all__ = [
     "atom_waveforms",
     "correlation",
     "find_artifacts",
+    "peak_kept",
     "plot_atom",
     "plot_overlay",
+    "power_kept",
+    "read_eeg_denoiser",
     "rrmse_s",
     "rrmse_t",
     "score_atoms",

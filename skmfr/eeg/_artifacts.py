@@ -10,18 +10,13 @@ from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from .._utils.extras import needed_by
+from ._containers import as_recording, is_epochs, is_raw
 from ._fitted import (
     as_scaled,
     check_atoms_are_signals,
     check_shape,
 )
-from ._recordings import (
-    Reader,
-    check_recording,
-    is_raw,
-    picked,
-    warn_of_other_recording,
-)
+from ._recordings import Reader, check_recording, picked, warn_of_other_recording
 from ._scales import moments_of_windows, warn_of_other_sizes
 from ._spans import Span, chunks, first_windows, windows_of_spans
 from ._unsupervised import codes_of_windows
@@ -103,7 +98,7 @@ def score_atoms(
     ----------
     denoiser : EEGDenoiser
         Fitted without clean signals, on a recording or epochs of MNE.
-    X : mne.io.Raw
+    X : mne.io.Raw or mne.Epochs
         Recording in which the atoms are active, that of the fit for instance.
     channels : str or list of str, default=None
         Channels that record artefacts, as MNE's `picks`. None means all of type EOG and
@@ -136,8 +131,8 @@ def score_atoms(
     ImportError
         If pandas is not installed.
     ValueError
-        If the denoiser was fitted with clean signals, X is no recording or lacks
-        channels, or a topography does not fit the channels.
+        If the denoiser was fitted with clean signals, X is no recording and no epochs,
+        or lacks channels, or a topography does not fit the channels.
 
     See Also
     --------
@@ -179,6 +174,7 @@ def score_atoms(
         import pandas as pd
 
     reader = fitted_reader(denoiser, X)
+    X = reader.X
     if channels is None:
         types = zip(X.ch_names, X.get_channel_types(), strict=True)
         channels = [name for name, kind in types if kind in ("eog", "ecg")]
@@ -272,16 +268,17 @@ def leading_vectors(waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fitted_reader(denoiser, X) -> Reader:
-    """The channels of the fit of a recording, checked."""
+    """The channels of the fit of a recording, or of epochs as one, checked."""
     check_is_fitted(denoiser)
     check_atoms_are_signals(denoiser, "Scoring atoms")
-    if not is_raw(X):
-        raise ValueError(f"X must be an mne.io.Raw, got {type(X).__name__}.")
+    if not (is_raw(X) or is_epochs(X)):
+        raise ValueError(
+            f"X must be an mne.io.Raw or mne.Epochs, got {type(X).__name__}."
+        )
     check_recording(X, denoiser)
     warn_of_other_recording(X, denoiser)
-    reader = Reader(X, denoiser.ch_names_, "X")
-    check_shape(denoiser, reader)
-    return reader
+    check_shape(denoiser, Reader(X, denoiser.ch_names_, "X"))
+    return Reader(as_recording(X), denoiser.ch_names_, "X")
 
 
 def code_windows(denoiser, reader: Reader, spans: list[Span]) -> sparse.csr_array:

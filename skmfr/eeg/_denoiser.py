@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from math import ceil
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from .._estimator import MFRSparseAutoencoder
@@ -18,37 +16,36 @@ from .._utils.checks import Interval
 from .._utils.documentation import DocumentationLinkMixin
 from .._utils.fitted import unchanged_on_error
 from ..metrics import fvu
+from ._containers import is_epochs, is_raw
 from ._filters import N_NEIGHBOURS
-from ._fitted import as_scaled, check_atoms_are_signals, check_shape, checked_atoms
+from ._fitted import as_scaled, check_shape
+from ._learning import learn
+from ._like_ica import LikeICA
 from ._quality import mean_rrmse_t
 from ._recordings import (
     Reader,
     check_alike,
     check_recording,
+    checked_names,
     how_recorded,
-    is_epochs,
-    is_raw,
     mapped,
     picked,
-    pieces_to_fit,
+    warn_of_no_high_pass,
     warn_of_other_recording,
 )
+from ._rejection import checked_left_out
 from ._scales import (
-    centre_and_scale,
-    check_none_flat,
     moments_of_windows,
     warn_of_other_sizes,
 )
-from ._supervised import filtered_signals, fit_filters, folds_of_epochs
-from ._unsupervised import explained, fit_windows, removal
+from ._supervised import filtered_signals
+from ._unsupervised import explained
 from ._windows import samples_in_window
 
 Change = Callable[[np.ndarray], np.ndarray]
-# Numbers in the windows of a fit, 512 MB in float32; of more data some are drawn.
-FIT_NUMBERS = 2**27
 
 
-class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
+class EEGDenoiser(DocumentationLinkMixin, LikeICA, TransformerMixin, BaseEstimator):
     """Denoise EEG with sparse codes of its windows.
 
     Signals are scaled channel by channel and cut into overlapping windows; windows are
@@ -94,6 +91,10 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
     sfreq : float, default=None
         Sampling rate in Hz of arrays. Objects of MNE know theirs.
 
+    ch_names : list of str, default=None
+        Names of the channels of arrays, with which a denoiser that was fitted on arrays
+        denoises objects of MNE. These know theirs.
+
     verbose : bool, default=False
         Whether to show a progress bar for recordings.
 
@@ -116,7 +117,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         windows side by side, 4 to 512: more would learn the noise by heart.
 
     ch_names_ : list of str or None
-        Channels in the order of the fit; None for arrays.
+        Channels in the order of the fit; of arrays, the parameter `ch_names`.
 
     sfreq_ : float or None
         Sampling rate in Hz; None for arrays if `sfreq` is None.
@@ -206,6 +207,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         "trusted_only": ["boolean"],
         "picks": ["array-like", str, Integral, slice, None],
         "sfreq": [Interval(Real, 0, None, closed="neither"), None],
+        "ch_names": ["array-like", None],
         "verbose": ["verbose"],
         "random_state": ["random_state"],
     }
@@ -220,6 +222,7 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         trusted_only=False,
         picks=None,
         sfreq=None,
+        ch_names=None,
         verbose=False,
         random_state=None,
     ):
@@ -230,11 +233,21 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         self.trusted_only = trusted_only
         self.picks = picks
         self.sfreq = sfreq
+        self.ch_names = ch_names
         self.verbose = verbose
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, groups=None):
+    def fit(
+        self,
+        X,
+        y=None,
+        groups=None,
+        *,
+        decim=None,
+        reject=None,
+        reject_by_annotation=True,
+    ):
         """Learn atoms of windows, or how to get clean signals from noisy ones.
 
         Parameters
@@ -247,6 +260,13 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
             Epochs of one group (a person, say) are left out together in the
             cross-validation that chooses the ridge of the second dictionary. None
             leaves out epochs that follow one another.
+        decim : int, default=None
+            Learn atoms from each so manyth window. None means from all.
+        reject : dict of float, default=None
+            Peak-to-peak amplitude by type of channel, such as ``{"eeg": 500e-6}``: of
+            recordings, pieces of 2 s in which a channel exceeds it are left out.
+        reject_by_annotation : bool, default=True
+            Whether spans of recordings that are annotated as ``BAD`` are left out.
 
         Returns
         -------
@@ -259,42 +279,28 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
             If X is shorter than a window, has a flat channel or values that are not
             finite, or y is no clean version of X, such as labels. A fit that fails
             leaves the denoiser as it was.
+
+        Warns
+        -----
+        UserWarning
+            Without clean signals, if X has not been high-pass filtered, is short, or
+            no atom is trusted.
         """
+        left_out = checked_left_out(decim, reject, reject_by_annotation, y)
         with unchanged_on_error(self):
             self._forget()
             noisy = self._opened(X)
+            if y is None and self.recording_ is not None:
+                warn_of_no_high_pass(X)
             clean = None if y is None else self._opened_clean(X, y)
             self._set_windows(noisy)
-            self._learn(noisy, clean, groups)
+            learn(self, noisy, clean, groups, left_out)
         return self
 
     def _forget(self) -> None:
         """Leave nothing of an earlier fit, which may have been the other way."""
         for name in [name for name in vars(self) if name.endswith("_")]:
             delattr(self, name)
-
-    def _learn(self, noisy: Reader, clean: Reader | None, groups) -> None:
-        rng = np.random.default_rng(
-            check_random_state(self.random_state).randint(2**31)
-        )
-        n_overlapping = ceil(self.n_times_ / self.hop_)
-        n_times_most = FIT_NUMBERS // (n_overlapping * self.n_channels_)
-        pieces = pieces_to_fit(noisy, self.n_times_, n_times_most, rng)
-        signals = [noisy.read(piece) for piece in pieces]
-        moments = [moments_of_windows(part, self.n_times_) for part in signals]
-        self.mean_, self.scale_ = centre_and_scale(moments)
-        self.clean_mean_ = self.mean_
-        check_none_flat(self.mean_, self.scale_, noisy.ch_names, noisy.ch_types)
-        signals = [as_scaled(self, signal) for signal in signals]
-        if clean is None:
-            fit_windows(self, signals)
-        else:
-            targets = [clean.read(piece) for piece in pieces]
-            moments = [moments_of_windows(part, self.n_times_) for part in targets]
-            self.clean_mean_, _ = centre_and_scale(moments)
-            targets = [as_scaled(self, target, self.clean_mean_) for target in targets]
-            folds = folds_of_epochs(groups, noisy.shape[0], pieces, is_raw(noisy.X))
-            fit_filters(self, signals, targets, folds, rng)
 
     def _opened(self, X) -> Reader:
         """X as it will be read, and which of its channels."""
@@ -310,6 +316,8 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
                 f"picks={self.picks!r} selects channels of MNE objects, but X is a "
                 f"{type(X).__name__}: select the channels from the array."
             )
+        elif self.ch_names is not None:
+            self.ch_names_ = checked_names(self.ch_names, X)
         reader = Reader(X, self.ch_names_, "X")
         self.n_channels_ = reader.shape[1]
         return reader
@@ -361,43 +369,6 @@ class EEGDenoiser(DocumentationLinkMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         denoised = filtered_signals if hasattr(self, "filters_") else explained
         return self._mapped(X, lambda source: partial(denoised, self))
-
-    def apply(self, X, exclude=None):
-        """Remove the artefacts that atoms stand for, and leave all else as it is.
-
-        Atoms say what artefacts look like and when they are there. The covariance of X
-        says how to take them out: by a filter that gets what has their topographies
-        with as little as possible of anything else, in windows in which there is more
-        of it than the brain puts there.
-
-        Parameters
-        ----------
-        X : mne.io.Raw, mne.Epochs, or array of shape (n_epochs, n_channels, n_times)
-            A whole recording, or all epochs of one: the filter is learned from X.
-        exclude : array-like of int or bool, default=None
-            Atoms to remove: their numbers, each of which counts once, or a mask of all
-            atoms. None means the parameter `exclude`.
-
-        Returns
-        -------
-        X_without : same type as X
-            A copy without these artefacts.
-
-        Raises
-        ------
-        ValueError
-            As in :meth:`transform`, or if the denoiser was fitted with clean signals,
-            where atoms are not parts of the signals.
-
-        Warns
-        -----
-        UserWarning
-            As in :meth:`transform`, or if X is too short to learn from.
-        """
-        check_is_fitted(self)
-        check_atoms_are_signals(self, "apply")
-        atoms = checked_atoms(self, self.exclude if exclude is None else exclude)
-        return self._mapped(X, partial(removal, self, atoms))
 
     def _mapped(self, X: Any, prepared: Callable[[Reader], Change]) -> Any:
         """A copy of X whose channels of the fit went through a function.

@@ -1,4 +1,4 @@
-"""Pictures of atoms and of what they take away, and a report of both."""
+"""Pictures of atoms and of what they take away."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from ._artifacts import (
     code_windows,
     fitted_reader,
     leading_vectors,
-    score_atoms,
 )
+from ._containers import as_recording, is_epochs, is_raw
 from ._fitted import checked_atoms
-from ._recordings import check_channels, is_raw, picked
+from ._recordings import check_channels, picked
 from ._spans import Span, window_starts
 from ._windows import overlap_add
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -33,6 +32,8 @@ RANGE_DB = 40
 N_BARS = 10
 # Channels in an overlay.
 N_TRACES = 4
+# Maps side by side in a grid.
+N_COLUMNS = 5
 BEFORE, AFTER = "tab:red", "black"
 
 
@@ -48,7 +49,7 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
         Fitted without clean signals, on a recording or epochs of MNE.
     atom : int
         Number of the atom.
-    X : mne.io.Raw
+    X : mne.io.Raw or mne.Epochs
         Recording in which the atom is active.
     n_windows : int, default=3
         How many windows to show, of those that do not overlap.
@@ -82,10 +83,20 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
     """
     check_is_fitted(denoiser)
     checked_atoms(denoiser, [atom], "atom")
+    (figure,) = draw_atoms(denoiser, X, [atom], n_windows)
+    return figure
+
+
+def draw_atoms(denoiser, X, atoms, n_windows: int = 3) -> list[Figure]:
+    """What `plot_atom` draws, of several atoms."""
     reader = fitted_reader(denoiser, X)
     spans = reader.spans()
     codes = code_windows(denoiser, reader, spans)
-    return _draw_atom(denoiser, atom, X, spans, codes, n_windows)
+    n_times = len(X.times) if is_epochs(X) else None
+    return [
+        _draw_atom(denoiser, atom, reader.X, spans, codes, n_windows, n_times)
+        for atom in atoms
+    ]
 
 
 def _draw_atom(
@@ -95,7 +106,9 @@ def _draw_atom(
     spans: list[Span],
     codes: sparse.csr_array,
     n_windows: int = 3,
+    n_times: int | None = None,
 ) -> Figure:
+    """Draw an atom in a recording, or in epochs of n_times one after the other."""
     with needed_by("plot_atom", "eeg"):
         import matplotlib.pyplot as plt
 
@@ -134,7 +147,9 @@ def _draw_atom(
         data = MICROVOLTS * (data - denoiser.mean_[channel])
         axis.plot(times, data, color=BEFORE, label="recorded")
         axis.plot(times, MICROVOLTS * part, color=AFTER, label="this atom")
-        axis.set(title=f"from {X.times[start]:.1f} s", xlabel="Time (ms)")
+        epoch, start = (None, start) if n_times is None else divmod(start, n_times)
+        place = "from" if epoch is None else f"epoch {epoch}, from"
+        axis.set(title=f"{place} {X.times[start]:.1f} s", xlabel="Time (ms)")
     if len(strongest):
         axes[0].set_ylabel("Microvolts")
         axes[0].legend(loc="best", fontsize="small")
@@ -143,6 +158,40 @@ def _draw_atom(
         f"Atom {atom}: active in {np.mean(code != 0):.1%} of the windows, "
         f"agreement {denoiser.sae_.feature_agreement_[atom]:.2f} ({trusted})"
     )
+    return figure
+
+
+def draw_components(denoiser, X, atoms: np.ndarray | None, n_most: int) -> Figure:
+    """Topographies of atoms, or of so many that contribute most to X, in a grid."""
+    with needed_by("plot_components", "eeg"):
+        import matplotlib.pyplot as plt
+
+    reader = fitted_reader(denoiser, X)
+    codes = code_windows(denoiser, reader, reader.spans())
+    waveforms = atom_waveforms(denoiser)
+    power = np.asarray(codes.power(2).sum(0)) * np.square(waveforms).sum((1, 2))
+    if atoms is None:
+        atoms = np.argsort(-power, kind="stable")[:n_most]
+    excluded = checked_atoms(denoiser, denoiser.exclude)
+    spatial, _ = leading_vectors(waveforms[atoms])
+    n_columns = max(1, min(N_COLUMNS, len(atoms)))
+    n_rows = max(1, -(-len(atoms) // n_columns))
+    figure, axes = plt.subplots(
+        n_rows,
+        n_columns,
+        figsize=(1.8 * n_columns, 2 * n_rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat[len(atoms) :]:
+        axis.set_axis_off()
+    for axis, atom, topography in zip(axes.flat, atoms, spatial, strict=False):
+        _draw_topography(axis, topography, reader.X, denoiser.ch_names_)
+        axis.set_title(
+            f"atom{atom:03d}, {power[atom] / (power.sum() or 1):.0%}",
+            fontsize="small",
+            color=BEFORE if atom in excluded else AFTER,
+        )
     return figure
 
 
@@ -235,9 +284,9 @@ def plot_overlay(
 
     Parameters
     ----------
-    before : mne.io.Raw
-        Recording.
-    after : mne.io.Raw
+    before : mne.io.Raw or mne.Epochs
+        Recording, or epochs, which are shown one after the other.
+    after : mne.io.Raw or mne.Epochs
         The same, denoised.
     picks : str, int, slice, list of str or list of int, default=None
         Channels to compare, as everywhere in MNE. None means all EEG channels that are
@@ -277,11 +326,13 @@ def plot_overlay(
     with needed_by("plot_overlay", "eeg"):
         import matplotlib.pyplot  # noqa: F401 (what draws imports it again)
 
-    if not (is_raw(before) and is_raw(after)):
+    alike = is_raw(before) and is_raw(after), is_epochs(before) and is_epochs(after)
+    if not any(alike):
         raise ValueError(
-            "before and after must be mne.io.Raw, got "
+            "before and after must be two mne.io.Raw or two mne.Epochs, got "
             f"{type(before).__name__} and {type(after).__name__}."
         )
+    before, after = as_recording(before), as_recording(after)
     if before.n_times != after.n_times:
         raise ValueError(
             f"after has {after.n_times} samples, but before has {before.n_times}."
@@ -352,77 +403,3 @@ def _draw_overlay(
     axes[0].legend(**above, ncols=2, frameon=False)
     axes[-1].set(xlabel="Time (s)", xlim=(times[0], times[-1]))
     return figure
-
-
-def add_to_report(
-    report,
-    denoiser,
-    X,
-    *,
-    artifacts: pd.DataFrame | None = None,
-    title: str = "Sparse autoencoder",
-):
-    """Add to a report what was removed, why, and what it looks like.
-
-    Parameters
-    ----------
-    report : mne.Report
-        Report to add a section to.
-    denoiser : EEGDenoiser
-        Fitted without clean signals, on a recording or epochs of MNE.
-    X : mne.io.Raw
-        Recording to remove artefacts from.
-    artifacts : DataFrame, default=None
-        Table whose index are the atoms to remove, as :func:`find_artifacts` gives it.
-        None means the atoms in `exclude`, and what :func:`score_atoms` says about them.
-    title : str, default="Sparse autoencoder"
-        Name of the section.
-
-    Returns
-    -------
-    report : mne.Report
-        The same, with a table, a figure for each atom, and an overlay of the recording
-        before and after.
-
-    Raises
-    ------
-    ValueError
-        If there is no such atom, or as in :func:`score_atoms`.
-
-    Examples
-    --------
-    >>> import mne
-    >>> import numpy as np
-    >>> from skmfr import MFRSparseAutoencoder
-    >>> from skmfr.eeg import EEGDenoiser, add_to_report
-    >>> data = 1e-5 * np.random.default_rng(0).standard_normal((3, 2000))
-    >>> info = mne.create_info(["Fp1", "Cz", "Oz"], 100, "eeg")
-    >>> raw = mne.io.RawArray(data, info, verbose="error")
-    >>> sae = MFRSparseAutoencoder(n_components=8, max_steps=20, random_state=0)
-    >>> denoiser = EEGDenoiser(sae=sae, exclude=[5]).fit(raw)
-    >>> report = add_to_report(mne.Report(verbose="error"), denoiser, raw)
-    >>> len(report)
-    3
-    """
-    with needed_by("add_to_report", "eeg"):
-        import matplotlib.pyplot as plt
-
-    if artifacts is None:
-        excluded = checked_atoms(denoiser, denoiser.exclude)
-        artifacts = score_atoms(denoiser, X).loc[excluded]
-    atoms = checked_atoms(denoiser, artifacts.index, "the index of artifacts")
-    reader = fitted_reader(denoiser, X)
-    spans = reader.spans()
-    table = artifacts.to_html(float_format="{:.3g}".format, classes="table")
-    report.add_html(table, f"Atoms removed: {len(atoms)}", section=title)
-
-    codes = code_windows(denoiser, reader, spans)
-    for atom in atoms:
-        figure = _draw_atom(denoiser, atom, X, spans, codes)
-        report.add_figure(figure, f"Atom {atom}", section=title)
-        plt.close(figure)
-    clean = denoiser.apply(X, exclude=atoms)
-    figure = plot_overlay(X, clean, picks=denoiser.ch_names_)
-    report.add_figure(figure, "Before and after", section=title)
-    plt.close(figure)
-    return report

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ._artifacts import score_atoms
+from ._containers import is_epochs, is_raw
+from ._recordings import picked
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Shares of power from which atoms are slow, fast, or of the mains.
-SLOW, HALF = 0.9, 0.5
+# Share of power below 8 Hz from which atoms are slow.
+SLOW = 0.9
 # Largest contribution to a channel, relative to the usual scale, from which an atom is
 # loud; size in the median channel, relative to the largest, up to which it is narrow.
 PEAK, BREADTH = 4.0, 0.6
 
 
 def find_artifacts(
-    scores: pd.DataFrame, *, correlation: float = 0.35, topography: float = 0.9
+    scores: pd.DataFrame,
+    *,
+    correlation: float = 0.35,
+    topography: float = 0.9,
+    share: float = 0.5,
 ) -> pd.DataFrame:
     """Choose the atoms that are artefacts, and say why.
 
@@ -31,6 +39,9 @@ def find_artifacts(
         component would be.
     topography : float, default=0.9
         Cosine with a topography from which an atom counts as an artefact.
+    share : float, default=0.5
+        Share of the power of an atom above 30 Hz, or at the frequency of the mains,
+        from which it may be an artefact.
 
     Returns
     -------
@@ -59,9 +70,9 @@ def find_artifacts(
       8 Hz), not broad (the median channel has at most 0.6 of the largest), and loud (a
       peak of 4 times the usual scale of a channel);
     - *cardiac* if it is correlated with an ECG;
-    - *muscular* if at least half of its power is above 30 Hz, and it is as narrow and
-      as loud as that;
-    - *line* if at least half of its power is at the frequency of the mains.
+    - *muscular* if at least `share` of its power is above 30 Hz, and it is as narrow
+      and as loud as that;
+    - *line* if at least `share` of its power is at the frequency of the mains.
 
     The probability is that of a logistic function of the weakest of these: 0.5 where it
     is at its threshold, 0.94 where it is twice that. It ranks atoms; it was not
@@ -81,7 +92,7 @@ def find_artifacts(
     >>> find_artifacts(scores)["reason"].to_dict()
     {1: 'EOG: correlation 0.80'}
     """
-    evidence = _evidence(scores, correlation, topography)
+    evidence = _evidence(scores, correlation, topography, share)
     if not evidence:
         raise ValueError(
             "scores has no correlation with a channel, no topography and no spectrum; "
@@ -113,8 +124,55 @@ def find_artifacts(
     )
 
 
+def found_by_channels(
+    denoiser, X, kind: str, ch_name: str | list[str] | None, threshold: float
+) -> tuple[list[int], Any]:
+    """Atoms that go with channels which record eyes ("eog") or the heart ("ecg").
+
+    Returns
+    -------
+    indices : list of int
+        The most probable first.
+    scores : ndarray of shape (n_atoms,), or list of such
+        Absolute correlations; a list if there are several channels.
+    """
+    if ch_name is None and (is_raw(X) or is_epochs(X)):
+        types = X.get_channel_types()
+        ch_name = [
+            name for name, has in zip(X.ch_names, types, strict=True) if has == kind
+        ]
+        if not ch_name:
+            raise ValueError(
+                f"X has no channel of type {kind}, only {sorted(set(types))}; name one "
+                "that records the artefact, such as ch_name='Fp1' for blinks."
+            )
+    scores = score_atoms(denoiser, X, channels=ch_name)
+    wanted = "correlation" if kind == "eog" else "cardiac correlation"
+    channels = picked(X, ch_name, "ch_name")
+    for name in channels:  # of whatever type, they are said to record this
+        scores = scores.rename(
+            columns=dict.fromkeys(
+                (f"{name}: correlation", f"{name}: cardiac correlation"),
+                f"{name}: {wanted}",
+            )
+        )
+    found = find_artifacts(scores.drop(columns=["fast", "line"]), correlation=threshold)
+    by_channel = [scores[f"{name}: {wanted}"].to_numpy() for name in channels]
+    return (
+        found.index.tolist(),
+        by_channel[0] if len(by_channel) == 1 else by_channel,
+    )
+
+
+def found_by_power(denoiser, X, threshold: float) -> tuple[list[int], np.ndarray]:
+    """Atoms of muscles, and the share of power of all atoms above 30 Hz."""
+    scores = score_atoms(denoiser, X, channels=[])
+    found = find_artifacts(scores.drop(columns="line"), share=threshold)
+    return found.index.tolist(), scores["fast"].to_numpy()
+
+
 def _evidence(
-    scores: pd.DataFrame, correlation: float, topography: float
+    scores: pd.DataFrame, correlation: float, topography: float, share: float
 ) -> list[tuple[str, str, np.ndarray]]:
     """Kind, the column that is the reason, and by how much an atom exceeds thresholds.
 
@@ -147,9 +205,9 @@ def _evidence(
             excess = np.minimum(at_least(name, correlation), eyes)
             found.append(("ocular", name, excess))
         elif name == "fast":
-            found.append(("muscular", name, np.minimum(at_least(name, HALF), narrow)))
+            found.append(("muscular", name, np.minimum(at_least(name, share), narrow)))
         elif name == "line":
-            found.append(("line", name, at_least(name, HALF)))
+            found.append(("line", name, at_least(name, share)))
     return found
 
 

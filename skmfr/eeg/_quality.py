@@ -1,4 +1,7 @@
-"""How near denoised signals are to clean ones: the measures of EEGdenoiseNet."""
+"""How near denoised signals are to clean ones, and what of the brain is left of them.
+
+The first measures are those of EEGdenoiseNet.
+"""
 
 import warnings
 
@@ -109,6 +112,103 @@ def correlation(clean: np.ndarray, denoised: np.ndarray) -> np.ndarray:
     return by_channel.reshape(len(clean), -1).mean(1)
 
 
+def power_kept(
+    before: np.ndarray, after: np.ndarray, sfreq: float, low: float, high: float
+) -> np.ndarray:
+    """Share of the power of a band that is left of each channel.
+
+    Of rhythms of the brain, in signals without artefacts or where none is large, it
+    should be 1: alpha (8 to 13 Hz) at Oz, theta (4 to 8 Hz) at Fz.
+
+    Parameters
+    ----------
+    before : ndarray of shape (n_epochs, n_channels, n_times)
+        Signals.
+    after : ndarray of the same shape
+        The same, denoised.
+    sfreq : float
+        Sampling rate in Hz.
+    low : float
+        First frequency of the band, in Hz.
+    high : float
+        Last frequency of the band, in Hz.
+
+    Returns
+    -------
+    ndarray of shape (n_channels,)
+        Power after, over power before, both summed over epochs.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, or epochs have no frequency in the band.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmfr.eeg import power_kept
+    >>> alpha = np.sin(2 * np.pi * 10 * np.arange(200) / 100).reshape(1, 1, 200)
+    >>> power_kept(alpha, 0.5 * alpha, 100, 8, 13)
+    array([0.25])
+    """
+    _check_shapes(before, after, "before", "after")
+    freqs = np.fft.rfftfreq(before.shape[-1], 1 / sfreq)
+    band = (freqs >= low) & (freqs <= high)
+    if not band.any():
+        raise ValueError(
+            f"Epochs of {before.shape[-1]} samples at {sfreq:g} Hz have no frequency "
+            f"from {low:g} to {high:g} Hz."
+        )
+    taper = np.hanning(before.shape[-1])
+    one, other = (
+        np.square(np.abs(np.fft.rfft((X - X.mean(-1, keepdims=True)) * taper)))
+        for X in (before, after)
+    )
+    return other[..., band].sum((0, 2)) / one[..., band].sum((0, 2))
+
+
+def peak_kept(
+    before: np.ndarray, after: np.ndarray, sfreq: float
+) -> tuple[float, float]:
+    """How the largest deflection of an evoked response came through denoising.
+
+    Parameters
+    ----------
+    before : ndarray of shape (n_times,)
+        Average of epochs of a channel, without artefacts.
+    after : ndarray of shape (n_times,)
+        The same, denoised.
+    sfreq : float
+        Sampling rate in Hz.
+
+    Returns
+    -------
+    amplitude : float
+        Amplitude after, over amplitude before, of the peaks that have the sign of the
+        one before: 1 if nothing was lost.
+    delay : float
+        Seconds from the peak before to the peak after.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmfr.eeg import peak_kept
+    >>> p3 = -np.exp(-(((np.arange(100) - 30) / 8) ** 2))
+    >>> peak_kept(p3, 0.5 * np.roll(p3, 2), 100)
+    (0.5, 0.02)
+    """
+    _check_shapes(before, after, "before", "after")
+    first = int(np.abs(before).argmax())
+    sign = np.sign(before[first])
+    second = int((sign * after).argmax())
+    return float(after[second] / before[first]), (second - first) / sfreq
+
+
 def mean_rrmse_t(clean: np.ndarray, denoised: np.ndarray) -> float:
     """Mean of :func:`rrmse_t` over the epochs in which there is a clean signal."""
     empty = ~clean.any(axis=(1, 2))
@@ -131,9 +231,11 @@ def _rms(X: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(X.reshape(len(X), -1) ** 2, axis=1))
 
 
-def _check_shapes(clean: np.ndarray, denoised: np.ndarray) -> None:
-    if clean.shape != denoised.shape:
+def _check_shapes(
+    one: np.ndarray, other: np.ndarray, name: str = "clean", other_name="denoised"
+) -> None:
+    if one.shape != other.shape:
         raise ValueError(
-            f"denoised has shape {denoised.shape}, but clean has {clean.shape}; they "
+            f"{other_name} has shape {other.shape}, but {name} has {one.shape}; they "
             "must be equal."
         )

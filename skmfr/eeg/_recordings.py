@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,22 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from .._utils.checks import float_dtypes
+from ._containers import is_epochs, is_raw
+from ._rejection import PIECE, LeftOut, check_reject, is_loud
 from ._spans import CHUNK, Span, annotated, chunks, unmarked
 
 # Numbers of epochs that are.
 EPOCHS_NUMBERS = 2**22
-
-
-def is_raw(X: Any) -> bool:
-    """Whether X is a recording of MNE.  Who has one has imported MNE."""
-    mne = sys.modules.get("mne")
-    return mne is not None and isinstance(X, mne.io.BaseRaw)
-
-
-def is_epochs(X: Any) -> bool:
-    """Whether X are epochs of MNE."""
-    mne = sys.modules.get("mne")
-    return mne is not None and isinstance(X, mne.BaseEpochs)
 
 
 def check_no_other_of_mne(X: Any, name: str) -> None:
@@ -104,6 +93,18 @@ def picked(X: Any, picks: Any, name: str = "picks") -> list[str]:
         ) from error
 
 
+def checked_names(names: Any, X: Any) -> list[str]:
+    """Names of the channels of an array, one for each."""
+    checked = [str(name) for name in names]
+    n_channels = np.shape(X)[1] if np.ndim(X) == 3 else None
+    if len(set(checked)) != len(checked) or n_channels not in (None, len(checked)):
+        raise ValueError(
+            f"ch_names must be a name of its own for each of {n_channels} channels, "
+            f"got {len(checked)}: {checked}."
+        )
+    return checked
+
+
 def check_recording(X: Any, denoiser) -> None:
     """Raise if X is not recorded as the data of the fit were."""
     ch_names, sfreq = denoiser.ch_names_, denoiser.sfreq_
@@ -111,11 +112,18 @@ def check_recording(X: Any, denoiser) -> None:
         raise ValueError(
             "The denoiser was fitted on an array, which has no channel names, so it "
             f"cannot select channels of a {type(X).__name__}. Fit it on an MNE object, "
-            "or pass get_data()."
+            "or with the parameter ch_names, or pass get_data()."
+        )
+    if sfreq is None:
+        raise ValueError(
+            "The denoiser was fitted on an array with sfreq=None, but this "
+            f"{type(X).__name__} has {X.info['sfreq']:g} Hz. Fit it with the parameter "
+            "sfreq."
         )
     check_channels(X, ch_names, "Channels of the fit are missing here")
     bad = [name for name in ch_names if name in X.info["bads"]]
-    bad = [name for name in bad if name not in denoiser.recording_["bads"]]
+    bad_there = (denoiser.recording_ or {"bads": []})["bads"]
+    bad = [name for name in bad if name not in bad_there]
     if bad:
         raise ValueError(
             f"Channels that were used in fit are marked as bad here: {bad}. "
@@ -161,6 +169,8 @@ def how_recorded(X: Any, ch_names: list[str]) -> dict[str, Any]:
 
 def warn_of_other_recording(X: Any, denoiser) -> None:
     """Warn if filters or the reference of X are not those of the fit."""
+    if denoiser.recording_ is None:  # fitted on arrays, which do not know theirs
+        return
     here, there = how_recorded(X, denoiser.ch_names_), denoiser.recording_
     different = [
         f"{what} {here[what]} here, {there[what]} in the fit"
@@ -171,6 +181,16 @@ def warn_of_other_recording(X: Any, denoiser) -> None:
         warnings.warn(
             f"X was recorded or filtered differently from the data in fit: "
             f"{'; '.join(different)}. Filter and reference both in the same way.",
+            stacklevel=4,
+        )
+
+
+def warn_of_no_high_pass(X: Any) -> None:
+    """Warn, as ICA of MNE does, if slow drifts are in X."""
+    if np.isclose(X.info["highpass"] or 0, 0):
+        warnings.warn(
+            "X has not been high-pass filtered, so that most atoms will be of slow "
+            "drifts. Filter it before, as with raw.filter(1.0, None).",
             stacklevel=4,
         )
 
@@ -246,15 +266,24 @@ class Reader:
         axis = 2 if is_raw(self.X) else 0
         return np.concatenate([self.read(span) for span in spans], axis=axis)
 
-    def good_spans(self, shortest: int = 1) -> list[slice]:
-        """Spans without ``BAD`` and ``EDGE`` annotations; all epochs together.
+    def good_spans(
+        self, shortest: int = 1, left_out: LeftOut | None = None
+    ) -> list[slice]:
+        """Spans to learn from, by default without ``BAD`` and ``EDGE`` annotations.
 
-        Annotations without a duration, as there are where recordings were joined, end
-        one span and begin the next.
+        All epochs together. Annotations without a duration, as there are where
+        recordings were joined, end one span and begin the next.
         """
+        left_out = left_out or LeftOut()
         if not is_raw(self.X):
+            if left_out.reject is not None:
+                raise ValueError(
+                    "reject leaves out spans of an mne.io.Raw, got "
+                    f"{type(self.X).__name__}; drop its epochs before, as drop_bad of "
+                    "MNE does."
+                )
             return [slice(0, len(self.X))]
-        marked = annotated(self.X, "BAD", "EDGE")
+        marked = self._marked(left_out)
         good = [
             span
             for span in unmarked(self.X.n_times, marked)
@@ -263,9 +292,37 @@ class Reader:
         if not good:
             raise ValueError(
                 f"{self.name} has no span of {shortest} samples without BAD "
-                "annotations."
+                "annotations"
+                + (
+                    "."
+                    if left_out.reject is None
+                    else f" in which reject={left_out.reject} lets a piece through."
+                )
             )
         return [slice(*span) for span in good]
+
+    def _marked(self, left_out: LeftOut) -> list[Span]:
+        """Spans that a fit leaves out, and places where it ends one span."""
+        marked = annotated(self.X, "BAD", "EDGE")
+        if not left_out.by_annotation:
+            # What is between the spans that can be coded.
+            edges = [0, *np.ravel(self.spans()).tolist(), self.X.n_times]
+            marked = list(zip(edges[::2], edges[1::2], strict=True))
+        if left_out.reject is None:
+            return marked
+        kinds = self.ch_types
+        check_reject(left_out.reject, kinds)
+        step = max(1, round(PIECE * self.X.info["sfreq"]))
+        pieces = [
+            (first, min(first + step, stop))
+            for start, stop in unmarked(self.X.n_times, marked)
+            for first in range(start, stop, step)
+        ]
+        return marked + [
+            piece
+            for piece in pieces
+            if is_loud(self.read(slice(*piece))[0], kinds, left_out.reject)
+        ]
 
     def spans(self) -> list[Span]:
         """Spans [start, stop) of a recording that are coded, each for itself.
@@ -298,7 +355,11 @@ class Reader:
 
 
 def pieces_to_fit(
-    reader: Reader, length: int, n_times_most: int, rng: np.random.Generator
+    reader: Reader,
+    length: int,
+    n_times_most: int,
+    rng: np.random.Generator,
+    left_out: LeftOut | None = None,
 ) -> list[slice]:
     """What to read for a fit.
 
@@ -310,6 +371,8 @@ def pieces_to_fit(
     n_times_most : int
         Samples that fit into memory; of more, pieces are drawn at random.
     rng : Generator
+    left_out : LeftOut or None
+        None leaves out what is annotated as ``BAD``.
 
     Returns
     -------
@@ -317,10 +380,11 @@ def pieces_to_fit(
         In order, disjoint.
     """
     n_epochs, _, n_times = reader.shape
+    spans = reader.good_spans(length, left_out)
     if is_raw(reader.X):
         longest = max(length, int(CHUNK * reader.X.info["sfreq"]))
         pieces = []
-        for span in reader.good_spans(length):
+        for span in spans:
             n = max(1, round((span.stop - span.start) / longest))
             edges = np.linspace(span.start, span.stop, n + 1).astype(int).tolist()
             pieces += list(map(slice, edges[:-1], edges[1:]))

@@ -83,16 +83,24 @@ def learn_filter(spectra: np.ndarray, contributed: np.ndarray) -> ArtefactFilter
 
 
 def artefacts_in(
-    signals: np.ndarray, learned: ArtefactFilter, length: int, hop: int
+    signals: np.ndarray,
+    learned: ArtefactFilter,
+    length: int,
+    hop: int,
+    everywhere: bool = False,
 ) -> np.ndarray:
-    """What is to be subtracted from signals (n_epochs, n_channels, n_times)."""
+    """What is to be subtracted from signals (n_epochs, n_channels, n_times).
+
+    From averages it is subtracted `everywhere`: they are of windows with an artefact
+    and without, and what is subtracted everywhere is linear.
+    """
     sources = np.einsum("ri,nit->nrt", learned.filters, signals, optimize=True)
     windows = cut_windows(sources.astype(signals.dtype), length, hop)
     # Only at frequencies where there is more of the artefact than of the brain.
     spectra = np.fft.rfft(windows) * learned.band[:, None]
     there = np.sum(np.square(np.abs(spectra)), axis=-1)
     usual = np.sum(learned.brain * learned.band, axis=-1)[:, None]
-    spectra *= (there > PRESENT * usual)[..., None]
+    spectra *= (everywhere | (there > PRESENT * usual))[..., None]
     windows = np.fft.irfft(spectra, length).astype(signals.dtype)
     sources = overlap_add(windows, signals.shape[2], hop)
     return np.einsum("ir,nrt->nit", learned.topographies, sources, optimize=True)

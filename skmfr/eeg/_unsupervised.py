@@ -49,7 +49,7 @@ def sizes_for(n_windows: int, n_numbers: int) -> tuple[int, int, int]:
     return n_dimensions, n_atoms, min(n_dimensions, max(2, n_atoms // ATOMS_PER_ACTIVE))
 
 
-def fit_windows(denoiser, signals: list[np.ndarray]) -> None:
+def fit_windows(denoiser, signals: list[np.ndarray], decim: int = 1) -> None:
     """Atoms of windows of all channels.
 
     Parameters
@@ -58,12 +58,15 @@ def fit_windows(denoiser, signals: list[np.ndarray]) -> None:
         Gets the attributes that it has without clean signals.
     signals : list of ndarray of shape (n_epochs, n_channels, n_times)
         Scaled.
+    decim : int
+        Each so manyth window is learned from.
     """
     windows = np.concatenate([_flat_windows(denoiser, signal) for signal in signals])
+    windows = windows[::decim]
     size = np.linalg.norm(windows, axis=1, keepdims=True)
     windows *= np.minimum(1, LOUDEST * np.median(size) / np.maximum(size, TINY))
     n_times = sum(len(signal) * signal.shape[2] for signal in signals)
-    n_windows = n_times // denoiser.n_times_
+    n_windows = min(n_times // denoiser.n_times_, len(windows))
     n_dimensions, n_atoms, k = sizes_for(n_windows, windows.shape[1])
     if n_windows < FEW_WINDOWS:
         warnings.warn(
@@ -77,6 +80,8 @@ def fit_windows(denoiser, signals: list[np.ndarray]) -> None:
     # Two rounds, as spectra of EEG fall steeply, and the rest is noise.
     pca = PCA(n_dimensions, iterated_power=2, random_state=denoiser.random_state)
     pca.fit(windows)
+    # As files have them, whose rounding is that of this order.
+    pca.components_ = np.ascontiguousarray(pca.components_)
     sae = new_sae(
         denoiser, n_components=n_atoms, k=k, transform_algorithm="omp", max_steps=400
     )
@@ -89,8 +94,13 @@ def fit_windows(denoiser, signals: list[np.ndarray]) -> None:
             "pieces of this recording only.",
             stacklevel=5,
         )
-    atoms = denoiser.sae_.components_ @ pca.components_
-    denoiser.atoms_ = atoms.reshape(-1, denoiser.n_channels_, denoiser.n_times_)
+    denoiser.atoms_ = atoms_as_signals(denoiser.sae_, pca, denoiser.n_channels_)
+
+
+def atoms_as_signals(sae, pca: PCA, n_channels: int) -> np.ndarray:
+    """Atoms of principal components of windows, (n_atoms, n_channels, n_times)."""
+    atoms = sae.components_ @ pca.components_
+    return atoms.reshape(len(atoms), n_channels, -1)
 
 
 def codes_of_windows(denoiser, signals: np.ndarray) -> np.ndarray:
@@ -106,10 +116,11 @@ def explained(denoiser, signals: np.ndarray) -> np.ndarray:
     return _joined(denoiser, windows, signals.shape)
 
 
-def removal(denoiser, atoms: np.ndarray, reader: Reader):
-    """What takes the artefacts that atoms stand for out of scaled signals of a reader.
+def removal(denoiser, atoms: np.ndarray, reader: Reader, everywhere: bool = False):
+    """What takes the artefacts that atoms stand for out of scaled signals.
 
-    It is learned from as many windows as `N_WINDOWS`, evenly taken.
+    It is learned from as many windows of a reader as `N_WINDOWS`, evenly taken.
+    `everywhere` has it take out of all windows what it takes out of loud ones.
     """
     if len(atoms) == 0:
         return lambda signals: signals
@@ -139,7 +150,7 @@ def removal(denoiser, atoms: np.ndarray, reader: Reader):
         )
     )
     return lambda signals: (
-        signals - artefacts_in(signals, learned, length, denoiser.hop_)
+        signals - artefacts_in(signals, learned, length, denoiser.hop_, everywhere)
     )
 
 

@@ -283,7 +283,9 @@ def test_nothing_is_marked_where_there_are_no_artefacts():
 
 
 def test_what_does_not_fit_is_named(denoiser, raw):
-    with pytest.raises(ValueError, match="X must be an mne.io.Raw, got ndarray"):
+    with pytest.raises(
+        ValueError, match="X must be an mne.io.Raw or mne.Epochs, got ndarray"
+    ):
         score_atoms(denoiser, raw.get_data())
     with pytest.raises(ValueError, match=r"channels=\['EOG 062'\] does not select"):
         score_atoms(denoiser, raw, channels=["EOG 062"])

@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.datasets import make_noisy_eeg
-from skmfr.eeg import EEGDenoiser, _denoiser, _spans, _supervised, rrmse_t
+from skmfr.eeg import EEGDenoiser, _learning, _spans, _supervised, rrmse_t
 from skmfr.eeg._supervised import folds_of_epochs, relative_weights, remixed
 from skmfr.eeg._windows import cut_windows, overlap_add
 
@@ -406,7 +406,7 @@ def test_picks_name_the_channels_to_denoise():
 
 
 def test_of_large_data_a_part_is_drawn(monkeypatch):
-    monkeypatch.setattr(_denoiser, "FIT_NUMBERS", 4 * 4 * 400)
+    monkeypatch.setattr(_learning, "FIT_NUMBERS", 4 * 4 * 400)
     for X in (signals(40)[0], a_raw(np.concatenate(list(signals(40)[0]), axis=1))):
         denoiser = EEGDenoiser(sfreq=SFREQ, sae=small_sae(), random_state=0).fit(X)
         assert len(denoiser.pca_.components_) <= 2 * 11 + 120  # of 40 epochs: 440

@@ -1,0 +1,86 @@
+"""What is left of the brain where artefacts are taken out, for ``benchmarks.eeg``.
+
+Epochs are (n_epochs, n_channels, n_times), in microvolts, throughout.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from skmfr.eeg import peak_kept, power_kept, rrmse_t
+
+# Of epochs, the share that has an artefact.
+NOISY = 0.3
+# The P3 that is added: microvolts at Pz, seconds to its peak, and of its width.
+P3, LATENCY, WIDTH = 10.0, 0.35, 0.05
+# Its size relative to Pz; 0 elsewhere.
+TOPOGRAPHY = {"Pz": 1.0, "P3": 0.8, "P4": 0.8, "Cz": 0.7, "O1": 0.4, "O2": 0.4}
+# Bands in Hz, and the channels in which they are looked at.
+ALPHA, OCCIPITAL = (8.0, 13.0), ("O1", "O2")
+THETA, FRONTAL = (4.0, 8.0), ("Fz",)
+
+
+class Recording(NamedTuple):
+    """Epochs of one person, of which some have an artefact."""
+
+    clean: np.ndarray
+    noisy: np.ndarray
+    has_artefact: np.ndarray
+    """(n_epochs,), bool"""
+    ch_names: list[str]
+
+
+def partly_noisy(
+    clean: np.ndarray, noisy: np.ndarray, ch_names: list[str], seed: int
+) -> Recording:
+    """A recording in which some epochs are as noisy as these, and others clean."""
+    draw = np.random.default_rng(seed)
+    has_artefact = draw.random(len(clean)) < NOISY
+    mixed = np.where(has_artefact[:, None, None], noisy, clean)
+    return Recording(clean, mixed, has_artefact, ch_names)
+
+
+def p3(ch_names: list[str], n_times: int, sfreq: float) -> np.ndarray:
+    """A P3 in average reference, (n_channels, n_times)."""
+    topography = np.array([TOPOGRAPHY.get(name, 0.0) for name in ch_names])
+    topography -= topography.mean()
+    topography /= topography[ch_names.index("Pz")]
+    times = np.arange(n_times) / sfreq
+    course = np.exp(-0.5 * ((times - LATENCY) / WIDTH) ** 2)
+    return (P3 * topography[:, None] * course).astype(np.float32)
+
+
+def measure(
+    clean_up: Callable[[np.ndarray], np.ndarray], recording: Recording, sfreq: float
+) -> dict[str, float]:
+    """What is left of the brain of a recording that a function cleans.
+
+    "error, no artefact": RRMSE_t of epochs without an artefact; with one: "error,
+    artefact"; "error, all clean": of the recording without any artefact.  "alpha kept"
+    at O1 and O2, "theta kept" at Fz: power after and before, in epochs without one.
+    "P3 kept" at Pz and "P3 later, ms": of a P3 that is added to all epochs, the
+    difference to the average without.
+    """
+    clean, noisy, has_artefact, ch_names = recording
+    cleaned = clean_up(noisy)
+    there = ~has_artefact
+
+    def kept(channels: tuple[str, ...], band: tuple[float, float]) -> float:
+        places = [ch_names.index(name) for name in channels]
+        pair = (X[there][:, places] for X in (clean, cleaned))
+        return float(power_kept(*pair, sfreq, *band).mean())
+
+    response = p3(ch_names, noisy.shape[2], sfreq)
+    evoked = (clean_up(noisy + response) - cleaned).mean(0)
+    place = ch_names.index("Pz")
+    amplitude, delay = peak_kept(response[place], evoked[place], sfreq)
+    return {
+        "error, artefact": float(rrmse_t(clean, cleaned)[has_artefact].mean()),
+        "error, no artefact": float(rrmse_t(clean, cleaned)[there].mean()),
+        "error, all clean": float(rrmse_t(clean, clean_up(clean)).mean()),
+        "alpha kept": kept(OCCIPITAL, ALPHA),
+        "theta kept": kept(FRONTAL, THETA),
+        "P3 kept": amplitude,
+        "P3 later, ms": 1e3 * delay,
+    }

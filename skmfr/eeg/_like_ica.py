@@ -1,0 +1,387 @@
+"""Methods of a denoiser that mne.preprocessing.ICA has too, under the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from ._containers import as_epochs, is_epochs, is_evoked, is_raw
+from ._files import save_denoiser
+from ._finding import found_by_channels, found_by_power
+from ._fitted import check_atoms_are_signals, check_shape, checked_atoms
+from ._recordings import Reader, check_recording
+from ._sources import atom_names, sources_of
+from ._unsupervised import removal
+
+# Atoms in a grid, and, as in MNE, those whose properties are shown if none is named.
+N_GRID, N_PROPERTIES = 20, 5
+
+
+class LikeICA:
+    """What is done with atoms as with independent components."""
+
+    # Of the denoiser.
+    exclude: Any
+    sae_: Any
+    ch_names_: Any
+    _mapped: Callable
+
+    def apply(self, X, exclude=None, *, include=None, learn_from=None):
+        """Remove the artefacts that atoms stand for, and leave all else as it is.
+
+        Atoms say what artefacts look like and when they are there. The covariance of X
+        says how to take them out: by a filter that gets what has their topographies
+        with as little as possible of anything else, in windows in which there is more
+        of it than the brain puts there.
+
+        Parameters
+        ----------
+        X : mne.io.Raw, mne.Epochs, mne.Evoked, or array of shape (n_epochs, \
+n_channels, n_times)
+            A whole recording, or all epochs of one: the filter is learned from X.
+        exclude : array-like of int or bool, default=None
+            Atoms to remove: their numbers, each of which counts once, or a mask of all
+            atoms. None means the parameter `exclude`.
+        include : array-like of int or bool, default=None
+            Atoms to keep: all others are removed, and those in `exclude`. Of what all
+            others stand for, the three largest topographies are removed.
+        learn_from : mne.io.Raw, mne.Epochs, or array, default=None
+            What the filter is learned from in the place of X. Averages need it, and
+            short pieces of a recording are the better for it.
+
+        Returns
+        -------
+        X_without : same type as X
+            A copy without these artefacts.
+
+        Raises
+        ------
+        ValueError
+            As in :meth:`transform`, if the denoiser was fitted with clean signals,
+            where atoms are not parts of the signals, or if X is an average and there is
+            nothing to learn from.
+
+        Warns
+        -----
+        UserWarning
+            As in :meth:`transform`, or if X is too short to learn from.
+
+        Notes
+        -----
+        What is taken out of an average is taken out of all of its windows, as windows
+        with an artefact and without are in it. It is better to clean epochs, and to
+        average them then.
+        """
+        check_is_fitted(self)
+        check_atoms_are_signals(self, "apply")
+        atoms = self._to_remove(exclude, include)
+        if is_evoked(X) and learn_from is None:
+            raise ValueError(
+                "X is an average, from which no covariance can be learned; pass the "
+                "recording or the epochs that it is of as learn_from, or apply to them "
+                "and average then."
+            )
+        if learn_from is not None:
+            if is_raw(learn_from) or is_epochs(learn_from):
+                check_recording(learn_from, self)
+            learn_from = Reader(learn_from, self.ch_names_, "learn_from")
+            check_shape(self, learn_from)
+
+        def prepared(source: Reader):
+            return removal(self, atoms, learn_from or source, everywhere=is_evoked(X))
+
+        if not is_evoked(X):
+            return self._mapped(X, prepared)
+        cleaned = X.copy()
+        cleaned.data[:] = self._mapped(as_epochs(X), prepared).get_data(copy=False)[0]
+        return cleaned
+
+    def _to_remove(self, exclude, include) -> np.ndarray:
+        atoms = checked_atoms(self, self.exclude if exclude is None else exclude)
+        if include is None:
+            return atoms
+        kept = checked_atoms(self, include, "include")
+        kept = np.setdiff1d(kept, atoms)
+        return np.setdiff1d(np.arange(len(self.sae_.components_)), kept)
+
+    def get_sources(self, X):
+        """Codes of the atoms over time.
+
+        Parameters
+        ----------
+        X : mne.io.Raw or mne.Epochs
+            Recording in which the atoms are active.
+
+        Returns
+        -------
+        mne.io.Raw or mne.Epochs
+            A channel of type misc for each atom: ``atom000``, ``atom001``, ... Samples,
+            events and annotations are those of X, so that epochs can be cut from it.
+            Each sample is the mean of the codes of the windows over it, weighted as
+            windows are when they are added up; 0 where no window is. Atoms in `exclude`
+            are marked as bad.
+
+        Raises
+        ------
+        ValueError
+            As in :func:`score_atoms`.
+        """
+        return sources_of(self, X)
+
+    def find_bads_eog(self, X, ch_name=None, threshold=0.35):
+        """Find atoms of blinks and of movements of the eyes.
+
+        Parameters
+        ----------
+        X : mne.io.Raw or mne.Epochs
+            Recording in which the atoms are active.
+        ch_name : str or list of str, default=None
+            Channels that record the eyes. None means all of type EOG. Where there are
+            none, name frontal EEG channels.
+        threshold : float, default=0.35
+            Absolute correlation from which an atom may be one. It has to be slow,
+            narrow and loud, too: see :func:`find_artifacts`.
+
+        Returns
+        -------
+        indices : list of int
+            Atoms, the most probable first, for `exclude`.
+        scores : ndarray of shape (n_atoms,), or list of such
+            Absolute correlations, for several channels a list.
+
+        Raises
+        ------
+        ValueError
+            If there is no channel of type EOG and none is named, or as in
+            :func:`score_atoms`.
+        """
+        return found_by_channels(self, X, "eog", ch_name, threshold)
+
+    def find_bads_ecg(self, X, ch_name=None, threshold=0.35):
+        """Find atoms of heartbeats.
+
+        Parameters
+        ----------
+        X : mne.io.Raw or mne.Epochs
+            Recording in which the atoms are active.
+        ch_name : str or list of str, default=None
+            Channels that record the heart. None means all of type ECG.
+        threshold : float, default=0.35
+            Absolute correlation from which an atom is one.
+
+        Returns
+        -------
+        indices : list of int
+            Atoms, the most probable first, for `exclude`.
+        scores : ndarray of shape (n_atoms,), or list of such
+            Absolute correlations, for several channels a list.
+
+        Raises
+        ------
+        ValueError
+            If there is no channel of type ECG and none is named, or as in
+            :func:`score_atoms`.
+        """
+        return found_by_channels(self, X, "ecg", ch_name, threshold)
+
+    def find_bads_muscle(self, X, threshold=0.5):
+        """Find atoms of muscles.
+
+        Parameters
+        ----------
+        X : mne.io.Raw or mne.Epochs
+            Recording in which the atoms are active.
+        threshold : float, default=0.5
+            Share of the power of an atom above 30 Hz from which it may be one. It has
+            to be narrow and loud, too: see :func:`find_artifacts`.
+
+        Returns
+        -------
+        indices : list of int
+            Atoms, the most probable first, for `exclude`.
+        scores : ndarray of shape (n_atoms,)
+            Shares of power above 30 Hz, without what is within 1 Hz of the mains.
+
+        Raises
+        ------
+        ValueError
+            As in :func:`score_atoms`.
+        """
+        return found_by_power(self, X, threshold)
+
+    def plot_sources(self, X, picks=None, *, show=True, **browser):
+        """Browse codes over time.
+
+        Parameters
+        ----------
+        X : mne.io.Raw or mne.Epochs
+            Recording in which the atoms are active.
+        picks : array-like of int or bool, default=None
+            Atoms to show. None means all.
+        show : bool, default=True
+            Whether to show the figure.
+        **browser : dict
+            Passed to ``plot`` of :class:`mne.io.Raw` or :class:`mne.Epochs`.
+
+        Returns
+        -------
+        matplotlib.figure.Figure or mne_qt_browser.figure.MNEQtBrowser
+            The browser of MNE.
+
+        Raises
+        ------
+        ValueError
+            If there is no such atom, or as in :func:`score_atoms`.
+        """
+        names = np.array(atom_names(self))
+        atoms = np.arange(len(names)) if picks is None else self._picked_atoms(picks)
+        sources = self.get_sources(X)
+        scale = float(np.abs(sources.get_data(names[atoms])).max()) or 1.0
+        options: dict[str, Any] = {"scalings": {"misc": scale / 2}} | browser
+        return sources.plot(picks=names[atoms].tolist(), show=show, **options)
+
+    def plot_components(self, X, picks=None, *, show=True):
+        """Show the topographies of atoms in a grid.
+
+        Parameters
+        ----------
+        X : mne.io.Raw or mne.Epochs
+            Recording in which the atoms are active; unless it has a position for each
+            electrode, bars stand in for the maps.
+        picks : array-like of int or bool, default=None
+            Atoms to show. None means the 20 that are most of the codes of X.
+        show : bool, default=True
+            Whether to show the figure.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Above each atom its share of the power of all that atoms contribute; red
+            are those in `exclude`.
+
+        Raises
+        ------
+        ValueError
+            If there is no such atom, or as in :func:`score_atoms`.
+        """
+        from ._figures import draw_components
+
+        atoms = None if picks is None else self._picked_atoms(picks)
+        return _shown(draw_components(self, X, atoms, N_GRID), show)
+
+    def plot_properties(self, X, picks=None, *, show=True):
+        """Show topography, time course, spectrum and strongest windows of atoms.
+
+        Parameters
+        ----------
+        X : mne.io.Raw or mne.Epochs
+            Recording in which the atoms are active.
+        picks : array-like of int or bool, default=None
+            Atoms to show. None means those in `exclude`, and if there are none the
+            first five.
+        show : bool, default=True
+            Whether to show the figures.
+
+        Returns
+        -------
+        list of matplotlib.figure.Figure
+            One for each atom, as :func:`plot_atom` draws it.
+
+        Raises
+        ------
+        ValueError
+            If there is no such atom, or as in :func:`score_atoms`.
+        """
+        from ._figures import draw_atoms
+
+        check_is_fitted(self)
+        if picks is None:
+            first = range(min(N_PROPERTIES, len(self.sae_.components_)))
+            picks = self.exclude if len(self.exclude) else first
+        figures = draw_atoms(self, X, self._picked_atoms(picks))
+        return _shown(figures, show)
+
+    def plot_overlay(
+        self, X, exclude=None, picks=None, *, start=None, duration=10.0, show=True
+    ):
+        """Show X before and after :meth:`apply`, one over the other.
+
+        Parameters
+        ----------
+        X : mne.io.Raw or mne.Epochs
+            A whole recording, or all epochs of one.
+        exclude : array-like of int or bool, default=None
+            Atoms to remove. None means the parameter `exclude`.
+        picks : str, int, slice, list of str or list of int, default=None
+            Channels to compare, as everywhere in MNE. None means those of the fit.
+        start : float, default=None
+            First second to show. None means where most was changed.
+        duration : float, default=10.0
+            Seconds to show.
+        show : bool, default=True
+            Whether to show the figure.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            As :func:`skmfr.eeg.plot_overlay` draws it.
+
+        Raises
+        ------
+        ValueError
+            As in :meth:`apply` and :func:`skmfr.eeg.plot_overlay`.
+        """
+        from ._figures import plot_overlay
+
+        figure = plot_overlay(
+            X,
+            self.apply(X, exclude),
+            picks=self.ch_names_ if picks is None else picks,
+            start=start,
+            duration=duration,
+        )
+        return _shown(figure, show)
+
+    def save(self, path):
+        """Write the fitted denoiser to one file, without a pickle.
+
+        Parameters
+        ----------
+        path : path-like
+            File to write. One that is there stays as it is until the new one is whole.
+
+        Raises
+        ------
+        NotFittedError
+            If it is not fitted.
+        OSError
+            If the file cannot be written.
+        ImportError
+            If the package safetensors is not installed.
+
+        See Also
+        --------
+        skmfr.eeg.read_eeg_denoiser : Read it.
+
+        Notes
+        -----
+        The file is a zip archive of ``sae.safetensors``, which is a file of
+        :func:`skmfr.io.save`, and ``denoiser.safetensors``.
+        """
+        save_denoiser(self, path)
+
+    def _picked_atoms(self, picks) -> np.ndarray:
+        check_is_fitted(self)
+        return checked_atoms(self, picks, "picks")
+
+
+def _shown(figures, show: bool):
+    """The figures, after they were shown as MNE shows its own."""
+    if show:
+        from mne.viz.utils import plt_show
+
+        plt_show()
+    return figures

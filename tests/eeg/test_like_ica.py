@@ -1,0 +1,375 @@
+"""What a denoiser offers as ICA of MNE does, against brute force and other fits."""
+
+from copy import copy
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+
+from skmfr import MFRSparseAutoencoder
+from skmfr.eeg import (
+    EEGDenoiser,
+    find_artifacts,
+    plot_atom,
+    plot_overlay,
+    read_eeg_denoiser,
+    score_atoms,
+)
+from skmfr.eeg._fitted import as_scaled
+from skmfr.eeg._unsupervised import codes_of_windows
+from skmfr.eeg._windows import taper
+
+matplotlib = pytest.importorskip("matplotlib")
+mne = pytest.importorskip("mne")
+pytest.importorskip("pandas")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:None of .* atoms is trusted"),
+]
+
+SFREQ = 100.0
+NAMES = ["Fp1", "Fp2", "C3", "C4", "Pz", "Oz"]
+
+
+def small_sae(**changes) -> MFRSparseAutoencoder:
+    usual = {"n_components": 12, "k": 3, "n_saes": 1, "max_steps": 40}
+    usual |= {"transform_algorithm": "omp", "random_state": 0, "batch_size": 64}
+    return MFRSparseAutoencoder(**(usual | changes))
+
+
+@pytest.fixture(scope="module")
+def raw():
+    """Alpha, blinks, heartbeats and noise; an EOG and an ECG."""
+    rng = np.random.default_rng(0)
+    n_times = 3000
+    time = np.arange(n_times) / SFREQ
+    blinks, beats = np.zeros((2, n_times))
+    blinks[150::370] = beats[40::83] = 1
+    blinks = np.convolve(blinks, np.hanning(35), "same")
+    beats = np.convolve(beats, np.hanning(16), "same")
+    eeg = np.outer([0.1, 0.1, 0.3, 0.3, 0.8, 1], 10 * np.sin(2 * np.pi * 10 * time))
+    eeg += 120 * np.outer([1, 0.9, 0.2, 0.2, 0.05, 0.02], blinks)
+    eeg += 60 * np.outer([0.1, 0.3, 0.3, 0.8, 0.9, 1], beats)
+    eeg += 2 * rng.standard_normal(eeg.shape)
+    kinds = ["eeg"] * 6 + ["eog", "ecg"]
+    info = mne.create_info([*NAMES, "EOG", "ECG"], SFREQ, kinds)
+    data = 1e-6 * np.vstack([eeg, 100 * blinks, 900 * beats])
+    raw = mne.io.RawArray(data, info, first_samp=50, verbose="error")
+    raw.filter(1, None, verbose="error").set_montage("easycap-M1")
+    return raw.set_annotations(mne.Annotations([3, 12], [0.5, 0], ["cue", "EDGE"]))
+
+
+@pytest.fixture(scope="module")
+def denoiser(raw):
+    return EEGDenoiser(0.5, sae=small_sae(), exclude=[5]).fit(raw)
+
+
+@pytest.fixture(scope="module")
+def epochs(raw):
+    events = np.column_stack([np.arange(100, 2700, 200), np.zeros(13), np.ones(13)])
+    events[:, 0] += raw.first_samp
+    return mne.Epochs(
+        raw.copy().set_annotations(None),
+        events.astype(int),
+        tmin=-0.5,
+        tmax=1,
+        baseline=None,
+        preload=True,
+        verbose="error",
+    )
+
+
+@pytest.fixture
+def no_window():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    with matplotlib.rc_context({"backend": "agg"}):
+        yield
+    plt.close("all")
+
+
+def codes_of(denoiser, signal) -> np.ndarray:
+    """Codes of the windows of a signal (n_channels, n_times) by itself."""
+    return codes_of_windows(denoiser, as_scaled(denoiser, signal[None]))
+
+
+def mean_codes(denoiser, signal) -> np.ndarray:
+    """Of each sample the weighted mean of codes, by loops, (n_atoms, n_times)."""
+    codes, n_times = codes_of(denoiser, signal), signal.shape[1]
+    total, weights = np.zeros((codes.shape[1], n_times)), np.zeros(n_times)
+    square = taper(denoiser.n_times_) ** 2
+    for window, code in enumerate(codes):
+        first = (window + 1) * denoiser.hop_ - denoiser.n_times_
+        for i, weight in enumerate(square):
+            if 0 <= first + i < n_times:
+                total[:, first + i] += weight * code
+                weights[first + i] += weight
+    return total / weights
+
+
+def test_sources_are_codes_over_time(denoiser, raw):
+    sources = denoiser.get_sources(raw)
+    # Nothing crosses the edge at 12 s.
+    parts = raw.get_data(NAMES)[:, :1200], raw.get_data(NAMES)[:, 1200:]
+    expected = np.hstack([mean_codes(denoiser, part) for part in parts])
+    np.testing.assert_allclose(sources.get_data(), expected, atol=1e-5)
+    assert sources.ch_names[:2] == ["atom000", "atom001"]
+    assert sources.get_channel_types(unique=True) == ["misc"]
+    assert sources.info["bads"] == ["atom005"]
+    assert (sources.first_samp, sources.n_times) == (raw.first_samp, raw.n_times)
+    np.testing.assert_array_equal(sources.annotations.onset, raw.annotations.onset)
+
+
+def test_sources_of_epochs_are_of_each_alone(denoiser, epochs):
+    sources = denoiser.get_sources(epochs)
+    assert sources.get_data().shape == (13, 12, 151)
+    expected = mean_codes(denoiser, epochs.get_data(NAMES)[4])
+    np.testing.assert_allclose(sources.get_data()[4], expected, atol=1e-5)
+    np.testing.assert_array_equal(sources.events, epochs.events)
+    np.testing.assert_array_equal(sources.times, epochs.times)
+
+
+def test_atoms_are_scored_on_epochs_as_in_each_alone(denoiser, epochs):
+    scores = score_atoms(denoiser, epochs)
+    each = np.concatenate([codes_of(denoiser, one) for one in epochs.get_data(NAMES)])
+    np.testing.assert_allclose(scores["activation_rate"], (each != 0).mean(0))
+    assert {"EOG: correlation", "ECG: cardiac correlation"} <= set(scores)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "column"),
+    [
+        ("find_bads_eog", "ocular", "EOG: correlation"),
+        ("find_bads_ecg", "cardiac", "ECG: cardiac correlation"),
+        ("find_bads_muscle", "muscular", "fast"),
+    ],
+)
+def test_finders_give_what_find_artifacts_gives(denoiser, raw, method, kind, column):
+    table = score_atoms(denoiser, raw)
+    indices, scores = getattr(denoiser, method)(raw)
+    np.testing.assert_allclose(scores, table[column])
+    columns = [column, "peak", "breadth", "slow", "activation_rate", "variance"]
+    found = find_artifacts(table[columns])
+    assert indices == found.index[found["kind"] == kind].tolist()
+    assert bool(indices) == (kind != "muscular")
+
+
+def test_finders_take_channels_by_name_and_thresholds(denoiser, raw):
+    indices, scores = denoiser.find_bads_eog(raw, ["Fp1", "Fp2"])
+    assert [len(each) for each in scores] == [12, 12]
+    assert indices
+    assert denoiser.find_bads_eog(raw, threshold=0.999)[0] == []
+    as_misc = raw.copy().set_channel_types({"ECG": "misc"}, verbose="error")
+    by_name = denoiser.find_bads_ecg(as_misc, "ECG")
+    by_type = denoiser.find_bads_ecg(raw)
+    assert by_name[0] == by_type[0]
+    with pytest.raises(ValueError, match=r"no channel of type ecg, only \['eeg', "):
+        denoiser.find_bads_ecg(as_misc)
+
+
+def test_include_is_what_is_kept(denoiser, raw):
+    kept = denoiser.apply(raw, exclude=[7], include=[0, 1, 7]).get_data()
+    others = np.setdiff1d(np.arange(12), [0, 1])
+    np.testing.assert_array_equal(kept, denoiser.apply(raw, others).get_data())
+    with pytest.raises(ValueError, match="include must be numbers from 0 to 11"):
+        denoiser.apply(raw, include=[12])
+
+
+def test_of_averages_the_artefact_is_the_average_of_what_is_in_epochs(denoiser, epochs):
+    blinks = denoiser.find_bads_eog(epochs)[0]
+    average = epochs.average(picks="all")
+    cleaned = denoiser.apply(average, blinks, learn_from=epochs)
+    each = [
+        denoiser.apply(epochs[i].average(picks="all"), blinks, learn_from=epochs)
+        for i in range(len(epochs))
+    ]
+    mean = np.mean([one.data for one in each], axis=0)
+    np.testing.assert_allclose(cleaned.data, mean, atol=1e-10)
+    assert np.ptp(cleaned.copy().pick("Fp1").data) < 0.5 * np.ptp(
+        average.copy().pick("Fp1").data
+    )
+    assert (cleaned.nave, cleaned.comment) == (average.nave, average.comment)
+    np.testing.assert_array_equal(cleaned.data[-2:], average.data[-2:])
+    with pytest.raises(ValueError, match="X is an average"):
+        denoiser.apply(average, blinks)
+
+
+def test_a_piece_is_cleaned_as_in_the_recording_it_learns_from(denoiser, raw):
+    hop = denoiser.hop_ / SFREQ
+    piece = raw.copy().crop(50 * hop, 100 * hop)
+    inside = slice(denoiser.n_times_, -denoiser.n_times_)
+    blinks = denoiser.find_bads_eog(raw)[0]
+    whole = denoiser.apply(raw, blinks).get_data(NAMES)[:, 50 * denoiser.hop_ :]
+    cleaned = denoiser.apply(piece, blinks, learn_from=raw).get_data(NAMES)
+    expected = whole[:, : piece.n_times][:, inside]
+    np.testing.assert_allclose(cleaned[:, inside], expected, atol=1e-10)
+
+
+def fitted(raw, **arguments):
+    sae = small_sae(max_steps=3)
+    return EEGDenoiser(0.5, sae=sae, random_state=0).fit(raw, **arguments)
+
+
+def assert_same_fit(one, other):
+    for name in ("mean_", "scale_", "atoms_"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_loud_pieces_are_rejected_as_if_they_were_annotated(raw):
+    popped = raw.copy().set_annotations(None)
+    popped._data[1, 900:910] += 1e-3
+    marked = popped.copy().set_annotations(mne.Annotations([8], [2], ["BAD pop"]))
+    assert_same_fit(fitted(popped, reject={"eeg": 5e-4}), fitted(marked))
+    assert_same_fit(fitted(marked, reject_by_annotation=False), fitted(popped))
+    with pytest.raises(ValueError, match=r"no span of 50 samples .* reject="):
+        fitted(raw, reject={"eeg": 1e-6})
+
+
+def test_each_so_manyth_window_is_learned_from(raw):
+    n_windows = fitted(raw).pca_.n_samples_
+    assert fitted(raw, decim=3).pca_.n_samples_ == -(-n_windows // 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"decim": 0}, "decim must be an integer of at least 1, got 0"),
+        ({"decim": 2.0}, "decim must be an integer of at least 1, got 2.0"),
+        ({"reject": 1e-4}, "reject must be a dict of peak-to-peak"),
+        ({"reject": {"eog": 1e-4}}, r"thresholds for \['eog'\]; .* \['eeg'\]"),
+        ({"reject": {"eeg": -1}}, r"reject\['eeg'\] must be .* above 0"),
+        ({"reject_by_annotation": "omit"}, "must be True or False, got 'omit'"),
+        ({"reject": {"eeg": 1}, "y": "X"}, "reject=.* counts without clean signals"),
+    ],
+)
+def test_what_cannot_be_left_out_is_named(raw, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        EEGDenoiser(sae=small_sae()).fit(raw, **arguments)
+
+
+def test_epochs_are_not_rejected_by_a_fit(epochs):
+    with pytest.raises(ValueError, match="reject leaves out spans of an mne.io.Raw"):
+        fitted(epochs, reject={"eeg": 1})
+
+
+def test_a_fit_without_high_pass_is_warned_of(raw, recwarn):
+    fitted(raw)
+    assert not [each for each in recwarn if "high-pass" in str(each.message)]
+    drifting = mne.io.RawArray(
+        raw.get_data(NAMES), mne.create_info(NAMES, SFREQ, "eeg"), verbose="error"
+    )
+    with pytest.warns(UserWarning, match=r"not been high-pass .* raw.filter\(1.0"):
+        fitted(drifting)
+
+
+@pytest.fixture(scope="module")
+def of_arrays(raw):
+    noisy = raw.get_data(NAMES).reshape(6, 10, 300).swapaxes(0, 1)
+    return EEGDenoiser(
+        0.5,
+        sfreq=SFREQ,
+        ch_names=NAMES,
+        sae=small_sae(transform_algorithm="encoder"),
+        random_state=0,
+    ).fit(noisy, 0.5 * noisy)
+
+
+def test_fitted_on_arrays_with_names_it_takes_recordings(of_arrays, raw):
+    expected = of_arrays.transform(raw.get_data(NAMES)[None, :, :1200])
+    turned = raw.copy().crop(0, 11.99).reorder_channels([*NAMES[::-1], "EOG", "ECG"])
+    got = of_arrays.transform(turned).get_data(NAMES)
+    np.testing.assert_allclose(got, expected[0], atol=1e-9)
+    with pytest.raises(ValueError, match="a name of its own for each of 3 channels"):
+        EEGDenoiser(sfreq=SFREQ, ch_names=NAMES).fit(raw.get_data()[None, :3])
+    timeless = copy(of_arrays)
+    timeless.sfreq_ = None
+    with pytest.raises(ValueError, match="sfreq=None, RawArray has 100 Hz"):
+        timeless.transform(raw)
+
+
+@pytest.mark.parametrize("way", ["denoiser", "of_arrays"])
+def test_files_bring_back_what_was_saved(way, request, raw, tmp_path):
+    saved = request.getfixturevalue(way)
+    saved.save(tmp_path / "file")
+    again = read_eeg_denoiser(tmp_path / "file")
+    assert list(again.exclude) == list(saved.exclude)
+    got, expected = (str(each.set_params(exclude=())) for each in (again, copy(saved)))
+    assert got == expected
+    again.exclude = saved.exclude
+    assert {name for name in vars(again) if name.endswith("_")} == {
+        name for name in vars(saved) if name.endswith("_")
+    }
+    assert again.recording_ == saved.recording_
+    np.testing.assert_array_equal(
+        again.transform(raw).get_data(), saved.transform(raw).get_data()
+    )
+    if way == "denoiser":
+        np.testing.assert_array_equal(again.atoms_, saved.atoms_)
+        np.testing.assert_array_equal(
+            again.apply(raw).get_data(), saved.apply(raw).get_data()
+        )
+    with ZipFile(tmp_path / "file") as archive:
+        assert archive.namelist() == ["denoiser.safetensors", "sae.safetensors"]
+
+
+def test_files_that_are_not_as_written_are_refused(denoiser, tmp_path):
+    path = tmp_path / "file"
+    denoiser.save(path)
+    content = path.read_bytes()
+    for place in range(1000, len(content), len(content) // 20):
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
+        )
+        with pytest.raises(ValueError, match=r"file cannot be loaded: "):
+            read_eeg_denoiser(path)
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"is not a file of EEGDenoiser\.save"):
+        read_eeg_denoiser(path)
+    with pytest.raises(FileNotFoundError):
+        read_eeg_denoiser(tmp_path / "none")
+
+
+@pytest.mark.usefixtures("no_window")
+def test_components_are_those_that_contribute_most(denoiser, raw):
+    figure = denoiser.plot_components(raw, show=False)
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert len(titles) == 12
+    shares = [int(title.split(", ")[1].rstrip("%")) for title in titles]
+    assert shares == sorted(shares, reverse=True)
+    red = [axis.title.get_text() for axis in figure.axes if "red" in axis.title._color]
+    assert [title[:7] for title in red] == ["atom005"]
+    (only,) = denoiser.plot_components(raw, [3], show=False).axes
+    assert only.get_title().startswith("atom003")
+
+
+@pytest.mark.usefixtures("no_window")
+def test_properties_are_plot_atom_of_those_excluded(denoiser, raw, epochs):
+    (figure,) = denoiser.plot_properties(raw, show=False)
+    expected = plot_atom(denoiser, 5, raw)
+    assert figure.get_suptitle() == expected.get_suptitle()
+    (of_epochs,) = denoiser.plot_properties(epochs, [0], show=False)
+    assert of_epochs.axes[3].get_title().startswith("epoch ")
+
+
+@pytest.mark.usefixtures("no_window")
+def test_overlay_is_of_what_apply_gives(denoiser, raw, epochs):
+    figure = denoiser.plot_overlay(raw, [0], start=1, duration=4, show=False)
+    expected = plot_overlay(
+        raw, denoiser.apply(raw, [0]), picks=NAMES, start=1, duration=4
+    )
+    for one, other in zip(figure.axes, expected.axes, strict=True):
+        for line, same in zip(one.lines, other.lines, strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), same.get_ydata())
+    figure = denoiser.plot_overlay(epochs, [0], start=0, duration=1.51, show=False)
+    expected = 1e6 * epochs.get_data(NAMES)[0].std(0)
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), expected)
+
+
+@pytest.mark.usefixtures("no_window")
+def test_sources_are_browsed_with_mne(denoiser, raw, epochs):
+    with mne.viz.use_browser_backend("matplotlib"):
+        figure = denoiser.plot_sources(raw, [2, 4], show=False)
+        names = [text.get_text() for text in figure.mne.ax_main.get_yticklabels()]
+        assert names == ["atom002", "atom004"]
+        assert denoiser.plot_sources(epochs, [2], n_epochs=2, show=False)
+    with pytest.raises(ValueError, match="picks must be numbers from 0 to 11"):
+        denoiser.plot_sources(raw, [12], show=False)
