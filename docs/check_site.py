@@ -1,14 +1,14 @@
 """Check the built site as a visitor finds it.
 
-``python docs/check_site.py docs/_build AXE`` with ``AXE`` the file ``axe.min.js`` of the
-npm package axe-core:
+``python docs/check_site.py docs/_build AXE`` with ``AXE`` the file ``axe.min.js`` of
+the npm package axe-core:
 
 - links inside the site lead to files and anchors that exist;
 - pages log no error in the browser's console, have no accessibility violation that axe
   knows, and are no wider than the window, at 1280 and at 390 pixels.
 
-Needs Debian's packages chromium and chromium-driver, and selenium.  ``--screenshots DIR``
-keeps what the browser shows.
+Needs Debian's packages chromium and chromium-driver, and selenium.
+``--screenshots DIR`` keeps what the browser shows.
 """
 
 import argparse
@@ -37,7 +37,7 @@ AXE = """
 const done = arguments[arguments.length - 1];
 axe.run(document, {runOnly: arguments[0]}).then(
     (found) => done(found.violations.map(
-        (v) => `${v.id} (${v.impact}): ${v.nodes.map((n) => n.target.join(" ")).join("; ")}`
+        (v) => `${v.id}: ${v.nodes.map((n) => n.target.join(" ")).join("; ")}`
     )),
     (error) => done([String(error)])
 );
