@@ -12,4 +12,4 @@ random.setstate(_state_of_random)
 del random, _state_of_random
 
 __all__ = ["MFRSparseAutoencoder", "PretrainedSAE"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -7,7 +7,8 @@
     :rows: ^ours
     ```
 
-names a file of ``benchmarks/results``, and optionally columns, and a regex of the texts
+names a file of ``benchmarks/results``, which is drawn too if ``figures.py`` knows how;
+the table is folded then.  Options name columns, and a regex of the texts
 in a row.  Several files make one table if each has a title, for a first column that
 ``titles`` names::
 
@@ -19,13 +20,17 @@ in a row.  Several files make one table if each has a title, for a first column 
 """
 
 import re
+from pathlib import Path
 
+import figures
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from benchmarks import _results
+
+FOLD = "<details><summary>The numbers</summary>"
 
 
 class ResultsTable(SphinxDirective):
@@ -38,7 +43,7 @@ class ResultsTable(SphinxDirective):
     }
 
     def run(self) -> list[nodes.Node]:
-        rows, sources = [], []
+        rows, sources, names = [], [], []
         for line in [*self.arguments, *self.content]:
             title, name = re.fullmatch(r"(?:(.*) <)?(.*?)>?", line).groups()
             try:
@@ -46,12 +51,34 @@ class ResultsTable(SphinxDirective):
             except (OSError, ValueError) as error:
                 raise self.error(str(error)) from error
             self.env.note_dependency(str(_results.FOLDER / f"{name}.json"))
+            names.append(name)
             first = {self.options.get("titles", ""): title} if title else {}
             chosen = self.chosen(results)
             rows += [first | self.texts(row, results["digits"]) for row in chosen]
             sources.append(source(name, results, chosen))
         lines = [*_results.markdown(rows, {}), "", "Measured: " + "; ".join(sources)]
-        return self.parse_text_to_nodes("\n".join(lines))
+        table = self.parse_text_to_nodes("\n".join(lines))
+        drawn = [node for name in names for node in self.figure(name)]
+        if not drawn:
+            return table
+        fold, end = (nodes.raw("", tag, format="html") for tag in (FOLD, "</details>"))
+        return [*drawn, fold, *table, end]
+
+    def figure(self, name: str) -> list[nodes.Node]:
+        """The figure of a file, if there is one, for light and for dark pages."""
+        if name not in figures.FIGURES:
+            return []
+        folder = Path("generated/figures")
+        paths = figures.draw(name, _results.load(name), Path(self.env.srcdir) / folder)
+        alt = f"Figure of the numbers below, {name}"
+        return [
+            nodes.image(
+                uri=f"/{(folder / path.name).as_posix()}",
+                alt=alt,
+                classes=[f"only-{path.stem.rpartition('-')[2]}"],
+            )
+            for path in paths
+        ]
 
     def chosen(self, results: dict) -> list[_results.Row]:
         """Rows with a text that the option ``rows`` is found in."""
