@@ -271,3 +271,51 @@ def test_pages_and_results_name_each_other():
     assert named == there
     for name in there:
         assert _results.load(name)["name"] == name
+
+
+def test_figure_stands_above_its_folded_table(page, monkeypatch):
+    import figures
+
+    monkeypatch.setattr(figures, "FIGURES", {"one": figures.bars("FVU", "Error")})
+    html, warnings = page("one")
+    assert warnings == ""
+    light, dark, fold, table = (
+        html.index(part)
+        for part in ("one-light.svg", "one-dark.svg", "<details>", "<table")
+    )
+    assert light < dark < fold < table < html.index("</details>")
+    html, _ = page("two")
+    assert "<details>" not in html
+    assert "<table" in html
+
+
+def test_bars_are_as_long_as_the_numbers(monkeypatch):
+    figure_module = pytest.importorskip("matplotlib.figure")
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    import figures
+
+    rows = [
+        {"method": "ours, default", "FVU": 0.25},
+        {"method": "paper", "FVU": {"values": [0.5, 0.7]}},
+        {"method": "other", "FVU": None},
+    ]
+    figure = figure_module.Figure()
+    draw = figures.bars("FVU", "Error")
+    draw(figure, {"rows": rows, "digits": {}}, figures.COLORS["light"])
+    (ax,) = figure.axes
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([0.25, 0.6])
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["ours, default", "paper"]
+    colors = {bar.get_facecolor() for bar in ax.patches}
+    assert len(colors) == 2
+
+
+def test_every_figure_has_its_results(monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    import figures
+
+    pages = "\n".join(path.read_text() for path in DOCS.rglob("*.md"))
+    for name in figures.FIGURES:
+        assert _results.load(name)["rows"]
+        assert name in pages

@@ -28,7 +28,11 @@ from skmfr.inspection import (
 
 X, _ = load_digits(return_X_y=True)
 sae = MFRSparseAutoencoder(
-    n_components=128, callback=TrainingHistory(), random_state=0
+    n_components=128,
+    batch_size=256,
+    max_steps=500,
+    callback=TrainingHistory(),
+    random_state=0,
 ).fit(X)
 
 # %%
