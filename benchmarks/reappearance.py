@@ -112,12 +112,12 @@ def false_share(chosen: np.ndarray, returns: np.ndarray) -> float:
     return float(1 - returns[chosen].mean()) if chosen.any() else np.nan
 
 
-def row(name: str, source: Source, n_witnesses: int, n_steps: int) -> Row:
+def row(name: str, source: Source, n_steps: int, **witnesses) -> Row:
     fits = [
         MFRSparseAutoencoder(
             source.n_components,
             k=source.k,
-            n_witnesses=n_witnesses,
+            **witnesses,
             max_steps=n_steps,
             batch_size=128,
             random_state=seed,
@@ -164,11 +164,20 @@ def main() -> None:
     parser = Command("reappearance", __doc__)
     parser.add_argument("--fits", type=int, default=3, help="of each source")
     parser.add_argument("--witnesses", type=int, default=1, help="of each fit")
+    parser.add_argument(
+        "--rows", default="same", choices=["same", "disjoint"], help="of witnesses"
+    )
     parser.add_argument("--steps", type=int, default=400, help="of each fit")
     parser.add_argument("--only", default="", help="regex of sources")
     arguments, report = parser.parse()
     rows = (
-        row(name, make(arguments.fits), arguments.witnesses, arguments.steps)
+        row(
+            name,
+            make(arguments.fits),
+            arguments.steps,
+            n_witnesses=arguments.witnesses,
+            witness_rows=arguments.rows,
+        )
         for name, make in SOURCES.items()
         if re.search(arguments.only, name)
     )

@@ -76,6 +76,13 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     n_witnesses : int, default=1
         Number of further SAEs on the same batches without penalty.
 
+    witness_rows : {"same", "disjoint"}, default="same"
+        Which rows witnesses see: those of the group, or each of several witnesses a
+        random part of its own, of each batch as of all data, while the group sees all.
+        What two witnesses with disjoint rows agree on is no accident of the sample, and
+        several of them take the time of one. Rows are told apart by their values, so
+        that a row stays in its part in further calls, and equal rows are in one part.
+
     tied : bool, default=False
         Whether the encoder's weights are the atoms themselves.
 
@@ -312,6 +319,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         "alpha": [Interval(Real, 0, None, closed="left")],
         "matching": [StrOptions({"hungarian", "max"})],
         "n_witnesses": [Interval(Integral, 0, None, closed="left")],
+        "witness_rows": [StrOptions({"same", "disjoint"})],
         "tied": ["boolean"],
         "transform_algorithm": [StrOptions({"encoder", "lstsq", "omp"})],
         "positive_code": ["boolean"],
@@ -360,6 +368,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         alpha=1.0,
         matching="hungarian",
         n_witnesses=1,
+        witness_rows="same",
         tied=False,
         transform_algorithm="encoder",
         positive_code=False,
@@ -392,6 +401,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         self.alpha = alpha
         self.matching = matching
         self.n_witnesses = n_witnesses
+        self.witness_rows = witness_rows
         self.tied = tied
         self.transform_algorithm = transform_algorithm
         self.positive_code = positive_code

@@ -347,6 +347,82 @@ def test_witnesses_do_not_know_of_the_penalty():
     assert with_penalty.mutual_agreement_.mean() > without.mutual_agreement_.mean()
 
 
+DISJOINT = {"n_witnesses": 2, "witness_rows": "disjoint", "batch_size": 100}
+
+
+@pytest.fixture(scope="module")
+def apart():
+    return small(**DISJOINT).fit(X)
+
+
+def test_witnesses_with_rows_of_their_own_leave_the_group_as_it_is(apart):
+    same = small(n_witnesses=2, batch_size=100).fit(X)
+    np.testing.assert_array_equal(apart.dictionaries_, same.dictionaries_)
+    difference = apart.witness_dictionaries_ - same.witness_dictionaries_
+    assert (np.abs(difference).max((1, 2)) > 0.01).all()
+
+
+def test_no_row_is_ever_seen_by_two_witnesses(monkeypatch):
+    seen = [set(), set()]
+    step = skmfr._training.loop.take_step
+
+    def spied(state, X, stage, room, low_precision, workers, shares):
+        for rows, share in zip(seen, shares, strict=True):
+            rows.update(map(tuple, X[share.rows].tolist()))
+        step(state, X, stage, room, low_precision, workers, shares)
+
+    monkeypatch.setattr(skmfr._training.loop, "take_step", spied)
+    sae = small(**DISJOINT, max_iter=2).fit(X)
+    sae.partial_fit(X[::-1].copy())
+    first, second = seen
+    distinct = len(np.unique(X, axis=0))
+    assert not first & second
+    # In another scale in the second call, or not.
+    assert len(first) + len(second) in (distinct, 2 * distinct)
+    assert abs(len(first) - len(second)) < 0.2 * len(first)
+
+
+def test_fits_with_disjoint_rows_are_the_same_from_disk_and_when_resumed(
+    apart, tmp_path
+):
+    np.save(tmp_path / "X.npy", X)
+
+    def stop(step, info):
+        if step == 31:
+            raise KeyboardInterrupt
+
+    mapped = [tmp_path / "X.npy"]
+    again = {"checkpoint_dir": tmp_path, "checkpoint_every": 10}
+    with pytest.warns(ConvergenceWarning), pytest.raises(KeyboardInterrupt):
+        small(**DISJOINT, **again, callback=stop).fit(mapped)
+    sae = small(**DISJOINT, **again).fit(mapped)
+    for name in ("dictionaries_", "witness_dictionaries_", "loss_curve_"):
+        assert getattr(sae, name).tobytes() == getattr(apart, name).tobytes()
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_disjoint_rows_may_come_few_at_a_time(size):
+    sae = small(**DISJOINT)
+    for start in range(0, 5 * size, size):
+        sae.partial_fit(X[start : start + size])
+    assert np.isfinite(sae.feature_agreement_).all()
+    small(**(DISJOINT | {"batch_size": 2}), early_stopping=True).fit(X[:20])
+
+
+def test_one_witness_has_all_rows():
+    one = small(witness_rows="disjoint", max_steps=3).fit(X)
+    same = small(max_steps=3).fit(X)
+    np.testing.assert_array_equal(one.witness_dictionaries_, same.witness_dictionaries_)
+
+
+def test_rows_that_a_witness_has_seen_cannot_be_unseen(apart):
+    sae = deepcopy(apart).set_params(warm_start=True, witness_rows="same")
+    with pytest.raises(ValueError, match="witness_rows=same, but the fit to go on"):
+        sae.fit(X)
+    sae.set_params(witness_rows="disjoint", max_steps=2).fit(X)
+    assert sae.n_steps_ == 62
+
+
 # In a new process, for a package is imported once.
 FROM_IMPORT_TO_CODES = """
 import random, sys

@@ -11,6 +11,7 @@ is the one definition; who asks for dead atoms says which window:
 *Unmoved* is an atom that neither samples nor the auxiliary loss gave a gradient.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -65,24 +66,31 @@ class Activity:
         self.idle = torch.where(active, 0, self.idle + 1)
         self.unmoved = torch.where(moved, 0, self.unmoved + 1)
 
-    def dead_in(self, window: int) -> Tensor:
-        """Atoms that were active in none of so many steps, a mask."""
+    def dead_in(self, window: int | Tensor) -> Tensor:
+        """Atoms that were active in none of so many steps, a mask.
+
+        The window may be of each member, (n_members, 1).
+        """
         return self.idle >= window
 
     def unmoved_in(self, window: int) -> list[Tensor]:
         """Atoms of each member that had no gradient in so many steps."""
         return atoms_where(self.unmoved >= window)
 
-    def look_for_dead(self, samples_of_average: float) -> None:
+    def look_for_dead(self, samples_of_average: Sequence[float]) -> None:
         """Choose the atoms for the auxiliary loss.
 
         Parameters
         ----------
-        samples_of_average : float
-            In how many samples of a step an average atom is active.
+        samples_of_average : sequence of n_members float
+            In how many samples of a step an average atom of each member is active.
         """
-        enough = ceil(DEAD_AFTER_SAMPLES / samples_of_average)
-        self.dead = atoms_where(self.dead_in(max(DEAD_AFTER_STEPS, enough)))
+        windows = [
+            max(DEAD_AFTER_STEPS, ceil(DEAD_AFTER_SAMPLES / n_samples))
+            for n_samples in samples_of_average
+        ]
+        window = torch.tensor(windows, device=self.idle.device).unsqueeze(1)
+        self.dead = atoms_where(self.dead_in(window))
 
     def forget_member(self, i: int, rate: float) -> None:
         """Forget all of a member that was started anew."""

@@ -42,7 +42,15 @@ from .state import TrainingState, from_arrays, new_state
 # Steps between checkpoints by default.
 CHECKPOINT_EVERY = 500
 # Parameters that have the same value in several spellings, such as "auto".
-RESOLVED = ("n_components", "k", "alpha", "tied", "learning_rate", "device")
+RESOLVED = (
+    "n_components",
+    "witness_rows",
+    "k",
+    "alpha",
+    "tied",
+    "learning_rate",
+    "device",
+)
 # Parameters that do not change what training does.
 INDIFFERENT_TO_TRAINING = {
     "transform_algorithm",  # but for pursuit or not
@@ -166,7 +174,7 @@ def what_is_left(
     If they may come late, those that cost much are left to be made of the others.
     """
     attributes = fitted_attributes(state, data.standardiser, settings, data.dtype)
-    training = training_arrays(state, data.moments, settings.seed, keep_adam)
+    training = training_arrays(state, data.moments, settings, keep_adam)
     reference: Any = attributes["reference_sae_"]
     attributes |= {
         # A last batch that goes on into another epoch does not begin it.
@@ -315,6 +323,7 @@ def check_can_go_on(earlier: Earlier, settings: Settings, n_features: int) -> No
         ("n_components", settings.n_components, n_components),
         ("n_features_in_", n_features, n_found),
         ("n_witnesses", settings.n_witnesses, n_members - earlier.n_saes),
+        ("witness_rows", settings.witness_rows, earlier.witness_rows),
         ("tied", settings.tied, "encoder" not in earlier.arrays),
         ("precision", str(settings.dtype), f"torch.{dtype}"),
     ]:

@@ -22,6 +22,7 @@ FIELDS_BESIDE = {
     "mean": "float d",
     "variance": "float d",
     "seed": "int",
+    "disjoint": "bool",
 }
 
 
@@ -40,6 +41,11 @@ class Earlier(NamedTuple):
     @property
     def seed(self) -> int:
         return int(self.arrays["seed"])
+
+    @property
+    def witness_rows(self) -> str:
+        """As the parameter has it."""
+        return "disjoint" if self.arrays.get("disjoint") else "same"
 
     @property
     def moments(self) -> Moments:
@@ -172,7 +178,7 @@ def agreement_of(attributes: dict) -> dict[str, np.ndarray]:
 
 
 def training_arrays(
-    state: TrainingState, moments: Moments, seed: int, keep_adam: bool
+    state: TrainingState, moments: Moments, settings: Settings, keep_adam: bool
 ) -> dict[str, np.ndarray]:
     """What another call goes on from.
 
@@ -187,7 +193,8 @@ def training_arrays(
         "n_rows": np.array(float(moments.n_rows)),
         "mean": moments.mean,
         "variance": moments.variance,
-        "seed": np.array(seed),
+        "seed": np.array(settings.seed),
+        "disjoint": np.array(settings.witness_rows == "disjoint"),
     }
 
 

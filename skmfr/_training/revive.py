@@ -127,7 +127,9 @@ def resample_unmoved(
         Steps in which nothing moved an atom.
     """
     for i, atoms in enumerate(state.activity.unmoved_in(after)):
-        if len(atoms) == 0:
+        # Samples of the batch may not be for this witness.
+        apart = i >= settings.n_saes and settings.witness_rows == "disjoint"
+        if len(atoms) == 0 or apart:
             continue
         donors = for_witnesses == (i >= settings.n_saes)
         directions = missed_directions(state, settings, X, donors, k, i, len(atoms))

@@ -45,6 +45,8 @@ BESIDE_VERSION_3 = {
     "deviation": "float d",
     "seed": "int",
 }
+# Which files of earlier builds lack.
+NEW_BESIDE = {"disjoint"}
 # Before the names of arrays that training goes on from: those of `_training.state`.
 TRAINING = "training "
 
@@ -330,6 +332,11 @@ def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     if version == 1:
         del state["unmoved"], state["dead"]
     beside = {1: {}, 2: {}, 3: BESIDE_VERSION_3}.get(version, FIELDS_BESIDE)
+    beside = {
+        name: each
+        for name, each in beside.items()
+        if name in trained or name not in NEW_BESIDE
+    }
     expected |= {f"{prefix}{name}": each for name, each in (state | beside).items()}
     if version < 3:
         expected |= {f"standardiser {n}": "float d" for n in ("mean", "deviation")}

@@ -294,6 +294,14 @@ def test_file_of_version_3_loads_and_keeps_its_centre_and_scale():
     assert sae.fit(X).n_steps_ == 121
 
 
+def test_file_of_a_build_without_parts_of_rows_loads(path):
+    sae = fitted()
+    del sae._training["disjoint"]
+    loaded = saved_and_loaded(sae, path)
+    assert "disjoint" not in loaded._training
+    assert not loaded.partial_fit(samples())._training["disjoint"]
+
+
 def weights_of(sae):
     """Arrays that `transform` needs."""
     weights = [sae.components_, sae.encoder_bias_, sae.decoder_bias_]
