@@ -242,9 +242,16 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     agreement_null_ : float
         What random dictionaries of this size give.
 
+    reappearance_ : ndarray of shape (n_components,)
+        Probability that an independent fit, with another seed on other rows of the
+        source, has the atom at a cosine of 0.8 or more; see
+        :func:`skmfr.agreement.reappearance`. NaN, with a warning when it is read,
+        without a witness or with fewer than three SAEs, witnesses included.
+
     trusted_ : ndarray of shape (n_components,), bool
-        Atoms whose agreement is more than three quarters of the way from the null
-        level to 1: ``feature_agreement_ > 0.25 * agreement_null_ + 0.75``.
+        The most atoms of which 5 % are expected not to return, among those that agree
+        more than chance makes them; see :func:`skmfr.agreement.trusted_atoms`, which
+        takes other rates. False where `reappearance_` is NaN.
 
     median_norm_ : float
         Median of the Euclidean norms of the training rows, as they were given. After
@@ -358,6 +365,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     feature_agreement_ = Late(fitted.make_agreement)
     mutual_agreement_ = Late(fitted.make_agreement)
     trusted_ = Late(fitted.make_agreement)
+    reappearance_ = Late(fitted.make_reappearance)
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ from skmfr._training.schedule import Plateau, Schedule
 from skmfr._training.settings import n_steps_of
 from skmfr._training.state import new_state
 from skmfr._utils.devices import resolve_device
+from skmfr.agreement import reappearance, trusted_atoms
 
 
 def make_sparse_data(n_samples=600, n_features=16, n_atoms=24, k=3, seed=0):
@@ -126,9 +127,46 @@ def test_mutual_agreement_is_the_mean_best_cosine_over_the_other_saes(fitted):
     np.testing.assert_allclose(fitted.mutual_agreement_, expected)
 
 
-def test_trusted_atoms_agree_three_quarters_of_the_way_from_chance_to_one(fitted):
-    level = 0.25 * fitted.agreement_null_ + 0.75
-    np.testing.assert_array_equal(fitted.trusted_, fitted.feature_agreement_ > level)
+def test_trusted_atoms_are_those_of_five_percent_that_do_not_return(fitted):
+    np.testing.assert_array_equal(fitted.trusted_, trusted_atoms(fitted, fdr=0.05))
+    probability, deviation = reappearance(fitted, tau=0.8)
+    np.testing.assert_allclose(fitted.reappearance_, probability)
+    lost = 1 - (probability - deviation)
+    for rate in (lost.min() + 0.01, 0.6):
+        chosen = trusted_atoms(fitted, fdr=rate)
+        assert chosen.any()
+        assert lost[chosen].mean() <= rate
+
+
+def test_share_of_variance_along_atoms_is_that_of_the_covariance(fitted):
+    covariance = np.cov(X.T)
+    expected = np.einsum(
+        "smd,de,sme->sm", fitted.dictionaries_, covariance, fitted.dictionaries_
+    ) / np.trace(covariance)
+    np.testing.assert_allclose(fitted._training["along"], expected, rtol=1e-4)
+    # Of all rows so far, after further calls.
+    sae = small(max_steps=1, learning_rate=1e-9).partial_fit(X[:400])
+    sae.partial_fit(X[400:])
+    expected = np.einsum(
+        "smd,de,sme->sm", sae.dictionaries_, covariance, sae.dictionaries_
+    ) / np.trace(covariance)
+    np.testing.assert_allclose(sae._training["along"], expected, rtol=0.1)
+
+
+@pytest.mark.parametrize("missing", [{"n_witnesses": 0}, {"n_saes": 1}])
+def test_too_few_saes_do_not_tell_what_returns(missing):
+    sae = small(max_steps=3, **missing).fit(X)
+    assert not sae.trusted_.any()
+    with pytest.warns(UserWarning, match="it takes a witness, and three SAEs"):
+        assert np.isnan(sae.reappearance_).all()
+
+
+def test_pickles_of_earlier_builds_know_less_of_chance(fitted):
+    sae = deepcopy(fitted)
+    del sae._training["along"], sae.__dict__["reappearance_"]
+    np.testing.assert_array_equal(sae.reappearance_, fitted.reappearance_)
+    # Directions on the sphere have a lower level.
+    assert trusted_atoms(sae).sum() >= fitted.trusted_.sum()
 
 
 def test_without_witnesses_agreement_is_that_of_the_group():

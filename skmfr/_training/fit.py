@@ -38,6 +38,7 @@ from .results import (
 from .schedule import Plateau, Schedule, due
 from .settings import Settings, n_steps_of, settings_of
 from .state import TrainingState, from_arrays, new_state
+from .variance import variance_along
 
 # Steps between checkpoints by default.
 CHECKPOINT_EVERY = 500
@@ -93,6 +94,10 @@ class Data(NamedTuple):
     """(n_rows,), those of this call; None if there are none"""
     held_out: np.ndarray | None
     """(n_held_out,), rows that tell when to stop"""
+    along: np.ndarray | None
+    """(n_saes, n_components), share of the variance of earlier rows along each atom"""
+    share: float
+    """of the rows so far that are of this call"""
 
     @property
     def dtype(self) -> np.dtype:
@@ -174,7 +179,11 @@ def what_is_left(
     If they may come late, those that cost much are left to be made of the others.
     """
     attributes = fitted_attributes(state, data.standardiser, settings, data.dtype)
-    training = training_arrays(state, data.moments, settings, keep_adam)
+    group = state.ensemble.decoder[: settings.n_saes]
+    along = variance_along(group, data.batches, data.standardiser, settings)
+    if data.along is not None:
+        along = data.along + data.share * (along - data.along)
+    training = training_arrays(state, data.moments, settings, along, keep_adam)
     reference: Any = attributes["reference_sae_"]
     attributes |= {
         # A last batch that goes on into another epoch does not begin it.
@@ -226,11 +235,13 @@ def prepare(
     n_rows, moments, median_norm, outliers = statistics
     if outliers is not None and not (one_pass and earlier):
         warn_of(outliers, n_rows)
-    n_outliers = 0 if outliers is None else len(outliers.rows)
+    n_outliers, share = 0 if outliers is None else len(outliers.rows), 1.0
     if earlier is not None:
         if one_pass:
             median_norm = earlier.median_norm_with(median_norm, moments.n_rows)
+        n_new = moments.n_rows
         moments = earlier.moments.and_of(moments)
+        share = n_new / moments.n_rows
         n_outliers += earlier.n_outliers
     batches = Batches(
         X,
@@ -250,6 +261,8 @@ def prepare(
         n_outliers,
         None if outliers is None else outliers.rows,
         held_out,
+        None if earlier is None else earlier.arrays.get("along"),
+        share,
     )
 
 

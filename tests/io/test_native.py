@@ -296,9 +296,11 @@ def test_file_of_version_3_loads_and_keeps_its_centre_and_scale():
 
 def test_file_of_a_build_without_parts_of_rows_loads(path):
     sae = fitted()
-    del sae._training["disjoint"]
+    del sae._training["disjoint"], sae._training["along"]
+    del sae.__dict__["reappearance_"]
     loaded = saved_and_loaded(sae, path)
-    assert "disjoint" not in loaded._training
+    assert not {"disjoint", "along"} & loaded._training.keys()
+    assert np.isfinite(loaded.reappearance_).all()
     assert not loaded.partial_fit(samples())._training["disjoint"]
 
 
