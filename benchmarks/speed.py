@@ -163,6 +163,7 @@ def ours(
         n_components=n_components,
         n_saes=n_saes,
         n_witnesses=n_witnesses,
+        witness_rows="same",
         k=k,
         alpha=alpha,
         matching="hungarian",

@@ -162,6 +162,14 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     n_witnesses : int, default=1
         Number of further SAEs that train on the same batches without the penalty.
 
+    witness_rows : {"same", "disjoint"}, default="same"
+        Rows that witnesses see: the rows of the group, or, with several witnesses, a
+        random part of its own for each, of each batch as of all data, while the group
+        sees all rows. An atom that two witnesses with disjoint rows share is no
+        accident of the sample, and all of them together take the time of one witness.
+        Rows are assigned to parts by their values, so a row stays in its part in
+        further calls, and equal rows are in the same part.
+
     device : str or torch.device, default="auto"
         Device to compute on: "cpu", "cuda", "cuda:1", ... "auto" selects a CUDA GPU if
         there is one.
@@ -237,9 +245,16 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     agreement_null_ : float
         Agreement of random dictionaries of this size.
 
+    reappearance_ : ndarray of shape (n_components,)
+        Probability that an independent fit, with another seed on other rows of the
+        source, has the atom at a cosine of 0.8 or more; see
+        :func:`skmfr.agreement.reappearance`. NaN, with a warning when it is read,
+        without a witness or with fewer than three SAEs, witnesses included.
+
     trusted_ : ndarray of shape (n_components,), bool
-        Atoms whose agreement is more than three quarters of the way from the null
-        level to 1: ``feature_agreement_ > 0.25 * agreement_null_ + 0.75``.
+        The most atoms of which 5 % are expected not to return, among those that agree
+        more than chance makes them; see :func:`skmfr.agreement.trusted_atoms`, which
+        takes other rates. False where `reappearance_` is NaN.
 
     median_norm_ : float
         Median of the Euclidean norms of the training rows, before centring. After
@@ -335,6 +350,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         "matching": [StrOptions({"hungarian", "max"})],
         "share_atoms": ["boolean"],
         "n_witnesses": [Interval(Integral, 0, None, closed="left")],
+        "witness_rows": [StrOptions({"same", "disjoint"})],
         "device": [Device()],
         "precision": [StrOptions({"float32", "float64", "bfloat16"})],
         "checkpoint_dir": [str, PathLike, None],
@@ -352,6 +368,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     feature_agreement_ = Late(fitted.make_agreement)
     mutual_agreement_ = Late(fitted.make_agreement)
     trusted_ = Late(fitted.make_agreement)
+    reappearance_ = Late(fitted.make_reappearance)
 
     def __init__(
         self,
@@ -379,6 +396,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         matching="hungarian",
         share_atoms=True,
         n_witnesses=1,
+        witness_rows="same",
         device="auto",
         precision="float32",
         checkpoint_dir=None,
@@ -410,6 +428,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         self.matching = matching
         self.share_atoms = share_atoms
         self.n_witnesses = n_witnesses
+        self.witness_rows = witness_rows
         self.device = device
         self.precision = precision
         self.checkpoint_dir = checkpoint_dir

@@ -63,6 +63,7 @@ def make_settings():
             "n_components": 24,
             "n_saes": 3,
             "n_witnesses": 0,
+            "witness_rows": "same",
             "k": 3,
             "alpha": 0.0,
             "matching": "hungarian",

@@ -18,10 +18,12 @@ from skmfr._utils.workers import ALONE, Workers
 from skmfr.distributed import data_parallel
 
 # All that training does: a penalty, matching, dead atoms, restarts, pursuit, holding
-# out.  In float64, so that rounding, which differs where sums are in parts, does not
-# decide which atom is the k-th.
+# out, witnesses with rows of their own.  In float64, so that rounding, which differs
+# where sums are in parts, does not decide which atom is the k-th.
 PARAMETERS = {
     "n_components": 48,
+    "n_witnesses": 2,
+    "witness_rows": "disjoint",
     "k": 3,
     "max_steps": 60,
     "batch_size": 40,

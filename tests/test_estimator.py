@@ -42,6 +42,7 @@ from skmfr._training.schedule import Plateau, Schedule
 from skmfr._training.settings import n_steps_of
 from skmfr._training.state import new_state
 from skmfr._utils.devices import resolve_device
+from skmfr.agreement import reappearance, trusted_atoms
 
 
 def make_sparse_data(n_samples=600, n_features=16, n_atoms=24, k=3, seed=0):
@@ -126,9 +127,46 @@ def test_mutual_agreement_is_the_mean_best_cosine_over_the_other_saes(fitted):
     np.testing.assert_allclose(fitted.mutual_agreement_, expected)
 
 
-def test_trusted_atoms_agree_three_quarters_of_the_way_from_chance_to_one(fitted):
-    level = 0.25 * fitted.agreement_null_ + 0.75
-    np.testing.assert_array_equal(fitted.trusted_, fitted.feature_agreement_ > level)
+def test_trusted_atoms_are_those_of_five_percent_that_do_not_return(fitted):
+    np.testing.assert_array_equal(fitted.trusted_, trusted_atoms(fitted, fdr=0.05))
+    probability, deviation = reappearance(fitted, tau=0.8)
+    np.testing.assert_allclose(fitted.reappearance_, probability)
+    lost = 1 - (probability - deviation)
+    for rate in (lost.min() + 0.01, 0.6):
+        chosen = trusted_atoms(fitted, fdr=rate)
+        assert chosen.any()
+        assert lost[chosen].mean() <= rate
+
+
+def test_share_of_variance_along_atoms_is_that_of_the_covariance(fitted):
+    covariance = np.cov(X.T)
+    expected = np.einsum(
+        "smd,de,sme->sm", fitted.dictionaries_, covariance, fitted.dictionaries_
+    ) / np.trace(covariance)
+    np.testing.assert_allclose(fitted._training["along"], expected, rtol=1e-4)
+    # Of all rows so far, after further calls.
+    sae = small(max_steps=1, learning_rate=1e-9).partial_fit(X[:400])
+    sae.partial_fit(X[400:])
+    expected = np.einsum(
+        "smd,de,sme->sm", sae.dictionaries_, covariance, sae.dictionaries_
+    ) / np.trace(covariance)
+    np.testing.assert_allclose(sae._training["along"], expected, rtol=0.1)
+
+
+@pytest.mark.parametrize("missing", [{"n_witnesses": 0}, {"n_saes": 1}])
+def test_too_few_saes_do_not_tell_what_returns(missing):
+    sae = small(max_steps=3, **missing).fit(X)
+    assert not sae.trusted_.any()
+    with pytest.warns(UserWarning, match="it takes a witness, and three SAEs"):
+        assert np.isnan(sae.reappearance_).all()
+
+
+def test_pickles_of_earlier_builds_know_less_of_chance(fitted):
+    sae = deepcopy(fitted)
+    del sae._training["along"], sae.__dict__["reappearance_"]
+    np.testing.assert_array_equal(sae.reappearance_, fitted.reappearance_)
+    # Directions on the sphere have a lower level.
+    assert trusted_atoms(sae).sum() >= fitted.trusted_.sum()
 
 
 def test_without_witnesses_agreement_is_that_of_the_group():
@@ -345,6 +383,82 @@ def test_witnesses_do_not_know_of_the_penalty():
         without.witness_dictionaries_, with_penalty.witness_dictionaries_
     )
     assert with_penalty.mutual_agreement_.mean() > without.mutual_agreement_.mean()
+
+
+DISJOINT = {"n_witnesses": 2, "witness_rows": "disjoint", "batch_size": 100}
+
+
+@pytest.fixture(scope="module")
+def apart():
+    return small(**DISJOINT).fit(X)
+
+
+def test_witnesses_with_rows_of_their_own_leave_the_group_as_it_is(apart):
+    same = small(n_witnesses=2, batch_size=100).fit(X)
+    np.testing.assert_array_equal(apart.dictionaries_, same.dictionaries_)
+    difference = apart.witness_dictionaries_ - same.witness_dictionaries_
+    assert (np.abs(difference).max((1, 2)) > 0.01).all()
+
+
+def test_no_row_is_ever_seen_by_two_witnesses(monkeypatch):
+    seen = [set(), set()]
+    step = skmfr._training.loop.take_step
+
+    def spied(state, X, stage, room, low_precision, workers, shares):
+        for rows, share in zip(seen, shares, strict=True):
+            rows.update(map(tuple, X[share.rows].tolist()))
+        step(state, X, stage, room, low_precision, workers, shares)
+
+    monkeypatch.setattr(skmfr._training.loop, "take_step", spied)
+    sae = small(**DISJOINT, max_iter=2).fit(X)
+    sae.partial_fit(X[::-1].copy())
+    first, second = seen
+    distinct = len(np.unique(X, axis=0))
+    assert not first & second
+    # In another scale in the second call, or not.
+    assert len(first) + len(second) in (distinct, 2 * distinct)
+    assert abs(len(first) - len(second)) < 0.2 * len(first)
+
+
+def test_fits_with_disjoint_rows_are_the_same_from_disk_and_when_resumed(
+    apart, tmp_path
+):
+    np.save(tmp_path / "X.npy", X)
+
+    def stop(step, info):
+        if step == 31:
+            raise KeyboardInterrupt
+
+    mapped = [tmp_path / "X.npy"]
+    again = {"checkpoint_dir": tmp_path, "checkpoint_every": 10}
+    with pytest.warns(ConvergenceWarning), pytest.raises(KeyboardInterrupt):
+        small(**DISJOINT, **again, callback=stop).fit(mapped)
+    sae = small(**DISJOINT, **again).fit(mapped)
+    for name in ("dictionaries_", "witness_dictionaries_", "loss_curve_"):
+        assert getattr(sae, name).tobytes() == getattr(apart, name).tobytes()
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_disjoint_rows_may_come_few_at_a_time(size):
+    sae = small(**DISJOINT)
+    for start in range(0, 5 * size, size):
+        sae.partial_fit(X[start : start + size])
+    assert np.isfinite(sae.feature_agreement_).all()
+    small(**(DISJOINT | {"batch_size": 2}), early_stopping=True).fit(X[:20])
+
+
+def test_one_witness_has_all_rows():
+    one = small(witness_rows="disjoint", max_steps=3).fit(X)
+    same = small(max_steps=3).fit(X)
+    np.testing.assert_array_equal(one.witness_dictionaries_, same.witness_dictionaries_)
+
+
+def test_rows_that_a_witness_has_seen_cannot_be_unseen(apart):
+    sae = deepcopy(apart).set_params(warm_start=True, witness_rows="same")
+    with pytest.raises(ValueError, match="witness_rows=same, but the fit to go on"):
+        sae.fit(X)
+    sae.set_params(witness_rows="disjoint", max_steps=2).fit(X)
+    assert sae.n_steps_ == 62
 
 
 # In a new process, for a package is imported once.

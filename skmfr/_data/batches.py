@@ -9,7 +9,7 @@ from threading import Lock
 import joblib
 import numpy as np
 
-from .._utils.random import BATCHES, CHUNKS, DONORS, random_numbers
+from .._utils.random import BATCHES, CHUNKS, random_numbers
 from .._utils.workers import ALONE, Workers
 from .sources import Source, chunk_starts, in_memory, n_mixed
 
@@ -90,7 +90,6 @@ class Batches:
             )
         self._chunk_orders: dict[int, np.ndarray] = {}
         self._orders: dict[tuple[int, int], np.ndarray] = {}
-        self._halves: dict[int, np.ndarray] = {}
         # One thread reads ahead while another trains.
         self._lock = Lock()
 
@@ -193,39 +192,6 @@ class Batches:
             finally:
                 for future in waiting:
                     future.cancel()
-
-    def for_witnesses(self, rows: np.ndarray) -> np.ndarray:
-        """Samples that may become atoms of witnesses; the group may use the others.
-
-        A single sample therefore never becomes an atom of both.
-
-        Parameters
-        ----------
-        rows : ndarray of shape (n_chosen,), int
-            Sorted.
-
-        Returns
-        -------
-        ndarray of shape (n_chosen,), bool
-        """
-        bounds = np.searchsorted(rows, self.starts)
-        halves = [
-            self._half(chunk)[rows[slice(*bounds[chunk : chunk + 2])] - start]
-            for chunk, start in enumerate(self.starts[:-1].tolist())
-            if bounds[chunk] < bounds[chunk + 1]
-        ]
-        return np.concatenate(halves)
-
-    def _half(self, chunk: int) -> np.ndarray:
-        """Samples of a chunk that belong to witnesses, (n_in_chunk,) bool."""
-        if chunk not in self._halves:
-            start, stop = self.starts[chunk : chunk + 2]
-            half = np.zeros(stop - start, dtype=bool)
-            half[1::2] = True
-            key = (chunk,) if len(self.sizes) > 1 else ()
-            random_numbers(self.seed, DONORS, *key).shuffle(half)
-            _keep(self._halves, chunk, half, n_most=2 * self.n_mixed)
-        return self._halves[chunk]
 
 
 def _keep(cache: dict, key, value, n_most: int = 2) -> None:

@@ -1,11 +1,18 @@
 """Probability that an independent run finds atoms again, from repeated runs."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
 from .cosines import at_least, nearest_cosines
+from .levels import level_of_data
+
+# Cosine from which on an atom counts as found, and share of trusted atoms that are
+# not, by default.
+TAU = 0.8
+FDR = 0.05
 
 
 def reappearance(
@@ -72,6 +79,18 @@ def reappearance(
     return probability, np.sqrt((1 - 1 / len(others)) * spread)
 
 
+def warn_of_too_few(n_saes: int, n_witnesses: int, stacklevel: int) -> None:
+    """Say so if they do not tell how often atoms return."""
+    if n_witnesses and n_saes + n_witnesses > 2:
+        return
+    warnings.warn(
+        f"There are {n_saes} SAEs and {n_witnesses} witnesses, which do not tell how "
+        "often atoms return: it takes a witness, and three SAEs with it. Set "
+        "n_witnesses=1 or more and n_saes=2 or more.",
+        stacklevel=stacklevel + 1,
+    )
+
+
 def _calibrated(pairs: list[tuple[np.ndarray, np.ndarray]], weight: float):
     """Monotone regression of returns on cosines, with this weight for each pair.
 
@@ -85,6 +104,36 @@ def _calibrated(pairs: list[tuple[np.ndarray, np.ndarray]], weight: float):
         np.concatenate([[1.0], np.full(len(seen), weight), [1.0]]),
     )
     return regression.predict
+
+
+def trusted(
+    probability: np.ndarray,
+    deviation: np.ndarray,
+    agreement: np.ndarray,
+    along: np.ndarray,
+    n_features: int,
+    fdr: float,
+) -> np.ndarray:
+    """The largest set of atoms above chance of which only a share does not return.
+
+    Parameters
+    ----------
+    probability, deviation : ndarray of shape (n_components,)
+        From :func:`reappearance`.
+    agreement : ndarray of shape (n_components,)
+        With the witnesses.
+    along : ndarray of shape (n_components,)
+        Share of the variance of the data along each atom.
+    n_features : int
+    fdr : float
+
+    Returns
+    -------
+    ndarray of shape (n_components,), bool
+    """
+    level = level_of_data(along, n_features, len(agreement))
+    above = np.where(agreement > level, probability - deviation, np.nan)
+    return largest_set(above, agreement, fdr)
 
 
 def largest_set(

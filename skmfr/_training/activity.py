@@ -9,6 +9,7 @@ is the only definition. The window depends on the use:
 - :func:`skmfr.metrics.dead_fraction` uses the given samples.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -56,20 +57,28 @@ class Activity:
         self.rates.lerp_(rates, 1 / RATE_MEMORY)
         self.idle = torch.where(rates > 0, 0, self.idle + 1)
 
-    def dead_in(self, window: int) -> Tensor:
-        """Mask of the atoms that were active in none of the last `window` steps."""
+    def dead_in(self, window: int | Tensor) -> Tensor:
+        """Mask of the atoms that were active in none of the last `window` steps.
+
+        The window may differ between members, (n_members, 1).
+        """
         return self.idle >= window
 
-    def look_for_dead(self, samples_of_average: float) -> None:
+    def look_for_dead(self, samples_of_average: Sequence[float]) -> None:
         """Select the atoms for the auxiliary loss.
 
         Parameters
         ----------
-        samples_of_average : float
-            Number of samples of a step in which an average atom is active.
+        samples_of_average : sequence of n_members float
+            Number of samples of a step in which an average atom of each member is
+            active.
         """
-        enough = ceil(DEAD_AFTER_SAMPLES / samples_of_average)
-        self.dead = atoms_where(self.dead_in(max(DEAD_AFTER_STEPS, enough)))
+        windows = [
+            max(DEAD_AFTER_STEPS, ceil(DEAD_AFTER_SAMPLES / n_samples))
+            for n_samples in samples_of_average
+        ]
+        window = torch.tensor(windows, device=self.idle.device).unsqueeze(1)
+        self.dead = atoms_where(self.dead_in(window))
 
     def forget_member(self, i: int, rate: float) -> None:
         """Reset everything about a member that was reinitialised."""

@@ -67,6 +67,15 @@ def make_agreement(estimator) -> None:
         _add(estimator, agreement_of(estimator.__dict__))
 
 
+def make_reappearance(estimator) -> None:
+    """Set the probability of each atom to return, and say if nothing is known of it."""
+    from .results import reappearance_of
+
+    make_agreement(estimator)
+    if "reappearance_" not in estimator.__dict__:
+        set_fitted(estimator, {"reappearance_": reappearance_of(estimator.__dict__)})
+
+
 def is_late(estimator) -> bool:
     """Whether attributes are left to be computed."""
     return "decoder" in estimator.__dict__.get("_training", ())

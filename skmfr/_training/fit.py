@@ -38,11 +38,20 @@ from .results import (
 from .schedule import Plateau, Schedule, due
 from .settings import Settings, n_steps_of, settings_of
 from .state import TrainingState, from_arrays, new_state
+from .variance import variance_along
 
 # Default number of steps between checkpoints.
 CHECKPOINT_EVERY = 500
 # Parameters whose values can be written in several ways, such as "auto".
-RESOLVED = ("n_components", "k", "alpha", "tied", "learning_rate", "device")
+RESOLVED = (
+    "n_components",
+    "witness_rows",
+    "k",
+    "alpha",
+    "tied",
+    "learning_rate",
+    "device",
+)
 # Parameters that do not affect training.
 INDIFFERENT_TO_TRAINING = {
     "transform_algorithm",  # except for pursuit or not
@@ -85,6 +94,10 @@ class Data(NamedTuple):
     """(n_rows,), outliers of this call; None if there are none"""
     held_out: np.ndarray | None
     """(n_held_out,), rows that decide when to stop"""
+    along: np.ndarray | None
+    """(n_saes, n_components), share of the variance of earlier rows along each atom"""
+    share: float
+    """share of this call's rows in all rows so far"""
 
     @property
     def dtype(self) -> np.dtype:
@@ -167,7 +180,11 @@ def what_is_left(
     If attributes may be computed late, the costly ones are left out.
     """
     attributes = fitted_attributes(state, data.standardiser, settings, data.dtype)
-    training = training_arrays(state, data.moments, settings.seed, keep_adam)
+    group = state.ensemble.decoder[: settings.n_saes]
+    along = variance_along(group, data.batches, data.standardiser, settings)
+    if data.along is not None:
+        along = data.along + data.share * (along - data.along)
+    training = training_arrays(state, data.moments, settings, along, keep_adam)
     reference: Any = attributes["reference_sae_"]
     attributes |= {
         # A last batch that extends into another epoch does not count as its beginning.
@@ -219,11 +236,13 @@ def prepare(
     n_rows, moments, median_norm, outliers = statistics
     if outliers is not None and not (one_pass and earlier):
         warn_of(outliers, n_rows)
-    n_outliers = 0 if outliers is None else len(outliers.rows)
+    n_outliers, share = 0 if outliers is None else len(outliers.rows), 1.0
     if earlier is not None:
         if one_pass:
             median_norm = earlier.median_norm_with(median_norm, moments.n_rows)
+        n_new = moments.n_rows
         moments = earlier.moments.and_of(moments)
+        share = n_new / moments.n_rows
         n_outliers += earlier.n_outliers
     batches = Batches(
         X,
@@ -243,6 +262,8 @@ def prepare(
         n_outliers,
         None if outliers is None else outliers.rows,
         held_out,
+        None if earlier is None else earlier.arrays.get("along"),
+        share,
     )
 
 
@@ -318,6 +339,7 @@ def check_can_go_on(earlier: Earlier, settings: Settings, n_features: int) -> No
         ("n_components", settings.n_components, n_components),
         ("n_features_in_", n_features, n_found),
         ("n_witnesses", settings.n_witnesses, n_members - earlier.n_saes),
+        ("witness_rows", settings.witness_rows, earlier.witness_rows),
         ("tied", settings.tied, "encoder" not in earlier.arrays),
         ("precision", str(settings.dtype), f"torch.{dtype}"),
     ]:

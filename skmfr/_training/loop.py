@@ -12,13 +12,14 @@ from .._data.sources import Source
 from .._data.standardiser import Standardiser
 from .._sae.codes import decode
 from .._sae.encoder import encode
+from .._utils.random import part_of
 from .._utils.workers import ALONE, Workers
 from .diagnostics import check_convergence
 from .revive import revive
 from .schedule import due
 from .settings import Settings
 from .state import TrainingState
-from .step import room_for_gradients, take_step
+from .step import Share, room_for_gradients, take_step
 
 # Steps after which one pair of SAEs is matched again; more with many atoms, because the
 # cost of a matching grows faster than that of a step.
@@ -66,8 +67,10 @@ def train(
             if stage.alpha > 0:
                 renew_matches(state, settings)
             state.optimiser.set_learning_rate(stage.learning_rate)
+            # Before standardising, which overwrites the batch.
+            shares = shares_of_witnesses(batch, settings, workers)
             X = standardiser(batch, settings.device, settings.dtype)
-            take_step(state, X, stage, room, settings.low_precision, workers)
+            take_step(state, X, stage, room, settings.low_precision, workers, shares)
             state.step += 1
             revive(state, stage, standardiser, settings)
             if (
@@ -82,6 +85,22 @@ def train(
                     state.schedule = state.schedule.fall_from(state.step)
             if after_step(state) or state.step == state.schedule.n_steps:
                 break
+
+
+def shares_of_witnesses(
+    batch: np.ndarray, settings: Settings, workers: Workers
+) -> list[Share]:
+    """The rows of a batch that each witness takes; none if all take all."""
+    if settings.witness_rows == "same":
+        return []
+    part = part_of(batch, settings.seed, settings.n_witnesses)
+    rows = [np.flatnonzero(part == i) for i in range(settings.n_witnesses)]
+    n_rows = torch.tensor([len(each) for each in rows], device=settings.device)
+    workers.add_up_(n_rows)
+    return [
+        Share(torch.from_numpy(each).to(settings.device), n)
+        for each, n in zip(rows, n_rows.tolist(), strict=True)
+    ]
 
 
 def renew_matches(state: TrainingState, settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """The result of a fit: attributes in units of the data, and the state to continue."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,8 @@ import numpy as np
 from .._data.moments import Moments
 from .._data.standardiser import Standardiser
 from .._sae.cosines import mean_nearest_cosine
-from .._sae.levels import TRUSTED, agreement_level, random_agreement
+from .._sae.levels import random_agreement
+from .._sae.reappearance import FDR, TAU, reappearance, trusted, warn_of_too_few
 from .diagnostics import check_convergence, failure_signs, share_of_duplicates
 from .revive import MAX_REINITS
 from .schedule import Schedule
@@ -22,6 +24,8 @@ FIELDS_BESIDE = {
     "mean": "float d",
     "variance": "float d",
     "seed": "int",
+    "disjoint": "bool",
+    "along": "float s m",
 }
 
 
@@ -40,6 +44,11 @@ class Earlier(NamedTuple):
     @property
     def seed(self) -> int:
         return int(self.arrays["seed"])
+
+    @property
+    def witness_rows(self) -> str:
+        """As the parameter has it."""
+        return "disjoint" if self.arrays.get("disjoint") else "same"
 
     @property
     def moments(self) -> Moments:
@@ -155,7 +164,7 @@ def agreement_of(attributes: dict) -> dict[str, np.ndarray]:
     """Agreement of the atoms of an estimator that has weights."""
     dictionaries = attributes["dictionaries_"]
     witnesses = attributes["witness_dictionaries_"]
-    reference, null = attributes["reference_sae_"], attributes["agreement_null_"]
+    reference = attributes["reference_sae_"]
     mutual = np.stack(
         [
             mean_nearest_cosine(atoms, np.delete(dictionaries, i, axis=0))
@@ -165,15 +174,56 @@ def agreement_of(attributes: dict) -> dict[str, np.ndarray]:
     agreement = mutual[reference]
     if len(witnesses):
         agreement = mean_nearest_cosine(dictionaries[reference], witnesses)
-    return {
-        "feature_agreement_": agreement,
-        "mutual_agreement_": mutual,
-        "trusted_": agreement > agreement_level(null, TRUSTED),
+    atoms = dictionaries[reference]
+    probability, deviation = reappearance(atoms, dictionaries, witnesses, TAU)
+    found = {"feature_agreement_": agreement, "mutual_agreement_": mutual}
+    # Where nothing is known of it, who reads it is told.
+    if not np.isnan(probability).any():
+        found["reappearance_"] = probability.astype(agreement.dtype)
+    return found | {
+        "trusted_": trusted(
+            probability,
+            deviation,
+            agreement,
+            along_of(attributes["_training"], reference, atoms),
+            atoms.shape[1],
+            FDR,
+        )
     }
 
 
+def reappearance_of(attributes: dict) -> np.ndarray:
+    """How likely atoms return, of an estimator that has weights.
+
+    Warns
+    -----
+    UserWarning
+        If there are too few SAEs to tell.
+    """
+    group = attributes["dictionaries_"]
+    witnesses = attributes["witness_dictionaries_"]
+    atoms = group[attributes["reference_sae_"]]
+    warn_of_too_few(len(group), len(witnesses), stacklevel=4)
+    return reappearance(atoms, group, witnesses, TAU)[0].astype(atoms.dtype)
+
+
+def along_of(training: Mapping, reference: int, atoms: np.ndarray) -> np.ndarray:
+    """Share of the variance of the data along each atom, (n_components,).
+
+    That of directions on the sphere where it is not known: in models of earlier builds
+    or other packages, and in files without the state of training.
+    """
+    if "along" in training:
+        return training["along"][reference]
+    return np.full(len(atoms), 1 / atoms.shape[1])
+
+
 def training_arrays(
-    state: TrainingState, moments: Moments, seed: int, keep_adam: bool
+    state: TrainingState,
+    moments: Moments,
+    settings: Settings,
+    along: np.ndarray,
+    keep_adam: bool,
 ) -> dict[str, np.ndarray]:
     """The arrays from which another call continues.
 
@@ -188,7 +238,9 @@ def training_arrays(
         "n_rows": np.array(float(moments.n_rows)),
         "mean": moments.mean,
         "variance": moments.variance,
-        "seed": np.array(seed),
+        "seed": np.array(settings.seed),
+        "disjoint": np.array(settings.witness_rows == "disjoint"),
+        "along": along,
     }
 
 

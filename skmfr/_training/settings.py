@@ -24,6 +24,8 @@ class Settings:
     n_components: int
     n_saes: int
     n_witnesses: int
+    witness_rows: str
+    """"same" for fewer than two witnesses"""
     k: int
     alpha: float
     matching: str
@@ -86,10 +88,12 @@ def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
                 f"{name}={value:g} is too large for precision={precision!r}: it must "
                 f"be at most {largest:g}."
             )
+    several = parameters["n_witnesses"] > 1
     same = "n_saes", "n_witnesses", "matching", "reinit_threshold", "reinit_every"
     return Settings(
         **{name: parameters[name] for name in same},
         n_components=n_components,
+        witness_rows=parameters["witness_rows"] if several else "same",
         k=min(parameters["k"], n_components),
         alpha=float(parameters["alpha"]),
         tied=bool(parameters["tied"]),

@@ -1,12 +1,15 @@
 """One step of all SAEs on a batch: compute gradients, then update."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._sae.codes import n_active
 from .._sae.encoder import encode
+from .._sae.ensemble import Ensemble
 from .._sae.pursuit import pursuit_codes
 from .._utils.workers import ALONE, Workers
 from .activity import DEAD_INTERVAL
@@ -35,6 +38,15 @@ class Found(NamedTuple):
     """(n_members, n_components), share of samples in which each atom is active"""
 
 
+class Share(NamedTuple):
+    """The samples of a batch that one member takes."""
+
+    rows: Tensor
+    """(n_taken,) int64, among those of this process"""
+    n_rows: int
+    """in all processes"""
+
+
 def room_for_gradients(state: TrainingState) -> Gradients:
     """Gradients of all members, which each step overwrites, shared with the optimiser.
 
@@ -55,6 +67,7 @@ def take_step(
     room: Gradients,
     low_precision: bool = False,
     workers: Workers = ALONE,
+    shares: Sequence[Share] = (),
 ) -> None:
     """One step of all SAEs on one batch.
 
@@ -71,9 +84,13 @@ def take_step(
         Whether codes are found in bfloat16.
     workers : Workers
         The processes, with one part of the same size each.
+    shares : sequence of Share
+        Shares of the last members; the others take all samples.
     """
-    found = find_gradients(state, X, stage, room, low_precision, workers)
-    n_samples = len(X) * workers.size
+    found = find_gradients(state, X, stage, room, low_precision, workers, shares)
+    n_samples = np.full(len(state.ensemble), float(len(X) * workers.size))
+    # That of the batch before it was shared: its share in one step is chance.
+    n_samples[len(n_samples) - len(shares) :] /= max(1, len(shares))
     move_on(state, found, room, n_samples * stage.k / state.ensemble.n_components)
 
 
@@ -84,6 +101,7 @@ def find_gradients(
     room: Gradients,
     low_precision: bool = False,
     workers: Workers = ALONE,
+    shares: Sequence[Share] = (),
 ) -> Found:
     """Write the gradients of the objective on a batch; the state is unchanged.
 
@@ -91,19 +109,20 @@ def find_gradients(
     """
     ensemble = state.ensemble
     n_members, n_components, _ = ensemble.decoder.shape
+    n_of_all = n_members - len(shares)
     small = SMALL.get(X.device.type, SMALL["cpu"])
     n_together = max(1, small // (len(X) * n_components))
+    lots = [
+        (slice(first, min(first + n_together, n_of_all)), X, len(X) * workers.size)
+        for first in range(0, n_of_all, n_together)
+    ]
+    for i, (rows, n_rows) in enumerate(shares, start=n_of_all):
+        lots.append((slice(i, i + 1), X[rows], n_rows))
     found = [
         _find_gradients_of(
-            slice(first, min(first + n_together, n_members)),
-            state,
-            X,
-            stage,
-            room,
-            low_precision,
-            workers,
+            members, state, samples, n_samples, stage, room, low_precision, workers
         )
-        for first in range(0, n_members, n_together)
+        for members, samples, n_samples in lots
     ]
     return Found(*map(torch.cat, zip(*found, strict=True)))
 
@@ -112,15 +131,47 @@ def _find_gradients_of(
     members: slice,
     state: TrainingState,
     X: Tensor,
+    n_samples: int,
     stage: Stage,
     room: Gradients,
     low_precision: bool,
     workers: Workers,
 ) -> Found:
-    """Write the gradients of some members."""
+    """Write the gradients of some members, for this process's samples of the batch."""
     part, gradients = state.ensemble[members], room.of(members)
-    # Variance of the whole batch, so that the parts of all processes add up.
-    total_variance = float(X.shape[1] * workers.size)
+    if len(X):
+        # Variance of the whole batch, so that the parts of all processes add up.
+        total_variance = X.shape[1] * (n_samples / len(X))
+        dead = state.activity.dead[members]
+        found = _reconstruct(
+            gradients, part, dead, X, stage, low_precision, total_variance
+        )
+        found.rates.div_(n_samples)
+    else:
+        for gradient in gradients:
+            gradient.zero_()
+        found = Found(X.new_zeros(len(part)), torch.zeros_like(part.encoder_bias))
+    workers.add_up_(*found, *gradients)
+    if n_samples == 0 and state.n_steps:
+        # The step says nothing about their loss.
+        found.fvu.copy_(state.losses[state.n_steps - 1, members])
+    if stage.alpha > 0:
+        _add_penalty_of(members, state, stage.alpha, gradients)
+    if part.tied:
+        gradients.decoder.add_(gradients.encoder)
+    return found
+
+
+def _reconstruct(
+    gradients: Gradients,
+    part: Ensemble,
+    dead: list[Tensor],
+    X: Tensor,
+    stage: Stage,
+    low_precision: bool,
+    total_variance: float,
+) -> Found:
+    """Write the gradients of some members for their codes; rates are still counts."""
     X_centred = part.centred(X)
     codes = encode(X_centred, part, stage.k, low_precision)
     if stage.pursue:
@@ -133,18 +184,11 @@ def _find_gradients_of(
         fvu, residual = reconstruction_(
             gradients, X_centred, codes, part, total_variance
         )
-        dead = state.activity.dead[members]
         add_auxiliary_(
             gradients, X_centred, residual, part, dead, total_variance, low_precision
         )
-    rates = n_active(codes, part.encoder_bias.numel())
-    rates /= len(X) * workers.size
-    workers.add_up_(fvu, rates, *gradients)
-    if stage.alpha > 0:
-        _add_penalty_of(members, state, stage.alpha, gradients)
-    if part.tied:
-        gradients.decoder.add_(gradients.encoder)
-    return Found(fvu, rates.view_as(part.encoder_bias))
+    counts = n_active(codes, part.encoder_bias.numel())
+    return Found(fvu, counts.view_as(part.encoder_bias))
 
 
 def _add_penalty_of(
@@ -165,7 +209,10 @@ def _add_penalty_of(
 
 
 def move_on(
-    state: TrainingState, found: Found, gradients: Gradients, samples_of_average: float
+    state: TrainingState,
+    found: Found,
+    gradients: Gradients,
+    samples_of_average: np.ndarray,
 ) -> None:
     """Follow the gradients, and record the results of the batch.
 
@@ -176,8 +223,8 @@ def move_on(
     found : Found
     gradients : Gradients
         The gradients that the optimiser uses.
-    samples_of_average : float
-        Number of samples of the batch in which an average atom is active.
+    samples_of_average : ndarray of shape (n_members,)
+        Number of samples of the batch in which an average atom of each is active.
     """
     state.activity.renew(found.rates)
     if due(state.n_steps, DEAD_INTERVAL):

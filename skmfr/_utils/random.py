@@ -8,9 +8,34 @@ numbers of SAEs and witnesses.
 
 import numpy as np
 
-BATCHES, DONORS, INITIAL_ATOMS, VALIDATION, CHUNKS = range(5)
+# A number is never reused, so that seeds keep their results.
+BATCHES, INITIAL_ATOMS, VALIDATION, CHUNKS, PARTS = 0, 2, 3, 4, 5
 
 
 def random_numbers(seed: int, purpose: int, *key: int) -> np.random.Generator:
     """Generator for one purpose, independent of the generators for other purposes."""
     return np.random.default_rng([seed, purpose, *key])
+
+
+def part_of(X: np.ndarray, seed: int, n_parts: int) -> np.ndarray:
+    """To which of so many random parts of all data each row belongs, by its values.
+
+    So a row is in the same part wherever it comes again: in another batch, order, file
+    or call.  The parts are about equal, but for rows that come often.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_rows, n_features), float32 or float64
+    seed : int
+    n_parts : int
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), int
+        From a multilinear hash (Dietzfelbinger 1996).
+    """
+    words = np.ascontiguousarray(X).view(np.uint32).astype(np.uint64)
+    draw = random_numbers(seed, PARTS)
+    factors = draw.integers(2**64 - 1, size=words.shape[1], dtype=np.uint64)
+    high_bits = (words @ factors) >> np.uint64(32)
+    return (high_bits % np.uint64(n_parts)).astype(np.int64)

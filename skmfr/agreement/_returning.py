@@ -1,22 +1,21 @@
 """Which atoms of a fit an independent one finds again."""
 
-import warnings
 from numbers import Real
 
 import numpy as np
 from sklearn.utils._param_validation import validate_params
 from sklearn.utils.validation import check_is_fitted
 
-from .._sae import levels
-from .._sae.reappearance import largest_set
+from .._sae.reappearance import FDR, TAU, trusted, warn_of_too_few
 from .._sae.reappearance import reappearance as reappearance_of
+from .._training.results import along_of
 from .._utils.checks import Interval
 
 
 @validate_params(
     {"tau": [Interval(Real, 0, 1, closed="both")]}, prefer_skip_nested_validation=True
 )
-def reappearance(sae, tau=0.8) -> tuple[np.ndarray, np.ndarray]:
+def reappearance(sae, tau=TAU) -> tuple[np.ndarray, np.ndarray]:
     r"""Probability that an independent fit finds each atom again.
 
     .. math:: P(\max_l \cos(d_j, d'_l) \ge \tau)
@@ -81,13 +80,7 @@ def reappearance(sae, tau=0.8) -> tuple[np.ndarray, np.ndarray]:
     """
     check_is_fitted(sae)
     witnesses, group = sae.witness_dictionaries_, sae.dictionaries_
-    if not len(witnesses) or len(group) + len(witnesses) < 3:
-        warnings.warn(
-            f"With {len(group)} SAEs and {len(witnesses)} witnesses, the probability "
-            "that an atom returns cannot be estimated: the estimate needs a witness "
-            "and three SAEs in all. Set n_witnesses=1 or more and n_saes=2 or more.",
-            stacklevel=2,
-        )
+    warn_of_too_few(len(group), len(witnesses), stacklevel=3)
     return reappearance_of(sae.components_, group, witnesses, tau)
 
 
@@ -98,7 +91,7 @@ def reappearance(sae, tau=0.8) -> tuple[np.ndarray, np.ndarray]:
     },
     prefer_skip_nested_validation=True,
 )
-def trusted_atoms(sae, fdr=0.05, tau=0.8) -> np.ndarray:
+def trusted_atoms(sae, fdr=FDR, tau=TAU) -> np.ndarray:
     r"""The largest set of atoms of which only a given share does not return.
 
     .. math:: \max |S| \quad \text{with} \quad
@@ -106,7 +99,8 @@ def trusted_atoms(sae, fdr=0.05, tau=0.8) -> np.ndarray:
 
     with the probability :math:`p_j` of :func:`reappearance` and its deviation
     :math:`s_j`, among atoms that agree with the witnesses more than 99 % of random
-    atoms would.
+    dictionaries would that carry the covariance of the data, and nothing else.
+    `trusted_` of an estimator is this set with the defaults.
 
     Parameters
     ----------
@@ -133,6 +127,11 @@ def trusted_atoms(sae, fdr=0.05, tau=0.8) -> np.ndarray:
     UserWarning
         As :func:`reappearance`.
 
+    Notes
+    -----
+    Models of earlier builds, and files without the state of training, lack what the
+    fit knew of the covariance: random atoms are uniform on the sphere then.
+
     References
     ----------
     B. Efron, R. Tibshirani, J. Storey, V. Tusher, "Empirical Bayes analysis of a
@@ -150,8 +149,6 @@ def trusted_atoms(sae, fdr=0.05, tau=0.8) -> np.ndarray:
     True
     """
     probability, deviation = reappearance(sae, tau)
-    n_components, n_features = sae.components_.shape
-    level = levels.random_quantile(n_features, n_components, levels.BELOW)
-    agreement = sae.feature_agreement_
-    above = np.where(agreement > level, probability - deviation, np.nan)
-    return largest_set(above, agreement, fdr)
+    along = along_of(getattr(sae, "_training", {}), sae.reference_sae_, sae.components_)
+    agreement, n_features = sae.feature_agreement_, sae.components_.shape[1]
+    return trusted(probability, deviation, agreement, along, n_features, fdr)

@@ -47,6 +47,8 @@ PRETRAINED = {
     "trusted_": "bool m",
 }
 THRESHOLD = {"threshold_": "float m"}
+# There only if it is known.
+KNOWN = {"reappearance_": "float m"}
 # Parameters that are of the machine, or the session, that a file comes from.
 LEFT_BEHIND = ("callback", "checkpoint_dir", "checkpoint_every")
 # Only of fits to data with outliers.
@@ -58,6 +60,8 @@ BESIDE_VERSION_3 = {
     "deviation": "float d",
     "seed": "int",
 }
+# Which files of earlier builds lack.
+NEW_BESIDE = {"disjoint", "along"}
 # Before the names of arrays that training goes on from: those of `_training.state`.
 TRAINING = "training "
 
@@ -235,7 +239,8 @@ def check_sae(sae, *others: type) -> None:
 
 def _all_attributes(sae: MFRSparseAutoencoder) -> dict[str, Any]:
     """Attributes of an estimator, with those that are made when they are read."""
-    return vars(sae) | {name: getattr(sae, name) for name in (*FITTED, *WEIGHTS)}
+    made = {name: getattr(sae, name) for name in (*FITTED, *WEIGHTS)}
+    return vars(sae) | made
 
 
 def _reference_alone(sae: MFRSparseAutoencoder) -> dict[str, Any]:
@@ -263,7 +268,8 @@ def _arrays_of(attributes: dict[str, Any]) -> dict[str, np.ndarray]:
     training = attributes["_training"]
     public = {name: array for name, array in training.items() if name != "decoder"}
     kept = without_copies(attributes | {"_training": public})
-    names = [*FITTED, *(name for name in WEIGHTS if name in kept)]
+    optional = (*WEIGHTS, *KNOWN)
+    names = [*FITTED, *(name for name in optional if name in kept)]
     return {name: attributes[name] for name in names} | {
         f"{TRAINING}{name}": array for name, array in training.items()
     }
@@ -346,6 +352,7 @@ def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     expected |= {
         n: layout for n, layout in WEIGHTS.items() if n in names or version < 3
     }
+    expected |= {name: layout for name, layout in KNOWN.items() if name in names}
     prefix = TRAINING if version > 2 else "trained "
     trained = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     if not trained:
@@ -359,6 +366,11 @@ def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     elif version < 5:
         state["unmoved"] = state["idle"]
     beside = {1: {}, 2: {}, 3: BESIDE_VERSION_3}.get(version, FIELDS_BESIDE)
+    beside = {
+        name: each
+        for name, each in beside.items()
+        if name in trained or name not in NEW_BESIDE
+    }
     expected |= {f"{prefix}{name}": each for name, each in (state | beside).items()}
     if version < 3:
         expected |= {f"standardiser {n}": "float d" for n in ("mean", "deviation")}

@@ -276,6 +276,7 @@ def estimator_with(sae: SAE, weights: Weights) -> SAE:
         "feature_agreement_": unknown,
         "mutual_agreement_": unknown[None],
         "agreement_null_": random_agreement(n_features, n_components),
+        "reappearance_": unknown,
         "trusted_": np.zeros(n_components, dtype=bool),
         "median_norm_": float("nan"),
         "n_outliers_": 0,

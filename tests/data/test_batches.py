@@ -190,14 +190,6 @@ def test_writing_to_a_batch_leaves_the_data_alone():
     np.testing.assert_array_equal(X, before)
 
 
-def test_about_half_of_the_rows_are_for_witnesses_whatever_the_batch():
-    rows = np.arange(3, 43)
-    batches = batches_of(numbered(50), rows=rows)
-    half = batches.for_witnesses(rows)
-    assert 10 < half.sum() < 30
-    np.testing.assert_array_equal(batches.for_witnesses(rows[5:9]), half[5:9])
-
-
 # Data in pieces
 
 
@@ -262,11 +254,6 @@ def test_some_rows_of_chunks_are_drawn_from_only():
     batches = batches_of(chunked(), rows=rows, batch_size=len(rows))
     for number in range(3):
         np.testing.assert_array_equal(batches.samples(number), rows)
-
-
-def test_half_of_the_rows_of_each_chunk_are_for_witnesses():
-    half = batches_of(chunked(96), rows=None).for_witnesses(np.arange(96))
-    np.testing.assert_array_equal(half.reshape(12, 8).sum(1), 4)
 
 
 def test_batches_in_turn_are_those_of_their_numbers(tmp_path):

@@ -295,6 +295,16 @@ def test_file_of_version_3_loads_and_keeps_its_centre_and_scale():
     assert sae.fit(X).n_steps_ == 121
 
 
+def test_file_of_a_build_without_parts_of_rows_loads(path):
+    sae = fitted()
+    del sae._training["disjoint"], sae._training["along"]
+    del sae.__dict__["reappearance_"]
+    loaded = saved_and_loaded(sae, path)
+    assert not {"disjoint", "along"} & loaded._training.keys()
+    assert np.isfinite(loaded.reappearance_).all()
+    assert not loaded.partial_fit(samples())._training["disjoint"]
+
+
 def weights_of(sae):
     """Arrays that `transform` needs."""
     weights = [sae.components_, sae.encoder_bias_, sae.decoder_bias_]
@@ -526,7 +536,7 @@ def test_missing_arrays_are_named(path, opened, name):
 def test_saes_that_training_does_not_know_are_refused(path, opened):
     arrays, description = opened
     arrays["witness_dictionaries_"] = np.zeros((2, 12, 6))
-    refused(path, sealed(arrays, description), "3 SAEs and 2 witnesses.* train 4")
+    refused(path, sealed(arrays, description), "3 SAEs and 2 witnesses.* training state has 4")
 
 
 def test_number_types_that_numpy_lacks_are_refused(path, content):

@@ -55,15 +55,16 @@ def test_rates_forget_exponentially():
 )
 def test_window_of_the_auxiliary_loss_counts_samples(samples_of_average, window):
     kept, rates = after(30)
-    kept.look_for_dead(samples_of_average)
+    kept.look_for_dead([samples_of_average, 100.0, samples_of_average])
     expected = (rates[-window:] == 0).all(0)
+    expected[1] = (rates[-activity.DEAD_AFTER_STEPS :, 1] == 0).all(0)
     assert torch.equal(mask_of(kept.dead, N_COMPONENTS), expected)
 
 
 def test_what_is_forgotten_begins_anew():
     kept, _ = after(30)
     kept.idle[:] = 50
-    kept.look_for_dead(40.0)
+    kept.look_for_dead([40.0] * N_MEMBERS)
     kept.forget_atoms(1, torch.tensor([2, 5]))
     kept.forget_member(2, 0.5)
     alive = mask_of([torch.arange(0), torch.tensor([2, 5]), torch.arange(7)], 7)

@@ -10,7 +10,13 @@ from skmfr._training.initial import untrained
 from skmfr._training.objective import Gradients, reconstruction_
 from skmfr._training.schedule import Plateau, Schedule, Stage
 from skmfr._training.state import new_state, to_arrays
-from skmfr._training.step import find_gradients, room_for_gradients, take_step
+from skmfr._training.step import (
+    Share,
+    find_gradients,
+    room_for_gradients,
+    take_step,
+)
+from skmfr._utils.workers import Workers
 
 
 @pytest.fixture
@@ -65,3 +71,72 @@ def test_pursuit_moves_decoders_and_the_encoder_its_own(problem):
     torch.testing.assert_close(room.encoder_bias, by_encoder.encoder_bias)
     torch.testing.assert_close(room.decoder, by_pursuit.decoder)
     torch.testing.assert_close(room.decoder_bias, by_pursuit.decoder_bias)
+
+
+def gradients_of(state, X, pursue, **options):
+    """What a step finds, by name, as copies."""
+    room = room_for_gradients(state)
+    found = find_gradients(state, X, Stage(3, 0.0, 0.01, pursue), room, **options)
+    arrays = found._asdict() | room._asdict()
+    return {name: array.clone() for name, array in arrays.items()}
+
+
+@pytest.fixture
+def shares():
+    """Of the last two of three SAEs: disjoint, of different sizes."""
+    rows = torch.arange(40), torch.arange(40, 64)
+    return [Share(each, len(each)) for each in rows]
+
+
+@pytest.mark.parametrize("pursue", [False, True])
+def test_a_share_of_a_batch_is_a_batch_to_who_takes_it(problem, shares, pursue):
+    state, X = problem
+    state.activity.dead = [torch.tensor([0, 5])] * 3
+    found = gradients_of(state, X, pursue, shares=shares)
+    for i, samples in enumerate([X, *(X[rows] for rows, _ in shares)]):
+        expected = gradients_of(state, samples, pursue)
+        for name, array in found.items():
+            torch.testing.assert_close(array[i], expected[name][i], msg=name)
+
+
+def test_shares_of_processes_add_up_to_those_of_the_batch(problem, shares):
+    state, X = problem
+    whole = gradients_of(state, X, False, shares=shares)
+    # The second process has nothing for the second SAE.
+    parts = []
+    for rank, rows in enumerate([slice(0, 40), slice(40, 64)]):
+        own = [
+            Share(torch.arange(40 if rank == 0 else 0), 40),
+            Share(torch.arange(0 if rank == 0 else 24), 24),
+        ]
+        # Who has more processes than are there to add up.
+        workers = Workers(rank, 2)
+        object.__setattr__(workers, "add_up_", lambda *parts: None)
+        parts.append(gradients_of(state, X[rows], False, shares=own, workers=workers))
+    for name, array in whole.items():
+        torch.testing.assert_close(array[1:], parts[0][name][1:] + parts[1][name][1:])
+
+
+def test_without_a_row_nothing_is_learned_of_a_member(problem, shares):
+    state, X = problem
+    room = room_for_gradients(state)
+    stage = Stage(3, 0.0, 0.01, False)
+    take_step(state, X, stage, room, shares=shares)
+    nothing = [shares[0], Share(torch.arange(0), 0)]
+    take_step(state, X, stage, room, shares=nothing)
+    assert all((gradient[2] == 0).all() for gradient in room)
+    assert state.losses[1, 2] == state.losses[0, 2] > 0
+    assert state.losses[1, 1] != state.losses[0, 1]
+
+
+def test_atoms_that_see_fewer_samples_are_dead_after_more_steps(problem, shares):
+    state, X = problem
+    seen = []
+    state.activity.look_for_dead = seen.append
+    # 64 samples with 3 of 24 atoms each.
+    take_step(state, X, Stage(3, 0.0, 0.01, False), room_for_gradients(state))
+    state.n_steps = 0
+    take_step(
+        state, X, Stage(3, 0.0, 0.01, False), room_for_gradients(state), shares=shares
+    )
+    assert [each.tolist() for each in seen] == [[8, 8, 8], [8, 4, 4]]
