@@ -332,7 +332,7 @@ def test_saes_of_others_are_opened_coded_and_compared(table, monkeypatch):
     size = ["--atoms", 600, "--features", 8]
     rows = table(others, "coding", *size, "--rows", 100)
     found = dict(zip(rows["atoms"], rows["600"], strict=True))
-    assert number(found["active"]) == pytest.approx(4, abs=1)
+    assert number(found["active"]) == pytest.approx(4, abs=2)
     assert number(found["opening, s"]) < 5
     rows = table(others, "agreement", *size)
     found = dict(zip(rows["atoms"], rows["600"], strict=True))
