@@ -134,10 +134,9 @@ for i, (column, name) in enumerate(zip(columns, sources, strict=True)):
 # %%
 # Which atoms are blinks
 # ----------------------
-# Where an atom is active, it is compared with the EOG channel. What the chosen atoms
-# contribute is subtracted; all else stays as it is. Some of each blink is left: where
-# one fixed topography explains an artefact, as here, ICA is cleaner. Atoms are for what
-# comes in pieces of one shape.
+# Where an atom is active, it is compared with the EOG channel. The chosen atoms say
+# what blinks look like and when they come. ``apply`` learns from the recording how to
+# take them out, and leaves windows without a blink as they are.
 
 artifacts = find_artifacts(scores)
 print(artifacts.round(2).to_string())
