@@ -167,17 +167,16 @@ def seen_faults(site: Path, axe: str, screenshots: Path | None) -> Iterator[str]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("site", type=Path)
-    parser.add_argument("axe", type=Path)
+    parser.add_argument("axe", type=Path, nargs="?", help="without it, links alone")
     parser.add_argument("--screenshots", type=Path)
     arguments = parser.parse_args()
     if arguments.screenshots:
         arguments.screenshots.mkdir(parents=True, exist_ok=True)
-    write_report(arguments.site)
-    axe = arguments.axe.read_text(encoding="utf-8")
-    found = [
-        *broken_links(arguments.site.resolve()),
-        *seen_faults(arguments.site, axe, arguments.screenshots),
-    ]
+    found = list(broken_links(arguments.site.resolve()))
+    if arguments.axe:
+        write_report(arguments.site)
+        axe = arguments.axe.read_text(encoding="utf-8")
+        found += seen_faults(arguments.site, axe, arguments.screenshots)
     print(*found, sep="\n")
     sys.exit(f"{len(found)} faults" if found else 0)
 
