@@ -18,6 +18,7 @@ from skmfr.agreement import (
     random_agreement,
     reappearance,
     shared_fraction,
+    subspace_agreement,
     trusted_atoms,
 )
 from skmfr.io import save, to_sae_lens
@@ -367,6 +368,53 @@ def test_rates_outside_0_and_1_are_refused(name):
     sae = estimator_with(unit(3, 9, 4), unit(1, 9, 4, seed=1))
     with pytest.raises(ValueError, match=name):
         trusted_atoms(sae, **{name: 1.1})
+
+
+# Spans
+
+
+def runs_that_differ():
+    """Atoms of two runs, and what became of each of the first."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.standard_normal((64, 64)))[0]
+    shared, (a, b), (c, d, e, f), lost, new = np.split(basis[:20], [8, 10, 14, 17])
+    turned = [a + b, a - b]
+    first = [*shared, a, b, c + d, e, f, *lost]
+    second = [*new, *turned, c, d, e + f, *shared]
+    fates = ["returns"] * 8 + ["turns"] * 2 + ["splits"] + ["merges"] * 2 + ["lost"] * 3
+    noise = 0.02 * rng.standard_normal((2, 17, 64))
+    first, second = np.array(first) + noise[0, : len(first)], np.array(second)
+    return first, second + noise[1, : len(second)], fates
+
+
+def test_atoms_that_split_merge_or_turn_are_told_from_lost_ones():
+    first, second, fates = runs_that_differ()
+    found = subspace_agreement(first, second)
+    assert found.fate.tolist() == fates
+    # Those of one group share a span, and no other atom has a group.
+    groups = [np.flatnonzero(found.group == i).tolist() for i in range(3)]
+    assert sorted(groups) == [[8, 9], [10], [11, 12]]
+    assert (found.group[[*range(8), 13, 14, 15]] == -1).all()
+    assert found.agreement[8:13].min() > 0.95
+    assert found.agreement[13:].max() < 0.5
+    # What splits in one direction merges in the other.
+    fates = subspace_agreement(second, first).fate.tolist()
+    assert fates == ["lost"] * 3 + ["turns"] * 2 + ["merges"] * 2 + ["splits"] + (
+        ["returns"] * 8
+    )
+
+
+@pytest.mark.parametrize("n_features", [4, 16])
+def test_atoms_of_random_dictionaries_are_in_no_span(n_features):
+    # In four dimensions any three atoms span nearly everything.
+    atoms, others = unit(2, 60, n_features)
+    fate = subspace_agreement(atoms, others, tau=0.9).fate
+    assert np.isin(fate, ["returns", "lost"]).mean() > 0.9
+
+
+def test_one_atom_has_no_span_to_be_in():
+    assert subspace_agreement([[1.0, 0.0]], [[0.0, 1.0]]).fate.tolist() == ["lost"]
+    assert subspace_agreement([[1.0, 0.0]], [[1.0, 0.0]]).fate.tolist() == ["returns"]
 
 
 # Several SAEs, compared.

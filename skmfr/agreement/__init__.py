@@ -21,8 +21,10 @@ from ._dictionaries import (
     shared_fraction,
 )
 from ._returning import reappearance, trusted_atoms
+from ._subspaces import SubspaceAgreement, subspace_agreement
 
 __all__ = [
+    "SubspaceAgreement",
     "compare",
     "feature_agreement",
     "matched_cosine",
@@ -32,5 +34,6 @@ __all__ = [
     "random_agreement",
     "reappearance",
     "shared_fraction",
+    "subspace_agreement",
     "trusted_atoms",
 ]

@@ -1,0 +1,166 @@
+"""Atoms that no other run repeats one by one, but whose span returns."""
+
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.utils._param_validation import validate_params
+
+from .._sae.cosines import at_least, nearest_cosines
+from .._sae.levels import BELOW
+from .._sae.reappearance import TAU
+from .._utils.checks import Interval, unit_atoms
+
+# Random directions that tell what a span of so many atoms has by chance.
+N_RANDOM = 500
+
+
+class SubspaceAgreement(NamedTuple):
+    """What became of the atoms of a dictionary in another one."""
+
+    fate: np.ndarray
+    """(n_components,) str: "returns", "splits", "merges", "turns" or "lost" """
+    group: np.ndarray
+    """(n_components,) int, atoms of one number share a span; -1 without a group"""
+    agreement: np.ndarray
+    """(n_components,) cosine with what the fate names: the nearest atom of one that
+    returns or is lost; else of the atom, or of what atoms merged to, with the span"""
+
+
+@validate_params(
+    {
+        "tau": [Interval(Real, 0, 1, closed="both")],
+        "span_tau": [Interval(Real, 0, 1, closed="both")],
+        "max_atoms": [Interval(Integral, 2, None, closed="left")],
+    },
+    prefer_skip_nested_validation=True,
+)
+def subspace_agreement(
+    atoms, others, *, tau=TAU, span_tau=0.95, max_atoms=3
+) -> SubspaceAgreement:
+    """Tell atoms that split, merge or turn in another run from those that are lost.
+
+    Atoms of either dictionary that the other has at a cosine of `tau` return. Of those
+    left, each is sought in the span of a few that are left in the other dictionary, by
+    matching pursuit. What is found so is linked, and atoms that are linked to one
+    another make a group: one atom here and several there is an atom that *splits*,
+    several here and one there are atoms that *merge*, and several on both sides are
+    atoms that *turn* in a span that both dictionaries have.
+
+    Parameters
+    ----------
+    atoms : array-like of shape (n_components, n_features)
+        Atoms to judge.
+    others : array-like of shape (n_atoms, n_features)
+        Atoms of another run.
+    tau : float, default=0.8
+        Cosine from which on an atom returns.
+    span_tau : float, default=0.95
+        Cosine with a span from which on an atom is in it. It must also be above that
+        of 99 % of random directions.
+    max_atoms : int, default=3
+        Atoms of a span, at most.
+
+    Returns
+    -------
+    SubspaceAgreement
+        Named tuple of arrays of shape (n_components,): `fate`, `group`, `agreement`.
+
+    Raises
+    ------
+    ValueError
+        If an array is not a matrix with rows and columns, the numbers of features
+        differ, a value is not finite, or a parameter is out of its range.
+
+    See Also
+    --------
+    nearest_atoms : Atoms one by one.
+    reappearance : How likely atoms return.
+
+    Examples
+    --------
+    An atom that another run has in two pieces, and one that it lacks.
+
+    >>> import numpy as np
+    >>> from skmfr.agreement import subspace_agreement
+    >>> axes = np.eye(16)
+    >>> atoms = [axes[0], axes[1] + axes[2], axes[5]]
+    >>> subspace_agreement(atoms, axes[:4]).fate.tolist()
+    ['returns', 'splits', 'lost']
+    """
+    atoms = unit_atoms(atoms, "atoms")
+    others = unit_atoms(others, "others", n_features=atoms.shape[1])
+    nearest = [nearest_cosines(*pair)[0] for pair in [(atoms, others), (others, atoms)]]
+    here, there = (np.flatnonzero(~at_least(tau, cosine)) for cosine in nearest)
+    fate = np.full(len(atoms), "lost", dtype="<U7")
+    fate[at_least(tau, nearest[0])] = "returns"
+    group, agreement = np.full(len(atoms), -1), nearest[0].copy()
+    sides = atoms[here], others[there]
+    links = _links(*sides, span_tau, max_atoms)
+    back = _links(*sides[::-1], span_tau, max_atoms)[::-1]
+    one, other = np.concatenate([links, back], axis=1)
+    n_all = len(here) + len(there)
+    graph = coo_array(
+        (np.ones(len(one)), (one, len(here) + other)), shape=(n_all, n_all)
+    )
+    _, labels = connected_components(graph, directed=False)
+    for number, label in enumerate(np.unique(labels[one])):
+        of_here, of_there = (
+            np.flatnonzero(part == label) for part in np.split(labels, [len(here)])
+        )
+        mine, theirs = sides[0][of_here], sides[1][of_there]
+        if len(theirs) == 1:
+            name, cosine = "merges", _cosine_with_span(theirs, mine)
+        else:
+            name = "splits" if len(mine) == 1 else "turns"
+            cosine = _cosine_with_span(mine, theirs)
+        found = np.broadcast_to(cosine >= span_tau, len(mine))
+        places = here[of_here][found]
+        fate[places], group[places] = name, number
+        agreement[places] = np.broadcast_to(cosine, len(mine))[found]
+    return SubspaceAgreement(fate, group, agreement)
+
+
+def _links(
+    atoms: np.ndarray, others: np.ndarray, span_tau: float, max_atoms: int
+) -> np.ndarray:
+    """Atoms in spans of others, (2, n_links): an atom, and one of those that span."""
+    pairs: list[tuple[int, int]] = []
+    max_atoms = min(max_atoms, len(others))
+    if len(atoms) and max_atoms > 1:
+        draw = np.random.default_rng(0).standard_normal((N_RANDOM, atoms.shape[1]))
+        draw /= np.linalg.norm(draw, axis=1, keepdims=True)
+        by_chance = np.stack([_pursued(each, others, max_atoms)[1] for each in draw])
+        level = np.maximum(np.quantile(by_chance, BELOW, axis=0), span_tau)
+        for i, atom in enumerate(atoms):
+            chosen, cosines = _pursued(atom, others, max_atoms)
+            in_span = np.flatnonzero(cosines[1:] >= level[1:])
+            # A level of 1 tells nothing: so many atoms span everything.
+            if len(in_span) and level[in_span[0] + 1] < 1:
+                pairs += [(i, j) for j in chosen[: in_span[0] + 2]]
+    return np.array(pairs, dtype=int).reshape(-1, 2).T
+
+
+def _pursued(
+    atom: np.ndarray, others: np.ndarray, n_most: int
+) -> tuple[list[int], np.ndarray]:
+    """Atoms that matching pursuit picks, and the cosine with their span after each."""
+    chosen: list[int] = []
+    cosines, residual = np.empty(n_most), atom
+    for n in range(n_most):
+        products = np.abs(others @ residual)
+        products[chosen] = -1.0
+        chosen.append(int(products.argmax()))
+        basis, _ = np.linalg.qr(others[chosen].T)
+        residual = atom - basis @ (basis.T @ atom)
+        cosines[n] = np.sqrt(max(0.0, 1 - residual @ residual))
+    return chosen, cosines
+
+
+def _cosine_with_span(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Cosine of each atom with the span of others, (n_atoms,)."""
+    _, sizes, axes = np.linalg.svd(others, full_matrices=False)
+    axes = axes[sizes > 1e-6 * sizes[0]]
+    return np.linalg.norm(atoms @ axes.T, axis=1).clip(max=1.0)
