@@ -549,8 +549,8 @@ def with_value(value, *, where):
     [
         ("clean", with_value(np.nan, where=(1, 2)), "clean contains NaN"),
         ("noise", with_value(np.inf, where=(1, 2)), "noise contains infinity"),
-        ("clean", with_value(0, where=2), "clean must have no epoch .* epoch 2 is"),
-        ("noise", with_value(0, where=3), "noise must have no epoch .* epoch 3 is"),
+        ("clean", with_value(0, where=2), "clean must not have an epoch .* epoch 2 is"),
+        ("noise", with_value(0, where=3), "noise must not have an epoch .* epoch 3 is"),
         ("clean", np.ones(8), r"clean must be 2-D or 3-D .* got shape \(8,\)"),
         ("noise", np.ones((2, 2, 2, 8)), "noise must be 2-D or 3-D"),
         ("clean", np.ones((0, 8)), r"clean must be .* not empty, got shape \(0, 8\)"),

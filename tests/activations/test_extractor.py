@@ -642,9 +642,9 @@ def test_rows_go_to_a_file(gpt2, tokens, tmp_path, count):
     calls = count(gpt2)
     assert np.array_equal(extractor.transform(tokens), expected)
     assert not calls
-    with pytest.raises(ValueError, match="something else"):
+    with pytest.raises(ValueError, match="other inputs"):
         extractor.transform(tokens[::-1])
-    with pytest.raises(ValueError, match="something else"):
+    with pytest.raises(ValueError, match="other inputs"):
         clone(extractor).set_params(layer="transformer.h.1.mlp").transform(tokens)
     assert np.array_equal(np.load(out), expected)
 
@@ -786,7 +786,11 @@ def test_unknown_layers_are_answered_with_like_ones(gpt2, tokens):
         ("a text", TypeError, "got str"),
         (7, TypeError, "got int"),
         ({"input_ids": [[1]], "attention_mask": [[0]]}, ValueError, "all padding"),
-        ({"input_ids": [[1]], "attention_mask": []}, ValueError, "same inputs"),
+        (
+            {"input_ids": [[1]], "attention_mask": []},
+            ValueError,
+            "same number of inputs",
+        ),
         ({"input_ids": [[1, 2], [3]]}, ValueError, r"X\['input_ids'\].*padding=True"),
         ({"inputs_embeds": [[[np.inf]]]}, ValueError, r"X\['inputs_embeds'\] contains"),
         ({"input_ids": np.zeros((2, 0))}, ValueError, r"X\['input_ids'\] is empty"),

@@ -318,7 +318,7 @@ def test_tuples_keep_what_else_they_hold():
 
 def test_steering_what_does_not_run_warns(gpt2, sae):
     with (
-        pytest.warns(UserWarning, match="has not run"),
+        pytest.warns(UserWarning, match="did not run"),
         steer(gpt2, LAYER, sae, 0, 1.0),
     ):
         pass

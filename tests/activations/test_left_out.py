@@ -259,14 +259,14 @@ def test_inputs_with_nothing_left_are_named(model, sequences):
     extractor = ActivationExtractor(
         model, "1", positions="mean", skip_first=1, batch_size=3
     )
-    with pytest.raises(ValueError, match=r"each position of X\[4\]"):
+    with pytest.raises(ValueError, match=r"all positions of X\[4\]"):
         extractor.transform(sequences)
     extractor.set_params(positions="all", skip_first=9)
-    with pytest.raises(ValueError, match="each position of all inputs"):
+    with pytest.raises(ValueError, match="all positions of all inputs"):
         extractor.transform(sequences)
-    with pytest.raises(ValueError, match="each position of all inputs"):
+    with pytest.raises(ValueError, match="all positions of all inputs"):
         extractor.set_params(max_norm_ratio=2.0).fit(sequences)
-    with pytest.raises(ValueError, match="each position of all inputs"):
+    with pytest.raises(ValueError, match="all positions of all inputs"):
         top_contexts(PCA(2), extractor.set_params(max_norm_ratio=None), sequences)
 
 
@@ -551,7 +551,7 @@ def test_tools_without_a_median_say_so(gpt2, pca):
     ]:
         with pytest.raises(ValueError, match=r"median_norm_.*this PCA has none"):
             tool()
-    with pytest.raises(ValueError, match="each position of tokens"):
+    with pytest.raises(ValueError, match="all positions of tokens"):
         loss_recovered(gpt2, LAYER, pca, tokens, skip_first=3)
     for wrong in [{"skip_first": -1}, {"max_norm_ratio": 0.0}]:
         with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -56,7 +56,7 @@ def test_a_file_of_activations_of_the_model_before_is_not_read(models, tmp_path)
     models[0].save_pretrained(folder)
     assert np.array_equal(extractor.transform(TOKENS), before)
     models[1].save_pretrained(folder)
-    with pytest.raises(ValueError, match="something else"):
+    with pytest.raises(ValueError, match="other inputs"):
         extractor.transform(TOKENS)
 
 

@@ -99,7 +99,7 @@ def test_one_sae_alone_is_shown_without_agreement(alone):
 
 def test_what_cannot_be_drawn_is_named(sae):
     from_estimator = DictionaryDisplay.from_estimator
-    with pytest.raises(ValueError, match=r"image_shape=\(8, 8\) makes 64"):
+    with pytest.raises(ValueError, match=r"image_shape=\(8, 8\) has 64"):
         from_estimator(sae, image_shape=(8, 8))
     with pytest.raises(ValueError, match="n_channels=5 does not divide"):
         from_estimator(sae, n_channels=5)

@@ -117,7 +117,7 @@ def test_layouts_that_do_not_fit_are_named():
     assert check_layout(12, [2, 2, 3], 1, None) == (2, 2, 3)
     assert check_layout(12, np.array([3, 4]), 1, None) == (3, 4)
     assert check_layout(12, None, 4, 100.0) is None
-    with pytest.raises(ValueError, match=r"image_shape=\(3, 5\) makes 15 numbers"):
+    with pytest.raises(ValueError, match=r"image_shape=\(3, 5\) has 15 values"):
         check_layout(12, (3, 5), 1, None)
     for shape in [12, (12,), (3, 2, 2), (1, 1, 3, 4), (-3, -4), (3.0, 4.0), "ab"]:
         with pytest.raises(ValueError, match="image_shape must be"):

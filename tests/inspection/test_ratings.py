@@ -152,7 +152,7 @@ def change(**changes):
         (change(rating="good"), "rates item 1 with 'good'"),
         (change(rating=2.5), "rates item 1 with 2.5"),
         (change(item=7), "has item 7, which is not in the key"),
-        (change(item=2), "has item 2, which is there twice"),
+        (change(item=2), "has item 2, which appears twice"),
         (change(study="another"), "has no answers for study '0123abcd'"),
         (change(rater="B"), r"has several raters: \['A', 'B'\]"),
         (lambda rows: rows.clear(), "has no answers for study"),

@@ -98,7 +98,7 @@ def test_a_sample_that_is_the_mean_has_no_share():
 
 def test_what_cannot_be_shown_is_named(sae, X):
     from_estimator = ReconstructionDisplay.from_estimator
-    with pytest.raises(ValueError, match=r"image_shape=\(5, 5\) makes 25 numbers"):
+    with pytest.raises(ValueError, match=r"image_shape=\(5, 5\) has 25 values"):
         from_estimator(sae, X, image_shape=(5, 5))
     with pytest.raises(ValueError, match="X has 5 features"):
         from_estimator(sae, X[:, :5])

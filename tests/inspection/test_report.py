@@ -385,7 +385,7 @@ def test_one_sae_alone_has_no_agreement(X):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"image_shape": (3, 5)}, r"image_shape=\(3, 5\) makes 15 .* has 12 features"),
+        ({"image_shape": (3, 5)}, r"image_shape=\(3, 5\) has 15 .* has 12 features"),
         ({"image_shape": (12,)}, r"image_shape must be .*, got \(12,\)"),
         ({"image_shape": (2, 3, 2)}, r"image_shape must be .*, got \(2, 3, 2\)"),
         ({"image_shape": (-3, -4)}, r"image_shape must be .*, got \(-3, -4\)"),
@@ -398,9 +398,9 @@ def test_one_sae_alone_has_no_agreement(X):
             "image_shape and ch_names are given, but atoms can be shown in only",
         ),
         ({"contexts": contexts_of(30, tokens=None)}, "contexts has no tokens to show"),
-        ({"contexts": contexts_of(8)}, "contexts is of 8 atoms, but there are 30"),
+        ({"contexts": contexts_of(8)}, "contexts has 8 atoms, but there are 30"),
         ({"feature_names": ["a"]}, "feature_names has 1 texts, but there are 30 atoms"),
-        ({"feature_names": "abc"}, "feature_names must be texts by number of the atom"),
+        ({"feature_names": "abc"}, "feature_names must map atom indices to texts"),
         ({"notes": {30: "a"}}, "notes has 30, but atoms go from 0 to 29"),
         ({"max_atoms": 0}, "'max_atoms' parameter of report must be an int"),
         ({"n_examples": 0}, "'n_examples' parameter of report must be an int"),

@@ -99,10 +99,10 @@ def test_pickles_run_nothing(tmp_path):
         pickle.dumps({"encoder.weight": Harmful(harm)}),
     ):
         (tmp_path / "ae.pt").write_bytes(written)
-        with pytest.raises(ValueError, match=r"ae\.pt is no whole file"):
+        with pytest.raises(ValueError, match=r"ae\.pt is incomplete"):
             from_dictionary_learning(tmp_path)
     torch.save({"encoder.weight": Harmful(harm)}, tmp_path / "ae.pt")
-    with pytest.raises(ValueError, match=r"ae\.pt is no whole file"):
+    with pytest.raises(ValueError, match=r"ae\.pt is incomplete"):
         from_dictionary_learning(tmp_path)
     np.savez(tmp_path / "params.npz", W_enc=np.array([Harmful(harm)], dtype=object))
     with pytest.raises(ValueError, match="W_enc is object|lacks"):
@@ -114,7 +114,7 @@ def test_formats_of_torch_before_zip_archives_are_not_read(tmp_path):
     LAYOUTS["AutoEncoder"](tmp_path, np.random.default_rng(0))
     state = torch.load(tmp_path / "ae.pt", weights_only=True)
     torch.save(state, tmp_path / "ae.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(ValueError, match=r"ae\.pt is no whole file"):
+    with pytest.raises(ValueError, match=r"ae\.pt is incomplete"):
         from_dictionary_learning(tmp_path)
 
 

@@ -375,7 +375,7 @@ def test_truncated_weights_are_refused_and_missing_files_named(tmp_path):
     write(tmp_path, PLAIN, weights_with_norms(1.0))
     weights = tmp_path / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="sae_weights.safetensors is no whole"):
+    with pytest.raises(ValueError, match="sae_weights.safetensors is not a complete"):
         from_sae_lens(tmp_path)
     weights.unlink()
     with pytest.raises(FileNotFoundError, match="sae_weights.safetensors"):

@@ -243,7 +243,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(checkpoints, settings)
     newest = checkpoints.path(6)
     newest.write_bytes(newest.read_bytes()[:-100])
     with pytest.warns(
-        UserWarning, match=rf"{newest.name}.*cannot be read.*Resuming from the previous"
+        UserWarning, match=rf"{newest.name}.*cannot be read.*previous checkpoint"
     ):
         loaded = checkpoints.load(settings)
     assert_same(to_arrays(loaded), to_arrays(states[0]))
