@@ -35,6 +35,7 @@ def without_numba(session: nox.Session) -> None:
 @nox.session(default=False)
 def build(session: nox.Session) -> None:
     """The files of a release, in dist."""
-    session.install("build[uv]", "twine")
+    session.install("build[uv]", "twine", "py-rattler-build")
+    session.run("python", "recipe/check.py")
     session.run("python", "-m", "build", "--installer=uv")
     session.run("python", "-m", "twine", "check", "--strict", *glob("dist/*"))

@@ -51,5 +51,7 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_theme_options = {"show_prev_next": False, "show_nav_level": 2}
 html_title = "skmfr"
+# Without it, the theme reports an invalid mode in the browser's console.
+html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["skmfr.css"]

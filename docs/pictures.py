@@ -22,8 +22,8 @@ def main() -> None:
         source = DOCS / f"auto_examples/images/sphx_glr_{drawn}.png"
         with Image.open(source) as picture:
             picture.thumbnail((900, 900), Image.Resampling.LANCZOS)
-            # 64 colours make a third of the bytes, and look the same.
-            small = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+            # 256 colours make half of the bytes, and look the same.
+            small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         small.save(DOCS / f"_static/pictures/{name}.png", optimize=True)
 
 

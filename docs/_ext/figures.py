@@ -160,7 +160,7 @@ def calibration(figure: Figure, results: dict, colors: dict) -> None:
         xlabel="Expected share of atoms that return (mean of reappearance_)",
         ylabel="Share that returned in new fits",
     )
-    ax.legend(fontsize=8, frameon=False, labelcolor=colors["text"])
+    ax.legend(loc="upper left", fontsize=8, frameon=False, labelcolor=colors["text"])
     frame(ax)
 
 

@@ -56,8 +56,8 @@ methods = {
         N_ATOMS,
         k=K,
         transform_algorithm="omp",
-        max_steps=400,
-        batch_size=256,
+        max_steps=800,
+        batch_size=512,
         random_state=seed,
     ),
 }

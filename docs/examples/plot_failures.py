@@ -28,7 +28,7 @@ BAD, GOOD = "tab:orange", "tab:blue"
 
 def attempt(X, features, **parameters):
     """A fit, with all that it warns of."""
-    sae = MFRSparseAutoencoder(batch_size=512, random_state=0, **parameters)
+    sae = MFRSparseAutoencoder(random_state=0, **parameters)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         sae.fit(X)

@@ -29,9 +29,7 @@ X, _, features = make_superposition(10_000, 32, 64, n_active=4, random_state=0)
 # candidates in parallel.
 
 search = GridSearchCV(
-    MFRSparseAutoencoder(
-        n_components=64, batch_size=512, max_steps=400, random_state=0
-    ),
+    MFRSparseAutoencoder(n_components=64, max_steps=500, random_state=0),
     {"k": [2, 4, 8, 16], "alpha": [0.0, 1.0]},
     scoring={
         "own score": None,

@@ -52,7 +52,7 @@ _ = DictionaryDisplay.from_estimator(sae, image_shape=(8, 8))
 # %%
 # How training went
 # -----------------
-# k falls over the first half of the steps; then the penalty is on.
+# k falls over the first fifth of the steps. From the middle, the penalty is on.
 
 _ = TrainingCurveDisplay.from_estimator(sae)
 

@@ -83,7 +83,7 @@ agreement = sae.feature_agreement_
 by_letter = np.lexsort([-cosines.max(axis=0), nearest_letter, ~is_letter])
 by_agreement = np.argsort(-agreement)
 groups = {
-    "What the SAEs see: three letters and noise": X[:14],
+    "What the SAEs see: three letters and noise": X[:13],
     f"What they learn: {trusted.sum()} atoms that the score trusts": sae.components_[
         by_letter[trusted[by_letter]]
     ],
@@ -92,7 +92,7 @@ groups = {
     ],
 }
 
-N_COLUMNS = 14
+N_COLUMNS = 13
 heights = [-(-len(images) // N_COLUMNS) for images in groups.values()]
 fig = plt.figure(figsize=(9, 0.72 * sum(heights) + 1.2), layout="constrained")
 parts = fig.subfigures(len(groups), 1, height_ratios=[h + 0.5 for h in heights])
