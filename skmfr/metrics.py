@@ -19,6 +19,7 @@ __all__ = [
     "fvu",
     "l0",
     "make_fixed_l0_scorer",
+    "reappearance_scorer",
     "recall_precision",
 ]
 
@@ -192,6 +193,58 @@ def recall_precision(atoms, truth, tau=0.9) -> tuple[float, float]:
         share_of_at_least(tau, nearest_cosines(truth, atoms)[0]),
         share_of_at_least(tau, nearest_cosines(atoms, truth)[0]),
     )
+
+
+def reappearance_scorer(estimator, X, y=None) -> float:
+    r"""Score a fitted estimator by the number of its atoms that an independent fit has.
+
+    .. math:: \sum_j p_j
+
+    with the probability :math:`p_j` of `reappearance_`. A grid search with this scorer
+    prefers the dictionary of which the most atoms return. It counts atoms, whatever
+    they are good for, so look at the reconstruction as well.
+
+    Parameters
+    ----------
+    estimator : MFRSparseAutoencoder or Pipeline
+        Fitted with a witness or more, and with three SAEs or more, witnesses included.
+    X : object
+        Ignored: the probability was learned from the dictionaries.
+    y : Ignored
+        Not used, present for API consistency.
+
+    Returns
+    -------
+    float
+        Expected number of atoms, between 0 and n_components.
+
+    Raises
+    ------
+    ValueError
+        If there are too few SAEs to tell.
+
+    See Also
+    --------
+    agreement_scorer : Agreement, above that of random atoms.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.metrics import reappearance_scorer
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=100, random_state=0)
+    >>> 0 < reappearance_scorer(sae.fit(X[:500]), X) < 64
+    True
+    """
+    _, sae = _split_pipeline(estimator)
+    n_saes, n_witnesses = len(sae.dictionaries_), len(sae.witness_dictionaries_)
+    if not n_witnesses or n_saes + n_witnesses < 3:
+        raise ValueError(
+            f"There are {n_saes} SAEs and {n_witnesses} witnesses, which do not tell "
+            "how often atoms return. Set n_witnesses=1 or more and n_saes=2 or more."
+        )
+    return float(np.sum(sae.reappearance_))
 
 
 def agreement_scorer(estimator, X, y=None) -> float:

@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skmfr import MFRSparseAutoencoder
+from skmfr.agreement import reappearance
 from skmfr.metrics import (
     agreement_scorer,
     dead_fraction,
@@ -18,6 +19,7 @@ from skmfr.metrics import (
     fvu_of_blocks,
     l0,
     make_fixed_l0_scorer,
+    reappearance_scorer,
     recall_precision,
 )
 
@@ -229,6 +231,20 @@ def test_agreement_scorer_is_the_mean_agreement_above_chance():
     assert type(agreement_scorer(sae, X)) is float
     pipeline = make_pipeline(StandardScaler(), small_sae()).fit(X)
     assert agreement_scorer(pipeline, X) == agreement_scorer(pipeline[-1], None)
+
+
+def test_reappearance_scorer_counts_the_atoms_that_return():
+    X = np.random.default_rng(0).standard_normal((200, 8))
+    sae = MFRSparseAutoencoder(12, k=2, max_steps=20, random_state=0).fit(X)
+    probability, _ = reappearance(sae)
+    assert reappearance_scorer(sae, X) == pytest.approx(probability.sum())
+    assert type(reappearance_scorer(sae, X)) is float
+    pipeline = make_pipeline(StandardScaler(), sae)
+    assert reappearance_scorer(pipeline, None) == reappearance_scorer(sae, X)
+    for missing in ({"n_witnesses": 0}, {"n_saes": 1}):
+        few = MFRSparseAutoencoder(12, k=2, max_steps=1, **missing).fit(X)
+        with pytest.raises(ValueError, match="do not tell how often atoms return"):
+            reappearance_scorer(few, X)
 
 
 @short_fits

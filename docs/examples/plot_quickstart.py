@@ -59,7 +59,7 @@ sae.fit(X)
 # Which atoms are letters?
 # ------------------------
 # The agreement of an atom is its cosine with the most similar atom of the witness. An
-# atom is trusted if its agreement is far above that of random dictionaries. Here we
+# atom is trusted if an independent fit is likely to find it again. Here we
 # know the answer, so we can check: an atom shows a letter if its cosine with that
 # letter exceeds 0.9.
 

@@ -15,8 +15,10 @@ from ._fitted import agreement_with, split_fitted, transformed
 class FeatureAgreementDisplay:
     """Agreement of atoms against their usage.
 
-    Atoms that the witnesses also find are above the threshold; random dictionaries
-    would be at the null level.  Atoms that are never active have a usage of 0.
+    Atoms of an estimator are marked as it trusts them: 5 % of the trusted atoms are
+    expected not to return in an independent fit. For dictionaries, atoms above a
+    threshold are marked. Random dictionaries would be at the null level. Atoms that are
+    never active have a usage of 0.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_dictionaries` to make
     one. All parameters are stored as attributes.
@@ -33,16 +35,20 @@ class FeatureAgreementDisplay:
     null : float
         Agreement of random dictionaries.
     threshold : float
-        Agreement above which an atom is trusted.
+        Agreement above which an atom is trusted, unless `trusted` tells.
     agreement_with : str, default="other dictionaries"
         Name of the other dictionaries, for the axis label.
+    trusted : ndarray of shape (n_components,), bool, default=None
+        Atoms to trust. None means those above the threshold.
 
     Attributes
     ----------
     trusted_scatter_, untrusted_scatter_ : matplotlib PathCollection
-        Atoms above the threshold, and the others.
-    null_line_, threshold_line_ : matplotlib Line2D
-        The two levels.
+        Atoms to trust, and the others.
+    null_line_ : matplotlib Line2D
+        The level of random dictionaries.
+    threshold_line_ : matplotlib Line2D or None
+        The threshold, if it decides whom to trust.
     ax_ : matplotlib Axes
         Axes with the atoms.
     figure_ : matplotlib Figure
@@ -72,12 +78,14 @@ class FeatureAgreementDisplay:
         null,
         threshold,
         agreement_with="other dictionaries",
+        trusted=None,
     ):
         self.agreement = agreement
         self.usage = usage
         self.null = null
         self.threshold = threshold
         self.agreement_with = agreement_with
+        self.trusted = trusted
 
     @classmethod
     def from_estimator(
@@ -122,6 +130,7 @@ class FeatureAgreementDisplay:
             null=null,
             threshold=agreement_level(null, TRUSTED),
             agreement_with=agreement_with(sae),
+            trusted=sae.trusted_,
         )
         return display.plot(ax, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)
 
@@ -193,7 +202,8 @@ class FeatureAgreementDisplay:
             This display, with the drawn artists.
         """
         ax = new_axes(f"{type(self).__name__}.plot", ax)
-        trusted = self.agreement > self.threshold
+        by_threshold = self.trusted is None
+        trusted = self.agreement > self.threshold if by_threshold else self.trusted
         usual = {"s": np.clip(6000 / len(trusted), 3, 24), "rasterized": True}
 
         def scatter(shown, label, **style):
@@ -212,7 +222,9 @@ class FeatureAgreementDisplay:
         self.untrusted_scatter_ = scatter(
             ~trusted, "not trusted", marker="x", color=ORANGE, linewidths=1
         )
-        self.threshold_line_ = line(self.threshold, "trusted above", "-")
+        self.threshold_line_ = None
+        if by_threshold:
+            self.threshold_line_ = line(self.threshold, "trusted above", "-")
         self.null_line_ = line(self.null, "random dictionaries", "--")
 
         # Usage may span decades and include 0, which has no logarithm.

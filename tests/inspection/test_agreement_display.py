@@ -32,11 +32,22 @@ def test_each_atom_is_at_its_usage_and_agreement(sae, X):
     assert display.figure_ is display.ax_.figure
 
 
-def test_lines_are_at_the_null_level_and_three_quarters_above(sae, X):
-    display = FeatureAgreementDisplay.from_estimator(sae, X)
+def test_atoms_of_an_estimator_are_trusted_by_its_rule_and_others_by_a_threshold(
+    sae, X
+):
     null = random_agreement(12, 20)
+    sae = deepcopy(sae)
+    sae.trusted_ = np.arange(20) % 3 == 0
+    display = FeatureAgreementDisplay.from_estimator(sae, X)
     assert set(display.null_line_.get_ydata()) == {null}
+    assert len(display.trusted_scatter_.get_offsets()) == 7
+    assert display.threshold_line_ is None
+    display = FeatureAgreementDisplay.from_dictionaries(
+        sae.components_, [sae.witness_dictionaries_[0]], sae.transform(X)
+    )
     assert set(display.threshold_line_.get_ydata()) == {null + 0.75 * (1 - null)}
+    n_above = (display.agreement > display.threshold).sum()
+    assert len(display.trusted_scatter_.get_offsets()) == n_above
 
 
 def test_atoms_that_are_never_active_are_shown_at_zero(sae, X):

@@ -536,7 +536,11 @@ def test_missing_arrays_are_named(path, opened, name):
 def test_saes_that_training_does_not_know_are_refused(path, opened):
     arrays, description = opened
     arrays["witness_dictionaries_"] = np.zeros((2, 12, 6))
-    refused(path, sealed(arrays, description), "3 SAEs and 2 witnesses.* training state has 4")
+    refused(
+        path,
+        sealed(arrays, description),
+        "3 SAEs and 2 witnesses.* training state has 4",
+    )
 
 
 def test_number_types_that_numpy_lacks_are_refused(path, content):
