@@ -80,13 +80,13 @@ def reappearance(
 
 
 def warn_of_too_few(n_saes: int, n_witnesses: int, stacklevel: int) -> None:
-    """Say so if they do not tell how often atoms return."""
+    """Warn if these SAEs do not say how often atoms return."""
     if n_witnesses and n_saes + n_witnesses > 2:
         return
     warnings.warn(
-        f"There are {n_saes} SAEs and {n_witnesses} witnesses, which do not tell how "
-        "often atoms return: it takes a witness, and three SAEs with it. Set "
-        "n_witnesses=1 or more and n_saes=2 or more.",
+        f"With {n_saes} SAEs and {n_witnesses} witnesses, the probability that an atom "
+        "returns cannot be estimated: the estimate needs a witness and three SAEs in "
+        "all. Set n_witnesses=1 or more and n_saes=2 or more.",
         stacklevel=stacklevel + 1,
     )
 

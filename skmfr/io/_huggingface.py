@@ -9,7 +9,6 @@ import numpy as np
 
 from .._data.checked import checked_data
 from .._data.moments import fvu_of_blocks
-from .._sae.levels import TRUSTED, agreement_level
 from .._utils.extras import needed_by
 from .._utils.files import replacing
 from ._agreement import AGREEMENT, summary
@@ -213,10 +212,15 @@ def _draw(sae, path: Path) -> None:
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     ax = figure.subplots()
     null = sae.agreement_null_
-    level = agreement_level(null, TRUSTED)
-    ax.hist(sae.feature_agreement_, bins=40, color="#0072B2")
+    agreement, trusted = sae.feature_agreement_, sae.trusted_
+    ax.hist(
+        [agreement[trusted], agreement[~trusted]],
+        bins=40,
+        stacked=True,
+        color=["#0072B2", "#999999"],
+        label=["trusted", "not trusted"],
+    )
     ax.axvline(null, color="black", ls="--", label=f"random atoms ({null:.2f})")
-    ax.axvline(level, color="black", label=f"trusted above ({level:.2f})")
     ax.set(xlabel="Agreement (cosine)", ylabel="Atoms")
     ax.legend(frameon=False)
     figure.savefig(path, format="png", dpi=150)

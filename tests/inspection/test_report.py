@@ -146,11 +146,8 @@ def test_the_page_has_what_was_fitted(X, sae):
         "witness 0",
     ]
     assert np.mean(data["loss"]["fvu"]) == pytest.approx(sae.loss_curve_.mean(), 1e-3)
-    threshold = 0.25 * sae.agreement_null_ + 0.75
-    assert data["levels"] == {
-        "null": pytest.approx(sae.agreement_null_),
-        "trusted": pytest.approx(threshold),
-    }
+    assert data["null"] == pytest.approx(sae.agreement_null_)
+    np.testing.assert_allclose(table["reappearance"], sae.reappearance_, rtol=1e-3)
     assert f"{fvu(X, sae.reconstruct(X)):.1%}" in page
 
 

@@ -177,6 +177,7 @@ def numbers(X, sae):
     return {
         "atom": np.arange(N_ATOMS),
         "agreement": sae.feature_agreement_,
+        "returns": sae.reappearance_,
         "usage": energy / energy.sum(),
         "density": active.mean(0),
         "mean": codes.sum(0) / np.maximum(active.sum(0), 1),
@@ -209,7 +210,8 @@ def test_pages_need_nothing_and_run_no_text(show, chromium, page, scheme):
 
 
 @pytest.mark.parametrize(
-    "column", ["agreement", "usage", "density", "mean", "largest", "match", "atom"]
+    "column",
+    ["agreement", "returns", "usage", "density", "mean", "largest", "match", "atom"],
 )
 def test_columns_sort(show, numbers, column):
     page = show("image")

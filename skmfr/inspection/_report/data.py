@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,7 +10,6 @@ import numpy as np
 
 from ..._data.sources import Source
 from ..._sae.cosines import nearest_elsewhere
-from ..._sae.levels import TRUSTED, agreement_level
 from .statistics import AtomStatistics
 from .views import Shapes, View, significant, thinned
 
@@ -176,12 +176,12 @@ def report_data(
     )
     if blobs:
         data["atoms"]["numbers"] = atoms.tolist()
-    null = estimator.agreement_null_
     return data | {
         "details": dict(zip(atoms.tolist(), shown, strict=True)),
         "table": {
             "agreement": significant(estimator.feature_agreement_),
             "trusted": estimator.trusted_.astype(int).tolist(),
+            "reappearance": significant(_reappearance(estimator)),
             "usage": significant(statistics.usage),
             "density": significant(statistics.density),
             "mean": significant(statistics.mean),
@@ -201,9 +201,16 @@ def report_data(
         ],
         "names": names,
         "notes": notes,
-        "levels": {"null": null, "trusted": agreement_level(null, TRUSTED)},
+        "null": estimator.agreement_null_,
         "loss": _loss_points(estimator.loss_curve_),
     }, blobs
+
+
+def _reappearance(estimator) -> np.ndarray:
+    """Probability of each atom to return; the page itself says why it is unknown."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return estimator.reappearance_
 
 
 def _loss_points(losses: np.ndarray) -> dict[str, Any]:

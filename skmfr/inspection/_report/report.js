@@ -39,7 +39,7 @@ function lossFigure({ step, fvu }) {
 function agreementFigure() {
   const known = table.agreement.filter((value) => value !== null);
   if (!known.length) return element("p", { class: "quiet" }, "There is nothing to compare with.");
-  const { null: random, trusted } = data.levels;
+  const random = data.null;
   const width = 0.02;
   const start = width * Math.floor((Math.min(random, ...limits(known)) - width) / width);
   const counts = new Array(Math.round((1 - start) / width)).fill(0);
@@ -49,10 +49,7 @@ function agreementFigure() {
   return barFigure({ start, width, counts }, "Number of atoms by agreement", {
     width: 420,
     height: 190,
-    levels: [
-      { at: random, name: `random dictionaries ${cosine(random)}` },
-      { at: trusted, name: `trusted above ${cosine(trusted)}` },
-    ],
+    levels: [{ at: random, name: `random dictionaries ${cosine(random)}` }],
   });
 }
 
@@ -69,6 +66,7 @@ const best = Array.from({ length: nAtoms }, (_, atom) => {
 const values = {
   atom: (atom) => atom,
   agreement: (atom) => table.agreement[atom],
+  returns: (atom) => table.reappearance[atom],
   usage: (atom) => table.usage[atom],
   density: (atom) => table.density[atom],
   mean: (atom) => table.mean[atom],
@@ -182,6 +180,7 @@ function row(atom) {
     ),
     element("td", { class: "glance" }, glance(atom)),
     element("td", trusted, cosine(table.agreement[atom])),
+    element("td", {}, percent(table.reappearance[atom])),
     element("td", {}, percent(table.usage[atom])),
     element("td", {}, percent(table.density[atom])),
     element("td", {}, number(table.mean[atom])),
@@ -201,6 +200,7 @@ function facts(atom) {
   const trusted = table.trusted[atom] ? ", trusted" : ", not trusted";
   const pairs = [
     ["Agreement", cosine(table.agreement[atom]) + (table.agreement[atom] === null ? "" : trusted)],
+    ["Returns", percent(table.reappearance[atom])],
     ["Usage", percent(table.usage[atom])],
     ["Density", percent(table.density[atom])],
     ["Mean code", number(table.mean[atom])],
