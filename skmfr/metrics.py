@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 
 from ._data.moments import fvu_of_blocks
 from ._sae.cosines import nearest_cosines, share_of_at_least
+from ._sae.reappearance import too_few
 from ._utils.checks import Interval, as_matrix, unit_atoms
 
 __all__ = [
@@ -238,12 +239,9 @@ def reappearance_scorer(estimator, X, y=None) -> float:
     True
     """
     _, sae = _split_pipeline(estimator)
-    n_saes, n_witnesses = len(sae.dictionaries_), len(sae.witness_dictionaries_)
-    if not n_witnesses or n_saes + n_witnesses < 3:
-        raise ValueError(
-            f"There are {n_saes} SAEs and {n_witnesses} witnesses, which do not tell "
-            "how often atoms return. Set n_witnesses=1 or more and n_saes=2 or more."
-        )
+    message = too_few(len(sae.dictionaries_), len(sae.witness_dictionaries_))
+    if message:
+        raise ValueError(message)
     return float(np.sum(sae.reappearance_))
 
 

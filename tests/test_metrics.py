@@ -195,7 +195,7 @@ def test_the_truth_itself_has_full_recall_and_precision_at_a_cosine_of_one(dtype
 
 
 def test_recall_precision_refuses_other_numbers_of_features():
-    with pytest.raises(ValueError, match="truth has 5 features, expected 4"):
+    with pytest.raises(ValueError, match="truth has 5 features, but .* has 4"):
         recall_precision(np.ones((3, 4)), np.ones((3, 5)))
 
 
@@ -243,7 +243,7 @@ def test_reappearance_scorer_counts_the_atoms_that_return():
     assert reappearance_scorer(pipeline, None) == reappearance_scorer(sae, X)
     for missing in ({"n_witnesses": 0}, {"n_saes": 1}):
         few = MFRSparseAutoencoder(12, k=2, max_steps=1, **missing).fit(X)
-        with pytest.raises(ValueError, match="do not tell how often atoms return"):
+        with pytest.raises(ValueError, match="cannot be estimated"):
             reappearance_scorer(few, X)
 
 

@@ -79,16 +79,21 @@ def reappearance(
     return probability, np.sqrt((1 - 1 / len(others)) * spread)
 
 
-def warn_of_too_few(n_saes: int, n_witnesses: int, stacklevel: int) -> None:
-    """Warn if these SAEs do not say how often atoms return."""
+def too_few(n_saes: int, n_witnesses: int) -> str | None:
+    """Message if these SAEs do not say how often atoms return."""
     if n_witnesses and n_saes + n_witnesses > 2:
-        return
-    warnings.warn(
+        return None
+    return (
         f"With {n_saes} SAEs and {n_witnesses} witnesses, the probability that an atom "
         "returns cannot be estimated: the estimate needs a witness and three SAEs in "
-        "all. Set n_witnesses=1 or more and n_saes=2 or more.",
-        stacklevel=stacklevel + 1,
+        "all. Set n_witnesses=1 or more and n_saes=2 or more."
     )
+
+
+def warn_of_too_few(n_saes: int, n_witnesses: int, stacklevel: int) -> None:
+    """Warn if these SAEs do not say how often atoms return."""
+    if message := too_few(n_saes, n_witnesses):
+        warnings.warn(message, stacklevel=stacklevel + 1)
 
 
 def _calibrated(pairs: list[tuple[np.ndarray, np.ndarray]], weight: float):
