@@ -166,7 +166,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         Rows that witnesses see: the rows of the group, or, with several witnesses, a
         random part of its own for each, of each batch as of all data, while the group
         sees all rows. An atom that two witnesses with disjoint rows share is no
-        accident of the sample, and all of them together take the time of one witness.
+        accident of the sample. All of them together code as many rows as one witness.
         Rows are assigned to parts by their values, so a row stays in its part in
         further calls, and equal rows are in the same part.
 
