@@ -165,10 +165,10 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     witness_rows : {"same", "disjoint"}, default="same"
         Rows that witnesses see: the rows of the group, or, with several witnesses, a
         random part of its own for each, of each batch as of all data, while the group
-        sees all rows. An atom that two witnesses with disjoint rows share is no
+        sees all rows. An atom that two witnesses with disjoint rows share is not an
         accident of the sample. All of them together code as many rows as one witness.
-        Rows are assigned to parts by their values, so a row stays in its part in
-        further calls, and equal rows are in the same part.
+        The values of a row decide its part, so it stays there in further calls, and
+        equal rows are in the same part.
 
     device : str or torch.device, default="auto"
         Device to compute on: "cpu", "cuda", "cuda:1", ... "auto" selects a CUDA GPU if
@@ -252,9 +252,10 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         without a witness or with fewer than three SAEs, witnesses included.
 
     trusted_ : ndarray of shape (n_components,), bool
-        The most atoms of which 5 % are expected not to return, among those that agree
-        more than chance makes them; see :func:`skmfr.agreement.trusted_atoms`, which
-        takes other rates. False where `reappearance_` is NaN.
+        The largest set of atoms that are expected to return up to a share of 5 %, among
+        the atoms that agree more than by chance. See
+        :func:`skmfr.agreement.trusted_atoms` for other rates. False where
+        `reappearance_` is NaN.
 
     median_norm_ : float
         Median of the Euclidean norms of the training rows, before centring. After

@@ -202,8 +202,8 @@ def reappearance_scorer(estimator, X, y=None) -> float:
     .. math:: \sum_j p_j
 
     with the probability :math:`p_j` of `reappearance_`. A grid search with this scorer
-    prefers the dictionary of which the most atoms return. It counts atoms, whatever
-    they are good for, so look at the reconstruction as well.
+    prefers the dictionary with the most atoms that return. It counts atoms without
+    regard to their use, so check the reconstruction as well.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from scipy.special import betaincinv
 # Agreement, as a share of the way from the null level to 1, above which atoms count as
 # the same feature in training, and above which they are trusted.  Of atoms above three
 # quarters, at least 96 % are true on data with known features (benchmarks/recovery.py,
-# trust): the level of trust for SAEs of which too little is known for a probability.
+# trust): the level of trust for SAEs without data for a probability.
 ALIKE = 0.5
 TRUSTED = 0.75
 # This share of random directions must agree less than a trusted atom.
@@ -48,7 +48,7 @@ def random_quantile(n_features: float, n_components: int, share: float) -> float
 
 
 def level_of_data(along: np.ndarray, n_features: int, n_components: int) -> np.ndarray:
-    """What the nearest of so many directions of the data stays below, at 99 %.
+    """The 99 % quantile of the cosine with the nearest direction of the data.
 
     Directions that carry the covariance S of the data and nothing else, normalised
     draws from N(0, S), have a mean squared cosine with an atom d of d' S d / tr S, the

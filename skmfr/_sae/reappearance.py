@@ -119,7 +119,7 @@ def trusted(
     n_features: int,
     fdr: float,
 ) -> np.ndarray:
-    """The largest set of atoms above chance of which only a share does not return.
+    """The largest set of atoms above chance with at most a share that does not return.
 
     Parameters
     ----------

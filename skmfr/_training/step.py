@@ -228,7 +228,7 @@ def move_on(
     """
     state.activity.renew(found.rates)
     if due(state.n_steps, DEAD_INTERVAL):
-        state.activity.look_for_dead(samples_of_average)
+        state.activity.look_for_dead(samples_of_average.tolist())
     state.own()
     state.optimiser.descend()
     state.note_losses(found.fvu)

@@ -16,7 +16,7 @@ N_ROWS = 1024
 def variance_along(
     atoms: Tensor, batches: Batches, standardiser: Standardiser, settings: Settings
 ) -> np.ndarray:
-    """Share of the variance of the first rows of all batches along atoms.
+    """Share of the variance along each atom, from the first rows of each batch.
 
     Parameters
     ----------

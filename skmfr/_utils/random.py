@@ -18,10 +18,10 @@ def random_numbers(seed: int, purpose: int, *key: int) -> np.random.Generator:
 
 
 def part_of(X: np.ndarray, seed: int, n_parts: int) -> np.ndarray:
-    """To which of so many random parts of all data each row belongs, by its values.
+    """The random part of all data that each row belongs to, according to its values.
 
-    So a row is in the same part wherever it comes again: in another batch, order, file
-    or call.  The parts are about equal, but for rows that come often.
+    A row is therefore in the same part in another batch, order, file or call.  The
+    parts have about the same size, unless some rows are very frequent.
 
     Parameters
     ----------

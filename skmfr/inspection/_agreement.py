@@ -48,7 +48,7 @@ class FeatureAgreementDisplay:
     null_line_ : matplotlib Line2D
         The level of random dictionaries.
     threshold_line_ : matplotlib Line2D or None
-        The threshold, if it decides whom to trust.
+        The threshold, if it decides which atoms to trust.
     ax_ : matplotlib Axes
         Axes with the atoms.
     figure_ : matplotlib Figure
