@@ -135,7 +135,7 @@ def test_other_tables_of_recovery(table, name):
     rows = table(recovery, name, "--seeds", 1)
     n_rows = {
         "trust": 1 + 4,  # two rows begin alike
-        "ablation": 1 + 18,
+        "ablation": 1 + 17,
         "basin": 1 + 3,
         "design": 1 + len(recovery.DESIGN),
         "grid": 1 + 12,

@@ -261,7 +261,10 @@ def test_score_weighs_samples_as_r2_does(fitted, algorithm):
     ("weights", "told"),
     [
         (np.ones(3), r"shape \(\d+,\), got \(3,\)"),
-        (-np.ones(len(X)), "negative, and not 0 for all samples, got values from -1"),
+        (
+            -np.ones(len(X)),
+            "negative and must not be 0 for all samples, got values from -1",
+        ),
         (np.zeros(len(X)), "got values from 0 to 0"),
         (np.full(len(X), np.nan), "sample_weight contains NaN"),
     ],
@@ -455,7 +458,7 @@ def test_one_witness_has_all_rows():
 
 def test_rows_that_a_witness_has_seen_cannot_be_unseen(apart):
     sae = deepcopy(apart).set_params(warm_start=True, witness_rows="same")
-    with pytest.raises(ValueError, match="witness_rows=same, but the fit to go on"):
+    with pytest.raises(ValueError, match="witness_rows=same, but the fit to continue"):
         sae.fit(X)
     sae.set_params(witness_rows="disjoint", max_steps=2).fit(X)
     assert sae.n_steps_ == 62
@@ -821,7 +824,7 @@ def test_early_stopping_by_default_stops_where_data_converge_early(monkeypatch):
     monkeypatch.setattr(skmfr._training.loop, "group_fvu", note)
     line = np.random.default_rng(0).standard_normal((200, 1)) * np.arange(1, 4)
     usual = {"n_components": 4, "k": 2, "n_saes": 2, "random_state": 0}
-    sae = MFRSparseAutoencoder(early_stopping=True, **usual).fit(line)
+    sae = MFRSparseAutoencoder(early_stopping=True, max_steps=2000, **usual).fit(line)
     assert len(seen) >= 15
     assert np.median(seen[-10:]) < 0.01
     assert sae.n_steps_ < 2000
@@ -1087,7 +1090,7 @@ def test_a_fit_that_fails_leaves_the_model_as_it_was(warm_start):
 
 def test_another_precision_does_not_go_on():
     sae = small(precision="float32").partial_fit(X)
-    message = "precision=torch.float64, but .* had precision=torch.float32"
+    message = "precision=torch.float64, but .* has precision=torch.float32"
     with pytest.raises(ValueError, match=message):
         sae.set_params(precision="float64").partial_fit(X)
 

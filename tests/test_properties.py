@@ -397,8 +397,8 @@ def test_training_goes_on_with_any_data(parts, values):
         if message is not None:
             assert "must have the same scale" in message or suits_not(sae, message)
             return
-        # What few rows gave is forgotten when more rows come.
-        starts_anew |= n_rows < len(X)
+        # What few rows gave is forgotten when more rows come, and what one row gave.
+        starts_anew |= n_rows < max(2, len(X))
         n_rows += len(X)
         assert sae.n_steps_ > (0 if starts_anew else n_steps)
         n_steps = sae.n_steps_

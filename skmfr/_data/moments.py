@@ -138,7 +138,7 @@ def fvu_of_blocks(
     moments = sums.moments()
     total = float(np.sum(moments.variance)) * moments.n_rows
     if total == 0:
-        rounding = 8 * np.finfo(X.dtype).eps
+        rounding = 8 * float(np.finfo(X.dtype).eps)
         size = float(np.sum(np.square(moments.mean))) * moments.n_rows
         return float(residual > rounding**2 * size)
     return float(residual / total)

@@ -72,7 +72,7 @@ def make_reappearance(estimator) -> None:
     from .results import reappearance_of
 
     make_agreement(estimator)
-    if "reappearance_" not in estimator.__dict__:
+    if "dictionaries_" in estimator.__dict__ and "reappearance_" not in vars(estimator):
         set_fitted(estimator, {"reappearance_": reappearance_of(estimator.__dict__)})
 
 

@@ -8,7 +8,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._sae.reappearance import FDR, TAU, trusted, warn_of_too_few
 from .._sae.reappearance import reappearance as reappearance_of
-from .._training.results import along_of
 from .._utils.checks import Interval
 
 
@@ -148,6 +147,8 @@ def trusted_atoms(sae, fdr=FDR, tau=TAU) -> np.ndarray:
     >>> int(trusted_atoms(sae).sum()) > 12
     True
     """
+    from .._training.results import along_of
+
     probability, deviation = reappearance(sae, tau)
     along = along_of(getattr(sae, "_training", {}), sae.reference_sae_, sae.components_)
     agreement, n_features = sae.feature_agreement_, sae.components_.shape[1]

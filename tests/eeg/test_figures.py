@@ -194,7 +194,7 @@ def test_no_such_atom(denoiser, raw):
     for atom in (8, -1):
         with pytest.raises(ValueError, match=rf"^atom must be .* 0 to 7.*\[{atom}\]"):
             plot_atom(denoiser, atom, raw)
-    with pytest.raises(ValueError, match="atom must be numbers of atoms"):
+    with pytest.raises(ValueError, match="atom must be atom indices or a mask"):
         plot_atom(denoiser, True, raw)
 
 

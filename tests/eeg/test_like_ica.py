@@ -170,7 +170,7 @@ def test_include_is_what_is_kept(denoiser, raw):
     kept = denoiser.apply(raw, exclude=[7], include=[0, 1, 7]).get_data()
     others = np.setdiff1d(np.arange(12), [0, 1])
     np.testing.assert_array_equal(kept, denoiser.apply(raw, others).get_data())
-    with pytest.raises(ValueError, match="include must be numbers from 0 to 11"):
+    with pytest.raises(ValueError, match="include must be atom indices from 0 to 11"):
         denoiser.apply(raw, include=[12])
 
 
@@ -282,7 +282,7 @@ def test_fitted_on_arrays_with_names_it_takes_recordings(of_arrays, raw):
         EEGDenoiser(sfreq=SFREQ, ch_names=NAMES).fit(raw.get_data()[None, :3])
     timeless = copy(of_arrays)
     timeless.sfreq_ = None
-    with pytest.raises(ValueError, match="sfreq=None, RawArray has 100 Hz"):
+    with pytest.raises(ValueError, match="sfreq=None, but this RawArray has 100 Hz"):
         timeless.transform(raw)
 
 
@@ -371,5 +371,5 @@ def test_sources_are_browsed_with_mne(denoiser, raw, epochs):
         names = [text.get_text() for text in figure.mne.ax_main.get_yticklabels()]
         assert names == ["atom002", "atom004"]
         assert denoiser.plot_sources(epochs, [2], n_epochs=2, show=False)
-    with pytest.raises(ValueError, match="picks must be numbers from 0 to 11"):
+    with pytest.raises(ValueError, match="picks must be atom indices from 0 to 11"):
         denoiser.plot_sources(raw, [12], show=False)

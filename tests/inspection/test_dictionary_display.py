@@ -103,7 +103,7 @@ def test_what_cannot_be_drawn_is_named(sae):
         from_estimator(sae, image_shape=(8, 8))
     with pytest.raises(ValueError, match="n_channels=5 does not divide"):
         from_estimator(sae, n_channels=5)
-    with pytest.raises(ValueError, match="atoms go from 0 to 19"):
+    with pytest.raises(ValueError, match="atoms must be from 0 to 19"):
         from_estimator(sae, atoms=[20])
     from_dictionaries = DictionaryDisplay.from_dictionaries
     with pytest.raises(ValueError, match="dictionaries is empty"):

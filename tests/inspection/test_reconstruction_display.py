@@ -102,7 +102,7 @@ def test_what_cannot_be_shown_is_named(sae, X):
         from_estimator(sae, X, image_shape=(5, 5))
     with pytest.raises(ValueError, match="X has 5 features"):
         from_estimator(sae, X[:, :5])
-    with pytest.raises(ValueError, match="samples go from 0 to 299"):
+    with pytest.raises(ValueError, match="samples must be from 0 to 299"):
         from_estimator(sae, X, samples=[300])
     with pytest.raises(ValueError, match="X_hat has 3 features, but X has 2"):
         ReconstructionDisplay.from_reconstruction(np.eye(2), np.eye(2, 3))

@@ -80,7 +80,7 @@ def opened(tmp_path, path):
     [
         ("parameters", "k", 0, "'k' parameter of PretrainedSAE"),
         ("parameters", "n_saes", 3, "does not know: n_saes"),
-        ("attributes", "feature_names_in_", ["a"], "feature_names_in_ are not 8"),
+        ("attributes", "feature_names_in_", ["a"], "feature_names_in_ does not hold 8"),
         ("attributes", "set_output", 1, "set_output is 1"),
         (None, "estimator", "Pipeline", "estimator is 'Pipeline', expected MFRSparse"),
         (None, "estimator", [], r"estimator is \[\], expected"),
@@ -99,7 +99,7 @@ def test_impossible_values_are_refused(path, opened, part, name, value, message)
         ("threshold_", np.zeros(23, np.float32), r"threshold_ is F32 of shape \(23\)"),
         ("components_", np.zeros((24, 9), np.float32), r"shape \(24, 9\)"),
         ("trusted_", np.zeros(24), "trusted_ is F64"),
-        ("loss_curve_", np.zeros(3), "do not belong: loss_curve_"),
+        ("loss_curve_", np.zeros(3), "unexpected arrays: loss_curve_"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(path, opened, name, array, message):

@@ -416,10 +416,13 @@ def test_imported_sae_has_no_agreement(imported, make_sae):
     assert imported.mutual_agreement_.shape == (1, N_COMPONENTS)
     assert not imported.trusted_.any()
     assert imported.agreement_null_ == random_agreement(N_FEATURES, N_COMPONENTS)
-    # Just those that a fit of one SAE leaves.
+    assert np.isnan(imported.reappearance_).all()
+    # Just those that a fit of one SAE leaves, and the one that it computes when read.
     alone = make_sae(n_saes=1, n_witnesses=0)
     attributes = {name for name in vars(alone) if name.endswith("_")}
-    assert attributes == {name for name in vars(imported) if name.endswith("_")}
+    assert attributes | {"reappearance_"} == {
+        name for name in vars(imported) if name.endswith("_")
+    }
 
 
 def test_training_goes_on_from_an_import(imported, make_samples):

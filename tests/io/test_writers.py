@@ -46,7 +46,7 @@ def test_agreement_and_trust_go_along(tmp_path, make_sae, write, read):
     [
         (
             {"feature_agreement": np.zeros(3), "trusted": np.zeros(3, bool)},
-            "of 3 atoms",
+            "has 3 atoms",
         ),
         (
             {"feature_agreement": np.full(24, 2.0), "trusted": np.zeros(24, bool)},
