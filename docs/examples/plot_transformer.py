@@ -112,7 +112,8 @@ sae = MFRSparseAutoencoder(64, k=4, max_steps=600, random_state=0).fit(activatio
 recovered, losses = loss_recovered(model, LAYER, sae, test, return_losses=True)
 print(f"nats per word: {losses.clean:.3f}, without the MLP {losses.zero:.3f}")
 print(f"with 4 of 64 atoms per word: {losses.spliced:.3f}, recovered {recovered:.4f}")
-print(f"atoms to trust: {sae.trusted_.sum()} of {len(sae.trusted_)}")
+returning = sae.reappearance_ > 0.8
+print(f"atoms that return with a probability above .8: {returning.sum()} of 64")
 
 # %%
 # Reading atoms
@@ -124,7 +125,7 @@ contexts = top_contexts(sae, extractor, train, n_contexts=3, before=4, after=2)
 effects = logit_effects(sae, model, n_tokens=4)
 table = feature_table(sae, contexts=contexts, effects=effects, tokenizer=Words())
 texts = contexts.to_frame(Words()).groupby("atom")["text"]
-for atom, row in table[table["trusted"]].nlargest(6, "agreement").iterrows():
+for atom, row in table[returning].nlargest(6, "agreement").iterrows():
     print(f"\natom {atom}, agreement {row['agreement']:.2f}", end=", ")
     print("makes likely:", *row["promoted"])
     for text in texts.get_group(atom):
@@ -133,13 +134,13 @@ for atom, row in table[table["trusted"]].nlargest(6, "agreement").iterrows():
 # %%
 # Atoms of topics
 # ---------------
-# The model was never told a topic. Of the trusted atoms that keep to the stories on
+# The model was never told a topic. Of the returning atoms that keep to the stories on
 # one, we take the most active.
 
 codes = sae.transform(activations).reshape(*train.shape, -1)
 activity = np.array([codes[topics[:1200] == t].mean(axis=(0, 1)) for t in TOPICS])
 share = activity / activity.sum(axis=0).clip(1e-9)
-atoms = np.where(sae.trusted_ & (share > 0.8), activity, 0).argmax(axis=1)
+atoms = np.where(returning & (share > 0.8), activity, 0).argmax(axis=1)
 
 # %%
 # Which atoms speak for a word

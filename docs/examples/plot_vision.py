@@ -73,7 +73,8 @@ extractor = ActivationExtractor(model, "6")
 sae = MFRSparseAutoencoder(64, k=4, max_steps=1500, random_state=0)
 sae.fit(extractor.fit_transform(train))
 print(f"variance explained on new images: {sae.score(extractor.transform(test)):.3f}")
-print(f"atoms to trust: {sae.trusted_.sum()} of {len(sae.trusted_)}")
+returning = sae.reappearance_ > 0.8
+print(f"atoms that return with a probability above .8: {returning.sum()} of 64")
 
 # %%
 # The images behind the atoms
@@ -116,7 +117,7 @@ fig.suptitle(
 # Without one of them
 # -------------------
 # Inside ``ablate`` the network computes as before, but for one atom, which is taken
-# out of the hidden layer. We take the trusted atom whose absence costs one of the
+# out of the hidden layer. We take the returning atom whose absence costs one of the
 # digits the most probability.
 
 
@@ -127,13 +128,13 @@ def without(atom: int) -> np.ndarray:
 
 
 before = probabilities(test)
-trusted = np.flatnonzero(sae.trusted_)
+returning = np.flatnonzero(returning)
 lost = np.array(
-    [(before - without(atom))[range(len(test)), y_test] for atom in trusted]
+    [(before - without(atom))[range(len(test)), y_test] for atom in returning]
 )
 by_digit = np.array([lost[:, y_test == digit].mean(axis=1) for digit in range(10)])
 digit, which = np.unravel_index(by_digit.argmax(), by_digit.shape)
-atom = trusted[which]
+atom = returning[which]
 after = without(atom)
 for name, p in [("with", before), ("without", after)]:
     right = p.argmax(1) == y_test
