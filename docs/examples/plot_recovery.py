@@ -55,9 +55,11 @@ trusted_and_true = is_true[sae.trusted_].mean()
 print(f"atoms to trust: {sae.trusted_.sum()}, of which true: {trusted_and_true:.2f}")
 
 # %%
-# Trusted atoms return in other fits. That does not make each of them a feature: some are
-# mixtures of features that every fit finds. Each point is an atom. To the left of the dotted line are the ones that are no feature
-# of the data.
+# Trusted atoms return in other fits. That does not make each of them a feature: some
+# are mixtures of features that every fit finds.
+#
+# Each point is an atom. Atoms to the left of the dotted line are not features of the
+# data.
 
 fig, axes = plt.subplots(1, 2, figsize=(9, 4.2), sharey=True, layout="constrained")
 for ax, (name, score) in zip(axes, scores.items(), strict=True):
