@@ -157,7 +157,7 @@ def test_share_of_variance_along_atoms_is_that_of_the_covariance(fitted):
 def test_too_few_saes_do_not_tell_what_returns(missing):
     sae = small(max_steps=3, **missing).fit(X)
     assert not sae.trusted_.any()
-    with pytest.warns(UserWarning, match="it takes a witness, and three SAEs"):
+    with pytest.warns(UserWarning, match="needs a witness and three SAEs"):
         assert np.isnan(sae.reappearance_).all()
 
 

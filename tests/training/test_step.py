@@ -139,4 +139,4 @@ def test_atoms_that_see_fewer_samples_are_dead_after_more_steps(problem, shares)
     take_step(
         state, X, Stage(3, 0.0, 0.01, False), room_for_gradients(state), shares=shares
     )
-    assert [each.tolist() for each in seen] == [[8, 8, 8], [8, 4, 4]]
+    assert seen == [[8, 8, 8], [8, 4, 4]]
