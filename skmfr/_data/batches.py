@@ -194,8 +194,8 @@ class Batches:
                     future.cancel()
 
 
-def _keep(cache: dict, key, value, n_most: int = 2) -> None:
-    """Add a value, and drop the oldest if there are too many."""
-    if len(cache) >= n_most:
+def _keep(cache: dict, key, value) -> None:
+    """Add a value, and drop the oldest if there would be more than two."""
+    if len(cache) >= 2:
         del cache[next(iter(cache))]
     cache[key] = value

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._utils.files import check_archive, replacing
 from ..io import load, save
+from ..io._native import with_known
 from ..io._safetensors import check_arrays, naming, opened, write_arrays
 from ._unsupervised import atoms_as_signals
 
@@ -183,14 +184,10 @@ def _expected(names: set[str], with_pca: bool) -> dict[str, str]:
 
 
 def _with_parameters(denoiser, parameters: dict[str, Any], sae):
-    if unknown := sorted(parameters.keys() - denoiser.get_params(deep=False).keys()):
-        raise ValueError(
-            f"it has parameters that this skmfr does not know: {', '.join(unknown)}."
-        )
     if parameters["sae"] is not None:
         parameters = parameters | {"sae": clone(sae).set_params(**parameters["sae"])}
     parameters["exclude"] = parameters["exclude"] or ()
-    denoiser.set_params(**parameters)
+    with_known(denoiser, parameters)
     denoiser._validate_params()
     return denoiser
 

@@ -421,13 +421,14 @@ def _check_sizes(sizes: Mapping[str, int]) -> None:
 
 def _with_parameters(parameters: dict[str, Any]) -> MFRSparseAutoencoder:
     """An estimator with parameters that it knows and takes."""
-    sae = _with_known(MFRSparseAutoencoder(), parameters)
+    sae = with_known(MFRSparseAutoencoder(), parameters)
     check_parameters(sae)
     # Earlier builds wrote them.
     return sae.set_params(**dict.fromkeys(LEFT_BEHIND))
 
 
-def _with_known(sae: SAE, parameters: dict[str, Any]) -> SAE:
+def with_known(sae: SAE, parameters: dict[str, Any]) -> SAE:
+    """The estimator with the parameters of a file, which it must know."""
     if unknown := sorted(parameters.keys() - sae.get_params().keys()):
         raise ValueError(
             f"it has parameters that this skmfr does not know: {', '.join(unknown)}."
@@ -447,7 +448,7 @@ def _pretrained(
         arrays.get("threshold_"),
     )
     sae = estimator_with(
-        _with_known(PretrainedSAE(), description["parameters"]), weights
+        with_known(PretrainedSAE(), description["parameters"]), weights
     )
     sae._validate_params()
     known = {name: arrays[name] for name in ("feature_agreement_", "trusted_")}
