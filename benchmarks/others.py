@@ -230,7 +230,10 @@ def attribution(model_folder: Path, text: Path) -> Iterator[Row]:
             "next": repr(tokenizer.decode([found.token])),
             "atoms": len(found.atoms),
             "r": float(np.corrcoef(found.attribution, found.effect)[0, 1]),
-            "sums": float(found.attribution.sum() / found.effect.sum()),
+            # Of attribution on effect, through the origin.
+            "slope": float(
+                found.attribution @ found.effect / found.effect.square().sum()
+            ),
             "strongest": atom,
             "attribution": float(found.attribution[top]),
             "effect": float(found.effect[top]),
@@ -317,7 +320,9 @@ def main() -> None:
     elif not (arguments.model and arguments.text):
         raise SystemExit("attribution needs --model and --text: nothing was done")
     else:
-        report(attribution(arguments.model, arguments.text), table, {"sums": 2, "r": 2})
+        report(
+            attribution(arguments.model, arguments.text), table, {"slope": 2, "r": 2}
+        )
 
 
 if __name__ == "__main__":
