@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from math import inf, nan, ulp
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,15 @@ from .._base import BaseSparseAutoencoder
 from .._estimator import MFRSparseAutoencoder, check_parameters
 from .._pretrained import PretrainedSAE
 from .._training.attributes import set_fitted
+from ._earlier import TRAINING, layouts_in, prefix_in, update
 from ._names import names_of, set_names
-from ._safetensors import check_arrays, naming, opened, write_arrays
+from ._safetensors import (
+    check_arrays,
+    checked_number,
+    naming,
+    opened,
+    write_arrays,
+)
 from ._weights import SAE, Weights, estimator_with
 
 FORMAT_VERSION = 5
@@ -53,17 +59,6 @@ KNOWN = {"reappearance_": "float m"}
 LEFT_BEHIND = ("callback", "checkpoint_dir", "checkpoint_every")
 # Only of fits to data with outliers.
 FVU_OF_KINDS = ("inlier_fvu_", "outlier_fvu_")
-# What version 3 had in the place of `_training.results.FIELDS_BESIDE`.
-BESIDE_VERSION_3 = {
-    "mean": "float d",
-    "scale": "float",
-    "deviation": "float d",
-    "seed": "int",
-}
-# Which files of earlier builds lack.
-NEW_BESIDE = {"disjoint", "along"}
-# Before the names of arrays that training goes on from: those of `_training.state`.
-TRAINING = "training "
 
 
 def save(
@@ -207,21 +202,10 @@ def load(path) -> MFRSparseAutoencoder | PretrainedSAE:
             )
         if pretrained:
             return _pretrained(description, arrays)
-        parameters = description["parameters"]
-        if version < 5:
-            # Resampling no longer exists.
-            parameters.pop("resample_every", None)
+        parameters, attributes = description["parameters"], description["attributes"]
+        update(parameters, attributes, arrays, version)
         sae = _with_parameters(parameters)
-        if version < 3:
-            arrays = _as_version_3(arrays, description["attributes"])
-        if version < 4:
-            arrays = _as_version_4(arrays)
-            # A default that could not be reached.
-            if sae.max_iter == 1000:
-                sae.max_iter = None
-        if version < 5:
-            arrays.pop(f"{TRAINING}unmoved", None)
-        _set_attributes(sae, description["attributes"], arrays)
+        _set_attributes(sae, attributes, arrays)
     return sae
 
 
@@ -344,16 +328,12 @@ def _described(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     """All arrays of a file of this version that has some of them."""
-    from .._training.results import FIELDS_BESIDE
     from .._training.state import layouts
 
     names = set(names)
-    expected = dict(FITTED)
-    expected |= {
-        n: layout for n, layout in WEIGHTS.items() if n in names or version < 3
-    }
-    expected |= {name: layout for name, layout in KNOWN.items() if name in names}
-    prefix = TRAINING if version > 2 else "trained "
+    optional = WEIGHTS | KNOWN
+    expected = FITTED | {name: optional[name] for name in optional.keys() & names}
+    prefix = prefix_in(version)
     trained = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     if not trained:
         return expected
@@ -361,53 +341,7 @@ def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     # The dictionaries are public attributes, and after a fit nothing else.
     if "decoder" not in trained:
         del state["decoder"]
-    if version == 1:
-        del state["dead"]
-    elif version < 5:
-        state["unmoved"] = state["idle"]
-    beside = {1: {}, 2: {}, 3: BESIDE_VERSION_3}.get(version, FIELDS_BESIDE)
-    beside = {
-        name: each
-        for name, each in beside.items()
-        if name in trained or name not in NEW_BESIDE
-    }
-    expected |= {f"{prefix}{name}": each for name, each in (state | beside).items()}
-    if version < 3:
-        expected |= {f"standardiser {n}": "float d" for n in ("mean", "deviation")}
-    return expected
-
-
-def _as_version_3(
-    arrays: Mapping[str, np.ndarray], attributes: dict[str, Any]
-) -> dict[str, np.ndarray]:
-    """The arrays of a file of version 1 or 2 as version 3 has them."""
-    modern = {
-        re.sub("^(trained|standardiser) ", TRAINING, name): array
-        for name, array in arrays.items()
-    }
-    attributes.setdefault("n_steps_", len(arrays["loss_curve_"]))
-    if "trained step" in arrays:
-        idle = arrays["trained idle"]
-        # Before version 2 there was no auxiliary loss.
-        modern = {f"{TRAINING}dead": np.zeros(idle.shape, dtype=bool)} | modern
-        seed = _number(attributes, "seed", int, 0, 2**31 - 1)
-        scale = _number(attributes, "scale", float, ulp(0.0))
-        modern[f"{TRAINING}seed"], modern[f"{TRAINING}scale"] = map(
-            np.array, (seed, scale)
-        )
-    return modern
-
-
-def _as_version_4(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a file of version 3: its centre and scale stay for good."""
-    modern = dict(arrays)
-    if f"{TRAINING}scale" in modern:
-        scale = modern.pop(f"{TRAINING}scale")
-        _number({"scale": scale.item()}, "scale", float, ulp(0.0))
-        spread = modern.pop(f"{TRAINING}deviation") * scale
-        modern[f"{TRAINING}variance"] = np.square(spread, dtype=np.float64)
-        modern[f"{TRAINING}n_rows"] = np.array(inf)
-    return modern
+    return expected | layouts_in(version, state, trained)
 
 
 def _check_sizes(sizes: Mapping[str, int]) -> None:
@@ -474,20 +408,24 @@ def _set_attributes(
     n_saes, _, n_features = arrays["dictionaries_"].shape
     fitted = {name: array for name, array in arrays.items() if name.endswith("_")} | {
         "n_features_in_": n_features,
-        "reference_sae_": _number(attributes, "reference_sae_", int, 0, n_saes - 1),
-        "agreement_null_": _number(attributes, "agreement_null_", float, 0, 1),
-        "n_iter_": _number(attributes, "n_iter_", int, 0),
-        "n_steps_": _number(attributes, "n_steps_", int, 0),
-        "n_outliers_": _number({"n_outliers_": 0} | attributes, "n_outliers_", int, 0),
+        "reference_sae_": checked_number(
+            attributes, "reference_sae_", int, 0, n_saes - 1
+        ),
+        "agreement_null_": checked_number(attributes, "agreement_null_", float, 0, 1),
+        "n_iter_": checked_number(attributes, "n_iter_", int, 0),
+        "n_steps_": checked_number(attributes, "n_steps_", int, 0),
+        "n_outliers_": checked_number(
+            {"n_outliers_": 0} | attributes, "n_outliers_", int, 0
+        ),
         "history_": [],
         "median_norm_": nan,
         "_training": training,
     }
     if "median_norm_" in attributes:
-        fitted["median_norm_"] = _number(attributes, "median_norm_", float, 0)
+        fitted["median_norm_"] = checked_number(attributes, "median_norm_", float, 0)
     for name in FVU_OF_KINDS:
         known = attributes.get(name) is not None
-        fitted[name] = _number(attributes, name, float, 0) if known else None
+        fitted[name] = checked_number(attributes, name, float, 0) if known else None
     set_fitted(sae, with_copies(fitted))
     set_names(sae, attributes)
 
@@ -496,16 +434,7 @@ def _check_training(training: Mapping[str, np.ndarray]) -> None:
     """Look at the numbers that shapes say nothing about."""
     if not training:
         return
-    _number({"seed": training["seed"].item()}, "seed", int, 0, 2**31 - 1)
-    _number({"n_rows": training["n_rows"].item()}, "n_rows", float, 1)
+    checked_number({"seed": training["seed"].item()}, "seed", int, 0, 2**31 - 1)
+    checked_number({"n_rows": training["n_rows"].item()}, "n_rows", float, 1)
     if not (training["variance"] >= 0).all():
         raise ValueError("variance is negative, or not a number.")
-
-
-def _number(attributes: dict[str, Any], name: str, kind: type, low, high=inf):
-    value = attributes.get(name)
-    if type(value) is not kind or not low <= value <= high:
-        raise ValueError(
-            f"{name} is {value!r}, expected {kind.__name__} from {low} to {high}."
-        )
-    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,16 @@ def _fits(shape: tuple[int, ...], axes: list[str], sizes: dict[str, int]) -> boo
         if axis != "*" and size != wanted:
             return False
     return True
+
+
+def checked_number(numbers: Mapping[str, Any], name: str, kind: type, low, high=inf):
+    """A number of a file, if it is one of this kind from `low` to `high`."""
+    value = numbers.get(name)
+    if type(value) is not kind or not low <= value <= high:
+        raise ValueError(
+            f"{name} is {value!r}, expected {kind.__name__} from {low} to {high}."
+        )
+    return value
 
 
 def _safetensors():
