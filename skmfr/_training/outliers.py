@@ -25,9 +25,9 @@ def warn_of(outliers: Outliers, n_rows: int) -> None:
         f"{', ...' if n > 5 else ''}) hold {outliers.share:.1%} of its variance. "
         f"Training scales them down to {FARTHEST:g} times the distance of the other "
         "rows, so that the model fits these too, but score counts them in full; "
-        "inlier_fvu_ leaves them out. Remove such rows if you can. The first tokens "
-        "of language models are such rows: ActivationExtractor(skip_first=1) or "
-        "max_norm_ratio=10 removes them.",
+        "inlier_fvu_ leaves them out. Remove such rows if you can, as "
+        "ActivationExtractor(skip_first=1) or max_norm_ratio=10 does with the first "
+        "tokens of language models.",
         UserWarning,
         stacklevel=8,
     )
