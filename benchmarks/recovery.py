@@ -11,14 +11,14 @@ pursuit, the same code for all, so that training and coding are compared apart.
 ``ablation`` turns penalty, reinitialisation and the number of SAEs on and off.
 ``design`` changes the constants of training that are not parameters.  ``basin`` starts
 training from the truth, turned by more and more noise.  ``grid`` tries
-reinitialisation frequencies and alpha.  ``select`` is a grid search over k and alpha
-with the scorers of ``skmfr.metrics``.
+reinitialisation frequencies and alpha.  ``select`` is a grid search over k with the
+scorers of ``skmfr.metrics``.
 
-Data: ``superposition``, ``superposition-large`` and ``mfr-synthetic`` have known
-features; ``digits``, ``vision`` (of a network that reads digits),
-``eeg`` (``--eeg DIR``) and ``activations`` (``--model DIR --tokens FILE``) have none,
-and show *reproducibility* instead: the mean cosine of each
-atom with its nearest in the dictionary of another seed.
+Data: ``superposition``, ``superposition-noisy`` (features in groups, under noise),
+``superposition-large`` and ``mfr-synthetic`` have known features; ``digits``,
+``vision`` (of a network that reads digits), ``eeg`` (``--eeg DIR``) and ``activations``
+(``--model DIR --tokens FILE``) have none, and show *reproducibility* instead: the mean
+cosine of each atom with its nearest in the dictionary of another seed.
 """
 
 import argparse
@@ -60,6 +60,7 @@ from skmfr.metrics import (
     dead_fraction,
     fvu,
     make_fixed_l0_scorer,
+    reappearance_scorer,
     recall_precision,
 )
 
@@ -77,16 +78,22 @@ FOR_PURSUIT = {
     "OMP": {"transform_algorithm": "omp"},
     "OMP, not negative": {"transform_algorithm": "omp", "positive_code": True},
 }
+# Candidates for k in a grid search, in units of the mean number of active features.
+CANDIDATES = (0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 2.0, 3.0, 4.0)
 # The authors' threshold of the conditional reinitialisation.
 REINIT_THRESHOLD = 2.5
 
 
-def superposition(seed: int, n_features=64, n_true=128, k=5, n_steps=2000) -> Problem:
+def superposition(seed: int, n_features=64, n_true=128, k=5, **more) -> Problem:
     X, _, truth = make_superposition(
-        200_000 + N_TEST, n_features, n_true, n_active=k, random_state=seed
+        200_000 + N_TEST, n_features, n_true, n_active=k, random_state=seed, **more
     )
     X = X.astype(np.float32)
-    return Problem(X[N_TEST:], X[:N_TEST], truth, n_true, k, n_steps, 1024)
+    return Problem(X[N_TEST:], X[:N_TEST], truth, n_true, k, 2000, 1024)
+
+
+def superposition_noisy(seed: int) -> Problem:
+    return superposition(seed, correlation=0.5, noise=0.1)
 
 
 def superposition_large(seed: int) -> Problem:
@@ -126,6 +133,7 @@ def vision() -> Problem:
 
 SYNTHETIC: dict[str, Callable[[int], Problem]] = {
     "superposition": superposition,
+    "superposition-noisy": superposition_noisy,
     "superposition-large": superposition_large,
     "mfr-synthetic": mfr_synthetic,
 }
@@ -328,32 +336,35 @@ def grid(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
 
 
 def select(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
-    """What a grid search over k and alpha finds, by each scorer."""
-    scorers = ("own score", "fixed L0", "agreement")
-    scores = []
+    """What a grid search over k finds, by each scorer, and what is true."""
+    rows = []
     for seed in range(n_seeds):
         problem = problems(seed)
+
+        def recall(sae, X, truth=problem.truth) -> float:
+            return recall_precision(sae.components_, truth, TAU)[0]
+
+        scoring = {
+            "own score": None,
+            "fixed L0": make_fixed_l0_scorer(problem.k),
+            "agreement": agreement_scorer,
+            "returning": reappearance_scorer,
+            "recall": recall,
+        }
+        candidates = {max(1, round(factor * problem.k)) for factor in CANDIDATES}
         search = GridSearchCV(
             estimator(problem, seed, max_steps=problem.n_steps // 2),
-            {
-                "k": [problem.k // 2, problem.k, 2 * problem.k, 4 * problem.k],
-                "alpha": [0.0, 1.0],
-            },
-            scoring={
-                "own score": None,
-                "fixed L0": make_fixed_l0_scorer(problem.k),
-                "agreement": agreement_scorer,
-            },
-            refit="agreement",
+            {"k": sorted(candidates)},
+            scoring=scoring,
+            refit=False,
             cv=2,
         )
         results = search.fit(problem.X[:40_000]).cv_results_
-        scores.append([results[f"mean_test_{name}"] for name in scorers])
-    for number, parameters in enumerate(results["params"]):
-        cells = np.array(scores)[:, :, number]
-        yield {"k": parameters["k"], "alpha": parameters["alpha"]} | {
+        rows.append([results[f"mean_test_{name}"] for name in scoring])
+    for k, cells in zip(results["param_k"], np.transpose(rows, (2, 1, 0)), strict=True):
+        yield {"k": k} | {
             name: {"values": values}
-            for name, values in zip(scorers, cells.T, strict=True)
+            for name, values in zip(scoring, cells, strict=True)
         }
 
 
@@ -447,7 +458,7 @@ def main() -> None:
         else:
             rows = TABLES[arguments.table](problems, arguments.seeds)
         table = {"table": arguments.table, "data": name}
-        report(rows, table, DIGITS | {"alpha": None})
+        report(rows, table, DIGITS | {"alpha": None, "returning": 1})
 
 
 if __name__ == "__main__":

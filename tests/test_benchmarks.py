@@ -139,7 +139,7 @@ def test_other_tables_of_recovery(table, name):
         "basin": 1 + 3,
         "design": 1 + len(recovery.DESIGN),
         "grid": 1 + 12,
-        "select": 1 + 4,
+        "select": 1 + 6,
         "pursuit": 1 + 2,  # by their noise
     }
     assert len(rows) == n_rows[name]
