@@ -15,6 +15,7 @@ from .._estimator import MFRSparseAutoencoder
 from .._utils.checks import Interval
 from .._utils.documentation import DocumentationLinkMixin
 from .._utils.fitted import unchanged_on_error
+from .._utils.pickles import VersionedPickleMixin
 from ..metrics import fvu
 from ._containers import is_epochs, is_raw
 from ._filters import N_NEIGHBOURS
@@ -45,7 +46,13 @@ from ._windows import samples_in_window
 Change = Callable[[np.ndarray], np.ndarray]
 
 
-class EEGDenoiser(DocumentationLinkMixin, LikeICA, TransformerMixin, BaseEstimator):
+class EEGDenoiser(
+    VersionedPickleMixin,
+    DocumentationLinkMixin,
+    LikeICA,
+    TransformerMixin,
+    BaseEstimator,
+):
     """Denoise EEG with sparse codes of its windows.
 
     Signals are scaled channel by channel and cut into overlapping windows; windows are
