@@ -38,5 +38,5 @@ def check_version(found: str | None) -> None:
         raise pickle.UnpicklingError(
             f"The pickle was written by skmfr {found}, which skmfr {__version__} "
             f"cannot read. Load it with skmfr {found} and write it with "
-            "skmfr.io.save, whose files later versions read, or fit the estimator again."
+            "skmfr.io.save, whose files later versions read, or fit again."
         )
