@@ -18,12 +18,14 @@ from ._data.moments import fvu_of_blocks
 from ._data.sources import as_array
 from ._utils.checks import check_weights, float_dtypes, validate_parameters
 from ._utils.documentation import DocumentationLinkMixin
+from ._utils.pickles import VersionedPickleMixin
 
 if TYPE_CHECKING:
     from ._sae.module import SparseAutoencoderModule
 
 
 class BaseSparseAutoencoder(
+    VersionedPickleMixin,
     DocumentationLinkMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,

@@ -208,7 +208,7 @@ class PretrainedSAE(BaseSparseAutoencoder):
     def __setstate__(self, state):
         super().__setstate__(state)
         # Pickle loses the read-only flag of arrays.
-        set_fitted(self, state)
+        set_fitted(self, dict(vars(self)))
 
     def __sklearn_is_fitted__(self) -> bool:
         return "components_" in vars(self)

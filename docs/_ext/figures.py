@@ -54,7 +54,7 @@ def bars(column: str, label: str, leave_out: str = "^$") -> Callable:
             for row in results["rows"]
             if row[column] is not None and not re.search(leave_out, name_of(row))
         ]
-        figure.set_size_inches(7.5, 0.8 + 0.26 * len(rows))
+        figure.set_size_inches(WIDTH, 0.8 + 0.26 * len(rows))
         ax = figure.add_subplot()
         for place, row in enumerate(rows):
             value, low, high = value_of(row[column])
@@ -168,6 +168,8 @@ def frame(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
+# Inches. On a phone, the text of a wider figure would be too small to read.
+WIDTH = 5.5
 FVU = "Fraction of variance unexplained by the encoder (less is better)"
 RATE = "Samples x SAEs per second (more is better)"
 LEFT = "Relative error of the cleaned signal (less is better)"

@@ -7,9 +7,9 @@
     :rows: ^ours
     ```
 
-names a file of ``benchmarks/results``, which is drawn too if ``figures.py`` knows how;
-the table is folded then.  Options name columns, and a regex of the texts
-in a row.  Several files make one table if each has a title, for a first column that
+names a file of ``benchmarks/results``.  If ``figures.py`` can draw it, and all of its
+rows are shown, the figure is shown and the table is folded.  Options name columns, and
+a regex of the texts in a row.  Several files make one table if each has a title, for a first column that
 ``titles`` names::
 
     ```{results}
@@ -58,6 +58,8 @@ class ResultsTable(SphinxDirective):
             sources.append(source(name, results, chosen))
         lines = [*_results.markdown(rows, {}), "", "Measured: " + "; ".join(sources)]
         table = self.parse_text_to_nodes("\n".join(lines))
+        # A figure has all rows.
+        names = [] if "rows" in self.options else names
         drawn = [node for name in names for node in self.figure(name)]
         if not drawn:
             return table

@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted, check_memory
 from .._utils.checks import Device, Interval
 from .._utils.documentation import DocumentationLinkMixin
 from .._utils.fitted import unchanged_on_error
+from .._utils.pickles import VersionedPickleMixin
 from ._extraction import block_rows, prepared
 from ._pooling import POOLINGS, bounded, check_left, code, pool_rows, row_norms
 from ._sharing import NamedModel, SharedModule
@@ -37,6 +38,7 @@ Taken = tuple[np.ndarray, np.ndarray]
 
 
 class ActivationExtractor(
+    VersionedPickleMixin,
     DocumentationLinkMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,

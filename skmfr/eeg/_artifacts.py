@@ -32,7 +32,7 @@ SLOW_HZ, FAST_HZ = 8.0, 30.0
 def atom_waveforms(denoiser) -> np.ndarray:
     """Give atoms as signals of all channels.
 
-    What an atom contributes to a tapered window is its waveform times its code.
+    The contribution of an atom to a tapered window is its waveform times its code.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def score_atoms(
         Recording in which the atoms are active, that of the fit for instance.
     channels : str or list of str, default=None
         Channels that record artefacts, as MNE's `picks`. None means all of type EOG and
-        ECG. Where there are none, frontal EEG channels can stand in for an EOG.
+        ECG. Where there are none, frontal EEG channels can replace an EOG.
     topographies : mapping, default=None
         Topographies of artefacts by name, in volts or any other unit: a mapping from
         the names of the channels to numbers, or an array of shape (n_channels,) in the
@@ -116,9 +116,9 @@ def score_atoms(
         contributes, over the windows in which it is active.
         For each topography a column "NAME: topography": absolute cosine with the one of
         the atom, both without their mean over channels, so that the reference
-        electrode is of no account. "activation_rate": share of windows in which the
-        atom is active. "variance": share of the variance of the channels of the fit
-        that goes if only this atom is removed; less than 0 where that adds some.
+        electrode does not matter. "activation_rate": share of windows in which the
+        atom is active. "variance": share of the variance of the fitted channels that
+        removing only this atom removes; negative where removal adds variance.
         "slow", "fast" and "line": share of the power of its time course below 8 Hz,
         above 30 Hz, and within 1 Hz of 50 or 60 Hz. "peak": the largest contribution
         to a channel anywhere, relative to the median over channels of `scale_`.
@@ -131,7 +131,7 @@ def score_atoms(
     ImportError
         If pandas is not installed.
     ValueError
-        If the denoiser was fitted with clean signals, X is no recording and no epochs,
+        If the denoiser was fitted with clean signals, X is not a recording or epochs,
         or lacks channels, or a topography does not fit the channels.
 
     See Also
@@ -282,7 +282,7 @@ def fitted_reader(denoiser, X) -> Reader:
 
 
 def code_windows(denoiser, reader: Reader, spans: list[Span]) -> sparse.csr_array:
-    """Codes of the windows of spans of a recording, (n_windows, n_atoms)."""
+    """Codes of the windows in the spans, (n_windows, n_atoms)."""
     codes, moments = [], []
     for piece, own, _ in windows_of_spans(denoiser, spans):
         signals = reader.read(piece)
@@ -345,12 +345,12 @@ def removed_variance(
     codes: sparse.csr_array,
     waveforms: np.ndarray,
 ) -> np.ndarray:
-    """Share of the variance of the channels that goes with each atom alone.
+    """Share of the variance of the channels that removing each atom alone removes.
 
-    The recording is cut into blocks of one hop, in each of which as many windows
-    overlap, so that what an atom contributes to a block is a sum over them of code
-    times a piece of the waveform.  Samples left over at the ends of spans are not
-    counted.
+    The recording is cut into blocks of one hop. The same number of windows overlaps
+    in each block, and the contribution of an atom to a block is a sum over these
+    windows: code times a piece of the waveform. Samples left over at the ends of spans
+    are not counted.
 
     Parameters
     ----------
@@ -370,7 +370,7 @@ def removed_variance(
     n_atoms, n_channels, length = waveforms.shape
     hop = denoiser.hop_
     n_pieces = -(-length // hop)
-    # What one window adds to a recording, the end of the window on that of a block.
+    # Contribution of one window to a recording; the window ends where a block ends.
     one = np.zeros((n_pieces, length), dtype=waveforms.dtype)
     one[-1] = 1
     footprint = overlap_add(one, n_pieces * hop, hop)

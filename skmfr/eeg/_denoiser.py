@@ -1,4 +1,4 @@
-"""The scikit-learn face of EEG denoising; takes and gives MNE's objects."""
+"""The scikit-learn interface of EEG denoising, for MNE's objects and arrays."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .._estimator import MFRSparseAutoencoder
 from .._utils.checks import Interval
 from .._utils.documentation import DocumentationLinkMixin
 from .._utils.fitted import unchanged_on_error
+from .._utils.pickles import VersionedPickleMixin
 from ..metrics import fvu
 from ._containers import is_epochs, is_raw
 from ._filters import N_NEIGHBOURS
@@ -45,7 +46,13 @@ from ._windows import samples_in_window
 Change = Callable[[np.ndarray], np.ndarray]
 
 
-class EEGDenoiser(DocumentationLinkMixin, LikeICA, TransformerMixin, BaseEstimator):
+class EEGDenoiser(
+    VersionedPickleMixin,
+    DocumentationLinkMixin,
+    LikeICA,
+    TransformerMixin,
+    BaseEstimator,
+):
     """Denoise EEG with sparse codes of its windows.
 
     Signals are scaled channel by channel and cut into overlapping windows; windows are
@@ -56,29 +63,29 @@ class EEGDenoiser(DocumentationLinkMixin, LikeICA, TransformerMixin, BaseEstimat
     out what no atom explains; :meth:`apply` removes the artefacts that chosen atoms
     stand for, as is done with components of ICA, and leaves all else as it is.
 
-    With `y`, the clean signals, power spectra of the noisy windows are coded, and a
+    With `y`, the clean signals, the power spectra of the noisy windows are coded. A
     second dictionary, learned by ridge regression, turns the codes into the filters
-    that best bring the clean signals out of the noisy ones.
+    that best recover the clean signals from the noisy ones.
 
     Read more in the :doc:`user guide </user_guide/eeg>`.
 
     Parameters
     ----------
     window : float, default=None
-        Length of a window in seconds. None means 1 s; half an epoch for arrays of
-        which `sfreq` is not known.
+        Length of a window in seconds. None means 1 s; half an epoch for arrays
+        without `sfreq`.
 
     overlap : float, default=0.75
         Share of a window that the next one overlaps, at least 0.5, below 1.
 
     sae : MFRSparseAutoencoder, default=None
         Codes the windows. None means, without clean signals, matching pursuit and as
-        many atoms as the windows can tell: 1 for 6 of them, 8 to 256, of which at
-        most 2 to 16 are active. With clean signals: 128 atoms of spectra and `k=8`.
+        many atoms as the windows allow: 1 for 6 of them, 8 to 256. At most 2 to 16
+        atoms are active in a window. With clean signals: 128 atoms of spectra, `k=8`.
 
     exclude : array-like of int or bool, default=()
-        Atoms that :meth:`transform` and :meth:`apply` leave out: their numbers, each of
-        which counts once, or a mask of all atoms.
+        Atoms that :meth:`transform` and :meth:`apply` leave out, as indices or as a
+        mask. Repeated indices count once.
 
     trusted_only : bool, default=False
         Whether :meth:`transform` leaves out the atoms that are not `trusted_`.
@@ -123,9 +130,9 @@ class EEGDenoiser(DocumentationLinkMixin, LikeICA, TransformerMixin, BaseEstimat
         Sampling rate in Hz; None for arrays if `sfreq` is None.
 
     recording_ : dict or None
-        Filters, reference and projections of the data of the fit, of which
-        :meth:`transform` warns if its data differ; channels that were marked as bad,
-        which may be so there too. None for arrays.
+        Filters, reference and projections of the data of the fit. :meth:`transform`
+        warns if its data differ. Also the channels that were marked as bad, which may
+        be bad there too. None for arrays.
 
     n_channels_ : int
         Number of channels.
@@ -277,7 +284,7 @@ class EEGDenoiser(DocumentationLinkMixin, LikeICA, TransformerMixin, BaseEstimat
         ------
         ValueError
             If X is shorter than a window, has a flat channel or values that are not
-            finite, or y is no clean version of X, such as labels. A fit that fails
+            finite, or y is not a clean version of X, such as labels. A fit that fails
             leaves the denoiser as it was.
 
         Warns

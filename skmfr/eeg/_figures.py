@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MICROVOLTS = 1e6
 # Spectra are shown down to this many decibels below their peak.
 RANGE_DB = 40
-# Channels in the bars that stand in for a topographic map.
+# Channels in the bars that replace a topographic map.
 N_BARS = 10
 # Channels in an overlay.
 N_TRACES = 4
@@ -57,7 +57,7 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Unless X has a position for each electrode, bars stand in for the map.
+        Unless X has a position for each electrode, bars replace the map.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
 
 
 def draw_atoms(denoiser, X, atoms, n_windows: int = 3) -> list[Figure]:
-    """What `plot_atom` draws, of several atoms."""
+    """Draw several atoms as `plot_atom` draws one."""
     reader = fitted_reader(denoiser, X)
     spans = reader.spans()
     codes = code_windows(denoiser, reader, spans)
@@ -249,7 +249,7 @@ def top_windows(
 def contribution(
     denoiser, code: np.ndarray, window: int, waveform: np.ndarray
 ) -> np.ndarray:
-    """What an atom contributes to a channel where a window is.
+    """Contribution of an atom to a channel in a window.
 
     Parameters
     ----------
@@ -305,8 +305,8 @@ def plot_overlay(
     Raises
     ------
     ValueError
-        If these are no recordings of the same length with these channels, or there is
-        nothing at `start`.
+        If these are not recordings of the same length with these channels, or if
+        `start` is outside.
 
     See Also
     --------
@@ -344,7 +344,7 @@ def plot_overlay(
     starts = np.arange(0, before.n_times - n_shown + 1, n_shown)
     change = np.array(
         [
-            # What is not finite, in spans marked as bad, did not change.
+            # Values that are not finite, in spans marked as bad, did not change.
             np.nansum(
                 np.square(
                     before.get_data(names, first, first + n_shown)

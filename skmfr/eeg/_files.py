@@ -38,7 +38,7 @@ OF_FILTERS = {
     "feature_scale_": "float n",
 }
 SPATIAL = {"spatial_filters_": "float f c c"}
-# Fitted attributes that are no arrays.
+# Fitted attributes that are not arrays.
 PLAIN = ("ch_names_", "sfreq_", "recording_", "n_channels_", "n_times_", "hop_")
 
 

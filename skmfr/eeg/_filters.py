@@ -1,13 +1,13 @@
 """Sparse codes of spectra, and the second dictionary, whose atoms are filters.
 
-What an optimal filter lets pass depends on how much noise there is, and of what kind,
-which the power spectrum of a window tells whatever the phases in it.  So a window's
-log-power spectrum is coded, and its codes combine filters: the clean spectrum at
+An optimal filter depends on the amount and the kind of noise. The power spectrum of a
+window shows both, whatever its phases. So the log-power spectrum of a window is coded,
+and its codes combine filters: the clean spectrum at
 frequency f is estimated as ``sum_j z_j (a_jf y_f + b_jf s_f)``, with the noisy spectrum
 y and the same after a fixed spatial filter, s.  For one channel s is left out.  That is
 a Wiener filter whose gain is linear in the codes, and the least-squares problem for the
-gains of one frequency is small.  It knows no phases, so it is by itself indifferent to
-shifts, signs and reversal in time.
+gains of one frequency is small.  It ignores phases, so shifts, signs and reversal in
+time do not change it.
 """
 
 import numpy as np
@@ -68,7 +68,7 @@ def spatial_filters(
 
 
 def spectral_features(noisy: np.ndarray, filtered: np.ndarray | None) -> np.ndarray:
-    """What a channel of a window looks like: the features that are coded.
+    """Features of a channel in a window, which are coded.
 
     Log-power spectra of the channel, of its neighbourhood in time, and, with several
     channels, of what the spatial filter leaves and of what it takes away.

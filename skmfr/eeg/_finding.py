@@ -66,17 +66,17 @@ def find_artifacts(
     The brain is in EOG channels too, so a correlation is not enough. An atom is
 
     - *ocular* if it is like one of the topographies, or correlated with a channel that
-      is no ECG and, as what comes from the eyes is, slow (0.9 of its power below
+      is not an ECG, and has the signs of eye movements: slow (0.9 of its power below
       8 Hz), not broad (the median channel has at most 0.6 of the largest), and loud (a
       peak of 4 times the usual scale of a channel);
     - *cardiac* if it is correlated with an ECG;
     - *muscular* if at least `share` of its power is above 30 Hz, and it is as narrow
-      and as loud as that;
+      and as loud as an ocular atom;
     - *line* if at least `share` of its power is at the frequency of the mains.
 
-    The probability is that of a logistic function of the weakest of these: 0.5 where it
-    is at its threshold, 0.94 where it is twice that. It ranks atoms; it was not
-    calibrated on recordings that experts have rated.
+    The probability is a logistic function of the weakest of these signs: 0.5 at its
+    threshold, 0.94 at twice the threshold. It ranks atoms; it was not calibrated on
+    recordings that experts have rated.
 
     Examples
     --------
@@ -191,7 +191,7 @@ def _evidence(
     narrow = at_least("peak", PEAK)
     if "breadth" in scores:
         narrow = np.minimum(narrow, at_most(scores["breadth"].to_numpy(), BREADTH))
-    # What is not slow counts, as a share can not be twice 0.9.
+    # The share that is not slow counts, because a share cannot be twice 0.9.
     eyes = narrow
     if "slow" in scores:
         eyes = np.minimum(narrow, at_most(1 - scores["slow"].to_numpy(), 1 - SLOW))

@@ -1,4 +1,4 @@
-"""What both ways of denoising take from a denoiser."""
+"""Helpers of both ways of denoising."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ N_GRID, N_PROPERTIES = 20, 5
 
 
 class LikeICA:
-    """What is done with atoms as with independent components."""
+    """Methods for atoms, named as those of ICA for its components."""
 
-    # Of the denoiser.
+    # Attributes of the denoiser.
     exclude: Any
     sae_: Any
     ch_names_: Any
@@ -32,10 +32,10 @@ class LikeICA:
     def apply(self, X, exclude=None, *, include=None, learn_from=None):
         """Remove the artefacts that atoms stand for, and leave all else as it is.
 
-        Atoms say what artefacts look like and when they are there. The covariance of X
-        says how to take them out: by a filter that gets what has their topographies
-        with as little as possible of anything else, in windows in which there is more
-        of it than the brain puts there.
+        Atoms determine the topographies of artefacts and their windows. The covariance
+        of X determines a filter for these topographies that passes as little as
+        possible of anything else. The filter's output is subtracted in windows in which
+        it is stronger than the brain alone would be.
 
         Parameters
         ----------
@@ -43,14 +43,14 @@ class LikeICA:
 n_channels, n_times)
             A whole recording, or all epochs of one: the filter is learned from X.
         exclude : array-like of int or bool, default=None
-            Atoms to remove: their numbers, each of which counts once, or a mask of all
-            atoms. None means the parameter `exclude`.
+            Atoms to remove, as indices or as a mask. Repeated indices count once. None
+            means the parameter `exclude`.
         include : array-like of int or bool, default=None
-            Atoms to keep: all others are removed, and those in `exclude`. Of what all
-            others stand for, the three largest topographies are removed.
+            Atoms to keep: all others are removed, and those in `exclude`. The three
+            largest topographies of the removed atoms are removed.
         learn_from : mne.io.Raw, mne.Epochs, or array, default=None
-            What the filter is learned from in the place of X. Averages need it, and
-            short pieces of a recording are the better for it.
+            Data from which to learn the filter instead of X. Averages need it, and
+            short pieces of a recording gain from it.
 
         Returns
         -------
@@ -250,9 +250,9 @@ n_channels, n_times)
         ----------
         X : mne.io.Raw or mne.Epochs
             Recording in which the atoms are active; unless it has a position for each
-            electrode, bars stand in for the maps.
+            electrode, bars replace the maps.
         picks : array-like of int or bool, default=None
-            Atoms to show. None means the 20 that are most of the codes of X.
+            Atoms to show. None means the 20 with the largest share of the codes of X.
         show : bool, default=True
             Whether to show the figure.
 

@@ -69,7 +69,7 @@ def picked(X: Any, picks: Any, name: str = "picks") -> list[str]:
         As everywhere in MNE: names, types, or indices.  Channels that are marked as bad
         are picked by name or index only.  None are the EEG channels.
     name : str
-        What messages call it.
+        Name of X in messages.
     """
     import mne
 
@@ -81,7 +81,7 @@ def picked(X: Any, picks: Any, name: str = "picks") -> list[str]:
         elif wanted.dtype.kind in "biu":
             # Indices may repeat a channel, as 0 and -n_channels do.
             wanted = names[wanted]
-        # Channels without data, of which MNE picks as it does of any others.
+        # MNE picks from these channels without data as from any others.
         channels = mne.io.RawArray(np.zeros((len(names), 1)), X.info, verbose="error")
         return channels.pick(list(dict.fromkeys(wanted.tolist())), "bads").ch_names
     except (ValueError, TypeError, IndexError) as error:
@@ -154,7 +154,7 @@ def check_alike(X: Any, y: Any) -> None:
 
 
 def how_recorded(X: Any, ch_names: list[str]) -> dict[str, Any]:
-    """What is to be the same in the fit and after: filters, reference, bad channels."""
+    """Properties that must not change after the fit, and the bad channels."""
     references = ("as recorded", "changed", "current source density")
     projections = [each["desc"] for each in X.info["projs"] if each["active"]]
     return {
@@ -196,7 +196,7 @@ def warn_of_no_high_pass(X: Any) -> None:
 
 
 class Reader:
-    """A recording, epochs, or an array of epochs, of which pieces are read.
+    """Reads pieces of a recording, of epochs, or of an array of epochs.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ class Reader:
     ch_names : list of str or None
         Channels to read, in this order. Arrays have no names, and are read as they are.
     name : str
-        What messages call it.
+        Name of X in messages.
     """
 
     def __init__(self, X: Any, ch_names: list[str] | None, name: str):
@@ -262,7 +262,7 @@ class Reader:
         )
 
     def read_spans(self, spans: list[slice]) -> np.ndarray:
-        """What some spans of a recording, or of epochs, have, one after the other."""
+        """Read spans of a recording, or of epochs, and join them."""
         axis = 2 if is_raw(self.X) else 0
         return np.concatenate([self.read(span) for span in spans], axis=axis)
 
@@ -305,7 +305,7 @@ class Reader:
         """Spans that a fit leaves out, and places where it ends one span."""
         marked = annotated(self.X, "BAD", "EDGE")
         if not left_out.by_annotation:
-            # What is between the spans that can be coded.
+            # The gaps between the spans that can be coded.
             edges = [0, *np.ravel(self.spans()).tolist(), self.X.n_times]
             marked = list(zip(edges[::2], edges[1::2], strict=True))
         if left_out.reject is None:
@@ -361,7 +361,7 @@ def pieces_to_fit(
     rng: np.random.Generator,
     left_out: LeftOut | None = None,
 ) -> list[slice]:
-    """What to read for a fit.
+    """Choose the spans to read for a fit.
 
     Parameters
     ----------

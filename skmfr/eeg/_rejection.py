@@ -1,4 +1,4 @@
-"""What a fit leaves out of a recording, as mne.preprocessing.ICA does."""
+"""Parts of a recording that a fit leaves out, as in mne.preprocessing.ICA."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Seconds of the pieces that are looked at one by one: `tstep` of MNE.
+# Seconds of the pieces that are checked one by one: `tstep` of MNE.
 PIECE = 2.0
 
 
 class LeftOut(NamedTuple):
-    """What a fit leaves out."""
+    """Parts that a fit leaves out."""
 
     by_annotation: bool = True
-    """Whether spans annotated as ``BAD`` are."""
+    """Whether spans annotated as ``BAD`` are left out."""
     reject: Mapping[str, float] | None = None
-    """Peak-to-peak amplitude by type of channel, above which 2 s are."""
+    """Peak-to-peak amplitude by type of channel, above which 2 s are left out."""
     decim: int = 1
-    """Of so many windows all but one are."""
+    """One window in so many is kept."""
 
 
 def checked_left_out(decim, reject, by_annotation, y) -> LeftOut:
-    """What the arguments of a fit say, of which y are the clean signals."""
+    """Check the arguments of a fit; y are the clean signals."""
     for name, value in {"decim": decim, "reject": reject}.items():
         if y is not None and value is not None:
             raise ValueError(

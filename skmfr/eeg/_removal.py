@@ -27,15 +27,15 @@ QUIETEST = 0.05
 N_ITERATIONS = 2
 # Neighbouring frequencies among which the power of artefacts is averaged.
 N_SMOOTHED = 3
-# Power, relative to the brain's, from which there is an artefact in a window.
+# Windows above this power, relative to the brain's, have an artefact.
 PRESENT = 3.0
-# Relative to the largest eigenvalue of a covariance, or to its trace: below is nothing.
+# Relative to a covariance's largest eigenvalue, or trace: smaller powers count as 0.
 NO_POWER = 1e-6
 RIDGE = 1e-3
 
 
 class ArtefactFilter(NamedTuple):
-    """What finds artefacts in a recording, and what they look like in it."""
+    """Filters that find artefacts in a recording, and their topographies."""
 
     topographies: np.ndarray
     """(n_channels, n_topographies)"""
@@ -55,7 +55,7 @@ def learn_filter(spectra: np.ndarray, contributed: np.ndarray) -> ArtefactFilter
     spectra : ndarray of shape (n_windows, n_channels, n_freqs), complex
         Of windows of a recording.
     contributed : ndarray of shape (n_windows, n_channels, n_freqs), complex
-        What marked atoms contribute to them.
+        Contribution of the marked atoms to these windows.
 
     Returns
     -------
@@ -89,10 +89,10 @@ def artefacts_in(
     hop: int,
     everywhere: bool = False,
 ) -> np.ndarray:
-    """What is to be subtracted from signals (n_epochs, n_channels, n_times).
+    """Artefacts to subtract from signals (n_epochs, n_channels, n_times).
 
-    From averages it is subtracted `everywhere`: they are of windows with an artefact
-    and without, and what is subtracted everywhere is linear.
+    `everywhere` is for averages, which mix windows with an artefact and windows
+    without. It makes the subtraction linear.
     """
     sources = np.einsum("ri,nit->nrt", learned.filters, signals, optimize=True)
     windows = cut_windows(sources.astype(signals.dtype), length, hop)

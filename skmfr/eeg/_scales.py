@@ -12,7 +12,7 @@ import numpy as np
 # Channels below this share of the median scale of their type are flat.  A filter leaves
 # 1e-10 of a constant, or less.
 FLAT = 1e-6
-# Scales that differ by this factor from those of the fit are no other person's.
+# Larger factors between scales and those of the fit are not due to another person.
 OTHER_SIZE = 30.0
 # Channels that a message lists.
 N_LISTED = 5
@@ -80,7 +80,7 @@ def check_none_flat(
 
 
 def warn_of_other_sizes(denoiser, moments: list[Moments]) -> None:
-    """Warn if channels are of quite another size than in the fit."""
+    """Warn if the size of channels differs very much from that in the fit."""
     _, scale = centre_and_scale(moments)
     factor = scale / denoiser.scale_
     odd = np.flatnonzero((factor > OTHER_SIZE) | (factor < 1 / OTHER_SIZE))

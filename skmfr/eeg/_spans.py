@@ -35,7 +35,7 @@ def annotated(raw: Any, *kinds: str) -> list[Span]:
 
 
 def unmarked(n_times: int, marked: list[Span]) -> list[Span]:
-    """What some spans leave of n_times samples, cut where they are empty."""
+    """Spans of n_times samples outside some spans, cut where these are empty."""
     free = np.ones(n_times, dtype=bool)
     for start, stop in marked:
         free[start:stop] = False
@@ -49,7 +49,7 @@ def unmarked(n_times: int, marked: list[Span]) -> list[Span]:
 
 
 def chunks(n_times: int, hop: int, margin: int, sfreq: float) -> Iterator[tuple]:
-    """Cut a long recording for piecewise work that gives what work at once would.
+    """Cut a long recording into pieces that give the same result as the whole.
 
     Yields
     ------
@@ -63,7 +63,7 @@ def chunks(n_times: int, hop: int, margin: int, sfreq: float) -> Iterator[tuple]
     for start in range(0, n_times, step):
         stop = min(start + step, n_times)
         if n_times - stop < margin:
-            # What is left is too short for windows of its own.
+            # The rest is too short for a window.
             stop = n_times
         yield max(0, start - margin), min(n_times, stop + margin), start, stop
         if stop == n_times:
@@ -78,11 +78,11 @@ def windows_of_spans(
     Yields
     ------
     piece : slice
-        What to read.
+        Samples to read.
     own : slice
-        Which of the windows cut from that count.
+        Windows cut from these samples that count.
     windows : slice
-        Which ones of the recording these are.
+        The same windows, numbered in the recording.
     """
     hop, length = denoiser.hop_, denoiser.n_times_
     for (begin, end), number in zip(spans, first_windows(denoiser, spans), strict=True):

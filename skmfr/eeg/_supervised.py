@@ -140,7 +140,7 @@ def _spatially_filtered(denoiser, spectra: np.ndarray) -> np.ndarray | None:
 
 
 def _combining(denoiser, features: np.ndarray) -> np.ndarray:
-    """What combines the filters: 1, features, and codes of the SAE."""
+    """Weights of the filters: 1, features, and codes of the SAE."""
     codes = without_excluded(denoiser, denoiser.sae_.transform(features))
     one = np.ones((len(features), 1), dtype=features.dtype)
     return np.hstack([one, features, codes])

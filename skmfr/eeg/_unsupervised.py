@@ -110,17 +110,17 @@ def codes_of_windows(denoiser, signals: np.ndarray) -> np.ndarray:
 
 
 def explained(denoiser, signals: np.ndarray) -> np.ndarray:
-    """What the atoms that are not left out make of scaled signals."""
+    """Reconstruct scaled signals from the atoms that are not left out."""
     codes = without_excluded(denoiser, codes_of_windows(denoiser, signals))
     windows = denoiser.pca_.inverse_transform(denoiser.sae_.inverse_transform(codes))
     return _joined(denoiser, windows, signals.shape)
 
 
 def removal(denoiser, atoms: np.ndarray, reader: Reader, everywhere: bool = False):
-    """What takes the artefacts that atoms stand for out of scaled signals.
+    """Make a function that removes the artefacts of atoms from scaled signals.
 
-    It is learned from as many windows of a reader as `N_WINDOWS`, evenly taken.
-    `everywhere` has it take out of all windows what it takes out of loud ones.
+    It is learned from at most `N_WINDOWS` windows of a reader, evenly spaced. With
+    `everywhere`, it also removes artefacts from windows in which they are not loud.
     """
     if len(atoms) == 0:
         return lambda signals: signals

@@ -89,7 +89,7 @@ def overlap_add(windows: np.ndarray, n_times: int, hop: int) -> np.ndarray:
     """
     *shape, n, length = windows.shape
     weight = taper(length).astype(windows.dtype)
-    # Each window in pieces of one hop, of which those at the same place do not overlap.
+    # Each window in pieces of one hop; pieces at the same place do not overlap.
     n_pieces = -(-length // hop)
     excess = [(0, n_pieces * hop - length)]
     pieces = np.pad(windows * weight, [(0, 0)] * (windows.ndim - 1) + excess)

@@ -13,7 +13,7 @@ import numpy as np
 from .._utils.files import check_archive
 from ._safetensors import check_layouts
 
-# Names that safetensors has for types of numbers, as `DTYPES` there.
+# Names of number types in safetensors, as in `_safetensors.DTYPES`.
 NAMES = {
     "float64": "F64",
     "float32": "F32",
@@ -23,7 +23,7 @@ NAMES = {
     "int32": "I32",
     "bool": "BOOL",
 }
-# What a damaged file is not to blame for.
+# Errors that a damaged file does not cause.
 NOT_DAMAGE = (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError)
 Layouts = Mapping[str, tuple[str, tuple[int, ...]]]
 
@@ -37,13 +37,13 @@ def read_npz(
     ----------
     path : Path
     expected : callable(names) -> mapping
-        What arrays a file that has some of these names holds, see
+        Returns the expected arrays of a file with these names, see
         :func:`._safetensors.check_arrays`.
 
     Raises
     ------
     ValueError
-        If it is not whole, or has other arrays.
+        If the file is incomplete, or has other arrays.
     """
     with whole(path):
         check_archive(path)
@@ -54,7 +54,7 @@ def read_npz(
 
 
 def _layouts_of_npz(path: Path) -> Layouts:
-    """Types and shapes that arrays say they have, all within the bytes there are."""
+    """Types and shapes that headers declare, checked against the size of the file."""
     layouts = {}
     with ZipFile(path) as archive:
         for member in archive.infolist():
@@ -77,8 +77,8 @@ def read_state_dict(
 ) -> dict[str, np.ndarray]:
     """Tensors of a dict that ``torch.save`` wrote; no other object is made.
 
-    Floating numbers are float64 where the file has that, float32 otherwise. Parameters
-    and errors as those of :func:`read_npz`.
+    float64 stays as it is; other floating types become float32. Parameters and errors
+    are those of :func:`read_npz`.
     """
     import torch
 
@@ -116,9 +116,9 @@ def read_state_dict(
 
 @contextmanager
 def whole(path: Path) -> Iterator[None]:
-    """Say of whatever goes wrong that the file is not whole.
+    """Report any error as that of an incomplete file.
 
-    What broken files make zipfile, NumPy and PyTorch raise has no common base.
+    The errors of zipfile, NumPy and PyTorch for broken files have no common base.
     """
     try:
         yield

@@ -43,28 +43,29 @@ def from_dictionary_learning(folder) -> MFRSparseAutoencoder | PretrainedSAE:
     """Read an SAE that the package dictionary_learning wrote.
 
     The classes AutoEncoder, AutoEncoderNew, GatedAutoEncoder, JumpReluAutoEncoder,
-    AutoEncoderTopK, BatchTopKSAE and MatryoshkaBatchTopKSAE are read, of which the last
-    two are used with thresholds. Codes and reconstructions are those of its
+    AutoEncoderTopK, BatchTopKSAE and MatryoshkaBatchTopKSAE are read. The last two are
+    used with thresholds. Codes and reconstructions are those of its
     ``load_dictionary``, which makes the atoms of an AutoEncoder unit vectors.
 
     Parameters
     ----------
     folder : path-like
-        Folder with ``ae.pt``, and ``config.json``, which tells TopK from BatchTopK SAEs
-        and may else be missing; or the former file itself. It is read by
-        ``torch.load`` with ``weights_only=True``: nothing in it is executed.
+        Folder with ``ae.pt``, and ``config.json``, or the path of ``ae.pt``.
+        Only TopK and BatchTopK SAEs need ``config.json``, which tells them apart.
+        ``torch.load`` reads ``ae.pt`` with ``weights_only=True``, so nothing in it is
+        executed.
 
     Returns
     -------
     MFRSparseAutoencoder or PretrainedSAE
-        Fitted, of one SAE without witness, so that no atom has an agreement. TopK SAEs
-        are the former, which can be trained on with `partial_fit`, and `fit` with
-        ``warm_start=True``; unless atoms have different norms.
+        Fitted, with one SAE and no witness, so atoms have no agreement. TopK SAEs whose
+        atoms have equal norms become an :class:`~skmfr.MFRSparseAutoencoder`, which
+        `partial_fit`, and `fit` with ``warm_start=True``, train further.
 
     Raises
     ------
     ValueError
-        If a file is not whole, or the SAE is of another class.
+        If a file is incomplete, or the SAE is of another class.
     FileNotFoundError
         If there is no ``ae.pt``.
 
@@ -105,7 +106,7 @@ def from_dictionary_learning(folder) -> MFRSparseAutoencoder | PretrainedSAE:
                     f"{', '.join(SHAPES)}."
                 )
             shapes = dict(SHAPES[kind])
-            # What early versions did not keep, and TopK does not need.
+            # Early versions did not store these, and TopK does not need them.
             for name in {"k", "threshold"} - names if kind == "AutoEncoderTopK" else ():
                 del shapes[name]
             return shapes
@@ -120,7 +121,7 @@ def from_dictionary_learning(folder) -> MFRSparseAutoencoder | PretrainedSAE:
 
 
 def _trainer_of(path: Path) -> dict[str, Any]:
-    """What a configuration says about the SAE; nothing if there is none."""
+    """Description of the SAE in the configuration; empty without one."""
     if not path.exists():
         return {}
     trainer = read_json(path).get("trainer")
@@ -130,7 +131,7 @@ def _trainer_of(path: Path) -> dict[str, Any]:
 
 
 def _kind_of(names: set[str]) -> str:
-    """The class that has arrays of these names."""
+    """Identify the class by the names of its arrays."""
     kinds = [kind for kind, shapes in SHAPES.items() if set(shapes) == names]
     if len(kinds) != 1:
         what = " or ".join(kinds) or "none that is known"

@@ -1,4 +1,4 @@
-"""JumpReLU SAEs of Gemma Scope: arrays in a file, and no configuration."""
+"""JumpReLU SAEs of Gemma Scope: a file of arrays without a configuration."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def read_params(path: Path) -> Weights:
 
 
 def as_single(array: np.ndarray) -> np.ndarray:
-    """float64 as it is, and all else float32."""
+    """Keep float64, and convert other types to float32."""
     return array if array.dtype == np.float64 else array.astype(np.float32, copy=False)

@@ -40,29 +40,29 @@ def to_huggingface_folder(
 ) -> None:
     """Write a folder that is ready for the Hugging Face Hub.
 
-    It has what :func:`to_sae_lens` writes, so that SAELens opens it once it is there,
-    and a model card, made from the fit: the data, parameters, what the SAE does on X
+    The folder contains the files of :func:`to_sae_lens`, so that SAELens can open the
+    upload, and a model card. The card lists the data, the parameters, the quality on X
     (variance unexplained, active atoms per sample, atoms that are never active), mean
-    agreement, the share of trusted atoms, and a histogram of the agreement. Nothing is
-    uploaded: ``huggingface-cli upload NAME FOLDER`` does that.
+    agreement and the share of trusted atoms, and shows a histogram of the agreement.
+    Nothing is uploaded: ``huggingface-cli upload NAME FOLDER`` does that.
 
     Parameters
     ----------
     sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted estimator.
     folder : path-like
-        Folder to write to. It is made if it is not there; files of the same names are
+        Folder to write to. It is created if necessary, and files of the same names are
         replaced.
     X : array-like of shape (n_samples, n_features)
-        Samples that tell how good the SAE is; better not those of the fit.
+        Samples that measure the quality of the SAE, preferably not those of the fit.
     data : str
-        What the SAE was trained on, and X, in words (Markdown).
+        Description of the training data and of X, in words (Markdown).
     name : str, optional
         Title of the card. None means the name of the folder.
     license : str, optional
-        As the Hub calls it, such as "mit".
+        Name of the licence on the Hub, such as "mit".
     model_name, hook_name : str, optional
-        Where the activations are from, as in :func:`to_sae_lens`.
+        Model and place of the activations, as in :func:`to_sae_lens`.
     **metadata : JSON values
         As in :func:`to_sae_lens`.
 
@@ -71,11 +71,12 @@ def to_huggingface_folder(
     NotFittedError
         If `sae` is not fitted.
     TypeError
-        If `sae` is anything else, metadata are no JSON, or `data` is no string.
+        If `sae` has another type, metadata are not JSON, or `data` is not a string.
     ValueError
-        If X is not as in `transform`.
+        If `transform` would refuse X.
     ImportError
-        If safetensors is not installed, or matplotlib while there is agreement to draw.
+        If safetensors is not installed, or if matplotlib is not and there is agreement
+        to draw.
 
     See Also
     --------
@@ -126,7 +127,7 @@ def to_huggingface_folder(
 
 
 def _front_matter(license: str | None) -> str:
-    """What the Hub reads, in YAML, of which JSON is a part."""
+    """Metadata for the Hub, in YAML, which includes JSON."""
     entries = {
         "library_name": "saelens",
         "tags": ["sparse-autoencoder", "interpretability", "skmfr"],
@@ -148,7 +149,7 @@ def _cell(value) -> str:
 
 
 def _quality(sae, X) -> dict[str, object]:
-    """What the encoder does on samples, which are coded once."""
+    """Quality of the encoder on samples, which are coded once."""
     from .._sae.arrays import coded_blocks, coder_of
 
     X = checked_data(sae, X)
@@ -206,7 +207,7 @@ def _use() -> str:
 
 
 def _draw(sae, path: Path) -> None:
-    """How many atoms have which agreement."""
+    """Draw a histogram of the agreement."""
     with needed_by("to_huggingface_folder", "plot"):
         from matplotlib.figure import Figure
     figure = Figure(figsize=(6, 3.5), layout="constrained")

@@ -1,4 +1,4 @@
-"""Fitted estimators, whole, in one file."""
+"""Complete fitted estimators in one file."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ FITTED = {
     "loss_curve_": "float t",
     "n_reinits_": "int s",
 }
-# There only if they are not what the others say.
+# Present only if they differ from those that the other arrays imply.
 WEIGHTS = {"components_": "float m d", "encoder_weights_": "float m d"}
-# Those of a `PretrainedSAE`, which has nothing to train on; and what TopK has not.
+# Arrays of a `PretrainedSAE`, which has no training state, and its thresholds.
 PRETRAINED = {
     **WEIGHTS,
     "encoder_bias_": "float m",
@@ -53,11 +53,11 @@ PRETRAINED = {
     "trusted_": "bool m",
 }
 THRESHOLD = {"threshold_": "float m"}
-# There only if it is known.
+# Present only if known.
 KNOWN = {"reappearance_": "float m"}
-# Parameters that are of the machine, or the session, that a file comes from.
+# Parameters that belong to the machine or the session of the fit.
 LEFT_BEHIND = ("callback", "checkpoint_dir", "checkpoint_every")
-# Only of fits to data with outliers.
+# Only in fits to data with outliers.
 FVU_OF_KINDS = ("inlier_fvu_", "outlier_fvu_")
 
 
@@ -66,31 +66,31 @@ def save(
 ) -> None:
     """Write a fitted estimator to one file.
 
-    The file is in safetensors format, so that other programs can read its arrays, and
-    :func:`load` executes nothing that it finds there, unlike `pickle` and `joblib`.
-    Each array is there once: `components_` is ``dictionaries_[reference_sae_]``, and so
-    is `encoder_weights_` of the encoders if there is a state of training.
+    The file is in safetensors format, so other programs can read its arrays. Unlike
+    `pickle` and `joblib`, :func:`load` executes nothing from the file. Each array is
+    stored once: `components_` is ``dictionaries_[reference_sae_]``. With a training
+    state, `encoder_weights_` is the reference's array among the encoders.
 
     Parameters
     ----------
     sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted estimator.
     path : path-like
-        File to write. One that is there stays as it is until the new one is whole.
+        File to write. An existing file is replaced once the new one is complete.
     training_state : bool, default=True
-        Whether to write what `partial_fit`, and `fit` with ``warm_start=True``, go on
-        from. False writes the reference SAE alone, with its agreement, in a file hardly
-        larger than its weights: `dictionaries_` then holds one, there are no witnesses,
-        and `loss_curve_` is empty. Training that goes on then starts from its weights,
-        as from those of another package, and counts steps anew. A
-        :class:`~skmfr.PretrainedSAE` has no such state.
+        Whether to write the state from which `partial_fit`, and `fit` with
+        ``warm_start=True``, resume. False writes only the reference SAE and its
+        agreement, in a file hardly larger than the weights: `dictionaries_` then holds
+        one SAE, there are no witnesses, and `loss_curve_` is empty. Further training
+        then starts from these weights, as from those of another package, and counts
+        steps from 0. A :class:`~skmfr.PretrainedSAE` does not have this state.
 
     Raises
     ------
     NotFittedError
         If `sae` is not fitted.
     TypeError
-        If `sae` is anything else, such as a pipeline or an instance of a subclass.
+        If `sae` has another type, such as a pipeline or an instance of a subclass.
     OSError
         If the file cannot be written.
     ImportError
@@ -103,9 +103,9 @@ def save(
     Notes
     -----
     A `callback`, callbacks of scikit-learn, and a `random_state` that is a generator
-    are no data: they come back as None, and `history_` as an empty list. So do
-    `checkpoint_dir` and `checkpoint_every`, for a fit should not write to a folder that
-    somebody chose on another machine.
+    are not data: they are restored as None, and `history_` as an empty list.
+    `checkpoint_dir` and `checkpoint_every` are restored as None too, because a fit
+    should not write to a folder that somebody chose on another machine.
 
     Examples
     --------
@@ -151,14 +151,14 @@ def load(path) -> MFRSparseAutoencoder | PretrainedSAE:
     Returns
     -------
     MFRSparseAutoencoder or PretrainedSAE
-        The estimator as it was when it was saved, but for what :func:`save` leaves
-        out: it has no `callback` and no `checkpoint_dir`.
+        The estimator as it was saved, without the parameters that :func:`save` leaves
+        out, such as `callback` and `checkpoint_dir`.
 
     Raises
     ------
     ValueError
-        If the file is not one of :func:`save`, is of a later version of the format, or
-        is not as it was written.
+        If :func:`save` did not write the file, if the format has a later version, or if
+        the file was changed.
     FileNotFoundError
         If there is no such file.
     ImportError
@@ -210,8 +210,8 @@ def load(path) -> MFRSparseAutoencoder | PretrainedSAE:
 
 
 def check_sae(sae, *others: type) -> None:
-    """Whether there is a fitted estimator to write: ours, or of these types."""
-    # A subclass may have parameters and attributes of its own.
+    """Check that `sae` is fitted, and ours or of these types."""
+    # A subclass may have its own parameters and attributes.
     kinds = MFRSparseAutoencoder, *others
     if type(sae) not in kinds:
         expected = " or ".join(kind.__name__ for kind in kinds)
@@ -222,7 +222,7 @@ def check_sae(sae, *others: type) -> None:
 
 
 def _all_attributes(sae: MFRSparseAutoencoder) -> dict[str, Any]:
-    """Attributes of an estimator, with those that are made when they are read."""
+    """Attributes of an estimator, with those that are computed when read."""
     made = {name: getattr(sae, name) for name in (*FITTED, *WEIGHTS)}
     return vars(sae) | made
 
@@ -242,10 +242,10 @@ def _reference_alone(sae: MFRSparseAutoencoder) -> dict[str, Any]:
 
 
 def _arrays_of(attributes: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What a file holds; weights of the reference SAE only if others do not say them.
+    """Arrays of a file; the reference SAE's weights only if no other array has them.
 
-    After `partial_fit` the decoders that training goes on from are there beside the
-    dictionaries, which are of unit norm up to the precision of the data.
+    After `partial_fit`, the file has the decoders from which training resumes beside
+    the dictionaries, whose norm is 1 up to the precision of the data.
     """
     from .._training.results import without_copies
 
@@ -270,7 +270,7 @@ def _parameters_of(sae: BaseSparseAutoencoder) -> dict[str, Any]:
 
 
 def _attributes_of(sae: MFRSparseAutoencoder, reference: int) -> dict[str, Any]:
-    """Fitted attributes that are not arrays of numbers, nor lengths of such."""
+    """Fitted attributes that are not arrays."""
     attributes: dict[str, Any] = {
         name: getattr(sae, name) for name in ("agreement_null_", "n_iter_", "n_steps_")
     }
@@ -283,7 +283,7 @@ def _attributes_of(sae: MFRSparseAutoencoder, reference: int) -> dict[str, Any]:
 
 
 def _plain(value):
-    """What JSON can hold of a parameter that it does not know."""
+    """Convert a parameter that JSON does not know."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, np.generic):
@@ -301,7 +301,7 @@ def _digest(description: str, arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _described(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What a file says about itself, if it is one that can be loaded."""
+    """Description that a file contains, checked for the version."""
     try:
         description = json.loads(metadata["skmfr"])
         version = description["format_version"]
@@ -327,7 +327,7 @@ def _described(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
-    """All arrays of a file of this version that has some of them."""
+    """All arrays that a file of this version with these names must have."""
     from .._training.state import layouts
 
     names = set(names)
@@ -354,7 +354,7 @@ def _check_sizes(sizes: Mapping[str, int]) -> None:
 
 
 def _with_parameters(parameters: dict[str, Any]) -> MFRSparseAutoencoder:
-    """An estimator with parameters that it knows and takes."""
+    """Make an estimator, and check its parameters."""
     sae = with_known(MFRSparseAutoencoder(), parameters)
     check_parameters(sae)
     # Earlier builds wrote them.
@@ -373,7 +373,7 @@ def with_known(sae: SAE, parameters: dict[str, Any]) -> SAE:
 def _pretrained(
     description: dict[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> PretrainedSAE:
-    """An SAE of others, as it was."""
+    """Restore an SAE of others."""
     weights = Weights(
         arrays["encoder_weights_"],
         arrays["encoder_bias_"],
@@ -396,7 +396,7 @@ def _set_attributes(
     attributes: dict[str, Any],
     arrays: Mapping[str, np.ndarray],
 ) -> None:
-    """Make an estimator fitted."""
+    """Set the fitted attributes of an estimator."""
     from .._training.results import with_copies
 
     training = {
@@ -431,7 +431,7 @@ def _set_attributes(
 
 
 def _check_training(training: Mapping[str, np.ndarray]) -> None:
-    """Look at the numbers that shapes say nothing about."""
+    """Check the values, which shapes do not determine."""
     if not training:
         return
     checked_number({"seed": training["seed"].item()}, "seed", int, 0, 2**31 - 1)

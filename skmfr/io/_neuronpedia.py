@@ -1,4 +1,4 @@
-"""Atoms as Neuronpedia's dashboards have them."""
+"""Atoms in the format of Neuronpedia's dashboards."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def to_neuronpedia(
 ) -> None:
     """Write the features of some atoms in the JSON of Neuronpedia's dashboards.
 
-    One file is a batch as SAEDashboard writes it and Neuronpedia's tools take it: how
-    often each atom is active, a histogram of its codes, the inputs in which it is
-    strongest with its code at each token, and the tokens that it promotes and
-    suppresses. Agreement and trust stand beside, as "skmfr_agreement" and
-    "skmfr_trusted", if they are known.
+    A file is one batch in the format of SAEDashboard, which Neuronpedia's tools read.
+    For each atom it has the frequency, a histogram of codes, the inputs in which the
+    atom is strongest with its code at each token, and the tokens that it promotes and
+    suppresses. Agreement and trust are added as "skmfr_agreement" and "skmfr_trusted",
+    if they are known.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def to_neuronpedia(
     path : path-like
         File to write.
     atoms : array-like of int
-        Which atoms.
+        Indices of the atoms.
     tokens : array-like of shape (n_inputs, n_tokens)
         Token ids.
     codes : {array-like, sparse matrix} of shape (n_inputs * n_tokens, n_components)
@@ -60,13 +60,13 @@ def to_neuronpedia(
         activations of an :class:`~skmfr.activations.ActivationExtractor` without
         padding.
     model_name : str
-        As Neuronpedia calls it, such as "gpt2-small".
+        Neuronpedia's name of the model, such as "gpt2-small".
     layer : int
         Number of the layer.
     sae_set : str
-        What the set of SAEs is called, such as "res-mfr".
+        Name of the set of SAEs, such as "res-mfr".
     tokenizer : transformers tokenizer, optional
-        Makes text of tokens; None writes their ids.
+        Converts tokens to text. None writes their ids.
     effects : LogitEffects, optional
         From :func:`skmfr.activations.logit_effects`.
     n_contexts : int, default=20
@@ -75,8 +75,8 @@ def to_neuronpedia(
     Raises
     ------
     ValueError
-        If there is no such atom, or `codes` and `effects` are not of these tokens and
-        atoms.
+        If an atom does not exist, or if `codes` or `effects` do not match the tokens
+        and atoms.
     OSError
         If the file cannot be written.
 
@@ -148,7 +148,7 @@ def to_neuronpedia(
 def _usage(
     codes: sparse.csc_array, atom: int, tokens: np.ndarray, n_contexts: int, tokenizer
 ) -> dict:
-    """How often an atom is active, how much, and where most."""
+    """Frequency of an atom, histogram of its codes, and its strongest inputs."""
     at_tokens = codes[:, [atom]].toarray().reshape(tokens.shape)
     values = at_tokens[at_tokens != 0]
     heights, edges = np.histogram(values, N_BINS)
@@ -161,7 +161,7 @@ def _usage(
         peak = int(at_tokens[i].argmax())
         contexts.append(
             {
-                # Of inputs of one interval: all are the strongest.
+                # All inputs are the strongest: there is one interval.
                 "bin_min": 0.0,
                 "bin_max": float(values.max()),
                 "bin_contains": len(strongest) / len(tokens),
@@ -172,7 +172,7 @@ def _usage(
         )
     return {
         "frac_nonzero": len(values) / tokens.size,
-        # As many of the one as of the other.
+        # As many promoted as suppressed tokens.
         "freq_hist_data_bar_heights": [int(height) for height in heights],
         "freq_hist_data_bar_values": _floats(centres),
         "activations": contexts,
@@ -180,7 +180,7 @@ def _usage(
 
 
 def _effects(effects, atom: int, tokenizer) -> dict:
-    """The tokens that an atom makes more, and less, likely."""
+    """Tokens that an atom promotes and suppresses."""
     if effects is None:
         return dict.fromkeys(("pos_str", "pos_values", "neg_str", "neg_values"), [])
     return {

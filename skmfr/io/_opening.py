@@ -1,4 +1,4 @@
-"""SAEs of whatever format."""
+"""SAEs of any known format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .._base import BaseSparseAutoencoder
 from . import _dictionary_learning, _gemma_scope, _sae_lens, _sparsify
 from ._native import load
 
-# What tells a format: a file in its folder.
+# Each format is recognised by a file in its folder.
 FORMATS = {
     _sae_lens.WEIGHTS: _sae_lens.from_sae_lens,
     _gemma_scope.PARAMS: _sae_lens.from_sae_lens,
@@ -23,9 +23,9 @@ def open_sae(path) -> BaseSparseAutoencoder:
     Raises
     ------
     ValueError
-        If it is none that is known.
+        If the format is unknown.
     FileNotFoundError
-        If there is nothing.
+        If there is no such file or folder.
     """
     path = Path(path)
     if path.is_dir():

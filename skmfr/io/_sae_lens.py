@@ -41,10 +41,10 @@ SHAPES = {
 }
 # Of versions before 6: factors of the atoms, trained after all else.
 FACTORS = "scaling_factor"
-# The version whose layout is written; SAELens reads what versions before 6 wrote, or
-# what does not say, by other rules.
+# The version whose layout is written. SAELens has other rules for files that name a
+# version before 6, or none.
 VERSION = "6.54.12"
-# What can be imported; the first value is that of a missing entry.
+# Entries that can be imported; the first value is that of a missing entry.
 ENTRIES = {
     "finetuning_scaling_factor": (False, True),
     # With "hook_z" it flattens the heads itself.
@@ -54,7 +54,7 @@ ENTRIES = {
 }
 # Activations of a mean norm of sqrt(d_in): one factor for all.
 SCALED = "expected_average_only_in"
-# What else is done to activations, and why no weights do it.
+# Other normalisations of activations, and the reason why weights cannot do them.
 OTHER_NORMALISATIONS = {
     "layer_norm": "the mean and deviation of each sample are in no code",
     "constant_norm_rescale": "the norm of each sample is in no code",
@@ -75,9 +75,8 @@ def to_sae_lens(
 
     SAELens' ``SAE.load_from_disk(folder)`` gives a TopK SAE (format of version 6) with
     the codes and reconstructions that the estimator has with
-    ``transform_algorithm="encoder"``, or a JumpReLU SAE of one with thresholds. Other
-    algorithms cannot be expressed there: with them it is still the encoder that is
-    written.
+    ``transform_algorithm="encoder"``, or a JumpReLU SAE of one with thresholds. The
+    format cannot express other algorithms; the encoder is written for them too.
 
     Parameters
     ----------
@@ -86,12 +85,11 @@ def to_sae_lens(
     folder : path-like
         Folder to write ``cfg.json`` and ``sae_weights.safetensors`` to, and, if there
         is agreement, that of each atom to ``agreement.safetensors``; a summary is in
-        the metadata. It is made if it is not there; files of these names are replaced.
+        the metadata. It is created if necessary; files of these names are replaced.
     model_name : str, optional
-        Model that the activations are from, as TransformerLens calls it, such as
-        "gpt2".
+        Model of the activations, by the name in TransformerLens, such as "gpt2".
     hook_name : str, optional
-        Where in the model they are from, such as "blocks.2.hook_mlp_out".
+        Place of the activations in the model, such as "blocks.2.hook_mlp_out".
     **metadata : JSON values
         Further entries of SAELens' metadata, such as ``prepend_bos=True``,
         ``context_size=128``, ``dataset_path="..."``.
@@ -101,13 +99,13 @@ def to_sae_lens(
     NotFittedError
         If `sae` is not fitted.
     TypeError
-        If `sae` is anything else, or metadata are no JSON.
+        If `sae` has another type, or metadata are not JSON.
     ImportError
         If the package safetensors is not installed.
 
     See Also
     --------
-    from_sae_lens : The way back.
+    from_sae_lens : Read an SAE from such a folder.
 
     Examples
     --------
@@ -170,11 +168,13 @@ def from_sae_lens(
     Codes and reconstructions are those of SAELens, with one exception: if all atoms of
     a TopK SAE have the same norm, and not 1, codes are multiplied by it.
 
-    What the format says in other ways is folded into the weights: norms of atoms, where
-    TopK takes account of them (`rescale_acts_by_decoder_norm`), an encoder that does
-    not subtract the decoder's bias, gates, which are thresholds, the factor of
-    activations, and factors of atoms that versions before 6 trained
-    (`finetuning_scaling_factor`).
+    The weights take up all that the format expresses in other ways:
+
+    - norms of atoms, where TopK uses them (`rescale_acts_by_decoder_norm`);
+    - an encoder that does not subtract the decoder's bias;
+    - gates, which become thresholds;
+    - the factor of activations;
+    - factors of atoms that versions before 6 trained (`finetuning_scaling_factor`).
 
     Parameters
     ----------
@@ -182,26 +182,27 @@ def from_sae_lens(
         Folder with ``cfg.json`` and ``sae_weights.safetensors``; or with
         ``params.npz``, or that file itself, of Gemma Scope.
     norm_scaling_factor : float, optional
-        What activations are multiplied by before they are coded, positive: for SAEs
-        with ``normalize_activations="expected_average_only_in"``, and only for them.
-        The files do not have it. SAELens has that of published ones:
+        Positive factor of activations before coding, required for SAEs with
+        ``normalize_activations="expected_average_only_in"`` and refused for others.
+        The files do not contain it. SAELens knows the factors of published SAEs:
         ``sae_lens.loading.pretrained_saes_directory.get_norm_scaling_factor(release,
-        sae_id)``. With 1 the SAE codes activations that are scaled already.
+        sae_id)``. With 1, the SAE codes activations that are already scaled.
 
     Returns
     -------
     MFRSparseAutoencoder or PretrainedSAE
-        Fitted, of one SAE without witness. TopK SAEs are the former, which can be
-        trained on with `partial_fit`, and `fit` with ``warm_start=True``; unless atoms
-        have different norms (by more than 0.1 %, and than rounding) that TopK takes no
-        account of. No atom has an agreement, unless :func:`to_sae_lens` has written it.
+        Fitted, with one SAE and no witness. TopK SAEs become an
+        :class:`~skmfr.MFRSparseAutoencoder`, which `partial_fit`, and `fit` with
+        ``warm_start=True``, train further. The exception is a TopK SAE that ignores the
+        norms of its atoms while these differ by more than 0.1 % and rounding. Atoms
+        have an agreement only if :func:`to_sae_lens` has written it.
 
     Raises
     ------
     ValueError
-        If a file is not whole, or the SAE is of another kind, such as a transcoder or
-        one that normalises each sample by itself; or if `norm_scaling_factor` is
-        lacking, or given to an SAE that does not scale activations.
+        If a file is incomplete, if the SAE is of another kind, such as a transcoder or
+        one that normalises each sample by itself, or if `norm_scaling_factor` is
+        missing, or given to an SAE that does not scale activations.
     FileNotFoundError
         If a file is not there.
     ImportError
@@ -209,7 +210,7 @@ def from_sae_lens(
 
     See Also
     --------
-    to_sae_lens : The way there.
+    to_sae_lens : Write such a folder.
 
     Examples
     --------
@@ -264,7 +265,7 @@ def from_sae_lens(
 
 
 def _check_scaling(config: dict[str, Any], factor: float | None) -> None:
-    """Whether a factor of activations is given, if and only if it is needed."""
+    """Check that a factor of activations is given exactly where it is needed."""
     name = "normalize_activations"
     kind = config.get(name, "none")
     if isinstance(kind, str) and kind in OTHER_NORMALISATIONS:
@@ -298,9 +299,9 @@ def _weights_of(arrays: dict[str, np.ndarray]) -> Weights:
 def _as_version_6(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration as version 6 writes it.
 
-    Earlier ones had k among the arguments of an activation function, and most of them
-    called a TopK SAE a standard one with that function; the first had no other kind,
-    and did not say.
+    Earlier versions stored k among the arguments of an activation function. Most of
+    them called a TopK SAE a standard SAE with that function. The first versions had
+    only this kind and did not name it.
     """
     version = config.get("sae_lens_version")
     if isinstance(config.get("metadata"), dict):

@@ -1,4 +1,4 @@
-"""Files of named arrays: written whole, and checked before anything is read."""
+"""Files of named arrays, written atomically and checked before they are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from .._utils.extras import needed_by
 from .._utils.files import replacing
 
-# Names that safetensors has for numbers of a kind.
+# Names of number types in safetensors, by kind.
 DTYPES = {
     "bool": {"BOOL"},
     "int": {"I64", "I32"},
@@ -27,9 +27,9 @@ def write_arrays(
     arrays: Mapping[str, np.ndarray],
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Write a file; one that was there stays until the new one is whole."""
+    """Write a file; an existing file is replaced once the new one is complete."""
     safetensors = _safetensors()
-    # It writes memory as it lies.
+    # safetensors writes memory in the order in which it lies.
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with replacing(path) as fresh:
         try:
@@ -40,10 +40,10 @@ def write_arrays(
 
 @contextmanager
 def naming(path) -> Iterator[None]:
-    """Have errors about what a file or folder holds name it."""
+    """Add the path of a file or folder to errors about its contents."""
     try:
         yield
-    # The second is of JSON that nests too deep.
+    # JSON that nests too deeply raises the second.
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be loaded: {error}") from error
 
@@ -55,10 +55,10 @@ def opened(path, framework: str) -> Iterator[Any]:
     Raises
     ------
     ValueError
-        If it is not a whole one.
+        If the file is incomplete or has another format.
     """
     safetensors = _safetensors()
-    # For the errors of the system, which name the path.
+    # Errors of the system name the path.
     open(path, "rb").close()
     try:
         with safetensors.safe_open(path, framework=framework) as file:
@@ -89,7 +89,7 @@ def check_arrays(file, expected: Mapping[str, str]) -> dict[str, int]:
     Raises
     ------
     ValueError
-        If there are others, or one is of another kind or shape.
+        If the names differ, or an array has another kind or shape.
     """
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     found = {
@@ -102,7 +102,7 @@ def check_arrays(file, expected: Mapping[str, str]) -> dict[str, int]:
 def check_layouts(
     found: Mapping[str, tuple[str, tuple[int, ...]]], expected: Mapping[str, str]
 ) -> dict[str, int]:
-    """What :func:`check_arrays` does, of names of numbers and shapes."""
+    """Check dtypes and shapes, as :func:`check_arrays` does."""
     names = set(found)
     if missing := sorted(expected.keys() - names):
         raise ValueError(f"it lacks {', '.join(missing)}.")

@@ -27,13 +27,13 @@ SHAPES = {
     "W_dec": "floating m d",
     "b_dec": "floating d",
 }
-# What can be imported; first what sparsify takes no entry for.
+# Entries that can be imported; the first value is that of a missing entry.
 ENTRIES = {
     "activation": ("topk",),
-    # Of old versions, whose codes could be negative.
+    # Codes of old versions could be negative.
     "signed": (False,),
 }
-# What is no autoencoder, and what it is.
+# Entries of models that are not autoencoders, and what those models are.
 OTHERS = {
     "transcode": "a transcoder, which predicts the output of a module from its input",
     "skip_connection": "an SAE with a skip connection, which no code explains",
@@ -43,10 +43,9 @@ OTHERS = {
 def to_sparsify(sae: MFRSparseAutoencoder, folder) -> None:
     """Write the reference SAE to a folder that EleutherAI's sparsify opens.
 
-    There ``SparseCoder.load_from_disk(folder)`` gives an SAE with the codes and
-    reconstructions that the estimator has with ``transform_algorithm="encoder"``. Other
-    algorithms cannot be expressed there: with them it is still the encoder that is
-    written.
+    ``SparseCoder.load_from_disk(folder)`` of sparsify returns an SAE with the codes and
+    reconstructions that the estimator has with ``transform_algorithm="encoder"``. The
+    format cannot express other algorithms; the encoder is written for them too.
 
     Parameters
     ----------
@@ -55,20 +54,20 @@ def to_sparsify(sae: MFRSparseAutoencoder, folder) -> None:
     folder : path-like
         Folder to write ``cfg.json`` and ``sae.safetensors`` to, and, if there is
         agreement, that of each atom to ``agreement.safetensors``; a summary is in the
-        configuration. It is made if it is not there; files of these names are replaced.
+        configuration. It is created if necessary; files of these names are replaced.
 
     Raises
     ------
     NotFittedError
         If `sae` is not fitted.
     TypeError
-        If `sae` is anything else.
+        If `sae` has another type.
     ImportError
         If the package safetensors is not installed.
 
     See Also
     --------
-    from_sparsify : The way back.
+    from_sparsify : Read an SAE from such a folder.
 
     Examples
     --------
@@ -113,15 +112,16 @@ def from_sparsify(folder) -> MFRSparseAutoencoder | PretrainedSAE:
     Returns
     -------
     MFRSparseAutoencoder or PretrainedSAE
-        Fitted, of one SAE without witness; the latter if atoms have different norms (by
-        more than 0.1 %, and than rounding), which TopK takes no account of there. The
-        former can be trained on with `partial_fit`, and `fit` with ``warm_start=True``.
-        No atom has an agreement, unless :func:`to_sparsify` has written it.
+        Fitted, with one SAE and no witness. `partial_fit`, and `fit` with
+        ``warm_start=True``, train an :class:`~skmfr.MFRSparseAutoencoder` further. A
+        :class:`~skmfr.PretrainedSAE` is returned if norms of atoms differ by more than
+        0.1 % and rounding, because sparsify's TopK ignores norms. Atoms have an
+        agreement only if :func:`to_sparsify` has written it.
 
     Raises
     ------
     ValueError
-        If a file is not whole, or the SAE is of another kind: another activation than
+        If a file is incomplete, or the SAE is of another kind: another activation than
         "topk", a transcoder or a skip connection.
     FileNotFoundError
         If a file is not there.
@@ -130,7 +130,7 @@ def from_sparsify(folder) -> MFRSparseAutoencoder | PretrainedSAE:
 
     See Also
     --------
-    to_sparsify : The way there.
+    to_sparsify : Write such a folder.
 
     Examples
     --------

@@ -19,7 +19,7 @@ from ._safetensors import check_arrays, opened, write_arrays
 
 SAE = TypeVar("SAE", bound=BaseSparseAutoencoder)
 CONFIG = "cfg.json"
-# Norms that differ no more than this, relative to them, count as equal.
+# Norms count as equal up to this relative difference.
 SAME_NORM = 1e-3
 
 
@@ -38,12 +38,12 @@ class Weights(NamedTuple):
     """(n_components,), of ReLU, JumpReLU and gated SAEs; None for TopK"""
 
     def subtracting_nothing(self) -> Weights:
-        """The same SAE, of weights of an encoder that does not subtract b."""
+        """Convert weights of an encoder that does not subtract the decoder's bias."""
         shift = self.encoder @ self.decoder_bias
         return self._replace(encoder_bias=self.encoder_bias + shift)
 
     def scaled(self, factor: float) -> Weights:
-        """The same codes, of samples that are not multiplied by a factor before."""
+        """Fold a factor of the samples into the weights; codes stay the same."""
         if factor == 1:
             return self
         return self._replace(
@@ -53,9 +53,9 @@ class Weights(NamedTuple):
         )
 
     def of_unit_norm(self) -> Weights:
-        """The same reconstructions, with norms of the atoms in the codes."""
+        """Move the norms of atoms to the codes; reconstructions stay the same."""
         norms = np.linalg.norm(self.decoder, axis=1)
-        # An atom of zeros stays one.
+        # An atom of zeros stays zero.
         norms[norms == 0] = 1
         threshold = self.threshold
         return Weights(
@@ -77,8 +77,8 @@ def gated(
 ) -> Weights:
     """A gated SAE (Rajamanoharan et al., 2024), whose gates are thresholds.
 
-    With the products p of samples and encoder, an atom is active if ``p + gate_bias``
-    is positive, and its code is ``s = ReLU(magnitude p + magnitude_bias)``: so it is
+    Let p be the products of samples and encoder. An atom is active if ``p + gate_bias``
+    is positive, and its code is ``s = ReLU(magnitude p + magnitude_bias)``. Hence it is
     active if s is above ``magnitude_bias - magnitude gate_bias``.
     """
     # The exponential of finite numbers may not be.
@@ -129,14 +129,14 @@ def read_config(
     ----------
     folder : path-like
     expected : mapping from str to tuple
-        Values that entries may have. The first is what it means to lack the entry.
+        Values that entries may have. The first is that of a missing entry.
     modern : callable(config) -> dict
-        Says in the words of now what the file has in those of an earlier version.
+        Converts the entries of an earlier version.
 
     Returns
     -------
     dict
-        With the entries that were lacking.
+        The configuration, with missing entries added.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_entry(config: Mapping[str, Any], name: str, *values) -> None:
-    """Refuse a configuration in which an entry has none of some values."""
+    """Refuse a configuration in which an entry has a value that is not expected."""
     value = config.get(name)
     # 1 == True, and a list may hold anything.
     if not any(type(value) is type(each) and value == each for each in values):
@@ -181,19 +181,19 @@ def read_weights(
     expected : mapping from str to str
         See :func:`._safetensors.check_arrays`.
     optional : collection of str
-        What else may be there, "floating m".
+        Further arrays that may be there, "floating m".
 
     Returns
     -------
     arrays : dict from str to ndarray
         float64 where the file has that, float32 otherwise.
     norm_tolerance : float
-        How far norms of atoms may differ that were equal before they were rounded.
+        Largest difference of atom norms that were equal before rounding.
 
     Raises
     ------
     ValueError
-        If there are other arrays, they have other shapes, or not all is finite.
+        If there are other arrays, other shapes, or values that are not finite.
     """
     import torch
 
@@ -214,7 +214,7 @@ def read_weights(
 
 
 def check_finite(arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuse arrays that hold what is no number."""
+    """Refuse arrays with values that are not finite."""
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{name} has numbers that are not finite.")
@@ -225,23 +225,23 @@ def estimator_of(
 ) -> MFRSparseAutoencoder | PretrainedSAE:
     """A fitted estimator.
 
-    TopK SAEs are ours, with atoms of unit norm: norms go from the atoms to the encoder.
-    What is selected stays the same if norms are part of what it was selected by, or are
-    the same for all atoms; an SAE of which that is not so stays as it is.
+    TopK SAEs become ours, with atoms of unit norm: the encoder takes up the norms. This
+    keeps the selection if the selection used the norms, or if all norms are equal. All
+    other SAEs stay unchanged.
 
     Parameters
     ----------
     weights : Weights
     k : int
-        As the configuration has it; not for those that have thresholds.
+        Value of the configuration; None for SAEs with thresholds.
     norm_tolerance : float
-        How far norms of atoms may differ, relative to them: infinitely, where
-        activations are multiplied by them before TopK.
+        Largest relative difference of atom norms. Infinite where activations are
+        multiplied by the norms before TopK.
 
     Raises
     ------
     ValueError
-        If k is none, or no atom has a direction.
+        If k is None, or all atoms are zero.
     """
     n_components, n_features = weights.decoder.shape
     if weights.threshold is not None:
@@ -263,7 +263,7 @@ def estimator_of(
 
 
 def estimator_with(sae: SAE, weights: Weights) -> SAE:
-    """Make an estimator fitted, of one SAE without witness: nothing else is known."""
+    """Set the fitted attributes of one SAE without witness."""
     n_components, n_features = weights.decoder.shape
     unknown = np.full(n_components, np.nan, dtype=weights.decoder.dtype)
     attributes = {
