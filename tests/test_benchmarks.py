@@ -396,9 +396,9 @@ def test_speed_on_a_gpu_is_tried_without_one(table, monkeypatch):
 
 def test_reappearance(table, monkeypatch):
     small = problem().X[:90]
-    source = reappearance.parts_of(small, 3, n_components=12, k=2)
+    source = reappearance.parts_of(small, 3, n_components=12, k=2, n_steps=5)
     monkeypatch.setattr(reappearance, "SOURCES", {"small": lambda n_fits: source})
-    rows = table(reappearance, "--steps", 5)
+    rows = table(reappearance)
     cells = dict(zip(rows.pop("data"), rows["small"], strict=True))
     assert cells["atoms"] == "36"
     fits = [

@@ -13,6 +13,8 @@ from .levels import level_of_data
 # not, by default.
 TAU = 0.8
 FDR = 0.05
+# Of probabilities, to compare them with frequencies.
+N_BINS = 10
 
 
 def reappearance(
@@ -165,3 +167,25 @@ def largest_set(
     chosen = np.zeros(len(probability), dtype=bool)
     chosen[order[: np.count_nonzero(lost <= fdr)]] = True
     return chosen
+
+
+def binned(
+    probability: np.ndarray, returns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities and frequencies in ten bins of the probability, without empty ones.
+
+    Parameters
+    ----------
+    probability : ndarray of shape (n_atoms,)
+    returns : ndarray of shape (n_atoms,), bool
+
+    Returns
+    -------
+    mean, share : ndarray of shape (n_filled,)
+        Mean probability of the atoms of a bin, and share of them that returns.
+    n_atoms : ndarray of shape (n_filled,), int
+    """
+    bins = np.minimum((probability * N_BINS).astype(int), N_BINS - 1)
+    _, bins, n_atoms = np.unique(bins, return_inverse=True, return_counts=True)
+    mean, share = (np.bincount(bins, each) / n_atoms for each in (probability, returns))
+    return mean, share, n_atoms
