@@ -46,6 +46,8 @@ RATES = (0.05, 0.1)
 DIGITS = {"atoms": 0}
 # Tokens that went through SmolLM2 together.
 CONTEXT = 128
+# Fits of 512 atoms, which have 2,000 together.
+ENOUGH = 4
 # Windows of EEG in 10 s, and those at the end that overlap the next ones.
 BLOCK, OVERLAP = 200, 20
 
@@ -87,38 +89,41 @@ def gaussian(n_fits: int) -> Source:
 
 def surrogate(n_fits: int, source: Callable[[int], Source]) -> Source:
     """Gaussian rows with the covariance of another source's, as many."""
-    parts, n_components, k = source(n_fits)
-    values, axes = np.linalg.eigh(np.cov(np.concatenate(parts).T))
-    draw = np.random.default_rng(0).standard_normal((n_fits * len(parts[0]), len(axes)))
+    given = source(n_fits)
+    values, axes = np.linalg.eigh(np.cov(np.concatenate(given.parts).T))
+    n_rows = n_fits * len(given.parts[0])
+    draw = np.random.default_rng(0).standard_normal((n_rows, len(axes)))
     X = draw * np.sqrt(values.clip(0)) @ axes.T
-    return parts_of(X, n_fits, n_components, k)
+    return parts_of(X, n_fits, given.n_components, given.k)
 
 
 def paper(n_fits: int) -> Source:
+    n_fits = min(n_fits, ENOUGH)
     X, *_ = make_mfr_synthetic(n_fits * 50_000, dtype=np.float32, random_state=0)
-    return parts_of(X, n_fits, 512, k=32, n_steps=600, batch_size=1024)
+    return parts_of(X, n_fits, 512, k=32, n_steps=500, batch_size=512)
 
 
 def stories(n_fits: int, model: Path, tokens: Path) -> Source:
+    n_fits = min(n_fits, ENOUGH)
     windows, _ = _data.story_windows(tokens, n_held_out=1)
     X = _data.activations(model, "model.layers.2.mlp", windows[: n_fits * 256])
     blocks = X.reshape(-1, _data.WINDOW, X.shape[1])
-    return parts_of(blocks, n_fits, 512, k=8, n_steps=1000, batch_size=1024)
+    return parts_of(blocks, n_fits, 512, k=8, n_steps=1000, batch_size=512)
 
 
 def smollm2(n_fits: int, file: Path) -> Source:
     X = np.load(file, mmap_mode="r")
     # The first token of a context has most of the variance, and one direction.
     blocks = X.reshape(-1, CONTEXT, X.shape[1])[:, 1:]
-    # Two of so many atoms are enough, and as long as the others.
-    return parts_of(blocks, min(n_fits, 2), 1152, k=32, n_steps=400, batch_size=512)
+    n_fits = min(n_fits, ENOUGH // 2)
+    return parts_of(blocks, n_fits, 1152, k=32, n_steps=400, batch_size=256)
 
 
 def eeg(n_fits: int, folder: Path) -> Source:
     X = _data.eeg_windows(folder)
     n_blocks = len(X) // BLOCK
     blocks = X[: n_blocks * BLOCK].reshape(n_blocks, BLOCK, -1)[:, :-OVERLAP]
-    return parts_of(blocks, n_fits, 512, k=6, n_steps=400, batch_size=256)
+    return parts_of(blocks, min(n_fits, ENOUGH), 512, k=6, n_steps=300, batch_size=128)
 
 
 SOURCES: dict[str, Callable[[int], Source]] = {

@@ -14,6 +14,7 @@ from skmfr.agreement import (
     feature_agreement,
     matched_cosine,
     mmcs,
+    nearest_atoms,
     pw_mcc,
     random_agreement,
     reappearance,
@@ -461,6 +462,21 @@ def test_comparison_is_that_of_all_pairs(three):
         assert frame.attrs["null"][name] == pytest.approx(np.mean(list(null.values())))
         assert frame.attrs["level"][name] == pytest.approx(mean_level)
     assert (frame.loc["a", "found"][:10] >= 0.5).all()
+
+
+def test_comparison_of_independent_saes_says_how_likely_one_more_has_an_atom():
+    # The first 40 atoms are in all of them.
+    dictionaries = unit(4, 60, 30)
+    dictionaries[:, :40] = dictionaries[0, :40]
+    frame = compare(dictionaries[:3], verbose=0)
+    estimator = estimator_with(dictionaries[:1], dictionaries[1:3])
+    expected, _ = reappearance(estimator)
+    probability = frame.loc["0", "reappearance"].to_numpy()
+    np.testing.assert_allclose(probability, expected, atol=1e-12)
+    in_the_fourth = nearest_atoms(dictionaries[0], dictionaries[3])[0] >= 0.8
+    np.testing.assert_allclose(probability, in_the_fourth, atol=0.03)
+    # Two cannot tell.
+    assert compare(dictionaries[:2], verbose=0)["reappearance"].isna().all()
 
 
 def test_nearest_atoms_are_the_same_in_small_blocks(three, monkeypatch):

@@ -10,10 +10,11 @@ from .._data.checked import checked_data
 from .._sae.cosines import at_least
 from .._sae.levels import TRUSTED, agreement_level
 from .._sae.reappearance import TAU, binned
+from .._training.attributes import reappearance_without_warning
 from .._utils.checks import as_matrix
 from ..agreement import feature_agreement, nearest_atoms, random_agreement
 from ._drawing import ABOVE, BLUE, ORANGE, import_pyplot, new_axes
-from ._fitted import agreement_with, probability_of, split_fitted, transformed
+from ._fitted import agreement_with, split_fitted, transformed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -182,7 +183,7 @@ class FeatureAgreementDisplay:
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         before, sae = split_fitted(estimator)
-        null, probability = sae.agreement_null_, probability_of(sae)
+        null, probability = sae.agreement_null_, reappearance_without_warning(sae)
         display = cls(
             agreement=_checked(sae.feature_agreement_),
             usage=None if X is None else _usage(sae, transformed(before, X)),

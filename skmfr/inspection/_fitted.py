@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -35,13 +34,6 @@ def split_fitted(estimator) -> tuple[Any, BaseSparseAutoencoder]:
 def transformed(before, X):
     """The data that reach the SAE."""
     return X if before is None else before.transform(X)
-
-
-def probability_of(sae: BaseSparseAutoencoder) -> np.ndarray:
-    """Probability of each atom to return; NaN without a warning if it is unknown."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return sae.reappearance_
 
 
 def agreement_with(sae: BaseSparseAutoencoder) -> str:

@@ -43,8 +43,8 @@ def to_huggingface_folder(
     It has what :func:`to_sae_lens` writes, so that SAELens opens it once it is there,
     and a model card, made from the fit: the data, parameters, what the SAE does on X
     (variance unexplained, active atoms per sample, atoms that are never active), mean
-    agreement, the share of trusted atoms, and a histogram of the agreement. Nothing is
-    uploaded: ``huggingface-cli upload NAME FOLDER`` does that.
+    agreement and probability to return, the share of trusted atoms, and a histogram of
+    the agreement. Nothing is uploaded; ``huggingface-cli upload NAME FOLDER`` does it.
 
     Parameters
     ----------
@@ -173,17 +173,20 @@ def _quality(sae, X) -> dict[str, object]:
 def _agreement_section(known: dict | None) -> str:
     if not known:
         return "## Agreement\n\nNot measured."
-    rows = {
+    rows: dict[str, object] = {
         "Mean agreement of atoms (cosine)": known["mean"],
         "Of random dictionaries": known["null"],
         "Trusted atoms": f"{known['trusted_share']:.1%}",
         "Witnesses": known["n_witnesses"],
     }
+    if "reappearance" in known:
+        rows["Mean probability to return in another fit"] = known["reappearance"]
     return (
         f"## Agreement\n\n{_table(rows)}\n\n![Histogram of agreement]({PICTURE})\n\n"
         "Agreement is the largest cosine of an atom with those of an SAE that was "
         "trained beside it, from another start. Atoms that are found again are likely "
-        f"to be in the data. `{AGREEMENT}` has that of each atom."
+        f"to be in the data. `{AGREEMENT}` has agreement and trust of each atom, and "
+        "how likely another fit finds it."
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..._data.sources import Source
 from ..._sae.cosines import nearest_elsewhere
-from .._fitted import probability_of
+from ..._training.attributes import reappearance_without_warning
 from .statistics import AtomStatistics
 from .views import Shapes, View, significant, thinned
 
@@ -181,7 +181,7 @@ def report_data(
         "table": {
             "agreement": significant(estimator.feature_agreement_),
             "trusted": estimator.trusted_.astype(int).tolist(),
-            "reappearance": significant(probability_of(estimator)),
+            "reappearance": significant(reappearance_without_warning(estimator)),
             "usage": significant(statistics.usage),
             "density": significant(statistics.density),
             "mean": significant(statistics.mean),
