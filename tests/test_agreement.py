@@ -5,11 +5,13 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import orthogonal_mp
 
 import skmfr.agreement
 from skmfr import MFRSparseAutoencoder
 from skmfr._sae.levels import random_quantile
 from skmfr.agreement import (
+    _subspaces,
     compare,
     feature_agreement,
     matched_cosine,
@@ -411,6 +413,27 @@ def test_atoms_of_random_dictionaries_are_in_no_span(n_features):
     atoms, others = unit(2, 60, n_features)
     fate = subspace_agreement(atoms, others, tau=0.9).fate
     assert np.isin(fate, ["returns", "lost"]).mean() > 0.9
+
+
+def test_atoms_are_sought_in_spans_by_matching_pursuit(monkeypatch):
+    atoms, others = unit(2, 40, 12)
+    # In blocks of seven atoms.
+    monkeypatch.setattr(_subspaces, "PRODUCTS_AT_ONCE", 7 * 40)
+    chosen, cosines = _subspaces._pursued(atoms, others, 3)
+    for n in (1, 2, 3):
+        coefficients = orthogonal_mp(others.T, atoms.T, n_nonzero_coefs=n).T
+        for support, picked in zip(coefficients != 0, chosen[:, :n], strict=True):
+            assert set(np.flatnonzero(support)) == set(picked)
+        # Of unit atoms: what is in the span, and what is left.
+        expected = np.linalg.norm(coefficients @ others, axis=1)
+        np.testing.assert_allclose(cosines[:, n - 1], expected, atol=1e-12)
+
+
+def test_copies_of_an_atom_span_no_more_than_it():
+    axes = np.eye(4)
+    atom, copies = (axes[:1] + axes[1]) / np.sqrt(2), np.repeat(axes[:1], 3, axis=0)
+    _, cosines = _subspaces._pursued(atom, copies, 3)
+    np.testing.assert_allclose(cosines, [[np.sqrt(0.5)] * 3])
 
 
 def test_one_atom_has_no_span_to_be_in():
