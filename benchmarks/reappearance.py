@@ -20,6 +20,9 @@ Those with a path are made where it is given: ``stories260k`` (``--model``,
 ``--tokens``), activations of a small language model; ``smollm2`` (``--activations
 FILE``, an ``.npy`` file of contexts of 128 tokens); ``eeg`` (``--eeg``), windows of
 which those of one fit never overlap those of another.
+
+``--prior`` changes the weight of the atom that the calibration adds at each end.
+``--cost`` measures what witnesses cost instead: CPU seconds of one fit each to noise.
 """
 
 import argparse
@@ -27,7 +30,9 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from time import process_time
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -35,7 +40,7 @@ from sklearn.metrics import roc_auc_score
 from benchmarks import _data
 from benchmarks._results import Command, Row
 from skmfr import MFRSparseAutoencoder
-from skmfr._sae.reappearance import binned
+from skmfr._sae.reappearance import PRIOR, binned
 from skmfr.agreement import nearest_atoms, reappearance, trusted_atoms
 from skmfr.datasets import make_mfr_synthetic, make_superposition
 
@@ -50,6 +55,15 @@ CONTEXT = 128
 ENOUGH = 4
 # Windows of EEG in 10 s, and those at the end that overlap the next ones.
 BLOCK, OVERLAP = 200, 20
+
+
+# Features, atoms and active atoms of the fits whose cost is measured.
+SIZES = ((64, 512, 8), (256, 1024, 16))
+WITNESSES: dict[str, dict] = {
+    "1": {"n_witnesses": 1},
+    "2": {"n_witnesses": 2},
+    "2, disjoint": {"n_witnesses": 2, "witness_rows": "disjoint"},
+}
 
 
 class Source(NamedTuple):
@@ -98,9 +112,10 @@ def surrogate(n_fits: int, source: Callable[[int], Source]) -> Source:
 
 
 def paper(n_fits: int) -> Source:
-    n_fits = min(n_fits, ENOUGH)
+    # Features are found late.
+    n_fits = min(n_fits, ENOUGH // 2)
     X, *_ = make_mfr_synthetic(n_fits * 50_000, dtype=np.float32, random_state=0)
-    return parts_of(X, n_fits, 512, k=32, n_steps=500, batch_size=512)
+    return parts_of(X, n_fits, 512, k=32, n_steps=2000, batch_size=512)
 
 
 def stories(n_fits: int, model: Path, tokens: Path) -> Source:
@@ -221,6 +236,32 @@ def row(name: str, source: Source, **parameters) -> Row:
     return cells
 
 
+def cpu_seconds(n_features: int, n_components: int, k: int, **parameters) -> float:
+    """Of one fit to noise."""
+    X = np.random.default_rng(0).standard_normal((16_384, n_features))
+    usual = {"k": k, "max_steps": 100, "random_state": 0}
+    sae = MFRSparseAutoencoder(n_components, **usual | parameters)
+    began = process_time()
+    sae.fit(X.astype(np.float32))
+    return process_time() - began
+
+
+def costs() -> Iterator[Row]:
+    """CPU seconds of fits with witnesses, beside those of the group alone."""
+    for size in SIZES:
+        # The first fit compiles.
+        cpu_seconds(*size, max_steps=1)
+        alone = cpu_seconds(*size, n_witnesses=0)
+        for name, witnesses in WITNESSES.items():
+            cost = cpu_seconds(*size, **witnesses)
+            yield {
+                "size": ", ".join(map(str, size)),
+                "witnesses": name,
+                "CPU s": cost,
+                "beside the group alone": cost / alone,
+            }
+
+
 def main() -> None:
     parser = Command("reappearance", __doc__)
     parser.add_argument("--fits", type=int, default=5, help="of each source")
@@ -234,8 +275,13 @@ def main() -> None:
         "--activations", type=Path, metavar="FILE", help="of SmolLM2, .npy"
     )
     parser.add_argument("--eeg", type=Path, metavar="DIR", help="folder of EDF files")
+    parser.add_argument("--prior", type=float, default=PRIOR, help="of calibration")
+    parser.add_argument("--cost", action="store_true", help="what witnesses cost")
     parser.add_argument("--only", default="", help="regex of sources")
     arguments, report = parser.parse()
+    if arguments.cost:
+        report(costs(), {}, {"CPU s": 1, "beside the group alone": 2})
+        return
     rows = (
         row(
             name,
@@ -245,7 +291,8 @@ def main() -> None:
         )
         for name, make in sources(arguments)
     )
-    report(rows, {}, DIGITS)
+    with patch("skmfr._sae.reappearance.PRIOR", arguments.prior):
+        report(rows, {}, DIGITS)
 
 
 if __name__ == "__main__":

@@ -418,6 +418,13 @@ def test_reappearance(table, monkeypatch):
     assert 0 < number(cells["mean"]) < 1
 
 
+def test_cost_of_witnesses(table, monkeypatch):
+    monkeypatch.setattr(reappearance, "SIZES", ((4, 6, 2),))
+    rows = table(reappearance, "--cost")
+    assert len(rows) == 2  # of one size, and the header
+    assert "beside the group alone" in rows["size"]
+
+
 def test_calibration_error_is_that_of_binned_frequencies():
     # Half of the atoms said .25 return, all of those said .95.
     probability = np.repeat([0.25, 0.95], [4, 6])
