@@ -15,13 +15,24 @@ Sources: ``superposition`` with as many atoms as features, with twice as many
 (``excess``), with features of which most are rare (``rare``), with noise (``noise``)
 and with 2,000 samples (``few``); ``digits``, of which there are 890 for each of two
 fits; isotropic Gaussian ``noise alone``, and Gaussian surrogates with the covariance of
-superposition and of digits, which have no features.
+superposition and of digits, which have no features; ``paper``, its synthetic data.
+Those with a path are made where it is given: ``stories260k`` (``--model``,
+``--tokens``), activations of a small language model; ``smollm2`` (``--activations
+FILE``, an ``.npy`` file of contexts of 128 tokens); ``eeg`` (``--eeg``), windows of
+which those of one fit never overlap those of another.
+
+``--prior`` changes the weight of the atom that the calibration adds at each end.
+``--cost`` measures what witnesses cost instead: CPU seconds of one fit each to noise.
 """
 
+import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from time import process_time
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -29,15 +40,30 @@ from sklearn.metrics import roc_auc_score
 from benchmarks import _data
 from benchmarks._results import Command, Row
 from skmfr import MFRSparseAutoencoder
+from skmfr._sae.reappearance import PRIOR, binned
 from skmfr.agreement import nearest_atoms, reappearance, trusted_atoms
-from skmfr.datasets import make_superposition
+from skmfr.datasets import make_mfr_synthetic, make_superposition
 
 TAU = 0.8
-N_BINS = 10
 N_FEATURES = 24
 N_TRUE = 48
 RATES = (0.05, 0.1)
 DIGITS = {"atoms": 0}
+# Tokens that went through SmolLM2 together.
+CONTEXT = 128
+# Fits of 512 atoms, which have 2,000 together.
+ENOUGH = 4
+# Windows of EEG in 10 s, and those at the end that overlap the next ones.
+BLOCK, OVERLAP = 200, 20
+
+
+# Features, atoms and active atoms of the fits whose cost is measured.
+SIZES = ((64, 512, 8), (256, 1024, 16))
+WITNESSES: dict[str, dict] = {
+    "1": {"n_witnesses": 1},
+    "2": {"n_witnesses": 2},
+    "2, disjoint": {"n_witnesses": 2, "witness_rows": "disjoint"},
+}
 
 
 class Source(NamedTuple):
@@ -45,13 +71,16 @@ class Source(NamedTuple):
     """rows for each fit, (n_samples, n_features)"""
     n_components: int
     k: int
+    n_steps: int = 400
+    batch_size: int = 128
 
 
-def parts_of(X: np.ndarray, n_fits: int, n_components: int, k: int) -> Source:
-    shuffled = np.random.default_rng(0).permutation(X.astype(np.float32))
-    n_rows = len(X) // n_fits
-    parts = [shuffled[i * n_rows : (i + 1) * n_rows] for i in range(n_fits)]
-    return Source(parts, n_components, k)
+def parts_of(X: np.ndarray, n_fits: int, n_components: int, k: int, **size) -> Source:
+    """Deal rows, or blocks of rows (n_blocks, n_rows, n_features), to fits."""
+    shuffled = np.random.default_rng(0).permutation(len(X))
+    dealt = [shuffled[i::n_fits][: len(X) // n_fits] for i in range(n_fits)]
+    parts = [X[each].reshape(-1, X.shape[-1]).astype(np.float32) for each in dealt]
+    return Source(parts, n_components, k, **size)
 
 
 def superposed(n_fits: int, n_components=N_TRUE, n_rows=4000, **options) -> Source:
@@ -74,11 +103,42 @@ def gaussian(n_fits: int) -> Source:
 
 def surrogate(n_fits: int, source: Callable[[int], Source]) -> Source:
     """Gaussian rows with the covariance of another source's, as many."""
-    parts, n_components, k = source(n_fits)
-    values, axes = np.linalg.eigh(np.cov(np.concatenate(parts).T))
-    draw = np.random.default_rng(0).standard_normal((n_fits * len(parts[0]), len(axes)))
+    given = source(n_fits)
+    values, axes = np.linalg.eigh(np.cov(np.concatenate(given.parts).T))
+    n_rows = n_fits * len(given.parts[0])
+    draw = np.random.default_rng(0).standard_normal((n_rows, len(axes)))
     X = draw * np.sqrt(values.clip(0)) @ axes.T
-    return parts_of(X, n_fits, n_components, k)
+    return parts_of(X, n_fits, given.n_components, given.k)
+
+
+def paper(n_fits: int) -> Source:
+    # Features are found late.
+    n_fits = min(n_fits, ENOUGH // 2)
+    X, *_ = make_mfr_synthetic(n_fits * 50_000, dtype=np.float32, random_state=0)
+    return parts_of(X, n_fits, 512, k=32, n_steps=2000, batch_size=512)
+
+
+def stories(n_fits: int, model: Path, tokens: Path) -> Source:
+    n_fits = min(n_fits, ENOUGH)
+    windows, _ = _data.story_windows(tokens, n_held_out=1)
+    X = _data.activations(model, "model.layers.2.mlp", windows[: n_fits * 256])
+    blocks = X.reshape(-1, _data.WINDOW, X.shape[1])
+    return parts_of(blocks, n_fits, 512, k=8, n_steps=1000, batch_size=512)
+
+
+def smollm2(n_fits: int, file: Path) -> Source:
+    X = np.load(file, mmap_mode="r")
+    # The first token of a context has most of the variance, and one direction.
+    blocks = X.reshape(-1, CONTEXT, X.shape[1])[:, 1:]
+    n_fits = min(n_fits, ENOUGH // 2)
+    return parts_of(blocks, n_fits, 1152, k=32, n_steps=400, batch_size=256)
+
+
+def eeg(n_fits: int, folder: Path) -> Source:
+    X = _data.eeg_windows(folder)
+    n_blocks = len(X) // BLOCK
+    blocks = X[: n_blocks * BLOCK].reshape(n_blocks, BLOCK, -1)[:, :-OVERLAP]
+    return parts_of(blocks, min(n_fits, ENOUGH), 512, k=6, n_steps=300, batch_size=128)
 
 
 SOURCES: dict[str, Callable[[int], Source]] = {
@@ -91,14 +151,30 @@ SOURCES: dict[str, Callable[[int], Source]] = {
     "noise alone": gaussian,
     "surrogate of superposition": partial(surrogate, source=superposed),
     "surrogate of digits": partial(surrogate, source=digits),
+    "paper": paper,
 }
+
+
+def sources(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable]]:
+    """Those that are chosen, and whose data are given."""
+    given: dict[str, Callable[[int], Source]] = dict(SOURCES)
+    if arguments.model and arguments.tokens:
+        given["stories260k"] = partial(
+            stories, model=arguments.model, tokens=arguments.tokens
+        )
+    if arguments.activations:
+        given["smollm2"] = partial(smollm2, file=arguments.activations)
+    if arguments.eeg:
+        given["eeg"] = partial(eeg, folder=arguments.eeg)
+    for name, make in given.items():
+        if re.search(arguments.only, name):
+            yield name, make
 
 
 def calibration_error(probability: np.ndarray, returns: np.ndarray) -> float:
     """Mean distance of probabilities from frequencies, in bins of the probability."""
-    places = np.minimum((probability * N_BINS).astype(int), N_BINS - 1)
-    excess = np.bincount(places, probability - returns)
-    return float(np.abs(excess).sum() / len(probability))
+    mean, share, n_atoms = binned(probability, returns)
+    return float(np.average(np.abs(mean - share), weights=n_atoms))
 
 
 def chance_error(probability: np.ndarray, n_draws: int = 50) -> float:
@@ -112,15 +188,15 @@ def false_share(chosen: np.ndarray, returns: np.ndarray) -> float:
     return float(1 - returns[chosen].mean()) if chosen.any() else np.nan
 
 
-def row(name: str, source: Source, n_steps: int, **witnesses) -> Row:
+def row(name: str, source: Source, **parameters) -> Row:
     fits = [
         MFRSparseAutoencoder(
             source.n_components,
             k=source.k,
-            **witnesses,
-            max_steps=n_steps,
-            batch_size=128,
+            max_steps=source.n_steps,
+            batch_size=source.batch_size,
             random_state=seed,
+            **parameters,
         ).fit(part)
         for seed, part in enumerate(source.parts)
     ]
@@ -143,7 +219,9 @@ def row(name: str, source: Source, n_steps: int, **witnesses) -> Row:
     skill = 1 - np.mean((p - returns) ** 2) / (base * (1 - base)) if differ else np.nan
     cells = {
         "data": name,
+        "fits": len(fits),
         "atoms": len(fits) * source.n_components,
+        "steps": fits[0].n_steps_,
         "return": base,
         "mean": p.mean(),
         "ECE": calibration_error(p, returns),
@@ -158,28 +236,63 @@ def row(name: str, source: Source, n_steps: int, **witnesses) -> Row:
     return cells
 
 
+def cpu_seconds(n_features: int, n_components: int, k: int, **parameters) -> float:
+    """Of one fit to noise."""
+    X = np.random.default_rng(0).standard_normal((16_384, n_features))
+    usual = {"k": k, "max_steps": 100, "random_state": 0}
+    sae = MFRSparseAutoencoder(n_components, **usual | parameters)
+    began = process_time()
+    sae.fit(X.astype(np.float32))
+    return process_time() - began
+
+
+def costs() -> Iterator[Row]:
+    """CPU seconds of fits with witnesses, beside those of the group alone."""
+    for size in SIZES:
+        # The first fit compiles.
+        cpu_seconds(*size, max_steps=1)
+        alone = cpu_seconds(*size, n_witnesses=0)
+        for name, witnesses in WITNESSES.items():
+            cost = cpu_seconds(*size, **witnesses)
+            yield {
+                "size": ", ".join(map(str, size)),
+                "witnesses": name,
+                "CPU s": cost,
+                "beside the group alone": cost / alone,
+            }
+
+
 def main() -> None:
     parser = Command("reappearance", __doc__)
-    parser.add_argument("--fits", type=int, default=3, help="of each source")
+    parser.add_argument("--fits", type=int, default=5, help="of each source")
     parser.add_argument("--witnesses", type=int, default=1, help="of each fit")
     parser.add_argument(
         "--rows", default="same", choices=["same", "disjoint"], help="of witnesses"
     )
-    parser.add_argument("--steps", type=int, default=400, help="of each fit")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="stories260k")
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help="for it, .npy")
+    parser.add_argument(
+        "--activations", type=Path, metavar="FILE", help="of SmolLM2, .npy"
+    )
+    parser.add_argument("--eeg", type=Path, metavar="DIR", help="folder of EDF files")
+    parser.add_argument("--prior", type=float, default=PRIOR, help="of calibration")
+    parser.add_argument("--cost", action="store_true", help="what witnesses cost")
     parser.add_argument("--only", default="", help="regex of sources")
     arguments, report = parser.parse()
+    if arguments.cost:
+        report(costs(), {}, {"CPU s": 1, "beside the group alone": 2})
+        return
     rows = (
         row(
             name,
             make(arguments.fits),
-            arguments.steps,
             n_witnesses=arguments.witnesses,
             witness_rows=arguments.rows,
         )
-        for name, make in SOURCES.items()
-        if re.search(arguments.only, name)
+        for name, make in sources(arguments)
     )
-    report(rows, {}, DIGITS)
+    with patch("skmfr._sae.reappearance.PRIOR", arguments.prior):
+        report(rows, {}, DIGITS)
 
 
 if __name__ == "__main__":

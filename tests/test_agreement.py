@@ -5,15 +5,18 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import orthogonal_mp
 
 import skmfr.agreement
 from skmfr import MFRSparseAutoencoder
 from skmfr._sae.levels import random_quantile
 from skmfr.agreement import (
+    _subspaces,
     compare,
     feature_agreement,
     matched_cosine,
     mmcs,
+    nearest_atoms,
     pw_mcc,
     random_agreement,
     reappearance,
@@ -412,6 +415,27 @@ def test_atoms_of_random_dictionaries_are_in_no_span(n_features):
     assert np.isin(fate, ["returns", "lost"]).mean() > 0.9
 
 
+def test_atoms_are_sought_in_spans_by_matching_pursuit(monkeypatch):
+    atoms, others = unit(2, 40, 12)
+    # In blocks of seven atoms.
+    monkeypatch.setattr(_subspaces, "PRODUCTS_AT_ONCE", 7 * 40)
+    chosen, cosines = _subspaces._pursued(atoms, others, 3)
+    for n in (1, 2, 3):
+        coefficients = orthogonal_mp(others.T, atoms.T, n_nonzero_coefs=n).T
+        for support, picked in zip(coefficients != 0, chosen[:, :n], strict=True):
+            assert set(np.flatnonzero(support)) == set(picked)
+        # Of unit atoms: what is in the span, and what is left.
+        expected = np.linalg.norm(coefficients @ others, axis=1)
+        np.testing.assert_allclose(cosines[:, n - 1], expected, atol=1e-12)
+
+
+def test_copies_of_an_atom_span_no_more_than_it():
+    axes = np.eye(4)
+    atom, copies = (axes[:1] + axes[1]) / np.sqrt(2), np.repeat(axes[:1], 3, axis=0)
+    _, cosines = _subspaces._pursued(atom, copies, 3)
+    np.testing.assert_allclose(cosines, [[np.sqrt(0.5)] * 3])
+
+
 def test_one_atom_has_no_span_to_be_in():
     assert subspace_agreement([[1.0, 0.0]], [[0.0, 1.0]]).fate.tolist() == ["lost"]
     assert subspace_agreement([[1.0, 0.0]], [[1.0, 0.0]]).fate.tolist() == ["returns"]
@@ -461,6 +485,21 @@ def test_comparison_is_that_of_all_pairs(three):
         assert frame.attrs["null"][name] == pytest.approx(np.mean(list(null.values())))
         assert frame.attrs["level"][name] == pytest.approx(mean_level)
     assert (frame.loc["a", "found"][:10] >= 0.5).all()
+
+
+def test_comparison_of_independent_saes_says_how_likely_one_more_has_an_atom():
+    # The first 40 atoms are in all of them.
+    dictionaries = unit(4, 60, 30)
+    dictionaries[:, :40] = dictionaries[0, :40]
+    frame = compare(dictionaries[:3], verbose=0)
+    estimator = estimator_with(dictionaries[:1], dictionaries[1:3])
+    expected, _ = reappearance(estimator)
+    probability = frame.loc["0", "reappearance"].to_numpy()
+    np.testing.assert_allclose(probability, expected, atol=1e-12)
+    in_the_fourth = nearest_atoms(dictionaries[0], dictionaries[3])[0] >= 0.8
+    np.testing.assert_allclose(probability, in_the_fourth, atol=0.03)
+    # Two cannot tell.
+    assert compare(dictionaries[:2], verbose=0)["reappearance"].isna().all()
 
 
 def test_nearest_atoms_are_the_same_in_small_blocks(three, monkeypatch):

@@ -396,9 +396,9 @@ def test_speed_on_a_gpu_is_tried_without_one(table, monkeypatch):
 
 def test_reappearance(table, monkeypatch):
     small = problem().X[:90]
-    source = reappearance.parts_of(small, 3, n_components=12, k=2)
+    source = reappearance.parts_of(small, 3, n_components=12, k=2, n_steps=5)
     monkeypatch.setattr(reappearance, "SOURCES", {"small": lambda n_fits: source})
-    rows = table(reappearance, "--steps", 5)
+    rows = table(reappearance)
     cells = dict(zip(rows.pop("data"), rows["small"], strict=True))
     assert cells["atoms"] == "36"
     fits = [
@@ -416,6 +416,13 @@ def test_reappearance(table, monkeypatch):
     returns = np.mean(np.max(cosines, axis=2) >= 0.8)
     assert number(cells["return"]) == pytest.approx(returns, abs=5e-4)
     assert 0 < number(cells["mean"]) < 1
+
+
+def test_cost_of_witnesses(table, monkeypatch):
+    monkeypatch.setattr(reappearance, "SIZES", ((4, 6, 2),))
+    rows = table(reappearance, "--cost")
+    assert len(rows) == 2  # of one size, and the header
+    assert "beside the group alone" in rows["size"]
 
 
 def test_calibration_error_is_that_of_binned_frequencies():

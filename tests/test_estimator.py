@@ -144,9 +144,10 @@ def test_share_of_variance_along_atoms_is_that_of_the_covariance(fitted):
         "smd,de,sme->sm", fitted.dictionaries_, covariance, fitted.dictionaries_
     ) / np.trace(covariance)
     np.testing.assert_allclose(fitted._training["along"], expected, rtol=1e-4)
-    # Of all rows so far, after further calls.
-    sae = small(max_steps=1, learning_rate=1e-9).partial_fit(X[:400])
-    sae.partial_fit(X[400:])
+    # Of all rows so far, after further calls, of which each looks at 256 rows.
+    sae = small(max_steps=1, learning_rate=1e-9)
+    for part in np.array_split(X, 3):
+        sae.partial_fit(part)
     expected = np.einsum(
         "smd,de,sme->sm", sae.dictionaries_, covariance, sae.dictionaries_
     ) / np.trace(covariance)

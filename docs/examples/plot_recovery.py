@@ -13,14 +13,17 @@ Agreement with the witness tells which.
 # Four features are active in a sample, on average.
 
 import matplotlib.pyplot as plt
+from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import cosine_similarity
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.datasets import make_superposition
+from skmfr.inspection import FeatureAgreementDisplay
 from skmfr.metrics import recall_precision
 
-X, _, features = make_superposition(20_000, 32, 64, n_active=4, random_state=0)
+X, _, features = make_superposition(40_000, 32, 64, n_active=4, random_state=0)
+X, X_other = X[:20_000], X[20_000:]
 sae = MFRSparseAutoencoder(n_components=128, k=4, max_steps=1000, random_state=0)
 sae.fit(X)
 
@@ -85,4 +88,23 @@ axes[0].annotate(
     color="0.3",
 )
 axes[0].legend(title="Atom", loc="upper left")
+plt.show()
+
+# %%
+# Similarity to the truth and to the witness
+# ------------------------------------------
+# The paper's first figure, for one atom after the other: atoms that are more similar to
+# those of another SAE are more similar to a feature. Colour is the probability that an
+# independent fit finds the atom again.
+#
+# Is this probability right? A fit to other samples, with another seed, tells. On the
+# right, atoms are binned by their probability. A bin is on the diagonal if as many of
+# its atoms return as promised.
+
+other = clone(sae).set_params(random_state=1).fit(X_other)
+fig, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
+for ax, kind, truth in zip(
+    axes, ["truth", "calibration"], [features, other], strict=True
+):
+    FeatureAgreementDisplay.from_estimator(sae, truth=truth, kind=kind, ax=ax)
 plt.show()

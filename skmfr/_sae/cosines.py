@@ -3,10 +3,14 @@
 PyTorch is imported on first use, so that importing skmfr is fast.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 
+# Cosine of each atom of the first dictionary with the nearest of the second, by their
+# numbers.
+Nearest = Mapping[tuple[int, int], np.ndarray]
 # A matching that is computed once, to report a number, is exact up to this many atoms
 # (9 s, 1.3 GB).
 EXACT_ONCE = 8192
@@ -43,6 +47,28 @@ def nearest_both_ways(
         (np.clip(cosine.cpu().numpy(), -1.0, 1.0), index.cpu().numpy())
         for cosine, index in largest_cosines_both_ways(rows, columns, after_block)
     ]
+
+
+def nearest_of_pairs(dictionaries: Sequence[np.ndarray]) -> Nearest:
+    """Cosine of each atom with the nearest atom of each other dictionary.
+
+    Parameters
+    ----------
+    dictionaries : sequence of ndarray of shape (n_atoms, n_features)
+
+    Returns
+    -------
+    dict of ndarray of shape (n_atoms,)
+        At (i, j), cosines of the atoms of dictionary i with the nearest of j.
+    """
+    from .pairing import largest_cosines_both_ways
+
+    tensors, nearest = _as_tensors(*dictionaries), {}
+    for i, j in combinations(range(len(tensors)), 2):
+        both = largest_cosines_both_ways(tensors[i], tensors[j])
+        for pair, (cosine, _) in zip([(i, j), (j, i)], both, strict=True):
+            nearest[pair] = np.clip(cosine.numpy(), -1.0, 1.0)
+    return nearest
 
 
 def named_dictionaries(
@@ -123,8 +149,8 @@ def _same_dtype(atoms: np.ndarray, others: np.ndarray) -> list[np.ndarray]:
     return [array.astype(dtype, copy=False) for array in (atoms, others)]
 
 
-def _as_tensors(atoms: np.ndarray, others: np.ndarray):
+def _as_tensors(*arrays: np.ndarray):
     """Copies on the CPU, because PyTorch warns when it shares read-only arrays."""
     import torch
 
-    return torch.tensor(atoms, device="cpu"), torch.tensor(others, device="cpu")
+    return [torch.tensor(array, device="cpu") for array in arrays]

@@ -6,19 +6,24 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
-from .cosines import at_least, nearest_cosines
+from .cosines import Nearest, at_least
 from .levels import level_of_data
 
 # Cosine from which on an atom counts as found, and share of trusted atoms that are
 # not, by default.
 TAU = 0.8
 FDR = 0.05
+# Weight of an atom that is added at each end of the calibration.
+PRIOR = 1.0
+# Of probabilities, to compare them with frequencies.
+N_BINS = 10
 
 
 def reappearance(
-    atoms: np.ndarray,
-    group: Sequence[np.ndarray],
-    witnesses: Sequence[np.ndarray],
+    nearest: Nearest,
+    reference: int,
+    group: Sequence[int],
+    witnesses: Sequence[int],
     tau: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probability that an independent dictionary has an atom at cosine tau or more.
@@ -27,7 +32,8 @@ def reappearance(
     run. Each of them has a cosine with one further dictionary, and returns in another
     one or not.  A monotone regression of the latter on the former, over all ordered
     pairs of further dictionaries, is applied to the cosines of the atoms with the
-    witnesses. Several witnesses are averaged.
+    witnesses. Several witnesses are averaged.  It needs a witness, and three
+    dictionaries in all.
 
     The penalty makes the members of the group alike, so two of them never form a pair,
     unless there is only one witness and therefore no other pair.
@@ -36,47 +42,74 @@ def reappearance(
 
     Parameters
     ----------
-    atoms : ndarray of shape (n_components, n_features)
-        All atoms have unit norm.
-    group, witnesses : sequence of ndarray of shape (n_components, n_features)
+    nearest : dict of ndarray of shape (n_components,)
+        From :func:`nearest_of_pairs`, for all dictionaries.
+    reference : int
+        The dictionary whose atoms are judged.
+    group, witnesses : sequence of int
+        The other dictionaries; the group contains the reference.
     tau : float
 
     Returns
     -------
     probability : ndarray of shape (n_components,)
-        NaN if there is no witness, or at most two dictionaries.
     deviation : ndarray of shape (n_components,)
     """
-    others, n_coupled = [*group, *witnesses], len(group) if len(witnesses) > 1 else 0
-    if not len(witnesses) or len(others) < 3:
-        unknown = np.full(len(atoms), np.nan)
-        return unknown, unknown.copy()
-    known = np.stack([nearest_cosines(atoms, witness)[0] for witness in witnesses])
-    # Cosines of each atom of a witness, by the index of the other dictionary.
-    cosines = [
-        {
-            j: nearest_cosines(witness, each)[0]
-            for j, each in enumerate(others)
-            if j != len(group) + i
-        }
-        for i, witness in enumerate(witnesses)
-    ]
+    others = [*group, *witnesses]
+    coupled = set(group) if len(witnesses) > 1 else set()
+    known = np.stack([nearest[reference, witness] for witness in witnesses])
+    returns = {
+        (witness, target): at_least(tau, nearest[witness, target])
+        for witness in witnesses
+        for target in others
+        if target != witness
+    }
 
     def without(left_out: int | None) -> np.ndarray:
-        pairs = [
-            (by_number[seen], at_least(tau, by_number[target]))
-            for by_number in cosines
-            for seen in by_number
-            for target in by_number
-            if target not in (seen, left_out) and max(seen, target) >= n_coupled
-        ]
-        weight = len(witnesses) / len(pairs)
-        return _calibrated(pairs, weight)(known.ravel()).reshape(known.shape).mean(0)
+        seen, share, n_targets = [], [], []
+        for witness, other in returns:
+            targets = [
+                returns[witness, target]
+                for target in others
+                if target not in (witness, other, left_out)
+                and not {other, target} <= coupled
+            ]
+            if targets:
+                seen.append(nearest[witness, other])
+                share.append(np.mean(targets, axis=0))
+                n_targets.append(len(targets))
+        weights = len(witnesses) / sum(n_targets) * np.array(n_targets)
+        predict = _calibrated(seen, share, weights)
+        return predict(known.ravel()).reshape(known.shape).mean(0)
 
     probability = without(None)
-    left = np.stack([without(number) for number in range(len(others))])
+    left = np.stack([without(number) for number in others])
     spread = np.square(left - left.mean(0)).sum(0)
     return probability, np.sqrt((1 - 1 / len(others)) * spread)
+
+
+def reappearance_in_fit(
+    nearest: Nearest,
+    reference: int,
+    group: np.ndarray,
+    witnesses: np.ndarray,
+    tau: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`reappearance` of the reference, NaN if there are too few dictionaries.
+
+    Parameters
+    ----------
+    nearest : dict of ndarray of shape (n_components,)
+        From :func:`nearest_of_pairs`, of the group and then the witnesses.
+    reference : int
+    group, witnesses : ndarray of shape (n, n_components, n_features)
+    tau : float
+    """
+    if too_few(len(group), len(witnesses)):
+        unknown = np.full(group.shape[1], np.nan)
+        return unknown, unknown.copy()
+    n_saes, n_all = len(group), len(group) + len(witnesses)
+    return reappearance(nearest, reference, range(n_saes), range(n_saes, n_all), tau)
 
 
 def too_few(n_saes: int, n_witnesses: int) -> str | None:
@@ -96,17 +129,18 @@ def warn_of_too_few(n_saes: int, n_witnesses: int, stacklevel: int) -> None:
         warnings.warn(message, stacklevel=stacklevel + 1)
 
 
-def _calibrated(pairs: list[tuple[np.ndarray, np.ndarray]], weight: float):
-    """Monotone regression of returns on cosines, with this weight for each pair.
+def _calibrated(seen: list[np.ndarray], share: list[np.ndarray], weights: np.ndarray):
+    """Monotone regression of shares on cosines, with a weight for each part.
 
     An added atom at each end, which returns half of the time, keeps probabilities away
-    from 0 and 1, more so if there are few atoms.
+    from 0 and 1, more so if there are few atoms: n atoms that all return do so with
+    (n + 1/2) / (n + 1), the posterior mean of Jeffreys' prior.
     """
-    seen, returns = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    each = np.repeat(weights, [len(cosines) for cosines in seen])
     regression = IsotonicRegression(out_of_bounds="clip").fit(
-        np.concatenate([[-1.0], seen, [1.0]]),
-        np.concatenate([[0.5], returns, [0.5]]),
-        np.concatenate([[1.0], np.full(len(seen), weight), [1.0]]),
+        np.concatenate([[-1.0], *seen, [1.0]]),
+        np.concatenate([[0.5], *share, [0.5]]),
+        np.concatenate([[PRIOR], each, [PRIOR]]),
     )
     return regression.predict
 
@@ -165,3 +199,25 @@ def largest_set(
     chosen = np.zeros(len(probability), dtype=bool)
     chosen[order[: np.count_nonzero(lost <= fdr)]] = True
     return chosen
+
+
+def binned(
+    probability: np.ndarray, returns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Probabilities and frequencies in ten bins of the probability, without empty ones.
+
+    Parameters
+    ----------
+    probability : ndarray of shape (n_atoms,)
+    returns : ndarray of shape (n_atoms,), bool
+
+    Returns
+    -------
+    mean, share : ndarray of shape (n_filled,)
+        Mean probability of the atoms of a bin, and share of them that returns.
+    n_atoms : ndarray of shape (n_filled,), int
+    """
+    bins = np.minimum((probability * N_BINS).astype(int), N_BINS - 1)
+    _, bins, n_atoms = np.unique(bins, return_inverse=True, return_counts=True)
+    mean, share = (np.bincount(bins, each) / n_atoms for each in (probability, returns))
+    return mean, share, n_atoms

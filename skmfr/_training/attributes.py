@@ -3,6 +3,7 @@
 PyTorch is imported only when something is computed, so that importing skmfr is fast.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -76,6 +77,13 @@ def make_reappearance(estimator) -> None:
         set_fitted(estimator, {"reappearance_": reappearance_of(estimator.__dict__)})
 
 
+def reappearance_without_warning(estimator) -> np.ndarray:
+    """Probability of each atom to return; NaN if nothing is known of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return estimator.reappearance_
+
+
 def is_late(estimator) -> bool:
     """Whether attributes are left to be computed."""
     return "decoder" in estimator.__dict__.get("_training", ())
@@ -106,3 +114,19 @@ def _add(estimator, made: Mapping[str, Any]) -> None:
     """Set the attributes that are not set yet."""
     missing = made.keys() - estimator.__dict__.keys()
     set_fitted(estimator, {name: made[name] for name in missing})
+
+
+def along_of(
+    training: Mapping[str, np.ndarray],
+    reference: int,
+    n_components: int,
+    n_features: int,
+) -> np.ndarray:
+    """Share of the variance of the data along each atom, (n_components,).
+
+    That of directions on the sphere where it is not known: in models of earlier builds
+    or other packages, and in files without the state of training.
+    """
+    if "along" in training:
+        return training["along"][reference]
+    return np.full(n_components, 1 / n_features)

@@ -38,7 +38,7 @@ from .results import (
 from .schedule import Plateau, Schedule, due
 from .settings import Settings, n_steps_of, settings_of
 from .state import TrainingState, from_arrays, new_state
-from .variance import variance_along
+from .variance import N_ROWS, N_ROWS_OF_MANY, variance_along
 
 # Default number of steps between checkpoints.
 CHECKPOINT_EVERY = 500
@@ -181,7 +181,8 @@ def what_is_left(
     """
     attributes = fitted_attributes(state, data.standardiser, settings, data.dtype)
     group = state.ensemble.decoder[: settings.n_saes]
-    along = variance_along(group, data.batches, data.standardiser, settings)
+    n_rows = N_ROWS_OF_MANY if late else N_ROWS
+    along = variance_along(group, data.batches, data.standardiser, settings, n_rows)
     if data.along is not None:
         along = data.along + data.share * (along - data.along)
     training = training_arrays(state, data.moments, settings, along, keep_adam)

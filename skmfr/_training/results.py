@@ -1,15 +1,22 @@
 """The result of a fit: attributes in units of the data, and the state to continue."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from .._data.moments import Moments
 from .._data.standardiser import Standardiser
-from .._sae.cosines import mean_nearest_cosine
+from .._sae.cosines import nearest_of_pairs
 from .._sae.levels import random_agreement
-from .._sae.reappearance import FDR, TAU, reappearance, trusted, warn_of_too_few
+from .._sae.reappearance import (
+    FDR,
+    TAU,
+    reappearance_in_fit,
+    trusted,
+    warn_of_too_few,
+)
+from .attributes import along_of
 from .diagnostics import check_convergence, failure_signs, share_of_duplicates
 from .revive import MAX_REINITS
 from .schedule import Schedule
@@ -162,33 +169,32 @@ def weights_of(attributes: dict) -> dict[str, np.ndarray]:
 
 def agreement_of(attributes: dict) -> dict[str, np.ndarray]:
     """Agreement of the atoms of an estimator that has weights."""
-    dictionaries = attributes["dictionaries_"]
+    group = attributes["dictionaries_"]
     witnesses = attributes["witness_dictionaries_"]
     reference = attributes["reference_sae_"]
-    mutual = np.stack(
-        [
-            mean_nearest_cosine(atoms, np.delete(dictionaries, i, axis=0))
-            for i, atoms in enumerate(dictionaries)
-        ]
-    )
+    nearest = nearest_of_pairs([*group, *witnesses])
+    numbers = range(len(group))
+
+    def mean(i: int, others: Iterable[int]) -> np.ndarray:
+        cosines = [nearest[i, j] for j in others if j != i]
+        unknown = [np.full(len(group[i]), np.nan, dtype=group.dtype)]
+        return np.mean(cosines or unknown, axis=0)
+
+    mutual = np.stack([mean(i, numbers) for i in numbers])
     agreement = mutual[reference]
     if len(witnesses):
-        agreement = mean_nearest_cosine(dictionaries[reference], witnesses)
-    atoms = dictionaries[reference]
-    probability, deviation = reappearance(atoms, dictionaries, witnesses, TAU)
+        agreement = mean(reference, range(len(group), len(group) + len(witnesses)))
+    probability, deviation = reappearance_in_fit(
+        nearest, reference, group, witnesses, TAU
+    )
     found = {"feature_agreement_": agreement, "mutual_agreement_": mutual}
     # Where nothing is known of it, who reads it is told.
     if not np.isnan(probability).any():
         found["reappearance_"] = probability.astype(agreement.dtype)
+    n_features = group.shape[2]
+    along = along_of(attributes["_training"], reference, *group.shape[1:])
     return found | {
-        "trusted_": trusted(
-            probability,
-            deviation,
-            agreement,
-            along_of(attributes["_training"], reference, atoms),
-            atoms.shape[1],
-            FDR,
-        )
+        "trusted_": trusted(probability, deviation, agreement, along, n_features, FDR)
     }
 
 
@@ -202,20 +208,11 @@ def reappearance_of(attributes: dict) -> np.ndarray:
     """
     group = attributes["dictionaries_"]
     witnesses = attributes["witness_dictionaries_"]
-    atoms = group[attributes["reference_sae_"]]
+    reference = attributes["reference_sae_"]
     warn_of_too_few(len(group), len(witnesses), stacklevel=4)
-    return reappearance(atoms, group, witnesses, TAU)[0].astype(atoms.dtype)
-
-
-def along_of(training: Mapping, reference: int, atoms: np.ndarray) -> np.ndarray:
-    """Share of the variance of the data along each atom, (n_components,).
-
-    That of directions on the sphere where it is not known: in models of earlier builds
-    or other packages, and in files without the state of training.
-    """
-    if "along" in training:
-        return training["along"][reference]
-    return np.full(len(atoms), 1 / atoms.shape[1])
+    nearest = nearest_of_pairs([*group, *witnesses])
+    found = reappearance_in_fit(nearest, reference, group, witnesses, TAU)
+    return found[0].astype(group.dtype)
 
 
 def training_arrays(

@@ -9,14 +9,18 @@ from .._data.batches import Batches
 from .._data.standardiser import Standardiser
 from .settings import Settings
 
-# Rows that are enough to tell.
-N_ROWS = 1024
+# Rows that are enough to tell, in a fit and in one of many calls, whose mean counts.
+N_ROWS, N_ROWS_OF_MANY = 1024, 256
 
 
 def variance_along(
-    atoms: Tensor, batches: Batches, standardiser: Standardiser, settings: Settings
+    atoms: Tensor,
+    batches: Batches,
+    standardiser: Standardiser,
+    settings: Settings,
+    n_rows: int,
 ) -> np.ndarray:
-    """Share of the variance along each atom, from the first rows of each batch.
+    """Share of the variance along each atom, of the first rows.
 
     Parameters
     ----------
@@ -24,14 +28,17 @@ def variance_along(
     batches : Batches
     standardiser : Standardiser
     settings : Settings
+    n_rows : int
+        At most, if there are so many.
 
     Returns
     -------
     ndarray of shape (n_saes, n_components)
         That of a direction on the sphere, 1 / n_features, if nothing varies.
     """
-    n_batches = ceil(min(N_ROWS, batches.n_rows) / batches.batch_size)
-    rows = np.concatenate([batches[number] for number in range(n_batches)])
+    n_rows = min(n_rows, batches.n_rows)
+    numbers = range(ceil(n_rows / batches.batch_size))
+    rows = np.concatenate([batches[number] for number in numbers])[:n_rows]
     X = standardiser(rows, settings.device, settings.dtype)
     total = float(X.square().sum())
     if total == 0:

@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import validate_params
 
 from .._sae import levels
 from .._sae.cosines import nearest_both_ways
+from .._sae.reappearance import TAU, reappearance
 from .._utils.checks import Device, unit_atoms
 from .._utils.extras import needed_by
 
@@ -176,10 +177,11 @@ def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
               \quad f_j = \frac1n \bigl| \{ l \ne i :
               \max_m \cos(d^{(i)}_j, d^{(l)}_m) > \tau_l \} \bigr|:
 
-    the *agreement*, and the share of the other SAEs in which the atom is *found*. If
-    the SAEs were trained independently, such as with other seeds, :math:`f_j` is an
-    unbiased estimate of how likely one more is to have the atom at that level;
-    :func:`reappearance` is the probability that a fit of ours learns from its own SAEs.
+    the *agreement*, and the share of the other SAEs in which the atom is *found*. Of
+    three SAEs or more that were trained independently, such as with other seeds, the
+    *reappearance* of an atom is the probability that one more has it at a cosine of .8
+    or more. It is calibrated as in :func:`reappearance`, with the other SAEs in the
+    place of witnesses.
 
     Parameters
     ----------
@@ -197,10 +199,11 @@ def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
     -------
     DataFrame
         A row for each atom, index "sae" and "atom"; columns "agreement", "found",
-        "trusted" (whether the agreement is above the mean of the levels
-        of trust); for each SAE of some name "cosine NAME" and "atom NAME", where it
-        comes nearest to having the atom (NaN and -1 for itself). ``attrs`` has the
-        means of the null levels and of the levels of trust by SAE, "null" and "level".
+        "reappearance" (NaN for two SAEs), "trusted" (whether the agreement is above the
+        mean of the levels of trust); for each SAE of some name "cosine NAME" and
+        "atom NAME", where it comes nearest to having the atom (NaN and -1 for itself).
+        ``attrs`` has the means of the null levels and of the levels of trust by SAE,
+        "null" and "level".
 
     Raises
     ------
@@ -240,6 +243,11 @@ def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
         name: levels.random_agreement(n_features, n_atoms)
         for name, (n_atoms, _) in shapes.items()
     }
+    number = {name: i for i, name in enumerate(named)}
+    by_number = {
+        (number[one], number[other]): cosine
+        for (one, other), (cosine, _) in nearest.items()
+    }
     frames = {}
     attrs: dict[str, dict[str, float]] = {"null": {}, "level": {}}
     for name, (n_atoms, _) in shapes.items():
@@ -251,14 +259,19 @@ def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
         )
         attrs["null"][name], attrs["level"][name] = float(null), float(level.mean())
         agreement = cosines.mean(0)
+        probability = np.full(n_atoms, np.nan)
+        if len(named) > 2:
+            itself, witnesses = number[name], [number[other] for other in others]
+            probability, _ = reappearance(by_number, itself, [itself], witnesses, TAU)
         columns = {
             "agreement": agreement,
             "found": (cosines > level[:, None]).mean(0),
+            "reappearance": probability.astype(cosines.dtype),
             "trusted": agreement > level.mean(),
         }
-        itself = np.full(n_atoms, np.nan, cosines.dtype), np.full(n_atoms, -1)
+        nowhere = np.full(n_atoms, np.nan, cosines.dtype), np.full(n_atoms, -1)
         for other in named:
-            cosine, index = nearest.get((name, other), itself)
+            cosine, index = nearest.get((name, other), nowhere)
             columns |= {f"cosine {other}": cosine, f"atom {other}": index}
         frames[name] = pd.DataFrame(columns).rename_axis("atom")
     frame = pd.concat(frames, names=["sae"])

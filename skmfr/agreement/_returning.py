@@ -6,8 +6,15 @@ import numpy as np
 from sklearn.utils._param_validation import validate_params
 from sklearn.utils.validation import check_is_fitted
 
-from .._sae.reappearance import FDR, TAU, trusted, warn_of_too_few
-from .._sae.reappearance import reappearance as reappearance_of
+from .._sae.cosines import nearest_of_pairs
+from .._sae.reappearance import (
+    FDR,
+    TAU,
+    reappearance_in_fit,
+    trusted,
+    warn_of_too_few,
+)
+from .._training.attributes import along_of
 from .._utils.checks import Interval
 
 
@@ -80,7 +87,8 @@ def reappearance(sae, tau=TAU) -> tuple[np.ndarray, np.ndarray]:
     check_is_fitted(sae)
     witnesses, group = sae.witness_dictionaries_, sae.dictionaries_
     warn_of_too_few(len(group), len(witnesses), stacklevel=3)
-    return reappearance_of(sae.components_, group, witnesses, tau)
+    nearest = nearest_of_pairs([*group, *witnesses])
+    return reappearance_in_fit(nearest, sae.reference_sae_, group, witnesses, tau)
 
 
 @validate_params(
@@ -147,9 +155,8 @@ def trusted_atoms(sae, fdr=FDR, tau=TAU) -> np.ndarray:
     >>> int(trusted_atoms(sae).sum()) > 12
     True
     """
-    from .._training.results import along_of
-
     probability, deviation = reappearance(sae, tau)
-    along = along_of(getattr(sae, "_training", {}), sae.reference_sae_, sae.components_)
-    agreement, n_features = sae.feature_agreement_, sae.components_.shape[1]
-    return trusted(probability, deviation, agreement, along, n_features, fdr)
+    shape, training = sae.components_.shape, getattr(sae, "_training", {})
+    along = along_of(training, sae.reference_sae_, *shape)
+    agreement = sae.feature_agreement_
+    return trusted(probability, deviation, agreement, along, shape[1], fdr)

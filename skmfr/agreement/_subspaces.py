@@ -15,6 +15,10 @@ from .._utils.checks import Interval, unit_atoms
 
 # Random directions that tell what a span of so many atoms has by chance.
 N_RANDOM = 500
+# Products with other atoms in memory at a time, 128 MB.
+PRODUCTS_AT_ONCE = 1 << 24
+# Up to this distance from their span, atoms depend on others.
+DEPENDENT = 1e-6
 
 
 class SubspaceAgreement(NamedTuple):
@@ -106,10 +110,12 @@ def subspace_agreement(
         (np.ones(len(one)), (one, len(here) + other)), shape=(n_all, n_all)
     )
     _, labels = connected_components(graph, directed=False)
+    ends = np.cumsum(np.bincount(labels, minlength=1))[:-1]
+    members = np.split(np.argsort(labels, kind="stable"), ends)
     for number, label in enumerate(np.unique(labels[one])):
-        of_here, of_there = (
-            np.flatnonzero(part == label) for part in np.split(labels, [len(here)])
-        )
+        places = members[label]
+        of_here = places[places < len(here)]
+        of_there = places[places >= len(here)] - len(here)
         mine, theirs = sides[0][of_here], sides[1][of_there]
         if len(theirs) == 1:
             name, cosine = "merges", _cosine_with_span(theirs, mine)
@@ -127,40 +133,66 @@ def _links(
     atoms: np.ndarray, others: np.ndarray, span_tau: float, max_atoms: int
 ) -> np.ndarray:
     """Atoms in spans of others, (2, n_links): an atom, and one of those that span."""
-    pairs: list[tuple[int, int]] = []
     max_atoms = min(max_atoms, len(others))
-    if len(atoms) and max_atoms > 1:
-        draw = np.random.default_rng(0).standard_normal((N_RANDOM, atoms.shape[1]))
-        draw /= np.linalg.norm(draw, axis=1, keepdims=True)
-        by_chance = np.stack([_pursued(each, others, max_atoms)[1] for each in draw])
-        level = np.maximum(np.quantile(by_chance, BELOW, axis=0), span_tau)
-        for i, atom in enumerate(atoms):
-            chosen, cosines = _pursued(atom, others, max_atoms)
-            in_span = np.flatnonzero(cosines[1:] >= level[1:])
-            # A level of 1 tells nothing: so many atoms span everything.
-            if len(in_span) and level[in_span[0] + 1] < 1:
-                pairs += [(i, j) for j in chosen[: in_span[0] + 2]]
-    return np.array(pairs, dtype=int).reshape(-1, 2).T
+    if not len(atoms) or max_atoms < 2:
+        return np.empty((2, 0), dtype=int)
+    draw = np.random.default_rng(0).standard_normal((N_RANDOM, atoms.shape[1]))
+    draw /= np.linalg.norm(draw, axis=1, keepdims=True)
+    _, by_chance = _pursued(draw, others, max_atoms)
+    level = np.maximum(np.quantile(by_chance, BELOW, axis=0), span_tau)
+    # A level of 1 tells nothing: so many atoms span everything. Nor does one atom.
+    level[level >= 1] = np.inf
+    level[0] = np.inf
+    chosen, cosines = _pursued(atoms, others, max_atoms)
+    in_span = cosines >= level
+    n_atoms = np.where(in_span.any(1), in_span.argmax(1) + 1, 0)
+    atom, place = np.nonzero(np.arange(max_atoms) < n_atoms[:, None])
+    return np.stack([atom, chosen[atom, place]])
 
 
 def _pursued(
-    atom: np.ndarray, others: np.ndarray, n_most: int
-) -> tuple[list[int], np.ndarray]:
-    """Atoms that matching pursuit picks, and the cosine with their span after each."""
-    chosen: list[int] = []
-    cosines, residual = np.empty(n_most), atom
-    for n in range(n_most):
-        products = np.abs(others @ residual)
-        products[chosen] = -1.0
-        chosen.append(int(products.argmax()))
-        basis, _ = np.linalg.qr(others[chosen].T)
-        residual = atom - basis @ (basis.T @ atom)
-        cosines[n] = np.sqrt(max(0.0, 1 - residual @ residual))
+    atoms: np.ndarray, others: np.ndarray, n_most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Atoms that matching pursuit picks, and cosines with their span after each.
+
+    Parameters
+    ----------
+    atoms : ndarray of shape (n_atoms, n_features)
+    others : ndarray of shape (n_others, n_features)
+    n_most : int
+
+    Returns
+    -------
+    chosen : ndarray of shape (n_atoms, n_most), int
+    cosines : ndarray of shape (n_atoms, n_most)
+    """
+    chosen = np.empty((len(atoms), n_most), dtype=int)
+    cosines = np.empty((len(atoms), n_most))
+    n_rows = max(1, PRODUCTS_AT_ONCE // len(others))
+    for start in range(0, len(atoms), n_rows):
+        block = slice(start, start + n_rows)
+        residual = atoms[block].copy()
+        basis = np.zeros((n_most, *residual.shape))
+        for n in range(n_most):
+            products = np.abs(residual @ others.T)
+            np.put_along_axis(products, chosen[block, :n], -1.0, axis=1)
+            chosen[block, n] = products.argmax(1)
+            new = others[chosen[block, n]]
+            # Twice, against rounding.
+            for axis in [*basis[:n], *basis[:n]]:
+                new = new - np.sum(new * axis, axis=1, keepdims=True) * axis
+            norm = np.linalg.norm(new, axis=1, keepdims=True)
+            # What the span already contains adds nothing to it.
+            basis[n] = np.where(norm > DEPENDENT, new / np.maximum(norm, DEPENDENT), 0)
+            along = np.sum(residual * basis[n], axis=1, keepdims=True)
+            residual -= along * basis[n]
+            left = np.square(residual).sum(1)
+            cosines[block, n] = np.sqrt(np.maximum(0.0, 1 - left))
     return chosen, cosines
 
 
 def _cosine_with_span(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Cosine of each atom with the span of others, (n_atoms,)."""
     _, sizes, axes = np.linalg.svd(others, full_matrices=False)
-    axes = axes[sizes > 1e-6 * sizes[0]]
+    axes = axes[sizes > DEPENDENT * sizes[0]]
     return np.linalg.norm(atoms @ axes.T, axis=1).clip(max=1.0)

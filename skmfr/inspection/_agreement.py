@@ -1,19 +1,40 @@
-"""Agreement of atoms against their usage."""
+"""Agreement of atoms against their usage and the truth, and their probabilities."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._data.checked import checked_data
+from .._sae.cosines import at_least
 from .._sae.levels import TRUSTED, agreement_level
+from .._sae.reappearance import TAU, binned
+from .._training.attributes import reappearance_without_warning
 from .._utils.checks import as_matrix
-from ..agreement import feature_agreement, random_agreement
+from ..agreement import feature_agreement, nearest_atoms, random_agreement
 from ._drawing import ABOVE, BLUE, ORANGE, import_pyplot, new_axes
 from ._fitted import agreement_with, split_fitted, transformed
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Of the intervals of frequencies.
+CONFIDENCE = 0.95
+
 
 class FeatureAgreementDisplay:
-    """Agreement of atoms against their usage.
+    """Agreement of atoms against their usage or the truth, and what it promises.
+
+    There are three kinds:
+
+    - "usage" draws the agreement of each atom against how often it is active. Colour is
+      the probability that the atom returns in an independent fit, if it is known.
+    - "calibration" draws the share of atoms that are in the truth against this
+      probability, in ten bins, with 95 % intervals. The truth is an independent fit or
+      the known features of the data. Probabilities that hold are on the diagonal.
+    - "truth" draws the cosine of each atom with the nearest atom of the truth against
+      its agreement, with the line of least squares.
 
     Atoms of an estimator are marked as it trusts them: 5 % of the trusted atoms are
     expected not to return in an independent fit. For dictionaries, atoms above a
@@ -30,7 +51,7 @@ class FeatureAgreementDisplay:
     ----------
     agreement : ndarray of shape (n_components,)
         Agreement of each atom with other dictionaries, between -1 and 1.
-    usage : ndarray of shape (n_components,)
+    usage : ndarray of shape (n_components,) or None
         Share of the samples in which each atom is active, between 0 and 1.
     null : float
         Agreement of random dictionaries.
@@ -40,15 +61,27 @@ class FeatureAgreementDisplay:
         Name of the other dictionaries, for the axis label.
     trusted : ndarray of shape (n_components,), bool, default=None
         Atoms to trust. None means those above the threshold.
+    reappearance : ndarray of shape (n_components,), default=None
+        Probability of each atom to return.
+    truth : ndarray of shape (n_components,), default=None
+        Cosine of each atom with the nearest atom of an independent fit, or with the
+        nearest feature of the data.
 
     Attributes
     ----------
     trusted_scatter_, untrusted_scatter_ : matplotlib PathCollection
-        Atoms to trust, and the others.
+        Atoms to trust, and the others. Not in "calibration".
     null_line_ : matplotlib Line2D
-        The level of random dictionaries.
+        The level of random dictionaries. Only in "usage".
     threshold_line_ : matplotlib Line2D or None
-        The threshold, if it decides which atoms to trust.
+        The threshold, if it decides which atoms to trust. Only in "usage".
+    bins_scatter_ : matplotlib PathCollection
+        Mean probability and frequency of each bin. Only in "calibration".
+    intervals_ : matplotlib LineCollection
+        Wilson's 95 % intervals of the frequencies, as if atoms returned independently
+        of each other. Only in "calibration".
+    line_ : matplotlib Line2D or None
+        The diagonal in "calibration"; in "truth" the fitted line, if agreement varies.
     ax_ : matplotlib Axes
         Axes with the atoms.
     figure_ : matplotlib Figure
@@ -68,6 +101,15 @@ class FeatureAgreementDisplay:
     >>> display = FeatureAgreementDisplay.from_estimator(sae.fit(X[:500]), X)
     >>> display.ax_.get_ylabel()
     'Agreement with 1 witness (cosine)'
+
+    Calibration, with a fit to other samples as the truth:
+
+    >>> other = MFRSparseAutoencoder(n_components=64, max_steps=100, random_state=1)
+    >>> display = FeatureAgreementDisplay.from_estimator(
+    ...     sae, truth=other.fit(X[500:1000]), kind="calibration"
+    ... )
+    >>> display.ax_.get_xlabel()
+    'Probability to return'
     """
 
     def __init__(
@@ -79,6 +121,8 @@ class FeatureAgreementDisplay:
         threshold,
         agreement_with="other dictionaries",
         trusted=None,
+        reappearance=None,
+        truth=None,
     ):
         self.agreement = agreement
         self.usage = usage
@@ -86,10 +130,20 @@ class FeatureAgreementDisplay:
         self.threshold = threshold
         self.agreement_with = agreement_with
         self.trusted = trusted
+        self.reappearance = reappearance
+        self.truth = truth
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, *, ax=None, scatter_kwargs=None, line_kwargs=None
+        cls,
+        estimator,
+        X=None,
+        *,
+        truth=None,
+        kind="usage",
+        ax=None,
+        scatter_kwargs=None,
+        line_kwargs=None,
     ):
         """Show the atoms of a fitted estimator.
 
@@ -97,14 +151,19 @@ class FeatureAgreementDisplay:
         ----------
         estimator : MFRSparseAutoencoder or Pipeline
             Fitted estimator, or pipeline that ends with one.
-        X : array-like of shape (n_samples, n_features)
-            Data to measure how often each atom is used.
+        X : array-like of shape (n_samples, n_features), default=None
+            Data to measure how often each atom is used, for "usage".
+        truth : estimator, or array-like of shape (n_atoms, n_features), default=None
+            For "calibration" and "truth": an independent fit, with another seed and on
+            other samples, of which the reference counts; or the known features.
+        kind : {"usage", "calibration", "truth"}, default="usage"
+            What to draw.
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         scatter_kwargs : dict, default=None
             Keyword arguments for ``Axes.scatter``, which override the defaults.
         line_kwargs : dict, default=None
-            Keyword arguments for ``Axes.axhline``, which override the defaults.
+            Keyword arguments for lines, which override the defaults.
 
         Returns
         -------
@@ -118,21 +177,26 @@ class FeatureAgreementDisplay:
         TypeError
             If the estimator has an unsupported type.
         ValueError
-            If it is not fitted, X does not match it, or there is no agreement because
-            a single SAE was fitted without a witness.
+            If it is not fitted, X or the truth does not match it, there is no agreement
+            because a single SAE was fitted without a witness, or something that this
+            kind draws is missing.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         before, sae = split_fitted(estimator)
-        null = sae.agreement_null_
+        null, probability = sae.agreement_null_, reappearance_without_warning(sae)
         display = cls(
             agreement=_checked(sae.feature_agreement_),
-            usage=_usage(sae, transformed(before, X)),
+            usage=None if X is None else _usage(sae, transformed(before, X)),
             null=null,
             threshold=agreement_level(null, TRUSTED),
             agreement_with=agreement_with(sae),
             trusted=sae.trusted_,
+            reappearance=None if np.isnan(probability).any() else probability,
+            truth=None if truth is None else _cosine_with_truth(sae, truth),
         )
-        return display.plot(ax, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)
+        return display.plot(
+            ax, kind=kind, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs
+        )
 
     @classmethod
     def from_dictionaries(
@@ -184,46 +248,70 @@ class FeatureAgreementDisplay:
         )
         return display.plot(ax, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)
 
-    def plot(self, ax=None, *, scatter_kwargs=None, line_kwargs=None):
+    def plot(self, ax=None, *, kind="usage", scatter_kwargs=None, line_kwargs=None):
         """Draw the display.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
+        kind : {"usage", "calibration", "truth"}, default="usage"
+            What to draw.
         scatter_kwargs : dict, default=None
             Keyword arguments for ``Axes.scatter``, which override the defaults.
         line_kwargs : dict, default=None
-            Keyword arguments for ``Axes.axhline``, which override the defaults.
+            Keyword arguments for lines, which override the defaults.
 
         Returns
         -------
         display : FeatureAgreementDisplay
             This display, with the drawn artists.
-        """
-        ax = new_axes(f"{type(self).__name__}.plot", ax)
-        by_threshold = self.trusted is None
-        trusted = self.agreement > self.threshold if by_threshold else self.trusted
-        usual = {"s": np.clip(6000 / len(trusted), 3, 24), "rasterized": True}
 
-        def scatter(shown, label, **style):
-            style = usual | style | (scatter_kwargs or {})
-            label = f"{label} ({shown.sum()})"
-            return ax.scatter(
-                self.usage[shown], self.agreement[shown], label=label, **style
+        Raises
+        ------
+        ValueError
+            If there is no such kind, or something that it draws is missing.
+        """
+        draws = {
+            "usage": self._draw_usage,
+            "calibration": self._draw_calibration,
+            "truth": self._draw_truth,
+        }
+        if kind not in draws:
+            raise ValueError(f"kind must be one of {list(draws)}, got {kind!r}.")
+        self._check_given(kind)
+        ax = new_axes(f"{type(self).__name__}.plot", ax)
+        line_style = {"color": "black", "linewidth": 1} | (line_kwargs or {})
+        draws[kind](ax, scatter_kwargs or {}, line_style)
+        ax.legend(**ABOVE, ncols=2)
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def _check_given(self, kind: str) -> None:
+        if kind == "usage" and self.usage is None:
+            raise ValueError("kind='usage' needs X, got None.")
+        if kind != "usage" and self.truth is None:
+            raise ValueError(
+                f"kind={kind!r} needs truth, an independent fit or the known features, "
+                "got None."
+            )
+        if kind == "calibration" and self.reappearance is None:
+            raise ValueError(
+                "kind='calibration' needs the probability of atoms to return, which is "
+                "not known: fit with n_witnesses=1 or more and n_saes=2 or more."
             )
 
-        def line(height, label, style):
-            style = {"color": "black", "linewidth": 1, "linestyle": style}
-            label = f"{label} ({height:.2f})"
-            return ax.axhline(height, label=label, **style | (line_kwargs or {}))
+    def _draw_usage(self, ax: Axes, scatter_kwargs: dict, line_style: dict) -> None:
+        self._scatter_atoms(ax, self.usage, self.agreement, scatter_kwargs)
 
-        self.trusted_scatter_ = scatter(trusted, "trusted", marker="o", color=BLUE)
-        self.untrusted_scatter_ = scatter(
-            ~trusted, "not trusted", marker="x", color=ORANGE, linewidths=1
-        )
+        def line(height, label, linestyle):
+            label = f"{label} ({height:.2f})"
+            return ax.axhline(
+                height, label=label, **{"linestyle": linestyle} | line_style
+            )
+
         self.threshold_line_ = None
-        if by_threshold:
+        if self.trusted is None:
             self.threshold_line_ = line(self.threshold, "trusted above", "-")
         self.null_line_ = line(self.null, "random dictionaries", "--")
 
@@ -238,9 +326,82 @@ class FeatureAgreementDisplay:
             xlabel="Usage: share of samples in which the atom is active",
             ylabel=f"Agreement with {self.agreement_with} (cosine)",
         )
-        ax.legend(**ABOVE, ncols=2)
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
+
+    def _draw_calibration(
+        self, ax: Axes, scatter_kwargs: dict, line_style: dict
+    ) -> None:
+        from scipy.stats import binomtest
+
+        found = at_least(TAU, self.truth)
+        probability, share, n_atoms = binned(self.reappearance, found)
+        low, high = np.transpose(
+            [
+                binomtest(round(k), n).proportion_ci(CONFIDENCE, method="wilson")
+                for k, n in zip(share * n_atoms, n_atoms.tolist(), strict=True)
+            ]
+        )
+        (self.line_,) = ax.plot(
+            [0, 1], [0, 1], label="calibrated", **{"linestyle": ":"} | line_style
+        )
+        self.intervals_ = ax.vlines(
+            probability, low, high, color=BLUE, linewidth=1, label="95 % interval"
+        )
+        # As large as the share of the atoms in the bin.
+        style = {"s": 8 + 200 * n_atoms / n_atoms.sum(), "color": BLUE}
+        self.bins_scatter_ = ax.scatter(
+            probability, share, label="atoms, binned", **style | scatter_kwargs
+        )
+        ax.set(
+            xlim=(-0.02, 1.02),
+            ylim=(-0.02, 1.02),
+            aspect="equal",
+            xlabel="Probability to return",
+            ylabel=f"Share of atoms in the truth (cosine of {TAU:g})",
+        )
+
+    def _draw_truth(self, ax: Axes, scatter_kwargs: dict, line_style: dict) -> None:
+        self._scatter_atoms(ax, self.agreement, self.truth, scatter_kwargs)
+        self.line_ = None
+        if np.ptp(self.agreement) > 0:
+            slope, height = np.polyfit(self.agreement, self.truth, 1)
+            ends = np.array([self.agreement.min(), self.agreement.max()])
+            (self.line_,) = ax.plot(
+                ends,
+                slope * ends + height,
+                label=f"slope {slope:.2f}",
+                **line_style,
+            )
+        ax.set(
+            xlabel=f"Agreement with {self.agreement_with} (cosine)",
+            ylabel="Cosine with the nearest atom of the truth",
+        )
+
+    def _scatter_atoms(self, ax: Axes, x, y, scatter_kwargs: dict) -> None:
+        """Draw trusted atoms as discs and others as crosses."""
+        trusted = self.trusted
+        if trusted is None:
+            trusted = self.agreement > self.threshold
+        coloured = self.reappearance is not None and "color" not in scatter_kwargs
+        usual = {"s": np.clip(6000 / len(trusted), 3, 24), "rasterized": True}
+
+        def scatter(shown, label, color, **style):
+            style |= {"color": color}
+            if coloured:
+                colors = {"c": self.reappearance[shown], "cmap": "viridis"}
+                style = style | colors | {"vmin": 0, "vmax": 1}
+                del style["color"]
+            label = f"{label} ({shown.sum()})"
+            return ax.scatter(
+                x[shown], y[shown], label=label, **usual | style | scatter_kwargs
+            )
+
+        self.trusted_scatter_ = scatter(trusted, "trusted", BLUE, marker="o")
+        self.untrusted_scatter_ = scatter(
+            ~trusted, "not trusted", ORANGE, marker="x", linewidths=1
+        )
+        if coloured:
+            label = "Probability to return"
+            ax.figure.colorbar(self.trusted_scatter_, ax=ax, label=label)
 
 
 def _checked(agreement: np.ndarray) -> np.ndarray:
@@ -250,6 +411,13 @@ def _checked(agreement: np.ndarray) -> np.ndarray:
             "witness. Set n_witnesses=1 or more."
         )
     return agreement
+
+
+def _cosine_with_truth(sae, truth) -> np.ndarray:
+    """Cosine of each atom with the nearest of an estimator or array."""
+    if hasattr(truth, "fit"):
+        truth = split_fitted(truth)[1].components_
+    return nearest_atoms(sae.components_, truth)[0]
 
 
 def _usage(sae, X) -> np.ndarray:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from .._base import BaseSparseAutoencoder
-from .._training.attributes import set_fitted
+from .._training.attributes import reappearance_without_warning, set_fitted
 from ._safetensors import check_arrays, opened, write_arrays
 
 AGREEMENT = "agreement.safetensors"
 SHAPES = {"feature_agreement": "float m", "trusted": "bool m"}
+# There only if it is known.
+KNOWN = {"reappearance": "float m"}
 
 
 def summary(sae: BaseSparseAutoencoder) -> dict[str, Any]:
@@ -21,47 +23,56 @@ def summary(sae: BaseSparseAutoencoder) -> dict[str, Any]:
     agreement = sae.feature_agreement_
     if np.isnan(agreement).any():
         return {}
-    return {
-        "skmfr_agreement": {
-            "file": AGREEMENT,
-            "mean": float(agreement.mean()),
-            "null": float(sae.agreement_null_),
-            "trusted_share": float(sae.trusted_.mean()),
-            "n_witnesses": len(sae.witness_dictionaries_),
-        }
+    known = {
+        "file": AGREEMENT,
+        "mean": float(agreement.mean()),
+        "null": float(sae.agreement_null_),
+        "trusted_share": float(sae.trusted_.mean()),
+        "n_witnesses": len(sae.witness_dictionaries_),
     }
+    probability = reappearance_without_warning(sae)
+    if not np.isnan(probability).any():
+        known["reappearance"] = float(probability.mean())
+    return {"skmfr_agreement": known}
 
 
 def write_agreement(folder, sae: BaseSparseAutoencoder) -> None:
-    """Write agreement and trust of each atom, or remove what an earlier SAE had."""
+    """Write agreement, trust and probabilities, or remove what an earlier SAE had."""
     path = Path(folder) / AGREEMENT
     known = summary(sae)
     if not known:
         path.unlink(missing_ok=True)
         return
     arrays = {"feature_agreement": sae.feature_agreement_, "trusted": sae.trusted_}
+    if "reappearance" in known["skmfr_agreement"]:
+        arrays["reappearance"] = sae.reappearance_
     write_arrays(path, arrays, {"skmfr": json.dumps(known["skmfr_agreement"])})
 
 
 def read_agreement(folder, sae: BaseSparseAutoencoder) -> None:
-    """Set agreement and trust of each atom, if they stand beside the weights.
+    """Set what stands beside the weights of agreement, trust and probabilities.
 
     Raises
     ------
     ValueError
-        If they are those of another number of atoms, or no cosines.
+        If they are those of another number of atoms, or no cosines and probabilities.
     """
     path = Path(folder) / AGREEMENT
     if not path.exists():
         return
     with opened(path, "np") as file:
-        n_atoms = check_arrays(file, SHAPES)["m"]
+        present = [name for name in KNOWN if name in file.keys()]  # noqa: SIM118
+        shapes = SHAPES | {name: KNOWN[name] for name in present}
+        n_atoms = check_arrays(file, shapes)["m"]
         if n_atoms != len(sae.components_):
             raise ValueError(
                 f"{AGREEMENT} has {n_atoms} atoms, expected {len(sae.components_)}."
             )
-        agreement, trusted = (file.get_tensor(name) for name in SHAPES)
+        found = {f"{name}_": file.get_tensor(name) for name in shapes}
     # Up to rounding.
-    if not (np.abs(agreement) <= 1.001).all():
+    if not (np.abs(found["feature_agreement_"]) <= 1.001).all():
         raise ValueError(f"feature_agreement in {AGREEMENT} has no cosines.")
-    set_fitted(sae, {"feature_agreement_": agreement, "trusted_": trusted})
+    probability = found.get("reappearance_", np.zeros(1))
+    if not ((probability >= 0) & (probability <= 1)).all():
+        raise ValueError(f"reappearance in {AGREEMENT} has no probabilities.")
+    set_fitted(sae, found)

@@ -43,8 +43,9 @@ def to_huggingface_folder(
     The folder contains the files of :func:`to_sae_lens`, so that SAELens can open the
     upload, and a model card. The card lists the data, the parameters, the quality on X
     (variance unexplained, active atoms per sample, atoms that are never active), mean
-    agreement and the share of trusted atoms, and shows a histogram of the agreement.
-    Nothing is uploaded: ``huggingface-cli upload NAME FOLDER`` does that.
+    agreement and probability to return, and the share of trusted atoms, and shows a
+    histogram of the agreement. Nothing is uploaded: ``huggingface-cli upload NAME
+    FOLDER`` does that.
 
     Parameters
     ----------
@@ -174,17 +175,20 @@ def _quality(sae, X) -> dict[str, object]:
 def _agreement_section(known: dict | None) -> str:
     if not known:
         return "## Agreement\n\nNot measured."
-    rows = {
+    rows: dict[str, object] = {
         "Mean agreement of atoms (cosine)": known["mean"],
         "Of random dictionaries": known["null"],
         "Trusted atoms": f"{known['trusted_share']:.1%}",
         "Witnesses": known["n_witnesses"],
     }
+    if "reappearance" in known:
+        rows["Mean probability to return in another fit"] = known["reappearance"]
     return (
         f"## Agreement\n\n{_table(rows)}\n\n![Histogram of agreement]({PICTURE})\n\n"
         "Agreement is the largest cosine of an atom with those of an SAE that was "
         "trained beside it, from another start. Atoms that are found again are likely "
-        f"to be in the data. `{AGREEMENT}` has that of each atom."
+        f"to be in the data. `{AGREEMENT}` has agreement and trust of each atom, and "
+        "how likely another fit finds it."
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils._param_validation import validate_params
 
+from .._training.attributes import reappearance_without_warning
 from .._utils.checks import Interval, as_matrix
 from .._utils.files import replacing
 
@@ -42,8 +43,8 @@ def to_neuronpedia(
     A file is one batch in the format of SAEDashboard, which Neuronpedia's tools read.
     For each atom it has the frequency, a histogram of codes, the inputs in which the
     atom is strongest with its code at each token, and the tokens that it promotes and
-    suppresses. Agreement and trust are added as "skmfr_agreement" and "skmfr_trusted",
-    if they are known.
+    suppresses. Agreement, trust and the probability to return are added as
+    "skmfr_agreement", "skmfr_trusted" and "skmfr_reappearance", if they are known.
 
     Parameters
     ----------
@@ -129,6 +130,7 @@ def to_neuronpedia(
         raise ValueError(
             f"effects has {len(effects.promoted)} atoms, but there are {n_components}."
         )
+    probability = reappearance_without_warning(sae)
     batch = {
         "model_id": str(model_name),
         "layer": int(layer),
@@ -137,7 +139,7 @@ def to_neuronpedia(
             {"feature_index": int(atom)}
             | _usage(codes, atom, tokens, n_contexts, tokenizer)
             | _effects(effects, atom, tokenizer)
-            | _agreement(sae, atom)
+            | _agreement(sae, probability, atom)
             for atom in atoms
         ],
     }
@@ -191,12 +193,15 @@ def _effects(effects, atom: int, tokenizer) -> dict:
     }
 
 
-def _agreement(sae, atom: int) -> dict:
+def _agreement(sae, probability: np.ndarray, atom: int) -> dict:
     agreement = float(sae.feature_agreement_[atom])
     # JSON has no NaN.
     if np.isnan(agreement):
         return {}
-    return {"skmfr_agreement": agreement, "skmfr_trusted": bool(sae.trusted_[atom])}
+    known = {"skmfr_agreement": agreement, "skmfr_trusted": bool(sae.trusted_[atom])}
+    if not np.isnan(probability[atom]):
+        known["skmfr_reappearance"] = float(probability[atom])
+    return known
 
 
 def _texts(ids: np.ndarray, tokenizer) -> list[str]:

@@ -124,3 +124,87 @@ def test_what_cannot_be_shown_is_named(sae, alone, X):
         from_dictionaries(np.eye(3), [], np.eye(3))
     with pytest.raises(ValueError, match="codes has 4 columns, but there are 3 atoms"):
         from_dictionaries(np.eye(3), [np.eye(3)], np.eye(4))
+
+
+def test_colour_is_the_probability_to_return(sae, alone, X):
+    display = FeatureAgreementDisplay.from_estimator(sae, X)
+    for scatter, shown in [
+        (display.trusted_scatter_, sae.trusted_),
+        (display.untrusted_scatter_, ~sae.trusted_),
+    ]:
+        np.testing.assert_array_equal(scatter.get_array(), sae.reappearance_[shown])
+        assert scatter.get_clim() == (0, 1)
+    assert len(display.figure_.axes) == 2
+    plain = display.plot(scatter_kwargs={"color": "red"})
+    assert len(plain.figure_.axes) == 1
+    assert plain.untrusted_scatter_.get_array() is None
+
+
+def test_calibration_compares_probabilities_with_an_independent_fit():
+    # Two bins: of four atoms said .25, one is in the truth; of six said .95, five.
+    probability = np.repeat([0.25, 0.95], [4, 6])
+    found = np.array([1, 0, 0, 0, 1, 1, 1, 1, 1, 0])
+    display = FeatureAgreementDisplay(
+        agreement=probability,
+        usage=None,
+        null=0.3,
+        threshold=0.8,
+        reappearance=probability,
+        truth=np.where(found, 0.8, 0.79),
+    ).plot(kind="calibration")
+    expected = [[0.25, 0.25], [0.95, 5 / 6]]
+    np.testing.assert_allclose(display.bins_scatter_.get_offsets(), expected)
+    for segment, (p, share), n in zip(
+        display.intervals_.get_segments(), expected, (4, 6), strict=True
+    ):
+        # Wilson's interval in closed form.
+        z = 1.959964
+        middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / 4 / n**2)
+        expected_ends = [(p, middle - half), (p, middle + half)]
+        np.testing.assert_allclose(segment, expected_ends, atol=1e-6)
+    assert display.line_.get_xydata().tolist() == [[0, 0], [1, 1]]
+
+
+def test_truth_is_drawn_against_agreement_with_the_line_of_least_squares(sae, X):
+    features = np.random.default_rng(0).standard_normal((30, 12))
+    display = FeatureAgreementDisplay.from_estimator(sae, truth=features, kind="truth")
+    units = features / np.linalg.norm(features, axis=1, keepdims=True)
+    truth = (sae.components_ @ units.T).max(axis=1)
+    points = np.concatenate(
+        [
+            scatter.get_offsets()
+            for scatter in (display.trusted_scatter_, display.untrusted_scatter_)
+        ]
+    )
+    expected = np.column_stack([sae.feature_agreement_, truth])
+    np.testing.assert_allclose(np.sort(points, axis=0), np.sort(expected, axis=0))
+    x, y = display.line_.get_xydata().T
+    design = np.column_stack([expected[:, 0], np.ones(20)])
+    slope, height = np.linalg.lstsq(design, truth, rcond=None)[0]
+    np.testing.assert_allclose(y, slope * x + height)
+    # Atoms of one agreement have no slope.
+    display.agreement = np.full(20, 0.5)
+    assert display.plot(kind="truth").line_ is None
+
+
+def test_an_estimator_can_be_the_truth(sae, alone):
+    from_estimator = FeatureAgreementDisplay.from_estimator
+    shown = from_estimator(sae, truth=alone, kind="calibration")
+    expected = from_estimator(sae, truth=alone.components_, kind="truth").truth
+    np.testing.assert_array_equal(shown.truth, expected)
+
+
+def test_what_a_kind_needs_is_named(sae, X):
+    from_estimator = FeatureAgreementDisplay.from_estimator
+    with pytest.raises(ValueError, match="kind='usage' needs X"):
+        from_estimator(sae)
+    with pytest.raises(ValueError, match="kind='truth' needs truth"):
+        from_estimator(sae, X, kind="truth")
+    with pytest.raises(ValueError, match="kind must be one of .*'calibration'"):
+        from_estimator(sae, X, kind="scatter")
+    with pytest.raises(ValueError, match="truth|others has 5 features"):
+        from_estimator(sae, truth=np.eye(5), kind="truth")
+    pair = MFRSparseAutoencoder(n_components=20, n_saes=1, max_steps=5).fit(X)
+    with pytest.raises(ValueError, match="n_saes=2 or more"):
+        from_estimator(pair, truth=sae, kind="calibration")

@@ -29,12 +29,14 @@ def test_agreement_and_trust_go_along(tmp_path, make_sae, write, read):
     imported = read(tmp_path)
     np.testing.assert_array_equal(imported.feature_agreement_, sae.feature_agreement_)
     np.testing.assert_array_equal(imported.trusted_, sae.trusted_)
+    np.testing.assert_array_equal(imported.reappearance_, sae.reappearance_)
     config = json.loads((tmp_path / "cfg.json").read_text())
     told = config.get("metadata", config)["skmfr_agreement"]
     assert told["mean"] == pytest.approx(sae.feature_agreement_.mean())
     assert told["null"] == sae.agreement_null_
     assert told["trusted_share"] == sae.trusted_.mean()
     assert told["n_witnesses"] == 1
+    assert told["reappearance"] == pytest.approx(sae.reappearance_.mean())
     # An SAE that has none takes no other's.
     write(make_sae(n_saes=1, n_witnesses=0), tmp_path)
     assert np.isnan(read(tmp_path).feature_agreement_).all()
@@ -53,6 +55,14 @@ def test_agreement_and_trust_go_along(tmp_path, make_sae, write, read):
             "no cosines",
         ),
         ({"feature_agreement": np.zeros(24)}, "lacks trusted"),
+        (
+            {
+                "feature_agreement": np.zeros(24),
+                "trusted": np.zeros(24, bool),
+                "reappearance": np.full(24, 1.5),
+            },
+            "no probabilities",
+        ),
     ],
 )
 def test_agreement_of_other_atoms_is_refused(tmp_path, make_sae, arrays, message):
@@ -103,6 +113,7 @@ def test_model_card_has_the_numbers_of_the_fit(tmp_path, make_sae, make_samples)
     assert f"(FVU) | {fvu(X, sae.reconstruct(X)):.4g} |" in card
     assert f"(L0) | {l0(sae.transform(X)):.4g} |" in card
     assert f"(cosine) | {sae.feature_agreement_.mean():.4g} |" in card
+    assert f"another fit | {sae.reappearance_.mean():.4g} |" in card
     assert f"| Trusted atoms | {sae.trusted_.mean():.1%} |" in card
     assert "| `alpha` | 0.1 |" in card
     assert "| Steps | 60 |" in card
@@ -167,6 +178,7 @@ def test_features_are_what_the_codes_say(tmp_path, make_sae, make_samples):
         np.testing.assert_allclose(feature["neg_values"], logits[1, atom], rtol=1e-5)
         assert feature["skmfr_agreement"] == sae.feature_agreement_[atom]
         assert feature["skmfr_trusted"] == sae.trusted_[atom]
+        assert feature["skmfr_reappearance"] == sae.reappearance_[atom]
 
 
 def test_features_of_nothing_are_empty_and_what_does_not_fit_is_refused(
@@ -188,10 +200,15 @@ def test_features_of_nothing_are_empty_and_what_does_not_fit_is_refused(
             to_neuronpedia(sae, path, **arguments, **NAMES)
 
 
-def test_side_file_is_two_arrays(tmp_path, make_sae):
-    to_sae_lens(make_sae(), tmp_path)
+@pytest.mark.parametrize("n_saes", [1, 2])
+def test_side_file_has_what_is_known(tmp_path, make_sae, n_saes):
+    to_sae_lens(make_sae(n_saes=n_saes), tmp_path)
     arrays = load_file(tmp_path / "agreement.safetensors")
     assert {name: array.shape for name, array in arrays.items()} == {
         "feature_agreement": (M,),
         "trusted": (M,),
+        # One SAE and its witness are too few to tell how likely atoms return.
+        **({"reappearance": (M,)} if n_saes == 2 else {}),
     }
+    imported = from_sae_lens(tmp_path)
+    assert np.isnan(imported.reappearance_).all() == (n_saes == 1)

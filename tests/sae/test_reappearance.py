@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import normalize
 
-from skmfr._sae.reappearance import largest_set, reappearance
+from skmfr._sae.cosines import nearest_of_pairs
+from skmfr._sae.reappearance import binned, largest_set, reappearance_in_fit
 
 N_FEATURES = 200
 N_ALWAYS = N_SOMETIMES = 150
@@ -30,6 +31,13 @@ def runs(n_runs, seed=0):
         yield normalize(atoms)
 
 
+def reappearance(group, witnesses, tau=0.8):
+    """Of the first of the group."""
+    nearest = nearest_of_pairs([*group, *witnesses])
+    witnesses = np.reshape(witnesses, (-1, *np.shape(group)[1:]))
+    return reappearance_in_fit(nearest, 0, np.array(group), witnesses, tau)
+
+
 def found(atoms, others, tau=0.8):
     return (atoms @ others.T).max(1) >= tau
 
@@ -38,7 +46,7 @@ def found(atoms, others, tau=0.8):
 def test_probabilities_are_the_frequencies_of_return(n_saes, n_witnesses):
     *dictionaries, fresh = runs(n_saes + n_witnesses + 1)
     group, witnesses = dictionaries[:n_saes], dictionaries[n_saes:]
-    probability, deviation = reappearance(group[0], group, witnesses, tau=0.8)
+    probability, deviation = reappearance(group, witnesses)
     n_seen = sum(found(group[0], each).astype(int) for each in witnesses)
     # Of a feature that one run has and another one has as well: there are 150, and a
     # quarter of 150 in both, of which a third run has half.
@@ -59,11 +67,11 @@ def test_probabilities_are_the_frequencies_of_return(n_saes, n_witnesses):
 
 def test_group_that_the_penalty_made_one_says_no_more_than_one():
     first, *witnesses = runs(3)
-    probability, _ = reappearance(first, [first] * 3, witnesses, tau=0.8)
-    alone, _ = reappearance(first, [first], witnesses, tau=0.8)
+    probability, _ = reappearance([first] * 3, witnesses)
+    alone, _ = reappearance([first], witnesses)
     np.testing.assert_allclose(probability.mean(), alone.mean(), atol=0.01)
     # With one witness there is no other way to see what returns.
-    coupled, _ = reappearance(first, [first] * 3, witnesses[:1], tau=0.8)
+    coupled, _ = reappearance([first] * 3, witnesses[:1])
     assert coupled.max() > 0.99 > probability.max()
 
 
@@ -71,7 +79,7 @@ def test_group_that_the_penalty_made_one_says_no_more_than_one():
 def test_too_few_runs_tell_nothing(n_saes, n_witnesses):
     *dictionaries, last = runs(max(1, n_saes + n_witnesses))
     group, witnesses = ([*dictionaries, last])[:n_saes], [last][:n_witnesses]
-    for numbers in reappearance(last, group, witnesses, tau=0.8):
+    for numbers in reappearance(group, witnesses):
         assert numbers.shape == (len(last),)
         assert np.isnan(numbers).all()
 
@@ -79,7 +87,7 @@ def test_too_few_runs_tell_nothing(n_saes, n_witnesses):
 @pytest.mark.parametrize("n_atoms", [1, 5])
 def test_identical_atoms_return_as_surely_as_so_few_can_tell(n_atoms):
     atoms = np.tile(normalize([[1.0, 2.0, 3.0]]), (n_atoms, 1))
-    probability, deviation = reappearance(atoms, [atoms] * 3, [atoms], tau=0.8)
+    probability, deviation = reappearance([atoms] * 3, [atoms])
     # Beside n that return there is one that does half the time.
     np.testing.assert_allclose(probability, (n_atoms + 0.5) / (n_atoms + 1))
     np.testing.assert_allclose(deviation, 0.0, atol=1e-12)
@@ -104,3 +112,12 @@ def test_largest_set_is_the_largest_of_all():
             inside = agreement[(probability == level) & chosen]
             outside = agreement[(probability == level) & ~chosen]
             assert not inside.size or not outside.size or inside.min() > outside.max()
+
+
+def test_bins_hold_mean_probabilities_and_frequencies():
+    probability = np.array([0.0, 0.05, 0.52, 0.58, 0.55, 1.0])
+    returns = np.array([0, 1, 1, 1, 0, 1], dtype=bool)
+    mean, share, n_atoms = binned(probability, returns)
+    np.testing.assert_allclose(mean, [0.025, 0.55, 1.0])
+    np.testing.assert_allclose(share, [0.5, 2 / 3, 1.0])
+    assert n_atoms.tolist() == [2, 3, 1]

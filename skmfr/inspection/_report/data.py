@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from ..._data.sources import Source
 from ..._sae.cosines import nearest_elsewhere
+from ..._training.attributes import reappearance_without_warning
 from .statistics import AtomStatistics
 from .views import Shapes, View, significant, thinned
 
@@ -181,7 +181,7 @@ def report_data(
         "table": {
             "agreement": significant(estimator.feature_agreement_),
             "trusted": estimator.trusted_.astype(int).tolist(),
-            "reappearance": significant(_reappearance(estimator)),
+            "reappearance": significant(reappearance_without_warning(estimator)),
             "usage": significant(statistics.usage),
             "density": significant(statistics.density),
             "mean": significant(statistics.mean),
@@ -204,13 +204,6 @@ def report_data(
         "null": estimator.agreement_null_,
         "loss": _loss_points(estimator.loss_curve_),
     }, blobs
-
-
-def _reappearance(estimator) -> np.ndarray:
-    """Probability of each atom to return; the page itself says why it is unknown."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return estimator.reappearance_
 
 
 def _loss_points(losses: np.ndarray) -> dict[str, Any]:
