@@ -338,21 +338,6 @@ def independent_components(
     return without_alike(ica.get_components().T, topographies, apply)
 
 
-def found_components(
-    X: np.ndarray, ch_names: Sequence[str], frontal: Sequence[str], seed: int
-) -> np.ndarray:
-    """MNE's ICA of the epochs themselves, without what `find_bads_eog` finds."""
-    import mne
-
-    info = mne.create_info(list(ch_names), SFREQ, "eeg")
-    epochs = mne.EpochsArray(1e-6 * X.astype(float), info, verbose="error")
-    ica = mne.preprocessing.ICA(random_state=seed, verbose="error")
-    ica.fit(epochs, verbose="error")
-    bad, _ = ica.find_bads_eog(epochs, ch_name=list(frontal), verbose="error")
-    cleaned = ica.apply(epochs, exclude=bad, verbose="error").get_data(copy=False)
-    return (1e6 * cleaned).astype(X.dtype)
-
-
 def without_alike(
     patterns: np.ndarray,
     topographies: np.ndarray,

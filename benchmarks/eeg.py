@@ -10,7 +10,7 @@ unseen person in the paper's setting, ``decode`` classifies before and after den
 
 DIR has the folders ``eegmat`` and ``eegmmidb``, EDF files of PhysioNet, and
 ``semisim``, epochs to mix: see ``docs/eeg_benchmark.md``.  Rows whose package is not
-installed (pywavelets, mne-denoise, pyriemann) are left out, with a message.
+installed (pywavelets, mne-denoise, mne-icalabel, gedai, pyriemann) are left out, with a message.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from benchmarks import _data, _eeg_kept, _methods
+from benchmarks import _data, _eeg_kept, _eeg_peers, _methods
 from benchmarks import _eeg_baselines as baselines
 from benchmarks._methods import DIGITS, Problem, after_pca, ours, over_seeds
 from benchmarks._peers import Peer
@@ -279,23 +279,6 @@ SINGLE: dict[str, Method] = {
 }
 
 
-def without_found_atoms(
-    X: np.ndarray, ch_names: list[str], frontal: list[str], seed: int
-) -> np.ndarray:
-    """Of the epochs themselves, without the artefacts that `find_artifacts` finds."""
-    import mne
-
-    info = mne.create_info(ch_names, SFREQ, "eeg")
-    volts = 1e-6 * X.astype(float)
-    epochs = mne.EpochsArray(volts, info, verbose="error")
-    # Atoms are scored on a recording.
-    raw = mne.io.RawArray(np.concatenate(list(volts), axis=1), info, verbose="error")
-    denoiser = EEGDenoiser(random_state=seed).fit(epochs)
-    artefacts = find_artifacts(score_atoms(denoiser, raw, channels=frontal))
-    cleaned = denoiser.apply(epochs, exclude=artefacts.index).get_data(copy=False)
-    return (1e6 * cleaned).astype(X.dtype)
-
-
 def multi_methods(topographies: np.ndarray, ch_names: list[str]) -> dict[str, Method]:
     def ica(split: Split, seed: int) -> np.ndarray:
         seen = np.concatenate([split.noisy, split.noisy_test])
@@ -304,11 +287,8 @@ def multi_methods(topographies: np.ndarray, ch_names: list[str]) -> dict[str, Me
 
     frontal = [name for name in FRONTAL if name in ch_names]
 
-    def found_components(split: Split, seed: int) -> np.ndarray:
-        return baselines.found_components(split.noisy_test, ch_names, frontal, seed)
-
-    def found_atoms(split: Split, seed: int) -> np.ndarray:
-        return without_found_atoms(split.noisy_test, ch_names, frontal, seed)
+    def peer(clean_up: _eeg_peers.Peer) -> Method:
+        return lambda split, seed: clean_up(split.noisy_test, ch_names, frontal, seed)
 
     def atoms(split: Split, seed: int) -> np.ndarray:
         denoiser = EEGDenoiser(sfreq=SFREQ, random_state=seed).fit(split.noisy)
@@ -320,8 +300,7 @@ def multi_methods(topographies: np.ndarray, ch_names: list[str]) -> dict[str, Me
         **FIRST,
         "SSP, true topographies": fixed(baselines.projection(topographies)),
         "ICA, true topographies": ica,
-        "ICA, find_bads_eog": found_components,
-        "ours, without clean signals, find_artifacts": found_atoms,
+        **{name: peer(clean_up) for name, clean_up in _eeg_peers.PEERS.items()},
         "ASR (mne-denoise)": selected(baselines.artifact_subspace),
         "spatial ridge": selected(baselines.spatial_ridge),
         "spatial ridge by frequency": selected(baselines.spatial_ridge_by_frequency),
@@ -407,26 +386,29 @@ def rows_of_kept(arguments: argparse.Namespace) -> Iterator[Row]:
     frontal = [name for name in FRONTAL if name in names]
     methods: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
         "nothing": lambda X, seed: X,
+        "zeros": lambda X, seed: np.zeros_like(X),
         "SSP, true topographies": lambda X, seed: baselines.projection(topographies)(X),
-        "ICA, find_bads_eog": lambda X, seed: baselines.found_components(
-            X, names, frontal, seed
-        ),
-        "ours, without clean signals, find_artifacts": lambda X, seed: (
-            without_found_atoms(X, names, frontal, seed)
-        ),
+        **{
+            name: lambda X, seed, clean_up=clean_up: clean_up(X, names, frontal, seed)
+            for name, clean_up in _eeg_peers.PEERS.items()
+        },
     }
     for name in filter(partial(re.search, arguments.only), methods):
         print(name, file=sys.stderr)
         rows = []
-        for seed, recording in enumerate(recordings):
-            began = process_time()
-            row = _eeg_kept.measure(
-                lambda X, seed=seed, name=name: methods[name](X, seed),
-                recording,
-                SFREQ,
-            )
-            # Three times cleaned.
-            rows.append(row | {"CPU seconds": (process_time() - began) / 3})
+        try:
+            for seed, recording in enumerate(recordings):
+                began = process_time()
+                row = _eeg_kept.measure(
+                    lambda X, seed=seed, name=name: methods[name](X, seed),
+                    recording,
+                    SFREQ,
+                )
+                # Three times cleaned.
+                rows.append(row | {"CPU seconds": (process_time() - began) / 3})
+        except ImportError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+            continue
         yield over_seeds(name, rows)
 
 

@@ -116,12 +116,15 @@ def score_atoms(
         contributes, over the windows in which it is active.
         For each topography a column "NAME: topography": absolute cosine with the one of
         the atom, both without their mean over channels, so that the reference
-        electrode does not matter. "activation_rate": share of windows in which the
-        atom is active. "variance": share of the variance of the fitted channels that
-        removing only this atom removes; negative where removal adds variance.
-        "slow", "fast" and "line": share of the power of its time course below 8 Hz,
-        above 30 Hz, and within 1 Hz of 50 or 60 Hz. "peak": the largest contribution
-        to a channel anywhere, relative to the median over channels of `scale_`.
+        electrode does not matter.
+        For each channel a column "NAME: kurtosis": its excess kurtosis, the same for
+        all atoms. Blinks are rare and large; few values of brain signals are.
+        "activation_rate": share of windows in which the atom is active. "variance":
+        share of the variance of the fitted channels that removing only this atom
+        removes; negative where removal adds variance. "slow", "fast" and "line": share
+        of the power of its time course below 8 Hz, above 30 Hz, and within 1 Hz of 50
+        or 60 Hz. "peak": the largest contribution to a channel anywhere, relative to
+        the median over channels of `scale_`.
         "breadth": size of the atom in the median channel, relative to the largest.
         "agreement" and "trusted": whether other SAEs find the atom, see
         `feature_agreement_` and `trusted_` of :class:`~skmfr.MFRSparseAutoencoder`.
@@ -164,7 +167,7 @@ def score_atoms(
     >>> denoiser = EEGDenoiser(sae=sae).fit(raw)
     >>> scores = score_atoms(denoiser, raw, topographies={"blink": [0.2, 1, 0.8]})
     >>> list(scores)[:3]
-    ['EOG: correlation', 'blink: topography', 'activation_rate']
+    ['EOG: correlation', 'blink: topography', 'EOG: kurtosis']
     >>> artifacts = find_artifacts(scores)
     >>> clean = denoiser.apply(raw, exclude=artifacts.index)
     >>> bool(clean.get_data("Fp1").std() < 0.7 * raw.get_data("Fp1").std())
@@ -184,8 +187,12 @@ def score_atoms(
     waveforms = atom_waveforms(denoiser)
     spatial, temporal = leading_vectors(waveforms)
     scores = {}
+    tails = {}
     if channels:
         references = Reader(X, channels, "X")
+        together = references.read_spans([slice(*span) for span in spans])[0]
+        names = (f"{name}: kurtosis" for name in channels)
+        tails = dict(zip(names, _kurtosis(together), strict=True))
         correlation = correlations(denoiser, references, spans, codes, temporal)
         kinds = zip(channels, X.get_channel_types(channels), strict=True)
         for (name, kind), column in zip(kinds, correlation.T, strict=True):
@@ -197,6 +204,7 @@ def score_atoms(
     return pd.DataFrame(
         {
             **scores,
+            **tails,
             "activation_rate": (codes != 0).mean(0),
             "variance": removed_variance(denoiser, reader, spans, codes, waveforms),
             **_shapes(denoiser, waveforms, temporal, codes),
@@ -222,6 +230,14 @@ def _shapes(denoiser, waveforms, temporal, codes) -> dict[str, np.ndarray]:
         "peak": size.max(1) * largest / np.median(denoiser.scale_),
         "breadth": np.median(size, axis=1) / size.max(1),
     }
+
+
+def _kurtosis(signals: np.ndarray) -> np.ndarray:
+    """Excess kurtosis over the last axis, 0 of constant signals."""
+    squares = np.square(signals - signals.mean(-1, keepdims=True))
+    variance = squares.mean(-1)
+    ratio = np.square(squares).mean(-1) - 3 * variance**2
+    return np.divide(ratio, variance**2, out=np.zeros_like(ratio), where=variance > 0)
 
 
 def _checked_topography(topography, name: str, ch_names: list[str]) -> np.ndarray:

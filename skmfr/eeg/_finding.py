@@ -18,6 +18,9 @@ SLOW = 0.9
 # Largest contribution to a channel, relative to the usual scale, from which an atom is
 # loud; size in the median channel, relative to the largest, up to which it is narrow.
 PEAK, BREADTH = 4.0, 0.6
+# Excess kurtosis of a channel from which something in it stands out; without that, the
+# peak from which an atom does.  Clean frontal channels had up to 1, and atoms up to 8.
+KURTOSIS, PEAK_ALONE = 2.0, 12.0
 
 
 def find_artifacts(
@@ -68,7 +71,8 @@ def find_artifacts(
     - *ocular* if it is like one of the topographies, or correlated with a channel that
       is not an ECG, and has the signs of eye movements: slow (0.9 of its power below
       8 Hz), not broad (the median channel has at most 0.6 of the largest), and loud (a
-      peak of 4 times the usual scale of a channel);
+      peak of 4 times the usual scale of a channel), in a channel in which something
+      stands out (an excess kurtosis of 2), or louder yet (a peak of 12);
     - *cardiac* if it is correlated with an ECG;
     - *muscular* if at least `share` of its power is above 30 Hz, and it is as narrow
       and as loud as an ocular atom;
@@ -202,7 +206,12 @@ def _evidence(
         elif name.endswith(": cardiac correlation"):
             found.append(("cardiac", name, at_least(name, correlation)))
         elif name.endswith(": correlation"):
+            tails = name.removesuffix("correlation") + "kurtosis"
+            stands_out = np.maximum(
+                at_least(tails, KURTOSIS), at_least("peak", PEAK_ALONE)
+            )
             excess = np.minimum(at_least(name, correlation), eyes)
+            excess = np.minimum(excess, stands_out)
             found.append(("ocular", name, excess))
         elif name == "fast":
             found.append(("muscular", name, np.minimum(at_least(name, share), narrow)))

@@ -3,9 +3,9 @@
 A sample is ``x = A s + b``: artefacts have a few topographies, the columns of A, and
 what the brain does, b, has a covariance.  Marked atoms say where to begin with A, and
 which windows are loud.  Windows that are quiet say what the brain does, and A is what
-the whole recording has beyond that.  The filter that gets s with the least power of
-anything else needs the covariance of the recording only.  It is applied in windows in
-which there is more in its output than the brain puts there.
+the whole recording has beyond that.  Both are then estimated in turn (expectation
+maximisation).  At each frequency a filter gets s with the least of the brain, and a
+window keeps as much of its output as there is beyond what the brain puts there.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ N_TOPOGRAPHIES = 3
 LEAST_POWER = 0.05
 # Windows below this quantile of loudness are all as quiet.
 QUIETEST = 0.05
-# Rounds in which artefacts' power and the brain's covariance are estimated in turn.
-N_ITERATIONS = 2
-# Neighbouring frequencies among which the power of artefacts is averaged.
-N_SMOOTHED = 3
-# Windows above this power, relative to the brain's, have an artefact.
-PRESENT = 3.0
+# Rounds in which artefacts' power, their topographies, and the brain's covariance are
+# estimated in turn.
+N_ITERATIONS = 4
+# Numbers of neighbours that are averaged: frequencies, for the power of artefacts and
+# for the covariances that filters are made of; windows, for their loudness.
+N_SMOOTHED, N_COVARIANCES, N_WINDOWS = 3, 5, 3
 # Relative to a covariance's largest eigenvalue, or trace: smaller powers count as 0.
 NO_POWER = 1e-6
 RIDGE = 1e-3
@@ -40,7 +40,7 @@ class ArtefactFilter(NamedTuple):
     topographies: np.ndarray
     """(n_channels, n_topographies)"""
     filters: np.ndarray
-    """From channels to the sources of artefacts, (n_topographies, n_channels)"""
+    """From channels to sources of artefacts, (n_freqs, n_topographies, n_channels)"""
     brain: np.ndarray
     """Power of the brain in them, (n_topographies, n_freqs)"""
     band: np.ndarray
@@ -72,13 +72,18 @@ def learn_filter(spectra: np.ndarray, contributed: np.ndarray) -> ArtefactFilter
     A, covariance = _beyond_quiet(x, A)
     for _ in range(N_ITERATIONS):
         mean, spread = _posterior(x, A, _inverse(covariance))
+        spread = spread.sum(1)
+        A = _products(x, mean).sum(0) @ np.linalg.inv(
+            (_products(mean, mean) + spread).sum(0)
+        )
         rest = x - mean @ A.T.astype(np.float32)
-        covariance = _products(rest, rest) + A @ spread.sum(1) @ A.T
-        covariance /= x.shape[1]
-    # Of whitened channels the covariance is the identity.
-    filters = np.linalg.pinv(A)
-    brain = np.einsum("ri,fij,rj->rf", filters, covariance, filters, optimize=True)
-    power = np.square(np.abs(x @ filters.T.astype(np.float32))).mean(1).T
+        covariance = (_products(rest, rest) + A @ spread @ A.T) / x.shape[1]
+    smooth = uniform_filter1d(covariance, N_COVARIANCES, axis=0, mode="nearest")
+    seen = np.swapaxes(_inverse(smooth) @ A, 1, 2)
+    filters = np.linalg.inv(seen @ A) @ seen
+    brain = np.einsum("fri,fij,frj->rf", filters, covariance, filters, optimize=True)
+    sources = x @ np.swapaxes(filters, 1, 2).astype(np.float32)
+    power = np.square(np.abs(sources)).mean(1).T
     return ArtefactFilter(back @ A, filters @ whiten, brain, power > 2 * brain)
 
 
@@ -94,16 +99,43 @@ def artefacts_in(
     `everywhere` is for averages, which mix windows with an artefact and windows
     without. It makes the subtraction linear.
     """
-    sources = np.einsum("ri,nit->nrt", learned.filters, signals, optimize=True)
-    windows = cut_windows(sources.astype(signals.dtype), length, hop)
+    spectra = np.fft.rfft(cut_windows(signals, length, hop))
+    spectra = np.einsum(
+        "fri,niwf->nrwf",
+        learned.filters.astype(signals.dtype),
+        spectra,
+        optimize=True,
+    )
     # Only at frequencies where there is more of the artefact than of the brain.
-    spectra = np.fft.rfft(windows) * learned.band[:, None]
-    there = np.sum(np.square(np.abs(spectra)), axis=-1)
-    usual = np.sum(learned.brain * learned.band, axis=-1)[:, None]
-    spectra *= (everywhere | (there > PRESENT * usual))[..., None]
+    spectra *= learned.band[:, None]
+    if not everywhere:
+        spectra *= _gain(spectra, np.sum(learned.brain * learned.band, axis=-1))
     windows = np.fft.irfft(spectra, length).astype(signals.dtype)
     sources = overlap_add(windows, signals.shape[2], hop)
     return np.einsum("ir,nrt->nit", learned.topographies, sources, optimize=True)
+
+
+def _gain(spectra: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """How much of what filters find in a window is to be taken for the artefact.
+
+    The share of power beyond the brain's counts twice: once for whether there is an
+    artefact, and once, as in a Wiener filter, for how much of it is one.
+
+    Parameters
+    ----------
+    spectra : ndarray of shape (n_epochs, n_topographies, n_windows, n_freqs), complex
+    usual : ndarray of shape (n_topographies,)
+        Power of the brain.
+
+    Returns
+    -------
+    ndarray of shape (n_epochs, n_topographies, n_windows, 1)
+    """
+    power = np.sum(np.square(np.abs(spectra)), axis=-1)
+    power = uniform_filter1d(power, N_WINDOWS, axis=2, mode="nearest")
+    tiny = np.finfo(power.dtype).tiny
+    beyond = np.maximum(1 - usual[:, None] / np.maximum(power, tiny), 0)
+    return np.square(beyond)[..., None].astype(power.dtype)
 
 
 def _main_topographies(contributed: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from copy import copy
 
 import numpy as np
 import pytest
+from scipy.stats import kurtosis
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.eeg import (
@@ -209,7 +210,7 @@ def test_eeg_channels_can_stand_in_for_an_eog(denoiser, raw, scores):
     stand_in = score_atoms(denoiser, raw, channels=["Fp1"])
     assert list(stand_in)[0] == "Fp1: correlation"
     by_type = score_atoms(denoiser, raw, channels="eog")
-    assert list(by_type)[:2] == ["EOG 061: correlation", "activation_rate"]
+    assert list(by_type)[:2] == ["EOG 061: correlation", "EOG 061: kurtosis"]
     similar = np.corrcoef(stand_in["Fp1: correlation"], scores["EOG 061: correlation"])
     assert similar[0, 1] > 0.9
 
@@ -262,6 +263,54 @@ def test_kinds_need_more_than_a_correlation():
     kinds = ["ocular", "cardiac", "muscular", "line"]
     assert table["kind"].to_dict() == dict(zip(kinds, kinds, strict=True))
     assert table["probability"].between(0.5, 1).all()
+
+
+def test_eyes_are_events_in_their_channel_or_loud():
+    """What is slow and frontal is the brain's, too, where nothing stands out."""
+    ocular = {"EOG: correlation": 0.9, "slow": 0.99, "breadth": 0.2}
+    atoms = {
+        "blinks": ocular | {"peak": 5, "EOG: kurtosis": 3},
+        "saccades": ocular | {"peak": 14, "EOG: kurtosis": -1},
+        "brain": ocular | {"peak": 8, "EOG: kurtosis": 1},
+    }
+    scores = pd.DataFrame.from_dict(atoms, orient="index")
+    scores = scores.assign(activation_rate=0.1, variance=0.1)
+    assert set(find_artifacts(scores).index) == {"blinks", "saccades"}
+
+
+def test_kurtosis_is_that_of_the_channel(denoiser, raw):
+    flat = raw.copy().apply_function(lambda x: 0 * x, picks=["EOG 061"])
+    for recording in (raw, flat):
+        scores = score_atoms(denoiser, recording, channels=["EOG 061", "Fp1"])
+        for name in ("EOG 061", "Fp1"):
+            samples = recording.get_data(name)[0]
+            expected = kurtosis(samples) if samples.any() else 0.0
+            np.testing.assert_allclose(scores[f"{name}: kurtosis"], expected)
+
+
+def test_slow_activity_of_the_front_stays():
+    """Loud, slow and narrow, but there all the time: nothing is removed."""
+    rng = np.random.default_rng(4)
+    n_times = 9000
+    slow = np.convolve(rng.standard_normal(n_times), np.hanning(60), "same")
+    front = np.where([name.startswith("Fp") for name in NAMES], 1.0, 0.05)
+    data = rng.standard_normal((8, n_times)) + np.outer(front, 0.9 * slow)
+    info = mne.create_info(NAMES, SFREQ, "eeg")
+    raw = mne.io.RawArray(1e-5 * data, info, verbose="error")
+    raw.filter(1, None, verbose="error")
+    sae = MFRSparseAutoencoder(
+        n_components=24,
+        k=3,
+        n_saes=1,
+        transform_algorithm="omp",
+        max_steps=50,
+        random_state=0,
+    )
+    denoiser = EEGDenoiser(sae=sae, overlap=0.5).fit(raw)
+    scores = score_atoms(denoiser, raw, channels=["Fp1"])
+    tails = scores.columns[scores.columns.str.endswith("kurtosis")]
+    assert not find_artifacts(scores.drop(columns=tails)).empty
+    assert find_artifacts(scores).empty
 
 
 def test_nothing_is_marked_where_there_are_no_artefacts():

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.signal import butter, sosfilt
 
-from skmfr.eeg._removal import artefacts_in, learn_filter
+from skmfr.eeg._removal import _gain, artefacts_in, learn_filter
 from skmfr.eeg._unsupervised import sizes_for
 from skmfr.eeg._windows import cut_windows
 
@@ -61,6 +62,51 @@ def test_artefacts_go_and_brain_stays(parts):
     assert 0.2 < there.mean() < 0.9
     far = artefacts_in(mixed, learned(parts), LENGTH, HOP)[..., ~there]
     assert np.square(far).sum() < 0.01 * np.square(brain[..., ~there]).sum()
+
+
+def test_topographies_are_right_where_no_window_is_quiet(parts):
+    brain, _, topography = parts
+    train = np.zeros(brain.shape[2])
+    train[::40] = np.random.default_rng(5).uniform(0.5, 1.5, len(train[::40]))
+    blinks = np.convolve(train, np.hanning(35), "same")
+    artefact = (40 * topography[:, None] * blinks)[None].astype(np.float32)
+    (found,) = learned((brain, artefact, topography)).topographies.T
+    cosine = abs(found @ topography)
+    cosine /= np.linalg.norm(found) * np.linalg.norm(topography)
+    assert cosine > 0.998
+
+
+def test_filters_are_of_each_frequency():
+    """Two channels, and rhythms of the brain that no one filter can keep out."""
+    rng = np.random.default_rng(6)
+    n_times = 20_000
+
+    def rhythm(*edges):
+        sos = butter(2, edges, "bandpass", fs=LENGTH, output="sos")
+        return 10 * sosfilt(sos, rng.standard_normal(n_times))
+
+    brain = np.outer([1, -1], rhythm(1.5, 3.5)) + np.outer([1, 0], rhythm(6, 8))
+    brain += 0.2 * rng.standard_normal(brain.shape)
+    train = np.zeros(n_times)
+    train[200:-200:450] = rng.uniform(0.5, 1.5, len(train[200:-200:450]))
+    topography = np.array([1, 0.8])
+    artefact = 30 * np.outer(topography, np.convolve(train, np.hanning(21), "same"))
+    brain, artefact = (part[None].astype(np.float32) for part in (brain, artefact))
+    found = learn_filter(spectra(brain + artefact), spectra(artefact))
+    removed = artefacts_in(brain + artefact, found, LENGTH, HOP, everywhere=True)
+    # What one filter for all frequencies takes of the brain, at best.
+    precision = np.linalg.inv(np.cov(brain[0]))
+    best = topography @ precision / (topography @ precision @ topography)
+    single = np.square(np.outer(topography, best @ brain[0])).sum()
+    assert np.square(artefact - removed).sum() < 0.3 * single
+
+
+def test_gain_is_the_share_beyond_the_brain_twice():
+    power = np.array([0.5, 0.5, 0.5, 4.0, 4.0, 4.0], dtype=np.float32)
+    gain = _gain(np.sqrt(power)[None, None, :, None].astype(np.complex64), np.ones(1))
+    # Of three windows side by side: 0.5, 0.5, 1.67, 2.83, 4, 4.
+    expected = [0, 0, 0.4**2, (11 / 17) ** 2, 0.75**2, 0.75**2]
+    np.testing.assert_allclose(gain[0, 0, :, 0], expected, rtol=1e-5)
 
 
 def test_average_reference_is_no_obstacle(parts):

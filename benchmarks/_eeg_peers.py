@@ -1,0 +1,143 @@
+"""Packages that clean EEG, and need no clean signals, for ``benchmarks.eeg``.
+
+Each function takes epochs (n_epochs, n_channels, n_times) in microvolts, which are
+256 Hz and one recording, names of the channels, names of the frontal ones, which stand
+in for an EOG, and a seed, and gives the epochs back.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from benchmarks._eeg_baselines import SFREQ
+from skmfr.eeg import EEGDenoiser, find_artifacts, score_atoms
+
+Peer = Callable[[np.ndarray, Sequence[str], Sequence[str], int], np.ndarray]
+MICRO = 1e-6
+# As mne-icalabel has it, what is not an artefact.
+NO_ARTEFACT = ("brain", "other")
+
+
+def as_epochs(X: np.ndarray, ch_names: Sequence[str]):
+    import mne
+
+    info = mne.create_info(list(ch_names), SFREQ, "eeg")
+    epochs = mne.EpochsArray(MICRO * X.astype(float), info, verbose="error")
+    return epochs.set_montage("standard_1005")
+
+
+def as_raw(X: np.ndarray, ch_names: Sequence[str]):
+    """The epochs one after the other."""
+    import mne
+
+    info = mne.create_info(list(ch_names), SFREQ, "eeg")
+    joined = np.concatenate(list(MICRO * X.astype(float)), axis=1)
+    raw = mne.io.RawArray(joined, info, verbose="error")
+    return raw.set_montage("standard_1005")
+
+
+def back(cleaned, X: np.ndarray) -> np.ndarray:
+    """An array like X of epochs or a recording of MNE."""
+    data = cleaned.get_data(copy=False) if hasattr(cleaned, "events") else None
+    if data is None:
+        data = cleaned.get_data().reshape(X.shape[1], len(X), -1).swapaxes(0, 1)
+    return (data / MICRO).astype(X.dtype)
+
+
+def without_found_atoms(X, ch_names, frontal, seed) -> np.ndarray:
+    """Ours."""
+    epochs = as_epochs(X, ch_names)
+    denoiser = EEGDenoiser(random_state=seed).fit(epochs)
+    # Atoms are scored on a recording.
+    scores = score_atoms(denoiser, as_raw(X, ch_names), channels=list(frontal))
+    artefacts = find_artifacts(scores)
+    return back(denoiser.apply(epochs, exclude=artefacts.index), X)
+
+
+def independent_components(X, ch_names, frontal, seed) -> np.ndarray:
+    """MNE's ICA, without what `find_bads_eog` finds."""
+    import mne
+
+    epochs = as_epochs(X, ch_names)
+    ica = mne.preprocessing.ICA(random_state=seed, verbose="error")
+    ica.fit(epochs, verbose="error")
+    bad, _ = ica.find_bads_eog(epochs, ch_name=list(frontal), verbose="error")
+    return back(ica.apply(epochs, exclude=bad, verbose="error"), X)
+
+
+def labelled_components(X, ch_names, frontal, seed) -> np.ndarray:
+    """MNE's ICA, without what ICLabel calls an artefact; its network is in the package.
+
+    ICLabel was trained on components of extended Infomax.
+    """
+    import mne
+    from mne_icalabel import label_components
+
+    epochs = as_epochs(X, ch_names).set_eeg_reference("average", verbose="error")
+    ica = mne.preprocessing.ICA(
+        method="infomax",
+        fit_params={"extended": True},
+        random_state=seed,
+        verbose="error",
+    )
+    with mne.utils.use_log_level("error"):
+        ica.fit(epochs)
+        labels = label_components(epochs, ica, method="iclabel")["labels"]
+    bad = [n for n, label in enumerate(labels) if label not in NO_ARTEFACT]
+    return back(ica.apply(epochs, exclude=bad, verbose="error"), X)
+
+
+def eog_regression(X, ch_names, frontal, seed) -> np.ndarray:
+    """MNE's regression on copies of the frontal channels."""
+    import mne
+
+    epochs = as_epochs(X, ch_names)
+    eog = epochs.get_data(list(frontal))
+    info = mne.create_info([f"EOG {name}" for name in frontal], SFREQ, "eog")
+    epochs.add_channels([mne.EpochsArray(eog, info, verbose="error")])
+    epochs.set_eeg_reference("average", verbose="error")
+    regression = mne.preprocessing.EOGRegression(picks="eeg", picks_artifact="eog")
+    return back(regression.fit(epochs).apply(epochs).pick("eeg"), X)
+
+
+def signal_space_projection(X, ch_names, frontal, seed) -> np.ndarray:
+    """MNE's projections of blinks that it finds in a frontal channel."""
+    import mne
+
+    raw = as_raw(X, ch_names)
+    with mne.utils.use_log_level("error"):
+        projections, _ = mne.preprocessing.compute_proj_eog(
+            raw, ch_name=frontal[0], n_eeg=2, reject=None, no_proj=True
+        )
+        return back(raw.add_proj(projections or []).apply_proj(), X)
+
+
+def artifact_subspace(X, ch_names, frontal, seed) -> np.ndarray:
+    """mne-denoise's ASR as it comes, calibrated on what it finds to be clean."""
+    from mne_denoise.asr import ASR
+
+    asr = ASR(picks="eeg", random_state=seed, verbose="ERROR")
+    return back(asr.fit_transform(as_raw(X, ch_names)), X)
+
+
+def generalised_eigenvalues(X, ch_names, frontal, seed) -> np.ndarray:
+    """GEDAI as it comes: broad band, then by wavelet band, with its own lead field."""
+    import mne
+    from gedai import MultibandGedai
+
+    raw = as_raw(X, ch_names).set_eeg_reference("average", verbose="error")
+    with mne.utils.use_log_level("error"):
+        gedai = MultibandGedai()
+        gedai.fit_raw(raw, verbose="error")
+        return back(gedai.transform_raw(raw, verbose="error"), X)
+
+
+PEERS: dict[str, Peer] = {
+    "regression on frontal channels (EOGRegression)": eog_regression,
+    "SSP, compute_proj_eog": signal_space_projection,
+    "ICA, find_bads_eog": independent_components,
+    "ICA, ICLabel (mne-icalabel)": labelled_components,
+    "GEDAI (gedai)": generalised_eigenvalues,
+    "ASR, default (mne-denoise)": artifact_subspace,
+    "ours, without clean signals, find_artifacts": without_found_atoms,
+}
