@@ -1,5 +1,6 @@
 import os
 import tracemalloc
+from functools import cache
 from struct import pack
 
 # Of several processes that run tests each has one core; threads of OpenMP that wait for
@@ -9,54 +10,63 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import Phase, settings
 from threadpoolctl import threadpool_limits
 
-from skmfr._training.settings import Settings
 
-# Without a GPU, Triton interprets kernels with NumPy.  It looks when it is imported,
-# which transformers does for other tests.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
-
-# Cases of tests/test_properties.py, and histories of tests/test_histories.py: the same
-# in each run, or many others.
-PHASES = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]
-settings.register_profile(
-    "ci", max_examples=200, derandomize=True, deadline=None, phases=PHASES
-)
-settings.register_profile(
-    "nightly", max_examples=2500, deadline=None, phases=PHASES, print_blob=True
-)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+def pytest_collectstart():
+    # In the processes that run tests. The one that hands them out does without PyTorch.
+    prepare()
 
 
-@pytest.fixture(params=["torch", "numba", "triton"])
+@cache
+def prepare():
+    """Set what libraries read when tests import them."""
+    import torch
+    from hypothesis import Phase, settings
+
+    # Without a GPU, Triton interprets kernels with NumPy.  It looks when it is
+    # imported, which transformers does for other tests.
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
+
+    # Cases of tests/test_properties.py, and histories of tests/test_histories.py: the
+    # same in each run, or many others.
+    phases = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]
+    settings.register_profile(
+        "ci", max_examples=200, derandomize=True, deadline=None, phases=phases
+    )
+    settings.register_profile(
+        "nightly", max_examples=2500, deadline=None, phases=phases, print_blob=True
+    )
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(params=["torch", "numba", "numba in two threads", "triton"])
 def kernels(request, monkeypatch):
-    """Each module of kernels whose library is there."""
-    module = pytest.importorskip(f"skmfr._kernels._{request.param}")
+    """Each module of kernels whose library is there; Numba's own threads are tested."""
+    library, *threads = request.param.split(maxsplit=1)
+    module = pytest.importorskip(f"skmfr._kernels._{library}")
     # Several threads for however little there is to do.
     monkeypatch.setattr(module, "WORTH_A_THREAD", 1, raising=False)
-    return module
+    with threadpool_limits(2 if threads else 1):
+        yield module
 
 
 @pytest.fixture
 def device(kernels):
     """Where the kernels run; those for GPUs are interpreted if there is none."""
+    import torch
+
     for_gpus = kernels.__name__.endswith("triton")
     return "cuda" if for_gpus and torch.cuda.is_available() else "cpu"
-
-
-@pytest.fixture(params=[1, 2])
-def n_threads(request):
-    with threadpool_limits(request.param):
-        yield
 
 
 @pytest.fixture
 def make_settings():
     """Settings of a small fit in float64, with some changed."""
+    import torch
+
+    from skmfr._training.settings import Settings
 
     def make(**changes) -> Settings:
         usual = {
@@ -85,7 +95,7 @@ def make_settings():
 
 
 # Of each kind of file; more than the usual take minutes.
-N_DAMAGED = int(os.environ.get("SKMFR_N_DAMAGED", 700))
+N_DAMAGED = int(os.environ.get("SKMFR_N_DAMAGED", 250))
 
 
 @pytest.fixture

@@ -357,7 +357,6 @@ def test_both_scorers_serve_a_multimetric_grid_search():
         },
         refit="agreement",
         cv=KFold(2),
-        n_jobs=2,
         error_score="raise",
     ).fit(X)
     results = search.cv_results_

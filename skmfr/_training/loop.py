@@ -29,8 +29,7 @@ ATOMS_PER_MATCHING_STEP = 32
 STEPS_PER_CHECK = 50
 
 
-# Gradients are written by hand.  The decorator also restores the user's gradient mode
-# if an interrupt comes while PyTorch's optimiser has switched it off.
+# Gradients are written by hand.
 @torch.no_grad()
 def train(
     state: TrainingState,
@@ -66,7 +65,7 @@ def train(
             stage = state.schedule.stage(state.step, settings)
             if stage.alpha > 0:
                 renew_matches(state, settings)
-            state.optimiser.set_learning_rate(stage.learning_rate)
+            state.optimiser.learning_rate = stage.learning_rate
             # Before standardising, which overwrites the batch.
             shares = shares_of_witnesses(batch, settings, workers)
             X = standardiser(batch, settings.device, settings.dtype)

@@ -1,5 +1,7 @@
 """Adam on the unit sphere."""
 
+from collections import defaultdict
+
 import torch
 from torch import Tensor
 
@@ -9,18 +11,26 @@ from .._sae.ensemble import Ensemble
 # The gradients of an atom are sparse in time, so the usual 0.999 remembers too much of
 # the first steps.
 BETAS = (0.9, 0.99)
+EPS = 1e-8
 
 
-class SphericalAdam(torch.optim.Adam):
+class SphericalAdam:
     """Adam over the parameters of an ensemble, with atoms on the unit sphere.
 
     The gradient of an atom is projected on the tangent space of the sphere, and the
     atom is normalised after the step.  Each member is a group of parameters, so that it
     can be reinitialised alone.
+
+    Not a `torch.optim.Optimizer`, whose first use imports PyTorch's compiler, which
+    takes as long as PyTorch itself.
     """
 
     def __init__(self, ensemble: Ensemble, learning_rate: float):
-        groups = []
+        self.learning_rate = learning_rate
+        """of the next step"""
+        self.param_groups: list[dict] = []
+        self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
+        """moments of each parameter, in PyTorch's format"""
         for i in range(len(ensemble)):
             parameters = [
                 ensemble.encoder_bias[i],
@@ -30,17 +40,11 @@ class SphericalAdam(torch.optim.Adam):
             if not ensemble.tied:
                 parameters.insert(0, ensemble.encoder[i])
             # Atoms are the second-to-last parameter.
-            groups.append({"params": parameters, "on_sphere": len(parameters) - 2})
-        super().__init__(groups, lr=learning_rate, betas=BETAS, fused=True)
+            on_sphere = len(parameters) - 2
+            self.param_groups.append({"params": parameters, "on_sphere": on_sphere})
         self.sources: list[tuple[list[Tensor], ...]] | None = None
         """for each group, other arrays from which the next step starts"""
 
-    def set_learning_rate(self, learning_rate: float) -> None:
-        """Set the learning rate of the next steps."""
-        for group in self.param_groups:
-            group["lr"] = learning_rate
-
-    @torch.no_grad()
     def descend(self) -> None:
         """Take one step; gradients of atoms need not be tangent, and may be changed."""
         sources, self.sources = self.sources, None
@@ -54,9 +58,9 @@ class SphericalAdam(torch.optim.Adam):
                 [each["exp_avg"] for each in moments],
                 [each["exp_avg_sq"] for each in moments],
                 moments[0]["step"],
-                group["lr"],
-                group["betas"],
-                group["eps"],
+                self.learning_rate,
+                BETAS,
+                EPS,
                 group["on_sphere"],
                 sources and sources[i],
             )
@@ -70,7 +74,6 @@ class SphericalAdam(torch.optim.Adam):
         self.sources = []
         pairs = zip(former.param_groups, self.param_groups, strict=True)
         for group, own_group in pairs:
-            own_group["lr"] = group["lr"]
             moments = [former._moments(parameter) for parameter in group["params"]]
             of = zip(group["params"], moments, own_group["params"], strict=True)
             for parameter, each, own in of:
@@ -86,7 +89,7 @@ class SphericalAdam(torch.optim.Adam):
             self.sources.append((group["params"], means, squares))
 
     def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
-        """State of a parameter, in PyTorch's format."""
+        """Those of a parameter, which begin at 0."""
         moments = self.state[parameter]
         if not moments:
             moments["step"] = parameter.new_zeros((), dtype=torch.float32)

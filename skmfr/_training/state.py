@@ -88,7 +88,7 @@ class TrainingState:
         decoder = torch.empty_like(ensemble.decoder)
         encoder = decoder if ensemble.tied else torch.empty_like(ensemble.encoder)
         self.ensemble = replace(ensemble, encoder=encoder, decoder=decoder)
-        self.optimiser = SphericalAdam(self.ensemble, former.defaults["lr"])
+        self.optimiser = SphericalAdam(self.ensemble, former.learning_rate)
         self.optimiser.on_copies_of(former)
         self.lent = False
 

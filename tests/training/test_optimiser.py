@@ -43,8 +43,7 @@ def test_steps_are_those_of_adam_on_tangents_with_atoms_normalised(tied):
     others = [each.clone() for each in parameters]
     adam = torch.optim.Adam(others, betas=BETAS)
     for t in range(1, 6):
-        for group in [*optimiser.param_groups, *adam.param_groups]:
-            group["lr"] = 0.1 / t
+        optimiser.learning_rate = adam.param_groups[0]["lr"] = 0.1 / t
         random_gradients(optimiser, t)
         for parameter, other, on_sphere in zip(
             parameters, others, is_atoms, strict=True
