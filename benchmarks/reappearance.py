@@ -112,10 +112,9 @@ def surrogate(n_fits: int, source: Callable[[int], Source]) -> Source:
 
 
 def paper(n_fits: int) -> Source:
-    # Features are found late.
-    n_fits = min(n_fits, ENOUGH // 2)
+    n_fits = min(n_fits, ENOUGH)
     X, *_ = make_mfr_synthetic(n_fits * 50_000, dtype=np.float32, random_state=0)
-    return parts_of(X, n_fits, 512, k=32, n_steps=2000, batch_size=512)
+    return parts_of(X, n_fits, 512, k=32, n_steps=500, batch_size=512)
 
 
 def stories(n_fits: int, model: Path, tokens: Path) -> Source:

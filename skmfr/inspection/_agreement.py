@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from .._data.checked import checked_data
@@ -15,9 +13,6 @@ from .._utils.checks import as_matrix
 from ..agreement import feature_agreement, nearest_atoms, random_agreement
 from ._drawing import ABOVE, BLUE, ORANGE, import_pyplot, new_axes
 from ._fitted import agreement_with, split_fitted, transformed
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 # Of the intervals of frequencies.
 CONFIDENCE = 0.95
@@ -155,9 +150,9 @@ class FeatureAgreementDisplay:
             Data to measure how often each atom is used, for "usage".
         truth : estimator, or array-like of shape (n_atoms, n_features), default=None
             For "calibration" and "truth": an independent fit, with another seed and on
-            other samples, of which the reference counts; or the known features.
+            other samples; or the known features. The reference of a fit counts.
         kind : {"usage", "calibration", "truth"}, default="usage"
-            What to draw.
+            Kind of picture.
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         scatter_kwargs : dict, default=None
@@ -256,7 +251,7 @@ class FeatureAgreementDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         kind : {"usage", "calibration", "truth"}, default="usage"
-            What to draw.
+            Kind of picture.
         scatter_kwargs : dict, default=None
             Keyword arguments for ``Axes.scatter``, which override the defaults.
         line_kwargs : dict, default=None
@@ -301,7 +296,7 @@ class FeatureAgreementDisplay:
                 "not known: fit with n_witnesses=1 or more and n_saes=2 or more."
             )
 
-    def _draw_usage(self, ax: Axes, scatter_kwargs: dict, line_style: dict) -> None:
+    def _draw_usage(self, ax, scatter_kwargs, line_style):
         self._scatter_atoms(ax, self.usage, self.agreement, scatter_kwargs)
 
         def line(height, label, linestyle):
@@ -327,9 +322,7 @@ class FeatureAgreementDisplay:
             ylabel=f"Agreement with {self.agreement_with} (cosine)",
         )
 
-    def _draw_calibration(
-        self, ax: Axes, scatter_kwargs: dict, line_style: dict
-    ) -> None:
+    def _draw_calibration(self, ax, scatter_kwargs, line_style):
         from scipy.stats import binomtest
 
         found = at_least(TAU, self.truth)
@@ -359,7 +352,7 @@ class FeatureAgreementDisplay:
             ylabel=f"Share of atoms in the truth (cosine of {TAU:g})",
         )
 
-    def _draw_truth(self, ax: Axes, scatter_kwargs: dict, line_style: dict) -> None:
+    def _draw_truth(self, ax, scatter_kwargs, line_style):
         self._scatter_atoms(ax, self.agreement, self.truth, scatter_kwargs)
         self.line_ = None
         if np.ptp(self.agreement) > 0:
@@ -376,7 +369,7 @@ class FeatureAgreementDisplay:
             ylabel="Cosine with the nearest atom of the truth",
         )
 
-    def _scatter_atoms(self, ax: Axes, x, y, scatter_kwargs: dict) -> None:
+    def _scatter_atoms(self, ax, x, y, scatter_kwargs):
         """Draw trusted atoms as discs and others as crosses."""
         trusted = self.trusted
         if trusted is None:
