@@ -46,6 +46,8 @@ sphinx_gallery_conf = {
     "capture_repr": ("_repr_html_",),
     "download_all_examples": False,
     "write_computation_times": False,
+    # Each example has its process, in which joblib allows one thread on two cores.
+    "parallel": 2,
 }
 
 html_theme = "pydata_sphinx_theme"

@@ -68,7 +68,9 @@ def bars(column: str, label: str, leave_out: str = "^$") -> Callable:
             text = f"{value:,.0f}" if digits == 0 else _results.shown(value, digits)
             ax.annotate(f" {text}", (value + high, place), va="center", fontsize=8)
         ax.set_yticks(range(len(rows)), [name_of(row) for row in rows])
-        ax.set(xlabel=label, ylim=(len(rows) - 0.4, -0.6))
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        # Below the names too: it is longer than the axis.
+        figure.supxlabel(label, fontsize=9)
         ax.margins(x=0.12)
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.spines[["top", "right", "left"]].set_visible(False)
@@ -111,7 +113,7 @@ def growth(figure: Figure, results: dict, colors: dict) -> None:
 
 def coding(figure: Figure, results: dict, colors: dict) -> None:
     """Error against time of each way of coding, with the same atoms."""
-    figure.set_size_inches(7.5, 3)
+    figure.set_size_inches(WIDTH, 3)
     ax = figure.add_subplot()
     trained = _results.load("activations-compare-model.layers.2.mlp-512-8-seeds-2")
     errors = {row["method"]: row for row in trained["rows"]}

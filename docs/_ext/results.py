@@ -9,8 +9,8 @@
 
 names a file of ``benchmarks/results``.  If ``figures.py`` can draw it, and all of its
 rows are shown, the figure is shown and the table is folded.  Options name columns, and
-a regex of the texts in a row.  Several files make one table if each has a title, for a first column that
-``titles`` names::
+a regex of the texts in a row.  Several files make one table if each has a title, for a
+first column that ``titles`` names::
 
     ```{results}
     :titles: data
