@@ -91,13 +91,13 @@ def eog_regression(X, ch_names, frontal, seed) -> np.ndarray:
     """MNE's regression on copies of the frontal channels."""
     import mne
 
-    epochs = as_epochs(X, ch_names)
-    eog = epochs.get_data(list(frontal))
+    # Of epochs it would leave the mean of each as it is, ocular or not.
+    raw = as_raw(X, ch_names)
     info = mne.create_info([f"EOG {name}" for name in frontal], SFREQ, "eog")
-    epochs.add_channels([mne.EpochsArray(eog, info, verbose="error")])
-    epochs.set_eeg_reference("average", verbose="error")
+    eog = mne.io.RawArray(raw.get_data(list(frontal)), info, verbose="error")
+    raw.add_channels([eog]).set_eeg_reference("average", verbose="error")
     regression = mne.preprocessing.EOGRegression(picks="eeg", picks_artifact="eog")
-    return back(regression.fit(epochs).apply(epochs).pick("eeg"), X)
+    return back(regression.fit(raw).apply(raw).pick("eeg"), X)
 
 
 def signal_space_projection(X, ch_names, frontal, seed) -> np.ndarray:

@@ -4,13 +4,15 @@
 ocular or muscular artefacts and prints a row for each way to get them out again, with
 errors on epochs of people that training has not seen: mean and standard deviation over
 splits.  ``multi`` does the same with 19 channels and ocular topographies, ``kept`` asks
-what is left of the brain where nobody has clean signals, ``paper`` reconstructs an
+what is left of the brain where nobody has clean signals, ``real`` what is taken out of
+recordings as they are, clean ones among them, ``paper`` reconstructs an
 unseen person in the paper's setting, ``decode`` classifies before and after denoising,
 ``speed`` measures time and memory.
 
 DIR has the folders ``eegmat`` and ``eegmmidb``, EDF files of PhysioNet, and
 ``semisim``, epochs to mix: see ``docs/eeg_benchmark.md``.  Rows whose package is not
-installed (pywavelets, mne-denoise, mne-icalabel, gedai, pyriemann) are left out, with a message.
+installed (pywavelets, mne-denoise, mne-icalabel, gedai, pyriemann) are left out, with a
+message.
 """
 
 import argparse
@@ -365,12 +367,13 @@ def multi(arguments: argparse.Namespace, report: Report) -> None:
     splits = [split for split, *_ in made]
     print_sizes(splits)
     methods = multi_methods(*made[0][1:])
-    report(compared(methods, splits, arguments.only), {"table": "multi"}, DIGITS)
+    rows = compared(methods, splits, arguments.only)
+    report(rows, {"table": "multi"}, DIGITS, append=True)
 
 
 def kept(arguments: argparse.Namespace, report: Report) -> None:
     digits = DIGITS | {"P3 later, ms": 0, "CPU seconds": 1}
-    report(rows_of_kept(arguments), {"table": "kept"}, digits)
+    report(rows_of_kept(arguments), {"table": "kept"}, digits, append=True)
 
 
 def rows_of_kept(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -410,6 +413,40 @@ def rows_of_kept(arguments: argparse.Namespace) -> Iterator[Row]:
             print(f"{name} is left out: {error}", file=sys.stderr)
             continue
         yield over_seeds(name, rows)
+
+
+def real(arguments: argparse.Namespace, report: Report) -> None:
+    report(of_whole_recordings(arguments), {"table": "real"}, DIGITS)
+
+
+def of_whole_recordings(arguments: argparse.Namespace) -> Iterator[Row]:
+    """What goes with ocular artefacts of recordings, clean ones and others."""
+    paths = sorted((arguments.data / "eegmat").glob("*.edf"))
+    recordings = {path.stem: _data.eegmat(path) for path in paths}
+    for name, eyes_are in {"R02": "closed", "R01": "open", "R03": "open, task"}.items():
+        path = arguments.data / "eegmmidb" / f"S001{name}.edf"
+        recordings[f"S001{name}, eyes {eyes_are}"] = _data.eegmmidb([path])
+    ways = {
+        "ICA": _eeg_peers.independent_components,
+        "ours": _eeg_peers.without_found_atoms,
+    }
+    for name, raw in recordings.items():
+        raw.resample(SFREQ, verbose="error").filter(1.0, 40.0, verbose="error")
+        raw.set_eeg_reference("average", verbose="error")
+        signals = (1e6 * raw.get_data())[None]
+        frontal = [channel for channel in FRONTAL if channel in raw.ch_names]
+        place = raw.ch_names.index(frontal[0])
+
+        def largest(X: np.ndarray, place: int = place) -> float:
+            return float(np.quantile(np.abs(X[0, place]), 0.999))
+
+        row: Row = {"recording": name, "Fp1, µV": largest(signals)}
+        for way, clean_up in ways.items():
+            cleaned = clean_up(signals, raw.ch_names, frontal, 0)
+            removed = np.square(signals - cleaned).sum() / np.square(signals).sum()
+            row[f"{way}, removed"] = float(removed)
+            row[f"{way}, Fp1, µV"] = largest(cleaned)
+        yield row
 
 
 def print_sizes(splits: list[Split]) -> None:
@@ -715,6 +752,7 @@ TABLES = {
     "single": single,
     "multi": multi,
     "kept": kept,
+    "real": real,
     "paper": paper,
     "decode": decode,
     "speed": speed,

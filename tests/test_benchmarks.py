@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from benchmarks import (
     _data,
     _eeg_kept,
+    _eeg_peers,
     _efficientnet,
     _jobs,
     _methods,
@@ -515,6 +516,30 @@ def test_what_halving_and_delaying_leaves_of_the_brain():
     rms = np.sqrt(np.square(clean[has]).mean((1, 2)))
     errors = np.sqrt(np.square(0.5 * clean[has] - 15).mean((1, 2))) / rms
     assert row["error, artefact"] == pytest.approx(errors.mean(), rel=1e-4)
+
+
+def test_peers_without_clean_signals_get_epochs_and_give_them_back():
+    """A regressor that is the artefact and no brain takes all of the artefact."""
+    names = ["Fp1", "Fp2", "Cz", "Oz"]
+    draw = np.random.default_rng(0)
+    brain = 10 * draw.standard_normal((30, 4, 64)).astype(np.float32)
+    brain[:, :2] = 0
+    brain[:, 3] = -brain[:, 2]
+    ocular = 100 * draw.standard_normal((30, 2, 64)).astype(np.float32)
+    ocular -= ocular.mean((0, 2), keepdims=True)
+    mixed = brain + np.einsum(
+        "ij,njt->nit", np.float32([[1, 0], [0, 1], [1, 0], [0, 1]]), ocular
+    )
+    for made in (_eeg_peers.as_epochs, _eeg_peers.as_raw):
+        np.testing.assert_allclose(
+            _eeg_peers.back(made(mixed, names), mixed), mixed, rtol=1e-5
+        )
+    mixed -= mixed.mean(1, keepdims=True)
+    before = mixed.copy()
+    cleaned = _eeg_peers.eog_regression(mixed, names, names[:2], 0)
+    np.testing.assert_array_equal(mixed, before)
+    assert cleaned.shape == mixed.shape
+    assert np.square(cleaned - brain).mean() < 0.01 * np.square(brain).mean()
 
 
 def test_eeg(table, tmp_path, monkeypatch):
