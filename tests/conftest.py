@@ -33,7 +33,7 @@ def prepare():
     # same in each run, or many others.
     phases = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]
     settings.register_profile(
-        "ci", max_examples=200, derandomize=True, deadline=None, phases=phases
+        "ci", max_examples=100, derandomize=True, deadline=None, phases=phases
     )
     settings.register_profile(
         "nightly", max_examples=2500, deadline=None, phases=phases, print_blob=True

@@ -4,6 +4,7 @@ import re
 import textwrap
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -108,6 +109,9 @@ def short_fits(monkeypatch):
     monkeypatch.setattr(
         fit, "n_steps_of", lambda *arguments: min(n_steps_of(*arguments), MOST_STEPS)
     )
+    # Processes would take seconds to start, and long fits.
+    with joblib.parallel_config(backend="threading"):
+        yield
 
 
 @pytest.mark.usefixtures("short_fits")

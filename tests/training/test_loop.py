@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 import skmfr._data.batches
+import skmfr._training.loop
 import skmfr._training.objective
 import skmfr._training.step
 from skmfr._data.batches import Batches
@@ -566,19 +567,22 @@ def test_group_fvu_equals_dense_reconstruction(make_settings, monkeypatch, n_per
         {"n_saes": 1, "n_witnesses": 0},
     ],
 )
-def test_resumed_training_ends_with_the_same_bytes(make_settings, changes, all_dead):
+def test_resumed_training_ends_with_the_same_bytes(
+    make_settings, changes, all_dead, monkeypatch
+):
+    monkeypatch.setattr(skmfr._training.loop, "STEPS_PER_CHECK", 20)
     usual = {
         "n_saes": 3,
         "n_witnesses": 1,
         "alpha": 0.3,
         "reinit_every": 15,
-        "reinit_threshold": 0.1,
+        "reinit_threshold": 0.03,
     }
     settings = make_settings(**(usual | changes))
 
     def run(interruptions):
         state = fresh(settings)
-        state.begin(Schedule.over(240, anneal_k=True), Plateau(tol=100.0, patience=1))
+        state.begin(Schedule.over(160, anneal_k=True), Plateau(tol=100.0, patience=1))
         for step in interruptions:
             train(
                 state,
@@ -592,9 +596,9 @@ def test_resumed_training_ends_with_the_same_bytes(make_settings, changes, all_d
         train(state, *source(settings), settings, np.arange(50))
         return to_arrays(state)
 
-    whole, resumed = run([]), run([1, 37, 110, 150])
-    # At 100 the final fall began.
-    assert whole["step"] == 160
+    whole, resumed = run([]), run([1, 17, 50, 70])
+    # At 40 the final fall began.
+    assert whole["step"] == 80
     assert whole["n_reinits"].any()
     assert resumed.keys() == whole.keys()
     for name, array in whole.items():

@@ -20,7 +20,7 @@ X = np.random.default_rng(0).standard_normal((1000, 64))
 
 
 def estimator(**changes):
-    usual = {"n_components": 128, "k": 4, "max_steps": 12, "random_state": 0}
+    usual = {"n_components": 128, "k": 4, "max_steps": 5, "random_state": 0}
     return MFRSparseAutoencoder(**usual | changes)
 
 
