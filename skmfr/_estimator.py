@@ -602,7 +602,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
 
         super().__setstate__(state)
         # Pickle loses the read-only flag of arrays.
-        set_fitted(self, with_copies(vars(self)))
+        set_fitted(self, with_copies(self.__dict__))
 
     def __sklearn_is_fitted__(self) -> bool:
         return "reference_sae_" in vars(self)
