@@ -17,6 +17,8 @@ in a row.  Several files make one table if each has a title, for a first column 
     superposition <recovery-compare-superposition>
     digits <recovery-compare-digits>
     ```
+
+The option ``table`` leaves the figure out.
 """
 
 import re
@@ -40,6 +42,7 @@ class ResultsTable(SphinxDirective):
         "columns": directives.unchanged_required,
         "rows": directives.unchanged_required,
         "titles": directives.unchanged_required,
+        "table": directives.flag,
     }
 
     def run(self) -> list[nodes.Node]:
@@ -58,7 +61,8 @@ class ResultsTable(SphinxDirective):
             sources.append(source(name, results, chosen))
         lines = [*_results.markdown(rows, {}), "", "Measured: " + "; ".join(sources)]
         table = self.parse_text_to_nodes("\n".join(lines))
-        drawn = [node for name in names for node in self.figure(name)]
+        shown = [] if "table" in self.options else names
+        drawn = [node for name in shown for node in self.figure(name)]
         if not drawn:
             return table
         fold, end = (nodes.raw("", tag, format="html") for tag in (FOLD, "</details>"))
