@@ -7,6 +7,7 @@ differ for colour-blind readers, and in lightness, for print.
 
 import re
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
@@ -148,8 +149,7 @@ def calibration(figure: Figure, results: dict, colors: dict) -> None:
         "as expected", (0.42, 0.45), color=colors["text"], rotation=42, fontsize=8
     )
     rows = sorted(results["rows"], key=lambda row: row["return"])
-    markers = "osD^v<>PX"
-    for row, marker in zip(rows, markers, strict=False):
+    for row, marker in zip(rows, cycle("osD^v<>PX*ph8"), strict=False):
         ax.plot(
             row["mean"],
             row["return"],

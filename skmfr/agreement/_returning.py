@@ -68,6 +68,10 @@ def reappearance(sae, tau=TAU) -> tuple[np.ndarray, np.ndarray]:
     rows if there are many rows for each atom; with few, all SAEs of a fit share what is
     peculiar to them, and it is too high.
 
+    With one witness, the SAEs that calibrate are those of the group, which the penalty
+    makes alike. On activations of a language model, high probabilities are then too
+    high (:doc:`/user_guide/agreement`); two witnesses correct this.
+
     References
     ----------
     B. Zadrozny, C. Elkan, "Transforming classifier scores into accurate multiclass
