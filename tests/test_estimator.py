@@ -1415,7 +1415,7 @@ def in_chunks(monkeypatch):
 
 
 def test_chunked_arrays_are_learned_as_well_as_the_array(in_chunks):
-    one = small(n_saes=1, n_witnesses=0, max_steps=150)
+    one = small(n_saes=1, n_witnesses=0, max_steps=60)
     expected = one.fit(X).score(X)
     sae = clone(one).fit(in_chunks)
     assert sae.score(in_chunks) == pytest.approx(sae.score(X), rel=1e-12)

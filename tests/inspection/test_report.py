@@ -416,7 +416,7 @@ def test_samples_are_checked_as_in_transform(X, sae):
 
 @pytest.fixture(scope="module")
 def models(X, sae):
-    other = MFRSparseAutoencoder(20, n_saes=1, n_witnesses=0, max_steps=20, k=2)
+    other = MFRSparseAutoencoder(20, n_saes=1, n_witnesses=0, max_steps=100, k=2)
     return {"our secret": sae, "their's": other.set_params(random_state=1).fit(10 * X)}
 
 
