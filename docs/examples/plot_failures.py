@@ -166,8 +166,9 @@ print(f"started anew: {restarted.n_reinits_}")
 undisturbed = attempt(X, features, **settings)
 
 # %%
-# Each peak of the orange curve in the first half is a new start. Most features are so
-# rare that neither fit finds them.
+# Each peak of the orange curve in the first half is a new start. New starts also leave
+# copies of atoms here, which the first warning reports. Most features are so rare that
+# neither fit finds them.
 
 fig, (curve, use) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 for sae, color in [(restarted, BAD), (undisturbed, GOOD)]:
