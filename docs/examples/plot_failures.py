@@ -26,9 +26,9 @@ from skmfr.metrics import fvu, recall_precision
 BAD, GOOD = "tab:orange", "tab:blue"
 
 
-def attempt(X, features, **parameters):
+def attempt(X, features, batch_size=512, **parameters):
     """A fit, with all that it warns of."""
-    sae = MFRSparseAutoencoder(random_state=0, **parameters)
+    sae = MFRSparseAutoencoder(batch_size=batch_size, random_state=0, **parameters)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         sae.fit(X)
@@ -49,12 +49,12 @@ def attempt(X, features, **parameters):
 # eight directions in which the data vary most, and the SAEs agree on these.
 
 X, _, features = make_superposition(10_000, 32, 64, n_active=4, random_state=0)
-poor = attempt(X, features, n_components=8, k=1, max_steps=500)
+poor = attempt(X, features, n_components=8, k=1, max_steps=200)
 
 # %%
 # With the right numbers:
 
-good = attempt(X, features, n_components=64, k=4, max_steps=500)
+good = attempt(X, features, n_components=64, k=4, max_steps=300)
 
 # %%
 # High agreement alone tells the two apart the wrong way round. Look at both numbers.
@@ -78,13 +78,13 @@ fig.suptitle("Poor reconstruction with high agreement")
 # room for fewer features than it seems.
 
 collapsed = attempt(
-    X, features, n_components=128, k=4, matching="max", alpha=100.0, max_steps=500
+    X, features, n_components=128, k=4, matching="max", alpha=100.0, max_steps=300
 )
 
 # %%
 # The same, one to one and with the usual weight:
 
-distinct = attempt(X, features, n_components=128, k=4, max_steps=500)
+distinct = attempt(X, features, n_components=128, k=4, max_steps=300)
 
 
 # %%
@@ -154,9 +154,9 @@ ax.legend()
 # for a fault and starts an SAE anew, each time again.
 
 X, _, features = make_superposition(
-    10_000, 32, 64, n_active=4, decay=0.8, random_state=0
+    10_000, 32, 64, n_active=4, decay=0.7, random_state=0
 )
-settings = {"n_components": 64, "k": 4, "max_steps": 1000}
+settings = {"n_components": 64, "k": 4, "batch_size": 256, "max_steps": 750}
 restarted = attempt(X, features, reinit_threshold=2.5, **settings)
 print(f"started anew: {restarted.n_reinits_}")
 
@@ -166,8 +166,9 @@ print(f"started anew: {restarted.n_reinits_}")
 undisturbed = attempt(X, features, **settings)
 
 # %%
-# Each peak of the orange curve in the first half is a new start. Most features are so
-# rare that neither fit finds them.
+# Each peak of the orange curve in the first half is a new start. New starts also leave
+# copies of atoms here, which the first warning reports. Most features are so rare that
+# neither fit finds them.
 
 fig, (curve, use) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 for sae, color in [(restarted, BAD), (undisturbed, GOOD)]:
