@@ -87,7 +87,8 @@ def coded_blocks(
     """Blocks of samples with their codes, on the device of the coder."""
     n_rows = coder.n_rows
     for start in range(0, len(X), n_rows):
-        block = np.array(X[start : start + n_rows], order="C")
+        # PyTorch warns of arrays that are read-only.
+        block = np.require(X[start : start + n_rows], requirements=["C", "W"])
         yield block, coder(torch.from_numpy(block).to(coder.atoms.device))
 
 
@@ -145,13 +146,12 @@ def csr_codes(coder: Coder, X: np.ndarray | Source) -> sparse.csr_array:
 def as_csr(codes: SparseCodes, n_components: int) -> sparse.csr_array:
     """Nonzero codes of a block of samples, (n_samples, n_components)."""
     values, indices = (part.cpu().numpy() for part in codes)
-    rows, places = np.nonzero(values)
-    begins = np.searchsorted(rows, np.arange(len(values) + 1))
+    active = values != 0
+    begins = np.zeros(len(values) + 1, np.int32)
+    np.cumsum(np.count_nonzero(active, axis=1), out=begins[1:])
+    if begins[-1] < values.size:
+        values, indices = values[active], indices[active]
     return sparse.csr_array(
-        (
-            values[rows, places],
-            indices[rows, places].astype(np.int32),
-            begins.astype(np.int32),
-        ),
-        shape=(len(values), n_components),
+        (values.ravel(), indices.ravel().astype(np.int32), begins),
+        shape=(len(active), n_components),
     )

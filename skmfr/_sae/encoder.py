@@ -35,9 +35,9 @@ def rows_per_block(n_components: int, device: torch.device, dtype: torch.dtype) 
     if device.type == "cpu":
         # The scores then stay in the last-level cache, in memory that is reused. Fresh
         # pages would cost as much as the product.  The product is slower with fewer
-        # rows, and with a number of rows that is not a power of two.
+        # rows (a tenth with 256), and if their number is not a power of two.
         n_rows = (1 << 23) // (n_components * dtype.itemsize)
-        return max(256, 1 << n_rows.bit_length() >> 1)
+        return max(512, 1 << n_rows.bit_length() >> 1)
     return max(1024, (1 << 23) // n_components)
 
 

@@ -6,7 +6,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import skmfr._kernels.dense
-from skmfr._kernels.dense import linear
+from skmfr._kernels.dense import lengths, linear
 
 # Of sums of 70 products of size 1, less than 100: units in the last place.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-13, torch.bfloat16: 0.5}
@@ -16,8 +16,12 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-13, torch.bfloat16: 0.5}
 def library(request, monkeypatch):
     if request.param == "torch":
         monkeypatch.setattr(skmfr._kernels.dense, "_dtypes_of_onednn", frozenset)
-    elif not skmfr._kernels.dense._dtypes_of_onednn():
+    elif not (dtypes := skmfr._kernels.dense._dtypes_of_onednn()):
         pytest.skip("needs oneDNN")
+    else:
+        # For float32 too, on any processor.
+        both = dtypes | {torch.float32}
+        monkeypatch.setattr(skmfr._kernels.dense, "_dtypes_of_onednn", lambda: both)
 
 
 def random_numbers(*shape, seed=0):
@@ -57,8 +61,26 @@ def test_what_is_not_contiguous_and_not_finite():
 
 
 # With a new PyTorch it may not, and nobody would notice but by the time it takes.
-def test_onednn_serves_where_torch_has_it_beside_mkl():
+@pytest.mark.parametrize("maker", ["AMD EPYC 7763", "Intel Xeon", None])
+def test_onednn_serves_beside_mkl_but_for_float32_on_intel(maker, monkeypatch):
     has_both = (
         torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
     )
-    assert (torch.float32 in skmfr._kernels.dense._dtypes_of_onednn()) == has_both
+    known = {"cpu_name": maker} if maker else {}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    dtypes = skmfr._kernels.dense._dtypes_of_onednn.__wrapped__()
+    assert (torch.float32 in dtypes) == (has_both and maker != "Intel Xeon")
+    has_bfloat16 = has_both and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert (torch.bfloat16 in dtypes) == has_bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lengths_are_right_where_squares_leave_float32(dtype):
+    X = random_numbers(6, 70)
+    X *= torch.tensor([1, 1e-30, 1e30, 0, 1e-13, 1e13]).double()[:, None]
+    X = X.to(dtype)
+    expected = X.double().numpy()
+    expected = np.sqrt(np.sum(expected**2, axis=1))
+    np.testing.assert_allclose(lengths(X), expected, rtol=1e-6)
+    assert lengths(X).dtype == torch.float64
+    assert torch.equal(lengths(X)[:1], lengths(X[:1]))
