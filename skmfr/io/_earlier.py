@@ -17,9 +17,9 @@ import numpy as np
 
 from ._safetensors import checked_number
 
-# Before the names of arrays that training goes on from.
+# Prefix of the arrays that training resumes from.
 TRAINING = "training "
-# What files had in the place of `_training.results.FIELDS_BESIDE`.
+# Arrays of version 3 in the place of `_training.results.FIELDS_BESIDE`.
 BESIDE_VERSION_3 = {
     "mean": "float d",
     "scale": "float",
@@ -41,7 +41,7 @@ def prefix_in(version: int) -> str:
 def layouts_in(
     version: int, state: dict[str, str], names: Iterable[str]
 ) -> dict[str, str]:
-    """Layouts of the arrays that training goes on from, in a file of this version.
+    """Layouts of the arrays that training resumes from, in a file of this version.
 
     Parameters
     ----------
