@@ -50,8 +50,8 @@ RULES = {
 RULES = {re.compile(rule, re.I): advice for rule, advice in RULES.items()}
 # Up to an empty line or the next item of a list.
 PARAGRAPH = re.compile(r"^.*\S.*\n(?:(?! *[-:*] | *\d+\. ).*\S.*\n)*", re.M)
-# The method's name.
-NAME = re.compile("mutual feature regularization", re.I)
+# The method's name, and titles of papers.
+NAMES = re.compile(r'mutual feature regularization|"[^"]+", arXiv', re.I)
 
 
 def erased(patterns: list[str], text: str, by: str = " ") -> str:
@@ -125,7 +125,7 @@ def house_rules(prose: str) -> Iterator[tuple[int, str]]:
     """First line of a paragraph, and what is wrong in the paragraph."""
     for paragraph in PARAGRAPH.finditer(prose):
         line = prose.count("\n", 0, paragraph.start()) + 1
-        text = NAME.sub("·", " ".join(paragraph[0].split()))
+        text = NAMES.sub("·", " ".join(paragraph[0].split()))
         for rule, advice in RULES.items():
             for match in rule.finditer(text):
                 yield line, f"{match[0].strip()!r}: {advice}"

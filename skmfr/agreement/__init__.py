@@ -1,4 +1,4 @@
-"""How far dictionaries agree, atom by atom, and what chance would give.
+"""Agreement of dictionaries, atom by atom, and the agreement of chance.
 
 All cosines are signed: codes are non-negative, so an atom and its negative are two
 different features.  Atoms may have any length; an atom of zeros, which has no

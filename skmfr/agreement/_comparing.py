@@ -108,7 +108,7 @@ def _directions(sae, name: str) -> np.ndarray:
 
 
 class Progress:
-    """Says how long a comparison will take, and shows how far it is."""
+    """Estimates the time that a comparison takes, and shows its progress."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, int]], device: str, verbose):
         self.shapes, self.device, self.verbose = shapes, device, verbose
@@ -150,7 +150,7 @@ class Progress:
         return (perf_counter() - began) / (len(rows) * size)
 
     def of(self, other: str) -> Callable[[int], object]:
-        """What counts blocks of atoms that are compared with one SAE."""
+        """A counter of blocks of atoms that are compared with one SAE."""
         return lambda n_atoms: self.bar.update(n_atoms * self.shapes[other][0])
 
     def __exit__(self, *error) -> None:
@@ -187,7 +187,7 @@ def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
     ----------
     saes : sequence or mapping from str
         2 or more of: fitted estimators; arrays of atoms (n_atoms, n_features); folders
-        and files that :mod:`skmfr.io` reads, of which two are in memory at a time. The
+        and files that :mod:`skmfr.io` reads. Two of these are in memory at a time. The
         numbers of atoms may differ. Without a mapping they are called "0", "1", ...
     device : str or torch.device, default="auto"
         Where to compute, as in :class:`~skmfr.MFRSparseAutoencoder`.

@@ -213,8 +213,8 @@ def pw_mcc(dictionaries) -> float:
     Notes
     -----
     The paper writes the absolute value of the cosine; its code takes the cosine itself,
-    as this does.  With codes that are not negative, an atom and its negative are no
-    match.
+    as this does.  With codes that are not negative, an atom does not match its
+    negative.
 
     References
     ----------

@@ -103,7 +103,7 @@ def reappearance(sae, tau=TAU) -> tuple[np.ndarray, np.ndarray]:
     prefer_skip_nested_validation=True,
 )
 def trusted_atoms(sae, fdr=FDR, tau=TAU) -> np.ndarray:
-    r"""The largest set of atoms of which only a given share does not return.
+    r"""The largest set of atoms in which all but a given share return.
 
     .. math:: \max |S| \quad \text{with} \quad
               \frac{1}{|S|} \sum_{j \in S} (1 - p_j + s_j) \le \mathrm{fdr}

@@ -22,7 +22,7 @@ DEPENDENT = 1e-6
 
 
 class SubspaceAgreement(NamedTuple):
-    """What became of the atoms of a dictionary in another one."""
+    """The fate of the atoms of a dictionary in another one."""
 
     fate: np.ndarray
     """(n_components,) str: "returns", "splits", "merges", "turns" or "lost" """
@@ -48,8 +48,8 @@ def subspace_agreement(
 
     Atoms of either dictionary that the other has at a cosine of `tau` return. Of those
     left, each is sought in the span of a few that are left in the other dictionary, by
-    matching pursuit. What is found so is linked, and atoms that are linked to one
-    another make a group: one atom here and several there is an atom that *splits*,
+    matching pursuit. Atoms found in this way are linked, and atoms that are linked to
+    one another make a group: one atom here and several there is an atom that *splits*,
     several here and one there are atoms that *merge*, and several on both sides are
     atoms that *turn* in a span that both dictionaries have.
 
@@ -182,7 +182,7 @@ def _pursued(
             for axis in [*basis[:n], *basis[:n]]:
                 new = new - np.sum(new * axis, axis=1, keepdims=True) * axis
             norm = np.linalg.norm(new, axis=1, keepdims=True)
-            # What the span already contains adds nothing to it.
+            # An atom that the span already contains adds nothing to it.
             basis[n] = np.where(norm > DEPENDENT, new / np.maximum(norm, DEPENDENT), 0)
             along = np.sum(residual * basis[n], axis=1, keepdims=True)
             residual -= along * basis[n]

@@ -19,7 +19,7 @@ KNOWN = {"reappearance": "float m"}
 
 
 def summary(sae: BaseSparseAutoencoder) -> dict[str, Any]:
-    """What a configuration may say of agreement; nothing if there is none."""
+    """Entries of a configuration on agreement; empty if there is none."""
     agreement = sae.feature_agreement_
     if np.isnan(agreement).any():
         return {}
@@ -50,7 +50,7 @@ def write_agreement(folder, sae: BaseSparseAutoencoder) -> None:
 
 
 def read_agreement(folder, sae: BaseSparseAutoencoder) -> None:
-    """Set what stands beside the weights of agreement, trust and probabilities.
+    """Read agreement, trust and probabilities from the file beside the weights.
 
     Raises
     ------
