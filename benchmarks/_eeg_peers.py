@@ -38,9 +38,9 @@ def as_raw(X: np.ndarray, ch_names: Sequence[str]):
 
 def back(cleaned, X: np.ndarray) -> np.ndarray:
     """An array like X of epochs or a recording of MNE."""
-    data = cleaned.get_data(copy=False) if hasattr(cleaned, "events") else None
-    if data is None:
-        data = cleaned.get_data().reshape(X.shape[1], len(X), -1).swapaxes(0, 1)
+    data = cleaned.get_data()
+    if data.ndim == 2:
+        data = data.reshape(X.shape[1], len(X), -1).swapaxes(0, 1)
     return (data / MICRO).astype(X.dtype)
 
 

@@ -61,13 +61,11 @@ def nearest_of_pairs(dictionaries: Sequence[np.ndarray]) -> Nearest:
     dict of ndarray of shape (n_atoms,)
         At (i, j), cosines of the atoms of dictionary i with the nearest of j.
     """
-    from .pairing import largest_cosines_both_ways
-
-    tensors, nearest = _as_tensors(*dictionaries), {}
-    for i, j in combinations(range(len(tensors)), 2):
-        both = largest_cosines_both_ways(tensors[i], tensors[j])
-        for pair, (cosine, _) in zip([(i, j), (j, i)], both, strict=True):
-            nearest[pair] = np.clip(cosine.numpy(), -1.0, 1.0)
+    # PyTorch warns when it shares read-only arrays.
+    copies, nearest = [np.array(each) for each in dictionaries], {}
+    for i, j in combinations(range(len(copies)), 2):
+        both = nearest_both_ways(copies[i], copies[j], "cpu")
+        nearest[i, j], nearest[j, i] = (cosine for cosine, _ in both)
     return nearest
 
 
@@ -149,8 +147,8 @@ def _same_dtype(atoms: np.ndarray, others: np.ndarray) -> list[np.ndarray]:
     return [array.astype(dtype, copy=False) for array in (atoms, others)]
 
 
-def _as_tensors(*arrays: np.ndarray):
+def _as_tensors(atoms: np.ndarray, others: np.ndarray):
     """Copies on the CPU, because PyTorch warns when it shares read-only arrays."""
     import torch
 
-    return [torch.tensor(array, device="cpu") for array in arrays]
+    return torch.tensor(atoms, device="cpu"), torch.tensor(others, device="cpu")

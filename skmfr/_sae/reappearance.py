@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
-from .cosines import Nearest, at_least
+from .cosines import Nearest, at_least, nearest_of_pairs
 from .levels import level_of_data
 
 # Cosine from which on an atom counts as found, and share of trusted atoms that are
@@ -89,25 +89,27 @@ def reappearance(
 
 
 def reappearance_in_fit(
-    nearest: Nearest,
     reference: int,
     group: np.ndarray,
     witnesses: np.ndarray,
     tau: float,
+    nearest: Nearest | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`reappearance` of the reference, NaN if there are too few dictionaries.
 
     Parameters
     ----------
-    nearest : dict of ndarray of shape (n_components,)
-        From :func:`nearest_of_pairs`, of the group and then the witnesses.
     reference : int
     group, witnesses : ndarray of shape (n, n_components, n_features)
     tau : float
+    nearest : dict of ndarray of shape (n_components,), optional
+        From :func:`nearest_of_pairs`, of the group and then the witnesses.
     """
     if too_few(len(group), len(witnesses)):
         unknown = np.full(group.shape[1], np.nan)
         return unknown, unknown.copy()
+    if nearest is None:
+        nearest = nearest_of_pairs([*group, *witnesses])
     n_saes, n_all = len(group), len(group) + len(witnesses)
     return reappearance(nearest, reference, range(n_saes), range(n_saes, n_all), tau)
 

@@ -185,7 +185,7 @@ def agreement_of(attributes: dict) -> dict[str, np.ndarray]:
     if len(witnesses):
         agreement = mean(reference, range(len(group), len(group) + len(witnesses)))
     probability, deviation = reappearance_in_fit(
-        nearest, reference, group, witnesses, TAU
+        reference, group, witnesses, TAU, nearest
     )
     found = {"feature_agreement_": agreement, "mutual_agreement_": mutual}
     # Where nothing is known of it, who reads it is told.
@@ -210,8 +210,7 @@ def reappearance_of(attributes: dict) -> np.ndarray:
     witnesses = attributes["witness_dictionaries_"]
     reference = attributes["reference_sae_"]
     warn_of_too_few(len(group), len(witnesses), stacklevel=4)
-    nearest = nearest_of_pairs([*group, *witnesses])
-    found = reappearance_in_fit(nearest, reference, group, witnesses, TAU)
+    found = reappearance_in_fit(reference, group, witnesses, TAU)
     return found[0].astype(group.dtype)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 from sklearn.utils._param_validation import validate_params
 from sklearn.utils.validation import check_is_fitted
 
-from .._sae.cosines import nearest_of_pairs
 from .._sae.reappearance import (
     FDR,
     TAU,
@@ -91,8 +90,7 @@ def reappearance(sae, tau=TAU) -> tuple[np.ndarray, np.ndarray]:
     check_is_fitted(sae)
     witnesses, group = sae.witness_dictionaries_, sae.dictionaries_
     warn_of_too_few(len(group), len(witnesses), stacklevel=3)
-    nearest = nearest_of_pairs([*group, *witnesses])
-    return reappearance_in_fit(nearest, sae.reference_sae_, group, witnesses, tau)
+    return reappearance_in_fit(sae.reference_sae_, group, witnesses, tau)
 
 
 @validate_params(

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import normalize
 
-from skmfr._sae.cosines import nearest_of_pairs
 from skmfr._sae.reappearance import binned, largest_set, reappearance_in_fit
 
 N_FEATURES = 200
@@ -33,9 +32,8 @@ def runs(n_runs, seed=0):
 
 def reappearance(group, witnesses, tau=0.8):
     """Of the first of the group."""
-    nearest = nearest_of_pairs([*group, *witnesses])
     witnesses = np.reshape(witnesses, (-1, *np.shape(group)[1:]))
-    return reappearance_in_fit(nearest, 0, np.array(group), witnesses, tau)
+    return reappearance_in_fit(0, np.array(group), witnesses, tau)
 
 
 def found(atoms, others, tau=0.8):
