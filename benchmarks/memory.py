@@ -101,6 +101,7 @@ def measure(gigabytes: float, arguments: argparse.Namespace) -> Row:
             MFRSparseAutoencoder(
                 arguments.n_components,
                 n_saes=arguments.n_saes,
+                n_witnesses=1,
                 k=arguments.k,
                 max_steps=arguments.max_steps,
                 random_state=0,

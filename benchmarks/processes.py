@@ -34,6 +34,7 @@ def main() -> None:
         MFRSparseAutoencoder(
             arguments.n_components,
             n_saes=arguments.n_saes,
+            n_witnesses=1,
             k=arguments.k,
             # Matching costs the same however many processes there are.
             alpha=0,

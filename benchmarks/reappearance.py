@@ -264,7 +264,7 @@ def costs() -> Iterator[Row]:
 def main() -> None:
     parser = Command("reappearance", __doc__)
     parser.add_argument("--fits", type=int, default=5, help="of each source")
-    parser.add_argument("--witnesses", type=int, default=1, help="of each fit")
+    parser.add_argument("--witnesses", type=int, default=2, help="of each fit")
     parser.add_argument(
         "--rows", default="same", choices=["same", "disjoint"], help="of witnesses"
     )

@@ -159,8 +159,10 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         (cosine above 0.99) and it lacks. They replace atoms that no other SAE shares,
         every 100 steps while the penalty is on.
 
-    n_witnesses : int, default=1
-        Number of further SAEs that train on the same batches without the penalty.
+    n_witnesses : int, default=2
+        Number of further SAEs that train on the same batches without the penalty. With
+        one witness and ``alpha > 0``, only two SAEs are independent of each other, and
+        `reappearance_` can be too high; see :func:`skmfr.agreement.reappearance`.
 
     witness_rows : {"same", "disjoint"}, default="same"
         Rows that witnesses see: the rows of the group, or, with several witnesses, a
@@ -396,7 +398,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         alpha=1.0,
         matching="hungarian",
         share_atoms=True,
-        n_witnesses=1,
+        n_witnesses=2,
         witness_rows="same",
         device="auto",
         precision="float32",

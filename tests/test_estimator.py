@@ -58,6 +58,7 @@ def make_sparse_data(n_samples=600, n_features=16, n_atoms=24, k=3, seed=0):
 
 def small(**parameters):
     defaults = {"n_components": 32, "k": 4, "max_steps": 60, "random_state": 0}
+    defaults["n_witnesses"] = 1
     return MFRSparseAutoencoder(**(defaults | parameters))
 
 
@@ -278,7 +279,7 @@ def test_weights_of_samples_that_are_none_are_named(fitted, weights, told):
 
 def test_score_on_data_with_constant_features_is_r2():
     digits = load_digits().data
-    sae = MFRSparseAutoencoder(n_components=80, max_steps=30, random_state=0)
+    sae = MFRSparseAutoencoder(80, n_witnesses=0, max_steps=30, random_state=0)
     sae.fit(digits)
     expected = r2_score(
         digits, sae.reconstruct(digits), multioutput="variance_weighted"
@@ -1172,7 +1173,8 @@ def after_the_second(step, info):
             os.replace = die
 
 MFRSparseAutoencoder(
-    32, k=4, max_steps=60, random_state=0, checkpoint_dir=folder, checkpoint_every=7,
+    32, k=4, n_witnesses=1, max_steps=60, random_state=0, checkpoint_dir=folder,
+    checkpoint_every=7,
     callback=after_the_second,
 ).fit(X)
 """
@@ -1287,9 +1289,9 @@ def test_one_sae_is_not_said_to_pay_for_a_penalty_that_it_has_not():
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         for seed in range(10):
-            MFRSparseAutoencoder(12, n_saes=1, k=2, max_steps=1, random_state=seed).fit(
-                X
-            )
+            MFRSparseAutoencoder(
+                12, k=2, n_saes=1, n_witnesses=1, max_steps=1, random_state=seed
+            ).fit(X)
 
 
 def test_warns_of_collapse_to_identical_atoms():

@@ -358,7 +358,8 @@ def size(path):
 
 folder = Path(sys.argv[1])
 X = np.random.default_rng(0).standard_normal((100, 256))
-sae = MFRSparseAutoencoder(4096, k=2, n_saes=1, max_steps=1).partial_fit(X)
+sae = MFRSparseAutoencoder(4096, k=2, n_saes=1, n_witnesses=1, max_steps=1)
+sae.partial_fit(X)
 settings = settings_of(sae.get_params(), 256, seed=0)
 
 model = folder / "model"

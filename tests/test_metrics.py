@@ -217,7 +217,7 @@ short_fits = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 
 def small_sae(**changes):
-    usual = {"n_components": 16, "n_saes": 2, "k": 3, "max_steps": 30}
+    usual = {"n_components": 16, "n_saes": 2, "n_witnesses": 1, "k": 3, "max_steps": 30}
     return MFRSparseAutoencoder(**(usual | changes), alpha=0.01, random_state=0)
 
 
@@ -241,7 +241,7 @@ def test_reappearance_scorer_counts_the_atoms_that_return():
     assert type(reappearance_scorer(sae, X)) is float
     pipeline = make_pipeline(StandardScaler(), sae)
     assert reappearance_scorer(pipeline, None) == reappearance_scorer(sae, X)
-    for missing in ({"n_witnesses": 0}, {"n_saes": 1}):
+    for missing in ({"n_witnesses": 0}, {"n_saes": 1, "n_witnesses": 1}):
         few = MFRSparseAutoencoder(12, k=2, max_steps=1, **missing).fit(X)
         with pytest.raises(ValueError, match="cannot be estimated"):
             reappearance_scorer(few, X)

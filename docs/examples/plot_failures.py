@@ -36,7 +36,7 @@ def attempt(X, features, batch_size=512, **parameters):
         print(f"Warning: {warning.message}")
     print(f"FVU: {fvu(X, sae.reconstruct(X)):.3f}")
     print(f"agreement inside the group: {sae.mutual_agreement_.mean():.3f}")
-    print(f"agreement with the witness: {sae.feature_agreement_.mean():.3f}")
+    print(f"agreement with the witnesses: {sae.feature_agreement_.mean():.3f}")
     print(f"features found: {recall_precision(sae.components_, features)[0]:.0%}")
     return sae
 

@@ -4,7 +4,7 @@ Choosing k and alpha by grid search
 
 By an estimator's own score, the largest ``k`` wins: more active atoms explain more.
 Two other scorers ask whether the atoms are good: how much they explain when all
-candidates may use as many, and whether a witness finds them too.
+candidates may use as many, and whether witnesses find them too.
 """
 
 # %%

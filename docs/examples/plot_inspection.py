@@ -38,7 +38,7 @@ sae = MFRSparseAutoencoder(
 # %%
 # How far to trust each atom
 # --------------------------
-# Agreement with the witness against the share of images in which the atom is active.
+# Agreement with the witnesses against the share of images in which the atom is active.
 
 _ = FeatureAgreementDisplay.from_estimator(sae, X)
 
@@ -59,7 +59,7 @@ _ = TrainingCurveDisplay.from_estimator(sae)
 # %%
 # How alike the dictionaries are
 # ------------------------------
-# The penalty pulls the three SAEs of the group together, and not the witness.
+# The penalty pulls the three SAEs of the group together, and not the witnesses.
 
 _ = SimilarityDisplay.from_estimator(sae)
 

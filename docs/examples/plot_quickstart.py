@@ -48,7 +48,7 @@ X = strengths @ letters + rng.normal(scale=0.2, size=(len(strengths), SIDE**2))
 # Fit
 # ---
 # We do not know how many letters there are, so we ask for 52 atoms. Three SAEs learn
-# together. A fourth SAE, the *witness*, sees the same images but nothing of the others.
+# together. Two more, the *witnesses*, see the same images but nothing of the others.
 
 sae = MFRSparseAutoencoder(
     n_components=52, k=3, batch_size=512, max_steps=1000, random_state=0
@@ -58,8 +58,8 @@ sae.fit(X)
 # %%
 # Which atoms are letters?
 # ------------------------
-# The agreement of an atom is its cosine with the most similar atom of the witness. An
-# atom is trusted if an independent fit is likely to find it again. Here we
+# The agreement of an atom is its mean cosine with the most similar atom of each
+# witness. An atom is trusted if an independent fit is likely to find it again. Here we
 # know the answer, so we can check: an atom shows a letter if its cosine with that
 # letter exceeds 0.9.
 

@@ -4,7 +4,7 @@ Which atoms are true? Data whose features are known
 
 Samples are sparse sums of 64 known features in 32 dimensions. A dictionary of 128 atoms
 has room for twice as many, so about half of its atoms cannot be features of the data.
-Agreement with the witness tells which.
+Agreement with the witnesses tells which.
 """
 
 # %%
@@ -43,12 +43,12 @@ print(f"precision: {precision:.2f}")
 # AUROC is the probability that a true atom has a higher score than a false one. The
 # penalty pulls the SAEs of the group together on true atoms and on false ones, so the
 # group's own agreement, though it tells them apart here too, is no evidence. The
-# witness was never told what the group has found.
+# witnesses were never told what the group has found.
 
 cosine_to_truth = cosine_similarity(sae.components_, features).max(axis=1)
 is_true = cosine_to_truth >= 0.9
 scores = {
-    "with the witness": sae.feature_agreement_,
+    "with the witnesses": sae.feature_agreement_,
     "inside the group": sae.mutual_agreement_[sae.reference_sae_],
 }
 for name, score in scores.items():
@@ -91,8 +91,8 @@ axes[0].legend(title="Atom", loc="upper left")
 plt.show()
 
 # %%
-# Similarity to the truth and to the witness
-# ------------------------------------------
+# Similarity to the truth and to the witnesses
+# --------------------------------------------
 # The paper's first figure, for one atom after the other: atoms that are more similar to
 # those of another SAE are more similar to a feature. Colour is the probability that an
 # independent fit finds the atom again.

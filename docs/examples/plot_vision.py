@@ -90,8 +90,8 @@ shown = table[table["n_images"] == N_IMAGES].sort_values("agreement", ascending=
 print(shown[["agreement", "trusted", "density", "largest code"]].round(2).head())
 
 # %%
-# The atoms that the witness found too show one digit each, written in one way. Most of
-# those that it did not find mix several.
+# The atoms that the witnesses found too show one digit each, written in one way. Most
+# of those that they did not find mix several.
 
 fig = plt.figure(figsize=(10, 5.2), layout="constrained")
 halves = {
@@ -108,7 +108,7 @@ for half, (title, atoms) in zip(fig.subfigures(1, 2), halves.items(), strict=Tru
         row[0].set_ylabel(agreement, rotation=0, ha="right", va="center")
 fig.suptitle(
     f"The {N_IMAGES} new images on which an atom is most active, an atom a row\n"
-    "Number: agreement with the witness (random dictionaries: "
+    "Number: agreement with the witnesses (random dictionaries: "
     f"{sae.agreement_null_:.2f})",
     fontsize=12,
 )

@@ -121,7 +121,7 @@ def too_few(n_saes: int, n_witnesses: int) -> str | None:
     return (
         f"With {n_saes} SAEs and {n_witnesses} witnesses, the probability that an atom "
         "returns cannot be estimated: the estimate needs a witness and three SAEs in "
-        "all. Set n_witnesses=1 or more and n_saes=2 or more."
+        "all. Set n_witnesses=2 or more."
     )
 
 

@@ -67,9 +67,11 @@ def reappearance(sae, tau=TAU) -> tuple[np.ndarray, np.ndarray]:
     rows if there are many rows for each atom; with few, all SAEs of a fit share what is
     peculiar to them, and it is too high.
 
-    With one witness, the SAEs that calibrate are those of the group, which the penalty
-    makes alike. On activations of a language model, high probabilities are then too
-    high (:doc:`/user_guide/agreement`); two witnesses correct this.
+    Calibration needs three independent SAEs: the witness, one that resembles it, and
+    one in which its atoms return. With one witness and ``alpha > 0``, the last two are
+    members of the group, which the penalty makes alike. On activations of a language
+    model, high probabilities are then too high (:doc:`/user_guide/agreement`). With the
+    default of two witnesses, or ``alpha=0``, they are not.
 
     References
     ----------

@@ -293,7 +293,7 @@ class FeatureAgreementDisplay:
         if kind == "calibration" and self.reappearance is None:
             raise ValueError(
                 "kind='calibration' needs the probability of atoms to return, which is "
-                "not known: fit with n_witnesses=1 or more and n_saes=2 or more."
+                "not known: fit with n_witnesses=2 or more."
             )
 
     def _draw_usage(self, ax, scatter_kwargs, line_style):

@@ -41,6 +41,7 @@ def sequences():
 def fitted(model, sequences, **parameters):
     extractor = ActivationExtractor(model, "1", positions="all", batch_size=7)
     usual = {"n_components": 20, "k": 3, "max_steps": 60, "random_state": 0}
+    usual["n_witnesses"] = 1
     sae = MFRSparseAutoencoder(**(usual | parameters))
     return sae.fit(extractor.transform(sequences)), extractor
 
@@ -130,7 +131,8 @@ def test_images_have_places_and_no_tokens():
     images = np.random.default_rng(0).normal(size=(15, 1, 5, 5))
     extractor = ActivationExtractor(convolution, "0", positions="all")
     X = extractor.transform(images)
-    sae = MFRSparseAutoencoder(10, k=2, max_steps=30, random_state=0).fit(X)
+    sae = MFRSparseAutoencoder(10, k=2, n_witnesses=0, max_steps=30, random_state=0)
+    sae.fit(X)
     contexts = top_contexts(sae, extractor, images, n_contexts=2)
     assert contexts.tokens is None
     codes = sae.transform(X).reshape(15, 9, 10)

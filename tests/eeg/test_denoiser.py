@@ -32,7 +32,9 @@ APPLY = {"transform": {}, "apply": {"exclude": [1, 3]}}
 
 def small_sae(**changes) -> MFRSparseAutoencoder:
     usual = {"n_components": 16, "k": 4, "n_saes": 2, "max_steps": 30}
-    return MFRSparseAutoencoder(**(usual | {"random_state": 0} | changes))
+    return MFRSparseAutoencoder(
+        **(usual | {"n_witnesses": 1, "random_state": 0} | changes)
+    )
 
 
 def signals(n_epochs=30, n_channels=4, n_times=200, seed=0):

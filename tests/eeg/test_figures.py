@@ -49,7 +49,7 @@ def raw():
 @pytest.fixture(scope="module")
 def denoiser(raw):
     sae = MFRSparseAutoencoder(
-        n_components=8, k=2, transform_algorithm="omp", max_steps=20, random_state=0
+        8, k=2, n_witnesses=1, transform_algorithm="omp", max_steps=20, random_state=0
     )
     return EEGDenoiser(window=0.5, overlap=0.7, sae=sae, exclude=[5]).fit(raw)
 

@@ -32,7 +32,7 @@ NAMES = ["Fp1", "Fp2", "C3", "C4", "Pz", "Oz"]
 
 
 def small_sae(**changes) -> MFRSparseAutoencoder:
-    usual = {"n_components": 12, "k": 3, "n_saes": 1, "max_steps": 40}
+    usual = {"n_components": 12, "k": 3, "n_saes": 1, "n_witnesses": 1, "max_steps": 40}
     usual |= {"transform_algorithm": "omp", "random_state": 0, "batch_size": 64}
     return MFRSparseAutoencoder(**(usual | changes))
 

@@ -35,6 +35,7 @@ def sae(X):
         n_components=20,
         k=3,
         n_saes=2,
+        n_witnesses=1,
         alpha=0.01,
         max_steps=60,
         callback=TrainingHistory(),

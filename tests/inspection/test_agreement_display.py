@@ -205,6 +205,6 @@ def test_what_a_kind_needs_is_named(sae, X):
         from_estimator(sae, X, kind="scatter")
     with pytest.raises(ValueError, match="truth|others has 5 features"):
         from_estimator(sae, truth=np.eye(5), kind="truth")
-    pair = MFRSparseAutoencoder(n_components=20, n_saes=1, max_steps=5).fit(X)
-    with pytest.raises(ValueError, match="n_saes=2 or more"):
+    pair = MFRSparseAutoencoder(20, n_saes=1, n_witnesses=1, max_steps=5).fit(X)
+    with pytest.raises(ValueError, match="n_witnesses=2 or more"):
         from_estimator(pair, truth=sae, kind="calibration")

@@ -32,6 +32,7 @@ def X():
 @pytest.fixture(scope="module")
 def sae(X):
     parameters = {"n_components": 30, "k": 4, "max_steps": 100, "random_state": 0}
+    parameters["n_witnesses"] = 1
     return MFRSparseAutoencoder(**parameters).fit(X)
 
 

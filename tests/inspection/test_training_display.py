@@ -70,8 +70,8 @@ def test_curves_are_what_was_recorded(sae):
 
 def test_reinitialisations_are_counted(X):
     sae = MFRSparseAutoencoder(
-        12, k=2, max_steps=20, batch_size=50, reinit_threshold=1e-9, reinit_every=4,
-        callback=TrainingHistory(), random_state=0,
+        12, k=2, n_witnesses=1, max_steps=20, batch_size=50, reinit_threshold=1e-9,
+        reinit_every=4, callback=TrainingHistory(), random_state=0,
     ).fit(X)  # fmt: skip
     counts = drawn(TrainingCurveDisplay.from_estimator(sae))["n_reinits"]
     # At steps 4 and 8, before the middle: three SAEs and the witness.

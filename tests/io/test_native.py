@@ -33,6 +33,7 @@ def fitted(X=None, **parameters):
         "n_components": 12,
         "k": 3,
         "alpha": 0.1,
+        "n_witnesses": 1,
         "max_steps": 60,
         "random_state": 0,
     }

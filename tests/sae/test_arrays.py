@@ -24,7 +24,9 @@ X = load_digits(return_X_y=True)[0][:300].astype(np.float32)
 
 @pytest.fixture(scope="module")
 def fitted() -> MFRSparseAutoencoder:
-    return MFRSparseAutoencoder(96, n_saes=2, k=6, max_steps=40, random_state=0).fit(X)
+    return MFRSparseAutoencoder(
+        96, n_saes=2, n_witnesses=1, k=6, max_steps=40, random_state=0
+    ).fit(X)
 
 
 @pytest.fixture

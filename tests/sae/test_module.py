@@ -27,7 +27,9 @@ def with_thresholds(k=None):
 
 @pytest.fixture(scope="module")
 def ours(X):
-    return MFRSparseAutoencoder(M, k=3, max_steps=20, random_state=0).fit(X)
+    return MFRSparseAutoencoder(
+        M, k=3, n_witnesses=0, max_steps=20, random_state=0
+    ).fit(X)
 
 
 @pytest.fixture(scope="module", params=["TopK", "thresholds", "both"])

@@ -18,6 +18,7 @@ from skmfr._training.fit import split
 
 def small(**parameters):
     defaults = {"n_components": 32, "k": 4, "max_steps": 60, "random_state": 0}
+    defaults["n_witnesses"] = 1
     return MFRSparseAutoencoder(**(defaults | parameters))
 
 
