@@ -173,7 +173,8 @@ def test_maps_of_matched_atoms_have_the_same_sign(info, maps):
 
 def test_denoisers_show_signals_of_all_channels(info):
     X = np.random.default_rng(0).standard_normal((20, 4, 100))
-    sae = MFRSparseAutoencoder(8, k=2, n_saes=2, n_witnesses=1, max_steps=20)
+    usual = {"n_saes": 2, "n_witnesses": 1, "max_steps": 20, "random_state": 0}
+    sae = MFRSparseAutoencoder(8, k=2, **usual)
     denoiser = EEGDenoiser(window=0.5, sfreq=100, sae=sae).fit(X)
     display = DictionaryDisplay.from_estimator(denoiser, atoms=3)
     waveforms = atom_waveforms(denoiser)[display.atoms]

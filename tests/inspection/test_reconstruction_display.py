@@ -79,7 +79,8 @@ def test_any_kind_of_data_can_be_shown(sae, X):
 
 
 def test_pipelines_show_what_reaches_the_sae(X):
-    sae = MFRSparseAutoencoder(20, k=3, n_saes=1, n_witnesses=0, max_steps=10)
+    usual = {"n_saes": 1, "n_witnesses": 0, "max_steps": 10, "random_state": 0}
+    sae = MFRSparseAutoencoder(20, k=3, **usual)
     pipeline = make_pipeline(StandardScaler(), sae).fit(X)
     display = ReconstructionDisplay.from_estimator(pipeline, X, samples=[4])
     scaled = StandardScaler().fit_transform(X)
