@@ -13,6 +13,9 @@ returns, and the tokens where it is most active.
 ``trust`` asks what agreement is worth: loss recovered, and the same probing, with
 trusted atoms alone, with the others alone, and with random atoms that are used as much
 as the trusted ones are.
+
+``rate`` writes a page for people to rate atoms on, of fits with and without the penalty
+and with the tokens around, and the key to it (``--out DIR``).
 """
 
 import argparse
@@ -40,6 +43,7 @@ from benchmarks._results import Command, Report, Row, commit
 from benchmarks._texts import Texts, collections
 from skmfr import MFRSparseAutoencoder, io
 from skmfr.activations import ActivationExtractor, top_contexts
+from skmfr.inspection import blinded_report
 
 SITE = "model.layers.15.mlp"
 N_ATOMS = (1, 5, 20, 100)
@@ -221,6 +225,10 @@ def run(arguments: argparse.Namespace, report: Report) -> None:
         memory=str(cache / "memory"),
         max_length=128,
     )
+    if arguments.what == "rate":
+        held_out = tokens[_smollm2.held_out(len(tokens))]
+        rating_page(problem, extractor, held_out, tokenizer, arguments)
+        return
     rows = {"probe": probed, "decide": deciding, "trust": trusted}[arguments.what]
     made = rows(problem, site, extractor, collections(arguments.text), arguments)
     report(made, {"what": arguments.what}, DIGITS, append=True)
@@ -284,18 +292,36 @@ def trusted(problem, site, extractor, given: list[Texts], arguments) -> Iterator
         }
 
 
+def rating_page(problem, extractor, tokens, tokenizer, arguments) -> None:
+    saes = {
+        "ours, alpha=0": of_ours(arguments.cache, problem, alpha=0.0),
+        "ours, default": of_ours(arguments.cache, problem),
+    }
+    contexts = {
+        name: top_contexts(sae, extractor, tokens) for name, sae in saes.items()
+    }
+    page = blinded_report(
+        saes, problem.X_test, contexts=contexts, tokenizer=tokenizer, random_state=0
+    )
+    print(*page.write(arguments.out), sep="\n")
+
+
 def main() -> None:
     parser = Command("probing", __doc__)
-    parser.add_argument("what", choices=["probe", "decide", "trust"])
+    parser.add_argument("what", choices=["probe", "decide", "trust", "rate"])
     parser.add_argument("--cache", type=Path, required=True, metavar="DIR")
     parser.add_argument("--text", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for rate")
     parser.add_argument("--layer", default=SITE)
     parser.add_argument("--n-components", type=int, default=2304)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--n-losses", type=int, default=64)
     parser.add_argument("--only", default="", help="regex of names of rows to make")
-    run(*parser.parse())
+    arguments, report = parser.parse()
+    if arguments.what == "rate" and arguments.out is None:
+        parser.error("rate needs --out")
+    run(arguments, report)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 What is printed is also written, and drawn again from what is written.
 """
 
+import csv
 import gzip
 import json
 import sys
@@ -307,6 +308,13 @@ def test_probing(table, texts, tmp_path, monkeypatch):
     n_atoms = [int(cells[columns.index("atoms")]) for cells in rows.values()]
     assert n_atoms[0] == 16 == n_atoms[1] + n_atoms[2]
     assert n_atoms[3] == n_atoms[1]
+    page = ["--out", tmp_path / "page"]
+    command = ["probing", "rate", *options, *size, *page]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+    probing.main()
+    with (tmp_path / "page" / "key.csv").open() as key:
+        models_rated = {row["model"] for row in csv.DictReader(key)}
+    assert models_rated == {"ours, alpha=0", "ours, default"}
 
 
 def test_attribution_to_atoms_is_what_ablation_does(
