@@ -7,18 +7,21 @@ each atom over a text, and classifies texts by logistic regression on 1, 5, 20 a
 atoms for each class, chosen on the training part, and on all.  Raw activations,
 principal components and a random dictionary stand beside.
 
+``decide`` names the atom that tells each class best, how far it does, whether it
+returns, and the tokens where it is most active.
+
 ``trust`` asks what agreement is worth: loss recovered, and the same probing, with
 trusted atoms alone, with the others alone, and with random atoms that are used as much
 as the trusted ones are.
+
+``rate`` writes a page for people to rate atoms on, of fits with and without the penalty
+and with the tokens around, and the key to it (``--out DIR``).
 """
 
 import argparse
-import gzip
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -27,7 +30,7 @@ from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
+from sklearn.metrics import roc_auc_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
@@ -36,23 +39,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks import _jobs, _smollm2
 from benchmarks._methods import Problem, estimator
 from benchmarks._peers import LEARNING_RATES, PEERS, installed
-from benchmarks._results import Command, Report, Row
-from skmfr.activations import ActivationExtractor
+from benchmarks._results import Command, Report, Row, commit
+from benchmarks._texts import Texts, collections
+from skmfr import MFRSparseAutoencoder, io
+from skmfr.activations import ActivationExtractor, top_contexts
+from skmfr.inspection import blinded_report
 
 SITE = "model.layers.15.mlp"
 N_ATOMS = (1, 5, 20, 100)
 # Before each text, and left out: some have one token only, and it would be the first.
 BEGIN = "<|im_start|>"
 DIGITS = {"loss recovered": 3}
-
-
-class Task(NamedTuple):
-    """Texts to classify."""
-
-    train: list[str]
-    y_train: np.ndarray
-    test: list[str]
-    y_test: np.ndarray
 
 
 class Dictionary(TransformerMixin, BaseEstimator):
@@ -85,43 +82,31 @@ class Dictionary(TransformerMixin, BaseEstimator):
         return Dictionary(encode, self.atoms, self.bias)
 
 
-def tasks(folder: Path, seed: int = 0) -> dict[str, Task]:
-    """Of the files in a folder: intents of CLINC150, and spam."""
-    clinc = json.loads(gzip.decompress((folder / "clinc150.json.gz").read_bytes()))
-    (train, intents), (test, test_intents) = (
-        zip(*clinc[part], strict=True) for part in ("train", "test")
-    )
-    found = {
-        "intent": Task(
-            list(train), np.array(intents), list(test), np.array(test_intents)
-        )
-    }
-    lines = gzip.decompress((folder / "sms_spam.tsv.gz").read_bytes()).decode()
-    labels, texts = zip(
-        # The first line names the columns.
-        *(line.split("\t", 1) for line in lines.splitlines()[1:] if "\t" in line),
-        strict=True,
-    )
-    parts = train_test_split(
-        list(texts), np.array(labels), test_size=0.3, stratify=labels, random_state=seed
-    )
-    found["spam"] = Task(parts[0], parts[2], parts[1], parts[3])
-    return found
+def of_ours(cache: Path, problem: Problem, **parameters) -> MFRSparseAutoencoder:
+    """Our estimator, fitted or read: the same one serves all three tables."""
+    given = [f"{name}={value}" for name, value in parameters.items()]
+    words = [problem.n_components, problem.k, problem.n_steps, *given, commit()]
+    file = cache / "saes" / f"{'-'.join(map(str, words))}.safetensors"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sae = estimator(problem, 0, **parameters).fit(problem.X)
+        io.save(sae, file, training_state=False)
+    return io.load(file)
 
 
-def of_ours(problem: Problem, **parameters):
-    """Our estimator, and its codes."""
-    sae = estimator(problem, 0, **parameters).fit(problem.X)
-    return sae, Dictionary(sae.transform, sae.components_, sae.decoder_bias_)
+def dictionary_of(sae: MFRSparseAutoencoder) -> Dictionary:
+    return Dictionary(sae.transform, sae.components_, sae.decoder_bias_)
 
 
-def dictionaries(problem: Problem) -> Iterator[tuple[str, Callable[[], Dictionary]]]:
+def dictionaries(
+    cache: Path, problem: Problem
+) -> Iterator[tuple[str, Callable[[], Dictionary]]]:
     """By name, made when they are wanted."""
     yield "activations", lambda: Dictionary(lambda X: X)
     yield "PCA", lambda: principal(problem)
     yield "random dictionary", lambda: random_dictionary(problem)
-    yield "ours, alpha=0", lambda: of_ours(problem, alpha=0.0)[1]
-    yield "ours, default", lambda: of_ours(problem)[1]
+    yield "ours, alpha=0", lambda: dictionary_of(of_ours(cache, problem, alpha=0.0))
+    yield "ours, default", lambda: dictionary_of(of_ours(cache, problem))
     for name in installed():
 
         def trained(name=name):
@@ -175,20 +160,21 @@ def probe(n_atoms: int | None):
 
 
 def accuracies(
-    extractor: ActivationExtractor, dictionary: Dictionary, task: Task
+    extractor: ActivationExtractor, dictionary: Dictionary, given: list[Texts]
 ) -> dict[str, float]:
-    """Share of test texts that are classified rightly, by number of atoms."""
-    X, X_test = (
-        features(extractor, dictionary, part) for part in (task.train, task.test)
-    )
-    width = X.shape[1]
-    return {
-        "all" if n is None else f"{n} atoms": probe(n)
-        .fit(X, task.y_train)
-        .score(X_test, task.y_test)
-        for n in (*N_ATOMS, None)
-        if n is None or n <= width
-    }
+    """Share of test texts that are classified rightly, by task and number of atoms."""
+    found = {}
+    for texts in given:
+        X, X_test = (
+            features(extractor, dictionary, part) for part in (texts.train, texts.test)
+        )
+        for task, (y, y_test) in texts.tasks.items():
+            for n in N_ATOMS:
+                if n <= X.shape[1]:
+                    score = probe(n).fit(X, y).score(X_test, y_test)
+                    found[f"{task}, {n}"] = score
+            found[f"{task}, all"] = probe(None).fit(X, y).score(X_test, y_test)
+    return found
 
 
 def as_much_used(codes: sparse.csr_array, chosen: np.ndarray, seed: int) -> np.ndarray:
@@ -239,23 +225,57 @@ def run(arguments: argparse.Namespace, report: Report) -> None:
         memory=str(cache / "memory"),
         max_length=128,
     )
-    given = tasks(arguments.text)
-    rows = probed if arguments.what == "probe" else trusted
-    for task in given:
-        made = rows(problem, site, extractor, given[task], arguments)
-        report(made, {"what": arguments.what, "task": task}, DIGITS, append=True)
+    if arguments.what == "rate":
+        held_out = tokens[_smollm2.held_out(len(tokens))]
+        rating_page(problem, extractor, held_out, tokenizer, arguments)
+        return
+    rows = {"probe": probed, "decide": deciding, "trust": trusted}[arguments.what]
+    made = rows(problem, site, extractor, collections(arguments.text), arguments)
+    report(made, {"what": arguments.what}, DIGITS, append=True)
 
 
-def probed(problem, site, extractor, task: Task, arguments) -> Iterator[Row]:
-    for name, make in dictionaries(problem):
+def probed(problem, site, extractor, given: list[Texts], arguments) -> Iterator[Row]:
+    for name, make in dictionaries(arguments.cache, problem):
         if re.search(arguments.only, name):
-            yield {"method": name} | accuracies(extractor, make(), task)
+            yield {"method": name} | accuracies(extractor, make(), given)
 
 
-def trusted(problem, site, extractor, task: Task, arguments) -> Iterator[Row]:
-    sae, whole = of_ours(problem)
-    codes = sae.transform(problem.X_test)
-    like = as_much_used(codes, sae.trusted_, 0)
+def deciding(problem, site, extractor, given: list[Texts], arguments) -> Iterator[Row]:
+    """For each domain, and for spam, the atom that speaks for it best."""
+    sae = of_ours(arguments.cache, problem)
+    tokenizer = AutoTokenizer.from_pretrained(_smollm2.model_folder(arguments.cache))
+    for texts in given:
+        parts = (texts.train, texts.test)
+        X, X_test = (features(extractor, dictionary_of(sae), part) for part in parts)
+        contexts = top_contexts(sae, extractor, texts.test, n_contexts=3)
+        frame = contexts.to_frame(tokenizer)
+        task, (y, y_test) = next(iter(texts.tasks.items()))
+        # Of two classes, the second.
+        for label in np.unique(y)[-1:] if len(np.unique(y)) == 2 else np.unique(y):
+            atom = speaking_for(X, y == label)
+            shown = frame.loc[frame["atom"] == atom, "text"]
+            yield {
+                "class": f"{task}: {label}",
+                "atom": str(atom),
+                "AUROC": roc_auc_score(
+                    y_test == label, X_test[:, [atom]].toarray().ravel()
+                ),
+                "returns": float(sae.reappearance_[atom]),
+                "contexts": " / ".join(
+                    " ".join(text.removeprefix(BEGIN).split()) for text in shown
+                ),
+            }
+
+
+def speaking_for(X: sparse.csr_array, is_class: np.ndarray) -> int:
+    """The atom with the largest F value of those that are larger in the class."""
+    larger = X[is_class].mean(axis=0) > X[~is_class].mean(axis=0)
+    return int(np.nanargmax(np.where(larger, contrast(X, is_class)[0], -1.0)))
+
+
+def trusted(problem, site, extractor, given: list[Texts], arguments) -> Iterator[Row]:
+    sae = of_ours(arguments.cache, problem)
+    like = as_much_used(sae.transform(problem.X_test), sae.trusted_, 0)
     kinds = {
         "all": np.ones_like(like),
         "trusted": sae.trusted_,
@@ -263,27 +283,45 @@ def trusted(problem, site, extractor, task: Task, arguments) -> Iterator[Row]:
         "as much used as trusted": like,
     }
     for name, atoms in kinds.items():
-        dictionary = whole.only(atoms)
+        dictionary = dictionary_of(sae).only(atoms)
         yield {
             "method": name,
             "atoms": int(atoms.sum()),
             "loss recovered": site.recovered(dictionary),
-            **accuracies(extractor, dictionary, task),
+            **accuracies(extractor, dictionary, given),
         }
+
+
+def rating_page(problem, extractor, tokens, tokenizer, arguments) -> None:
+    saes = {
+        "ours, alpha=0": of_ours(arguments.cache, problem, alpha=0.0),
+        "ours, default": of_ours(arguments.cache, problem),
+    }
+    contexts = {
+        name: top_contexts(sae, extractor, tokens) for name, sae in saes.items()
+    }
+    page = blinded_report(
+        saes, problem.X_test, contexts=contexts, tokenizer=tokenizer, random_state=0
+    )
+    print(*page.write(arguments.out), sep="\n")
 
 
 def main() -> None:
     parser = Command("probing", __doc__)
-    parser.add_argument("what", choices=["probe", "trust"])
+    parser.add_argument("what", choices=["probe", "decide", "trust", "rate"])
     parser.add_argument("--cache", type=Path, required=True, metavar="DIR")
     parser.add_argument("--text", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for rate")
     parser.add_argument("--layer", default=SITE)
     parser.add_argument("--n-components", type=int, default=2304)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--n-losses", type=int, default=64)
     parser.add_argument("--only", default="", help="regex of names of rows to make")
-    run(*parser.parse())
+    arguments, report = parser.parse()
+    if arguments.what == "rate" and arguments.out is None:
+        parser.error("rate needs --out")
+    run(arguments, report)
 
 
 if __name__ == "__main__":

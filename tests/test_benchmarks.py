@@ -3,6 +3,7 @@
 What is printed is also written, and drawn again from what is written.
 """
 
+import csv
 import gzip
 import json
 import sys
@@ -23,6 +24,7 @@ from benchmarks import (
     _methods,
     _results,
     _smollm2,
+    _texts,
     activations,
     defaults,
     eeg,
@@ -248,7 +250,7 @@ def texts(tmp_path):
     def written(words: str) -> str:
         return " ".join(draw.choice(words.split(), size=5))
 
-    kinds = {"weather": "rain sun wind", "music": "song band play"}
+    kinds = {"weather": "rain sun wind", "play_music": "song band play"}
     pairs = [[written(words), kind] for kind, words in kinds.items() for _ in range(8)]
     clinc = json.dumps({"train": pairs, "test": pairs[::2]})
     (tmp_path / "clinc150.json.gz").write_bytes(gzip.compress(clinc.encode()))
@@ -282,11 +284,10 @@ def test_probing(table, texts, tmp_path, monkeypatch):
     monkeypatch.setattr(_jobs, "BATCH_SIZE", 64)
     monkeypatch.setattr(_smollm2, "N_IN_TURN", 10)
     monkeypatch.setattr(_smollm2, "N_HELD_OUT", 2)
-    tasks = probing.tasks
-    assert set(tasks(texts)) == {"intent", "spam"}
-    monkeypatch.setattr(
-        probing, "tasks", lambda folder: {"spam": tasks(folder)["spam"]}
-    )
+    clinc, sms = _texts.collections(texts)
+    assert list(clinc.tasks) == ["domain", "intent"]
+    assert set(clinc.tasks["domain"][0]) == {"utility", "home"}
+    monkeypatch.setattr(probing, "collections", lambda folder: [sms])
     options = ["--cache", tmp_path, "--text", texts, "--layer", "transformer.h.0.mlp"]
     size = ["--n-components", 16, "--k", 3, "--steps", 20, "--n-losses", 2]
     only = ["--only", "activations|PCA|random|ours"]
@@ -298,11 +299,22 @@ def test_probing(table, texts, tmp_path, monkeypatch):
         assert all(0 <= each <= 1 for each in found.values()), name
     # The words tell, and so do their activations.
     assert number(rows["activations"][-1]) == 1
+    rows = table(probing, "decide", *options, *size)
+    cells = dict(zip(rows.pop("class"), rows["spam: spam"], strict=True))
+    assert number(cells["AUROC"]) > 0.9
+    assert "band" in cells["contexts"] or "wind" in cells["contexts"]
     rows = table(probing, "trust", *options, *size)
     columns = rows.pop("method")
     n_atoms = [int(cells[columns.index("atoms")]) for cells in rows.values()]
     assert n_atoms[0] == 16 == n_atoms[1] + n_atoms[2]
     assert n_atoms[3] == n_atoms[1]
+    page = ["--out", tmp_path / "page"]
+    command = ["probing", "rate", *options, *size, *page]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in command])
+    probing.main()
+    with (tmp_path / "page" / "key.csv").open() as key:
+        models_rated = {row["model"] for row in csv.DictReader(key)}
+    assert models_rated == {"ours, alpha=0", "ours, default"}
 
 
 def test_attribution_to_atoms_is_what_ablation_does(
