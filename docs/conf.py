@@ -15,6 +15,7 @@ version = release = skmfr.__version__
 
 extensions = [
     "house",
+    "messages",
     "myst_parser",
     "numpydoc",
     "results",
@@ -24,7 +25,8 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "examples"]
+# Another page includes the list of errors.
+exclude_patterns = ["_build", "examples", "generated/errors.md"]
 templates_path = ["_templates"]
 toc_object_entries_show_parents = "hide"
 myst_enable_extensions = ["deflist", "dollarmath"]
