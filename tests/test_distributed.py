@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 import skmfr
 from skmfr import MFRSparseAutoencoder
@@ -105,8 +107,33 @@ def run(folder, death=0):
 
 
 @pytest.fixture(scope="module")
-def lost_and_resumed(tmp_path_factory):
-    """Folder of a fit that lost a process, and of the same one resumed."""
+def alone():
+    """The fit in one process."""
+    steps, n_dead = [], []
+
+    def note_dead(*arguments):
+        n_dead.append(sum(map(len, arguments[4])))
+        add_auxiliary_(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr("skmfr._training.step.add_auxiliary_", note_dead)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        sae = MFRSparseAutoencoder(
+            **PARAMETERS, callback=lambda step, info: steps.append(info)
+        ).fit(data())
+    # SAEs were started anew, atoms died, and the penalty was on.
+    assert sae.n_reinits_.sum() > 0
+    assert max(n_dead) > 0
+    assert max(info["alpha"] for info in steps) > 0.5
+    return sae
+
+
+@pytest.fixture(scope="module")
+def lost_and_resumed(tmp_path_factory, alone):
+    """Folder of a fit that lost a process, and of the same one resumed.
+
+    After the one alone, which has compiled the kernels for all of them.
+    """
     folder = tmp_path_factory.mktemp("distributed")
     lost = run(folder, death=37)
     assert lost.returncode != 0
@@ -119,24 +146,9 @@ def lost_and_resumed(tmp_path_factory):
     return folder
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_two_processes_of_which_one_was_lost_reach_the_result_of_one(
-    lost_and_resumed, monkeypatch
+    lost_and_resumed, alone
 ):
-    steps, n_dead = [], []
-
-    def note_dead(*arguments):
-        n_dead.append(sum(map(len, arguments[4])))
-        add_auxiliary_(*arguments)
-
-    monkeypatch.setattr("skmfr._training.step.add_auxiliary_", note_dead)
-    alone = MFRSparseAutoencoder(
-        **PARAMETERS, callback=lambda step, info: steps.append(info)
-    ).fit(data())
-    # SAEs were started anew, atoms died, and the penalty was on.
-    assert alone.n_reinits_.sum() > 0
-    assert max(n_dead) > 0
-    assert max(info["alpha"] for info in steps) > 0.5
     with np.load(lost_and_resumed / "fitted.npz") as fitted:
         for name in FITTED:
             expected = getattr(alone, name)

@@ -238,7 +238,7 @@ def test_an_interrupt_at_any_moment_leaves_the_steps_that_were_done(method):
     n_whole, n_interrupted = getattr(clone(sae), method)(X).n_steps_, 0
     whole = time.perf_counter() - begin
     previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    for share in np.linspace(0.04, 1, 25):
+    for share in np.linspace(0.08, 1, 13):
         sae = clone(sae)
         try:
             signal.setitimer(signal.ITIMER_REAL, share * whole)
@@ -260,7 +260,7 @@ def test_an_interrupt_at_any_moment_leaves_the_steps_that_were_done(method):
         assert sae.partial_fit(X[:40]).n_steps_ == len(sae.loss_curve_)
         assert np.isfinite(sae.loss_curve_).all()
     signal.signal(signal.SIGALRM, previous)
-    assert n_interrupted > 5  # of 25, wherever the others fell
+    assert n_interrupted > 2  # of 13, wherever the others fell
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

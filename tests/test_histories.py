@@ -32,7 +32,7 @@ from skmfr.activations import ActivationExtractor
 from skmfr.eeg import EEGDenoiser, _supervised
 
 mne = pytest.importorskip("mne")
-N_HISTORIES = 50 if settings.get_current_profile_name() == "ci" else 1000
+N_HISTORIES = 30 if settings.get_current_profile_name() == "ci" else 1000
 
 
 def share_of_histories(share):

@@ -12,9 +12,12 @@ codes of n samples, and, for the search, the instructions per score.
 - :func:`adam_step` is limited by memory. It passes over the atoms once; separate
   projection, optimiser and normalisation would each make a pass.
 
-All kernels treat rows independently, in the same way for any number of threads.  They
-use Numba's threads, which share OpenMP's with PyTorch. Python threads would wait for a
-core on which an OpenMP thread still spins, and steps took 1.3 to 1.6 times as long.
+All kernels treat rows independently, in the same way for any number of threads.
+Those of a training step use Numba's threads, which share OpenMP's with PyTorch. Python
+threads would wait for a core on which an OpenMP thread still spins, and steps took 1.3
+to 1.6 times as long.  Pursuit and least squares run for much longer than OpenMP spins.
+They use Python threads, which are as fast there: for Numba's, everything would be
+compiled once more.
 
 The first fit on a machine waits for the compiler, so little is compiled: one kernel for
 a single thread, and one for several only if there is enough work; only int64 indices;
@@ -22,6 +25,8 @@ and rows copied element by element, because slice assignments take longer to com
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 
 import numba
@@ -177,7 +182,7 @@ def pursuit(
     """As in `batched`, which is used if there is no Gram matrix."""
     if gram is None:
         return batched.pursuit(X, atoms, gram, k, positive)
-    from ._numba_pursuit import MIN_TILES, TILE, _pursuit, _pursuit_in_parts
+    from ._numba_pursuit import MIN_TILES, TILE, _pursuit
 
     n_samples, n_components = len(X), len(atoms)
     values = X.new_zeros(n_samples, k)
@@ -206,11 +211,12 @@ def pursuit(
     )
     arrays = _arrays(X, atoms, linear(X, atoms), gram, sizes)
     results = _arrays(values, indices)
-    if n_parts == 1:
-        own = tuple(part[0] for part in room)
-        _pursuit(*bounds.tolist(), *arrays, k, positive, limits, own, *results)
-    else:
-        _pursuit_in_parts(bounds, *arrays, k, positive, limits, room, *results)
+
+    def pursue(part: int, begin: int, end: int) -> None:
+        own = tuple(each[part] for each in room)
+        _pursuit(begin, end, *arrays, k, positive, limits, own, *results)
+
+    _run_in_threads(pursue, bounds)
     return values, indices
 
 
@@ -223,14 +229,16 @@ def least_squares(
     positive: bool,
 ) -> Tensor:
     """As in `batched`."""
-    from ._numba_pursuit import _least_squares, _least_squares_in_parts
+    from ._numba_pursuit import _least_squares
 
     values = X.new_empty(indices.shape)
     nothing = batched.NOTHING * lengths(X)
     arrays = _arrays(X, atoms, indices, used)
     numbers = apart, nothing.numpy(), positive, values.numpy()
     bounds = _bounds(len(X), READ * indices.numel() * indices.shape[1] * X.shape[1])
-    _run(_least_squares, _least_squares_in_parts, bounds, *arrays, *numbers)
+    _run_in_threads(
+        lambda part, begin, end: _least_squares(begin, end, *arrays, *numbers), bounds
+    )
     return values
 
 
@@ -256,6 +264,22 @@ def _run(kernel: Callable, in_parts: Callable, bounds: np.ndarray, *arguments) -
         in_parts(bounds, *arguments)
 
 
+def _run_in_threads(
+    kernel: Callable[[int, int, int], None], bounds: np.ndarray
+) -> None:
+    """Call a kernel with the number, first and last row of each part, all at once."""
+    n_parts = len(bounds) - 1
+    if n_parts == 1:
+        kernel(0, *bounds.tolist())
+        return
+    # Threads that were kept would be missing in forked processes.
+    with ThreadPoolExecutor(n_parts) as pool:
+        # A list, so that errors are raised here.
+        list(
+            pool.map(kernel, range(n_parts), bounds[:-1].tolist(), bounds[1:].tolist())
+        )
+
+
 def compiled(**options) -> Callable:
     """Decorator that compiles a function, cached for all processes if possible."""
 
@@ -268,7 +292,11 @@ def compiled(**options) -> Callable:
     return decorate
 
 
-@compiled(fastmath=IN_VECTORS)
+# Without the wrappers that calls from Python need, which take long to compile.
+inner = partial(compiled, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+@inner(fastmath=IN_VECTORS)
 def _add_rows(x, X, rows, weights, sign):
     """Add to x, or subtract from it, a weighted sum of rows of X."""
     n_features, n_entries = len(x), len(rows)
@@ -285,7 +313,7 @@ def _add_rows(x, X, rows, weights, sign):
             x[f] += w0 * x0[f]
 
 
-@compiled(fastmath=IN_VECTORS)
+@inner(fastmath=IN_VECTORS)
 def _dot_rows(x, X, rows, products):
     """Dot products of x with rows of X."""
     n_features, n_entries = len(x), len(rows)
@@ -332,7 +360,7 @@ def _bag_sums(begin, end, X, rows, offsets, weights, sums, add):
         _add_rows(sums[bag], X, rows[entries], weights[entries], X.dtype.type(1))
 
 
-@compiled()
+@inner()
 def _threshold(numbers, k):
     """A number that k of these reach; more than k only if several are equal to it."""
     low, high = numbers[0], numbers[0]

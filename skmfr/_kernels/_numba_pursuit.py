@@ -17,13 +17,13 @@ equal those of float64.
 Functions in the inner loop are short and take no slices of arrays. The compiler then
 sees that nothing is freed, and omits reference counts, which take as long as 64
 products.  Indices are unsigned where the compiler would otherwise check for negative
-ones.
+ones.  Each type of an argument, and each literal, compiles a function again, and all
+that it calls: constants are therefore variables with a type.
 """
 
 import numpy as np
-from numba import prange
 
-from ._numba import IN_VECTORS, compiled
+from ._numba import IN_VECTORS, compiled, inner
 from .batched import RIDGE, TRIES
 
 # Number of columns in which to find the largest at once, and minimum number of such
@@ -34,7 +34,7 @@ TILE, MIN_TILES = 64, 16
 MAX_CORRECTIONS, SETTLED = 5, 1e-6
 
 
-@compiled(fastmath=IN_VECTORS)
+@inner(fastmath=IN_VECTORS)
 def _dot(X, i, Y, j):
     """Dot product of two rows in float64, in an order that depends on their length."""
     total = 0.0
@@ -43,7 +43,7 @@ def _dot(X, i, Y, j):
     return total
 
 
-@compiled()
+@inner()
 def _products_of_atom(s, gram, support, L):
     """Set row s of L to the products of an atom with the atoms before it."""
     atom = support[s]
@@ -51,7 +51,7 @@ def _products_of_atom(s, gram, support, L):
         L[s, t] = gram[atom, support[t]]
 
 
-@compiled(fastmath=IN_VECTORS, error_model="numpy")
+@inner(fastmath=IN_VECTORS, error_model="numpy")
 def _substitute(s, left, product, L, y):
     """Replace row s of L by that of the Cholesky factor, and y[s] in L y = products.
 
@@ -73,7 +73,7 @@ def _substitute(s, left, product, L, y):
     return left
 
 
-@compiled()
+@inner()
 def _factor_row(s, i, X, atoms, P, gram, support, exact, L, y):
     """Row s of the Cholesky factor, from given products or from exact ones."""
     atom = support[s]
@@ -82,12 +82,12 @@ def _factor_row(s, i, X, atoms, P, gram, support, exact, L, y):
         own, product = np.float64(gram[atom, atom]), np.float64(P[i, atom])
         return _substitute(s, own, product, L, y)
     for t in range(s):
-        L[s, t] = _dot(atoms, atom, atoms, support[t])
-    own, product = _dot(atoms, atom, atoms, atom), _dot(X, i, atoms, atom)
+        L[s, t] = _dot(atoms, np.int64(atom), atoms, support[t])
+    own, product = _dot(atoms, np.int64(atom), atoms, atom), _dot(X, i, atoms, atom)
     return _substitute(s, own, product, L, y)
 
 
-@compiled()
+@inner()
 def _factor_rows(first, end, i, X, atoms, P, gram, support, exact, L, y):
     """Rows of the Cholesky factor; returns the squared distance of the last atom."""
     left = 1.0
@@ -96,13 +96,13 @@ def _factor_rows(first, end, i, X, atoms, P, gram, support, exact, L, y):
     return left
 
 
-@compiled()
+@inner()
 def _copy(n, x, copy):
     for t in range(n):
         copy[t] = x[t]
 
 
-@compiled(fastmath=IN_VECTORS)
+@inner(fastmath=IN_VECTORS)
 def _substitute_back(n, L, rest, z):
     """z with L^T z = rest, which is changed."""
     for t in range(n - 1, -1, -1):
@@ -112,14 +112,14 @@ def _substitute_back(n, L, rest, z):
             rest[u] -= number * L[t, u]
 
 
-@compiled()
+@inner()
 def _solve(n, L, y, rest, z):
     """z with L^T z = y."""
     _copy(n, y, rest)
     _substitute_back(n, L, rest, z)
 
 
-@compiled(error_model="numpy")
+@inner(error_model="numpy")
 def _feasible(n, i, X, atoms, P, gram, support, exact, L, y, rest, z, found):
     """The inner loop of Lawson and Hanson (1974): move from z while it is >= 0.
 
@@ -141,7 +141,7 @@ def _feasible(n, i, X, atoms, P, gram, support, exact, L, y, rest, z, found):
         for t in range(n):
             z[t] += step * (found[t] - z[t])
         z[first] = 0.0
-        n_kept, first = 0, n
+        n_kept, first = np.int64(0), n
         for t in range(n):
             if z[t] > 0:
                 z[n_kept], support[n_kept] = z[t], support[t]
@@ -152,7 +152,7 @@ def _feasible(n, i, X, atoms, P, gram, support, exact, L, y, rest, z, found):
         _factor_rows(first, n, i, X, atoms, P, gram, support, exact, L, y)
 
 
-@compiled(fastmath={"contract"})
+@inner(fastmath={"contract"})
 def _products(n, i, P, gram, support, z, r):
     """Row i of P minus a combination of rows of the Gram matrix.
 
@@ -175,7 +175,7 @@ def _products(n, i, P, gram, support, z, r):
             )
 
 
-@compiled()
+@inner()
 def _peaks(bits, mask, peaks):
     """The largest number of each tile, as a bit pattern, at least 0.
 
@@ -192,7 +192,7 @@ def _peaks(bits, mask, peaks):
         start += n_tiles
 
 
-@compiled()
+@inner()
 def _tallest(peaks):
     """The largest of all numbers."""
     high = peaks[0]
@@ -201,7 +201,7 @@ def _tallest(peaks):
     return high
 
 
-@compiled()
+@inner()
 def _contains(numbers, n, number):
     found = False
     for t in range(n):
@@ -209,7 +209,7 @@ def _contains(numbers, n, number):
     return found
 
 
-@compiled()
+@inner()
 def _find(r, bits, mask, heights, least, found):
     """Find atoms with a product of at least `least`; returns their number."""
     n_found, n_tiles = 0, len(heights)
@@ -222,7 +222,7 @@ def _find(r, bits, mask, heights, least, found):
     return n_found
 
 
-@compiled()
+@inner()
 def _drop(found, n_found, taken, n, r):
     """Set products of atoms in use to 0; returns the number of these."""
     n_dropped = 0
@@ -233,7 +233,7 @@ def _drop(found, n_found, taken, n, r):
     return n_dropped
 
 
-@compiled(fastmath=IN_VECTORS)
+@inner(fastmath=IN_VECTORS)
 def _less_atoms(n, i, X, atoms, support, z, left):
     """Residual of a sample after a combination of the support's atoms, in float64."""
     for f in range(X.shape[1]):
@@ -249,7 +249,7 @@ def _less_atoms(n, i, X, atoms, support, z, left):
             )
 
 
-@compiled(fastmath=IN_VECTORS)
+@inner(fastmath=IN_VECTORS)
 def _dot_atoms(n, x, atoms, support, products):
     """Dot products in float64 of x with the support's atoms."""
     for t in range(0, n, 4):
@@ -264,7 +264,7 @@ def _dot_atoms(n, x, atoms, support, products):
         products[t + 2], products[t + 3] = p2, p3
 
 
-@compiled()
+@inner()
 def _first_of_largest(left, atoms, contenders, n_found, positive):
     """The contender with the largest product with the residual; the first if equal."""
     size, atom = -np.inf, contenders[0]
@@ -277,7 +277,7 @@ def _first_of_largest(left, atoms, contenders, n_found, positive):
     return atom
 
 
-@compiled(fastmath=IN_VECTORS, error_model="numpy")
+@inner(fastmath=IN_VECTORS, error_model="numpy")
 def _settle(n, i, X, atoms, support, L, own, rest, left, change, z):
     """Correct coefficients until they equal those of float64; whether that succeeds."""
     for _ in range(MAX_CORRECTIONS):
@@ -314,11 +314,10 @@ def _pursuit(
     left = np.zeros((1, n_features))
     height = np.zeros(1, bits.dtype)
     largest = height.view(r.dtype)
-    # A variable, because each literal would compile the called functions again.
-    zero = np.int64(0)
+    zero, no, yes = np.int64(0), np.bool_(False), np.bool_(True)
     for i in range(begin, end):
         n, n_refused, n_added = zero, zero, zero
-        exact, nearest = False, 1.0
+        exact, nearest = no, 1.0
         while n < k and n_added < TRIES * k:
             weight = 0.0
             for t in range(n):
@@ -365,7 +364,7 @@ def _pursuit(
                 size, product = np.float64(gram[atom, atom]), np.float64(P[i, atom])
                 apart = _substitute(n, size, product, L, y)
             if apart < 100 * dependent and not exact:
-                exact = True
+                exact = yes
                 apart = _factor_rows(
                     zero, n + 1, i, X, atoms, P, gram, support, exact, L, y
                 )
@@ -387,7 +386,7 @@ def _pursuit(
         if not exact and not _settle(
             n, i, X, atoms, support, L, own, rest, left, change, z
         ):
-            exact = True
+            exact = yes
             _factor_rows(zero, n, i, X, atoms, P, gram, support, exact, L, y)
             _solve(n, L, y, rest, z)
         for t in range(n):
@@ -408,7 +407,7 @@ def _least_squares(
     L, y, z = np.zeros((k, k)), np.zeros(k + 4), np.zeros(k + 4)
     rest, found = np.zeros(k + 4), np.zeros(k + 4)
     row, x = np.zeros(k + 4), np.zeros((1, n_features))
-    zero = np.int64(0)
+    zero, no = np.int64(0), np.bool_(False)
     for i in range(begin, end):
         n_given, n = zero, zero
         for t in range(k):
@@ -430,7 +429,7 @@ def _least_squares(
         for t in range(n_given):
             support[n] = t
             left = _factor_row(
-                n, zero, products, system, products, system, support, False, L, y
+                n, zero, products, system, products, system, support, no, L, y
             )
             if left > apart:
                 n += 1
@@ -453,7 +452,7 @@ def _least_squares(
                     break
                 support[n], z[n] = allowed[chosen], 0.0
                 _factor_row(
-                    n, zero, products, system, products, system, support, False, L, y
+                    n, zero, products, system, products, system, support, no, L, y
                 )
                 n = _feasible(
                     n + 1,
@@ -463,7 +462,7 @@ def _least_squares(
                     products,
                     system,
                     support,
-                    False,
+                    no,
                     L,
                     y,
                     rest,
@@ -480,54 +479,3 @@ def _least_squares(
             for place in range(k):
                 if used[i, place] and indices[i, place] == given[support[t]]:
                     values[i, place] = z[t]
-
-
-@compiled(parallel=True)
-def _pursuit_in_parts(
-    bounds, X, atoms, P, gram, sizes, k, positive, limits, room, values, indices
-):
-    r, bits, mask, peaks, heights, refused, contenders = room
-    for part in prange(len(bounds) - 1):
-        own = (
-            r[part],
-            bits[part],
-            mask[part],
-            peaks[part],
-            heights[part],
-            refused[part],
-            contenders[part],
-        )
-        _pursuit(
-            bounds[part],
-            bounds[part + 1],
-            X,
-            atoms,
-            P,
-            gram,
-            sizes,
-            k,
-            positive,
-            limits,
-            own,
-            values,
-            indices,
-        )
-
-
-@compiled(parallel=True)
-def _least_squares_in_parts(
-    bounds, X, atoms, indices, used, apart, nothing, positive, values
-):
-    for part in prange(len(bounds) - 1):
-        _least_squares(
-            bounds[part],
-            bounds[part + 1],
-            X,
-            atoms,
-            indices,
-            used,
-            apart,
-            nothing,
-            positive,
-            values,
-        )

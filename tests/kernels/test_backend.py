@@ -15,6 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import skmfr._kernels
+from skmfr import MFRSparseAutoencoder
 from skmfr._kernels import backend
 from skmfr._utils.ambient import undisturbed
 
@@ -70,51 +71,27 @@ def test_torch_serves_where_numba_is_missing_or_fails_and_says_so_once(
         assert backend(CPU) is found
 
 
-FIT = """
-import sys, warnings
-import numpy as np
-from skmfr import MFRSparseAutoencoder
-
-def fit():
-    X = np.random.default_rng(0).standard_normal((300, 12))
-    return MFRSparseAutoencoder(16, k=3, max_steps=20, random_state=0).fit(X)
-
-if sys.argv[1] == "without":
-    sys.modules["numba"] = None
-with warnings.catch_warnings(record=True) as told:
-    warnings.simplefilter("always")
-    np.save(sys.argv[2], fit().components_)
-    fit()
-print(sum("numba does not run" in str(each.message) for each in told))
-"""
-
-
-def run(code, *arguments, cwd=None, **environment):
-    process = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
-
-
-def test_a_fit_without_numba_is_the_same_and_warns_once(tmp_path):
+def test_a_fit_without_numba_is_the_same_and_warns_once(monkeypatch, request):
     pytest.importorskip("numba")
-    assert int(run(FIT, "with", tmp_path / "with.npy")) == 0
-    assert int(run(FIT, "without", tmp_path / "without.npy")) == 1
-    expected, found = (np.load(tmp_path / f"{x}.npy") for x in ("with", "without"))
+    X = np.random.default_rng(0).standard_normal((300, 12))
+
+    def fit():
+        sae = MFRSparseAutoencoder(16, k=3, max_steps=20, random_state=0)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            sae.fit(X)
+        n_told = sum("numba does not run" in str(each.message) for each in told)
+        return sae.components_, n_told
+
+    expected, n_told = fit()
+    assert n_told == 0
+    request.getfixturevalue("not_yet_chosen")
+    monkeypatch.setitem(sys.modules, "numba", None)
+    found, n_told = fit()
+    assert n_told == 1
     # Trained in float32, with sums in another order.
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-
-
-def test_numba_is_not_imported_before_it_is_needed():
-    code = "import sys, skmfr._estimator, skmfr._training.step; print(*sys.modules)"
-    modules = run(code).split()
-    assert "skmfr._kernels" in modules
-    assert "numba" not in modules
+    assert fit()[1] == 0
 
 
 def in_fork(scores, k):
@@ -158,40 +135,54 @@ def test_more_threads_are_asked_for_only_if_there_is_enough_to_do(monkeypatch):
     assert bounds(2, 9 * worth).tolist() == [0, 1, 2]
 
 
+# Of several copies of the package, one after the other, in one process.
 COMPILE = """
+import os, sys
 import torch
-from threadpoolctl import threadpool_limits
-from skmfr._kernels import _numba
 
-print(_numba.__file__)
-_numba.gather_dot(torch.ones(1, 1), torch.ones(1, 1), torch.zeros(1, 1).long())
+for folder in sys.argv[1:]:
+    os.environ |= dict.fromkeys(
+        ["HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"], os.path.join(folder, "user")
+    )
+    sys.path.insert(0, os.path.join(folder, "package"))
+    for name in [name for name in sys.modules if name.split(".")[0] == "skmfr"]:
+        del sys.modules[name]
+    from skmfr._kernels import _numba
+
+    assert _numba.__file__.startswith(folder)
+    _numba.bag_sums(*[torch.ones(1, 1), torch.zeros(1).long(), torch.arange(2)],
+                    torch.ones(1), torch.ones(1, 1), False)
 """
 
 
-@pytest.mark.parametrize("may_be_written", ["package", "user's folder", "neither"])
-def test_compiled_kernels_are_kept_where_files_may_be_written(tmp_path, may_be_written):
+def test_compiled_kernels_are_kept_where_files_may_be_written(tmp_path):
     pytest.importorskip("numba")
-    package, user = tmp_path / "package", tmp_path / "user"
-    package.mkdir()
-    shutil.copytree(
-        Path(skmfr.__file__).parent,
-        package / "skmfr",
-        ignore=shutil.ignore_patterns("__pycache__"),
+    # And where they are kept.
+    cases = {"package": {"package"}, "user's folder": {"user"}, "neither": set()}
+    for may_be_written in cases:
+        package, user = (tmp_path / may_be_written / x for x in ("package", "user"))
+        shutil.copytree(
+            Path(skmfr.__file__).parent,
+            package / "skmfr",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+        # A file in the place of a folder is in the way of any user, even of root.
+        if may_be_written != "package":
+            (package / "skmfr" / "_kernels" / "__pycache__").touch()
+        if may_be_written == "neither":
+            user.touch()
+        else:
+            user.mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-c", COMPILE, *(str(tmp_path / name) for name in cases)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NUMBA_CACHE_DIR": ""},
     )
-    user.mkdir()
-    # A file in the place of a folder is in the way of any user, even of root.
-    if may_be_written != "package":
-        (package / "skmfr" / "_kernels" / "__pycache__").touch()
-    if may_be_written == "neither":
-        user = user / "no folder"
-        user.touch()
-    homes = dict.fromkeys(["HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"], str(user))
-    where = run(COMPILE, cwd=package, NUMBA_CACHE_DIR="", **homes)
-    assert where.startswith(str(package))
-    kept = {
-        folder.name
-        for folder in (package, user)
-        if any(folder.rglob("_numba._gather_dot*.nbc"))
-    }
-    expected = {"package": {"package"}, "user's folder": {"user"}, "neither": set()}
-    assert kept == expected[may_be_written]
+    assert ended.returncode == 0, ended.stderr
+    for may_be_written, expected in cases.items():
+        kept = {
+            file.relative_to(tmp_path / may_be_written).parts[0]
+            for file in (tmp_path / may_be_written).rglob("_numba._bag_sums*.nbc")
+        }
+        assert kept == expected

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from skmfr._kernels import _numba, _torch
 
-# With several threads the same is compiled once more.
+# Parts of the rows run in several threads in the same way for both types.
 ON_THREADS = [(torch.float32, 1), (torch.float64, 1), (torch.float32, 2)]
 
 
