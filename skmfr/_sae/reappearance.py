@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
@@ -30,13 +31,15 @@ def reappearance(
 
     The atoms of the witnesses calibrate the cosine with the nearest atom of another
     run. Each of them has a cosine with one further dictionary, and returns in another
-    one or not.  A monotone regression of the latter on the former, over all ordered
-    pairs of further dictionaries, is applied to the cosines of the atoms with the
-    witnesses. Several witnesses are averaged.  It needs a witness, and three
-    dictionaries in all.
+    one or not.  A monotone regression of the latter on the former, over pairs of
+    further dictionaries, is applied to the cosines of the atoms with the witnesses.
+    Several witnesses are averaged.  It needs a witness, and three dictionaries in all.
 
-    The penalty makes the members of the group alike, so two of them never form a pair,
-    unless there is only one witness and therefore no other pair.
+    What is asked is whether an atom of a group returns in another group, whose members
+    the penalty makes alike and which share atoms.  More atoms return there than in a
+    witness.  So the atoms of a witness are seen at another witness, and return in the
+    group.  With one witness, both are members of the group.  A group of one is no other
+    than the witnesses, and then all pairs count.
 
     The deviation is a jackknife estimate over the dictionaries in which atoms return.
 
@@ -56,23 +59,25 @@ def reappearance(
     deviation : ndarray of shape (n_components,)
     """
     others = [*group, *witnesses]
-    coupled = set(group) if len(witnesses) > 1 else set()
+    apart = len(group) > 1 and len(witnesses) > 1
+    seen_in, found_in = (witnesses, group) if apart else (others, others)
     known = np.stack([nearest[reference, witness] for witness in witnesses])
     returns = {
         (witness, target): at_least(tau, nearest[witness, target])
         for witness in witnesses
-        for target in others
+        for target in found_in
         if target != witness
     }
 
+    pairs = [(w, other) for w, other in product(witnesses, seen_in) if other != w]
+
     def without(left_out: int | None) -> np.ndarray:
         seen, share, n_targets = [], [], []
-        for witness, other in returns:
+        for witness, other in pairs:
             targets = [
                 returns[witness, target]
-                for target in others
+                for target in found_in
                 if target not in (witness, other, left_out)
-                and not {other, target} <= coupled
             ]
             if targets:
                 seen.append(nearest[witness, other])

@@ -26,9 +26,9 @@ def reappearance(sae, tau=TAU) -> tuple[np.ndarray, np.ndarray]:
     .. math:: P(\max_l \cos(d_j, d'_l) \ge \tau)
 
     for the reference :math:`D'` of a fit with another seed. It is calibrated inside one
-    fit: atoms of the witnesses have a cosine with one other dictionary, and return in a
-    further one or not. Monotone regression over all such pairs says what a cosine is
-    worth, and is applied to the cosines of the reference's atoms with the witnesses.
+    fit: atoms of a witness have a cosine with another witness, and return in the group
+    or not. Monotone regression over all such pairs says what a cosine is worth, and is
+    applied to the cosines of the reference's atoms with the witnesses.
 
     Parameters
     ----------
