@@ -54,3 +54,14 @@ def test_no_measured_number_lacks_its_source():
     assert SOURCED.search(PROSE)
     assert re.findall(r"(?<![\w.])\.\d+|\d+(?:\.\d+)? ?%", rest) == []
     assert re.findall(r"(?<![\w.-])\d[\d.,]*(?= *\|)", cells) == []
+
+
+def test_bold_numbers_are_the_best_of_their_row():
+    for row in PROSE.splitlines():
+        if row.startswith("|") and SOURCED.search(row):
+            bold, plain = set(), set()
+            for cell in filter(SOURCED.search, row.split("|")):
+                number = float(SOURCED.search(cell)[1].replace(",", ""))
+                (bold if "**" in cell else plain).add(number)
+            (best,) = bold
+            assert best > max(plain) or best < min(plain), row

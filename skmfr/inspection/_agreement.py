@@ -383,7 +383,8 @@ class FeatureAgreementDisplay:
                 colors = {"c": self.reappearance[shown], "cmap": "viridis"}
                 style = style | colors | {"vmin": 0, "vmax": 1}
                 del style["color"]
-            label = f"{label} ({shown.sum()})"
+            # The legend would show no mark for no atoms.
+            label = f"{label} ({shown.sum()})" if shown.any() else None
             return ax.scatter(
                 x[shown], y[shown], label=label, **usual | style | scatter_kwargs
             )

@@ -140,6 +140,17 @@ def test_colour_is_the_probability_to_return(sae, alone, X):
     assert plain.untrusted_scatter_.get_array() is None
 
 
+@pytest.mark.parametrize(
+    ("trusted", "label"), [(True, "trusted (20)"), (False, "not trusted (20)")]
+)
+def test_legend_has_only_kinds_that_are_shown(sae, X, trusted, label):
+    sae = deepcopy(sae)
+    sae.trusted_ = np.full(20, trusted)
+    display = FeatureAgreementDisplay.from_estimator(sae, X)
+    kinds = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert [kind for kind in kinds if "trusted" in kind] == [label]
+
+
 def test_calibration_compares_probabilities_with_an_independent_fit():
     # Two bins: of four atoms said .25, one is in the truth; of six said .95, five.
     probability = np.repeat([0.25, 0.95], [4, 6])
