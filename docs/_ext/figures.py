@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from benchmarks import _results
 
@@ -74,6 +74,8 @@ def bars(column: str, label: str, leave_out: str = "^$") -> Callable:
         figure.supxlabel(label, fontsize=9)
         ax.margins(x=0.12)
         ax.xaxis.set_major_locator(MaxNLocator(5))
+        if digits == 0:
+            ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.spines[["top", "right", "left"]].set_visible(False)
         ax.tick_params(axis="y", length=0)
 
@@ -108,7 +110,11 @@ def growth(figure: Figure, results: dict, colors: dict) -> None:
         frame(ax)
     figure.axes[0].set_ylabel("Step (ms)")
     figure.axes[0].annotate(
-        "dashed: in proportion", (0.05, 0.92), xycoords="axes fraction", fontsize=8
+        "dashed: in proportion",
+        (0.98, 0.04),
+        xycoords="axes fraction",
+        ha="right",
+        fontsize=8,
     )
 
 

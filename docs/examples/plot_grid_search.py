@@ -77,8 +77,7 @@ for ax, (name, title) in zip(axes, panels.items(), strict=True):
     ax.axvline(2, color="0.5", linestyle=":")
     ax.set(title=title, xlabel="k", xscale="log", xticks=k, xticklabels=k)
     ax.minorticks_off()
-axes[0].set_ylabel("Variance explained")
-axes[1].sharey(axes[0])
+axes[0].set_ylabel("Share of the variance explained")
 found = results["mean_test_found"]
 axes[2].plot(k, found, "x--", label="show a feature")
 chosen = search.best_index_
