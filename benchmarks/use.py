@@ -104,7 +104,7 @@ def choices(case: Case) -> Iterator[tuple[str, list[np.ndarray]]]:
 
 
 def kept(cases: list[Case]) -> Iterator[Row]:
-    """What some atoms are worth alone."""
+    """Reconstruction and loss with some atoms only."""
     for same in zip(*(choices(case) for case in cases), strict=True):
         rows = [
             {

@@ -11,6 +11,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
+from sklearn.utils import Bunch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -37,6 +39,7 @@ from benchmarks import (
     recovery,
     speed,
     speed_gpu,
+    use,
 )
 from skmfr import MFRSparseAutoencoder
 from skmfr.datasets import make_superposition
@@ -436,6 +439,34 @@ def test_cost_of_witnesses(table, monkeypatch):
     rows = table(reappearance, "--cost")
     assert len(rows) == 2  # of one size, and the header
     assert "beside the group alone" in rows["size"]
+
+
+def test_use_compares_atoms_that_are_active_as_often():
+    rng = np.random.default_rng(0)
+    codes = sparse.csr_array(rng.random((50, 40)) < rng.random(40))
+    # Each atom is worth its probability to return.
+    value = rng.random(40)
+    case = use.Case(
+        Bunch(trusted_=value > 0.8, reappearance_=value),
+        codes,
+        lambda atoms: dict.fromkeys(["FVU", "loss recovered"], 1 - value[atoms].sum()),
+    )
+    rows = {row.pop("atoms that are kept"): row for row in use.kept([case, case])}
+    likelier = rows["of each pair the likelier to return"]
+    less_likely = rows["of each pair the less likely"]
+    assert likelier["atoms"]["values"] == less_likely["atoms"]["values"] == [20, 20]
+    both = likelier["FVU"]["values"][0] + less_likely["FVU"]["values"][0]
+    assert both == pytest.approx(2 - value.sum())
+    active = likelier["active"]["values"][0] - less_likely["active"]["values"][0]
+    # Of neighbours in the order of their usage.
+    assert abs(active) <= np.ptp(codes.mean(axis=0))
+    (tenths,) = use.left_out([case])
+    for tenth in tenths:
+        assert tenth["FVU added"] == pytest.approx(4 * tenth["reappearance"])
+        assert tenth["loss recovered lost"] == -tenth["FVU added"]
+    found = use.correlations([tenths, tenths])
+    assert found["FVU added"]["values"] == pytest.approx([1, 1])
+    assert found["loss recovered lost"]["values"] == pytest.approx([-1, -1])
 
 
 def test_calibration_error_is_that_of_binned_frequencies():

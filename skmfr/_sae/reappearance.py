@@ -35,11 +35,11 @@ def reappearance(
     further dictionaries, is applied to the cosines of the atoms with the witnesses.
     Several witnesses are averaged.  It needs a witness, and three dictionaries in all.
 
-    What is asked is whether an atom of a group returns in another group, whose members
-    the penalty makes alike and which share atoms.  More atoms return there than in a
-    witness.  So the atoms of a witness are seen at another witness, and return in the
-    group.  With one witness, both are members of the group.  A group of one is no other
-    than the witnesses, and then all pairs count.
+    An atom of a group shall return in another group.  The penalty makes the members of
+    a group alike, and they share atoms, so more atoms return there than in a witness.
+    Therefore atoms of a witness are seen at another witness, and return in the group.
+    With one witness, both are members of the group.  A group of one is like a witness,
+    and then all pairs count.
 
     The deviation is a jackknife estimate over the dictionaries in which atoms return.
 
