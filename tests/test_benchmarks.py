@@ -6,6 +6,7 @@ What is printed is also written, and drawn again from what is written.
 import csv
 import gzip
 import json
+import os
 import sys
 
 import numpy as np
@@ -173,6 +174,7 @@ def language_model(tmp_path, monkeypatch):
     config = GPT2Config(
         vocab_size=20, n_positions=8, n_embd=12, n_layer=1, n_head=2, bos_token_id=1
     )
+    torch.manual_seed(0)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     tokens = np.random.default_rng(0).integers(2, 20, 800)
     tokens[::40] = _data.STORY_BEGINS
@@ -277,6 +279,7 @@ def model_of_words(tmp_path):
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     fast.save_pretrained(tmp_path / "model")
     config = GPT2Config(vocab_size=7, n_positions=32, n_embd=12, n_layer=1, n_head=2)
+    torch.manual_seed(0)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
@@ -529,7 +532,12 @@ def test_check_of_a_gpu_is_run_dry_and_goes_on_after_a_failure(monkeypatch, tmp_
     assert found["sparsify"]["status"] == "skipped"
 
 
-def test_memory(table):
+def test_memory_is_measured_in_another_process():
+    assert memory.in_own_process(os.getpid) != os.getpid()
+
+
+def test_memory(table, monkeypatch):
+    monkeypatch.setattr(memory, "in_own_process", lambda work, *given: work(*given))
     small = ["--gigabytes", 0.001, "--max-steps", 3, "--storage", "shards"]
     before, at_most, _ = table(memory, *small)["0.001"]
     assert 0 < number(before) <= number(at_most)

@@ -99,7 +99,7 @@ def bag_sums(
     X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor, out: Tensor, add: bool
 ) -> None:
     """As in `_torch`."""
-    arrays = _arrays(X, rows, offsets, weights, out)
+    arrays = _arrays(X, rows.long(), offsets.long(), weights, out)
     # Parts with about equal numbers of entries.
     entries = _bounds(len(rows), READ * len(rows) * X.shape[1])
     bounds = np.searchsorted(arrays[2], entries)
