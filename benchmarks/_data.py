@@ -51,7 +51,16 @@ def eegmmidb(paths: list[Path]):
     runs = [mne.io.read_raw_edf(path, preload=True, verbose="error") for path in paths]
     raw = mne.concatenate_raws(runs, verbose="error")
     mne.datasets.eegbci.standardize(raw)
-    return raw.set_montage("standard_1005", verbose="error")
+    return raw.set_montage(template_positions(), verbose="error")
+
+
+def template_positions():
+    """MNE's positions of the 10-05 system: MNE 1.13 renamed them."""
+    import mne
+
+    names = mne.channels.get_builtin_montages()
+    name = "colin27_1005" if "colin27_1005" in names else "standard_1005"
+    return mne.channels.make_standard_montage(name)
 
 
 def cut(signals: np.ndarray, length: int, hop: int) -> np.ndarray:

@@ -13,10 +13,12 @@ from scipy.signal import butter, sosfiltfilt
 from sklearn.decomposition import PCA, MiniBatchDictionaryLearning, sparse_encode
 from sklearn.preprocessing import normalize
 
+from benchmarks._data import template_positions
 from skmfr.eeg import rrmse_t
 from skmfr.eeg._supervised import relative_weights
 
 SFREQ = 256.0
+MICRO = 1e-6
 # Relative to the mean eigenvalue.
 PENALTIES = 10.0 ** np.arange(-5, 2)
 # Epochs of each group left out that settings are chosen by; more change little.
@@ -51,6 +53,21 @@ def select(
             errors[name] = errors.get(name, 0.0) + error
     best = min(errors, key=errors.__getitem__)
     return best, family(noisy, clean)[best]
+
+
+def info_of(ch_names: Sequence[str]):
+    """MNE's, of EEG channels with positions."""
+    import mne
+
+    info = mne.create_info(list(ch_names), SFREQ, "eeg")
+    return info.set_montage(template_positions())
+
+
+def as_epochs(X: np.ndarray, ch_names: Sequence[str]):
+    """Epochs of MNE of an array in microvolts."""
+    import mne
+
+    return mne.EpochsArray(MICRO * X.astype(float), info_of(ch_names), verbose="error")
 
 
 def unchanged(X: np.ndarray) -> np.ndarray:
@@ -323,17 +340,13 @@ def independent_components(
     """MNE's ICA of all epochs seen, without components like the topographies."""
     import mne
 
-    info = mne.create_info(list(ch_names), SFREQ, "eeg")
-
-    def as_epochs(X: np.ndarray) -> mne.EpochsArray:
-        return mne.EpochsArray(X.astype(float), info, verbose="error")
-
     ica = mne.preprocessing.ICA(random_state=seed, verbose="error")
-    ica.fit(as_epochs(seen), verbose="error")
+    ica.fit(as_epochs(seen, ch_names), verbose="error")
 
     def apply(X: np.ndarray, components: np.ndarray) -> np.ndarray:
-        cleaned = ica.apply(as_epochs(X), exclude=components.tolist(), verbose="error")
-        return cleaned.get_data(copy=False).astype(X.dtype)
+        epochs = as_epochs(X, ch_names)
+        cleaned = ica.apply(epochs, exclude=components.tolist(), verbose="error")
+        return (cleaned.get_data(copy=False) / MICRO).astype(X.dtype)
 
     return without_alike(ica.get_components().T, topographies, apply)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.signal import butter, find_peaks, sosfiltfilt
 
 from skmfr.eeg import peak_kept, power_kept, rrmse_t
 
@@ -19,6 +20,9 @@ TOPOGRAPHY = {"Pz": 1.0, "P3": 0.8, "P4": 0.8, "Cz": 0.7, "O1": 0.4, "O2": 0.4}
 # Bands in Hz, and the channels in which they are looked at.
 ALPHA, OCCIPITAL = (8.0, 13.0), ("O1", "O2")
 THETA, FRONTAL = (4.0, 8.0), ("Fz",)
+# A blink: microvolts below 10 Hz in a frontal channel, and seconds on either side of
+# its peak that are averaged; fewer of them make no average.
+BLINK, AROUND, FEW_BLINKS = 100.0, 0.4, 5
 
 
 class Recording(NamedTuple):
@@ -84,3 +88,37 @@ def measure(
         "P3 kept": amplitude,
         "P3 later, ms": 1e3 * delay,
     }
+
+
+def blinks(channel: np.ndarray, sfreq: float) -> np.ndarray:
+    """Samples of the peaks of blinks in a frontal channel (n_times,)."""
+    sos = butter(4, 10.0, output="sos", fs=sfreq)
+    slow = sosfiltfilt(sos, channel.astype(float))
+    peaks, _ = find_peaks(slow, height=BLINK, distance=round(sfreq / 2))
+    margin = round(AROUND * sfreq)
+    return peaks[(peaks >= margin) & (peaks < len(channel) - margin)]
+
+
+def of_blinks(signals: np.ndarray, peaks: np.ndarray, sfreq: float) -> float | None:
+    """Peak to peak of the average over blinks, and over channels (n_channels, n_times).
+
+    What is not of blinks averages out.
+    """
+    if len(peaks) < FEW_BLINKS:
+        return None
+    margin = round(AROUND * sfreq)
+    average = np.mean([signals[:, p - margin : p + margin] for p in peaks], axis=0)
+    return float(np.ptp(average, axis=1).mean())
+
+
+def alpha_kept(
+    before: np.ndarray, after: np.ndarray, peaks: np.ndarray, sfreq: float
+) -> float:
+    """Share of alpha power left in seconds of a channel (n_times,) without a blink."""
+    length = round(sfreq)
+    n = len(before) // length
+    free = np.setdiff1d(np.arange(n), peaks // length)
+    pair = (x[: n * length].reshape(n, 1, length)[free] for x in (before, after))
+    # Tapered, for slow waves would leak into the band.
+    taper = np.hanning(length)
+    return float(power_kept(*(taper * x for x in pair), sfreq, *ALPHA)[0])

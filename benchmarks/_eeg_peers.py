@@ -9,31 +9,20 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from benchmarks._eeg_baselines import SFREQ
+from benchmarks._eeg_baselines import MICRO, SFREQ, as_epochs, info_of
 from skmfr.eeg import EEGDenoiser, find_artifacts, score_atoms
 
 Peer = Callable[[np.ndarray, Sequence[str], Sequence[str], int], np.ndarray]
-MICRO = 1e-6
 # As mne-icalabel has it, what is not an artefact.
 NO_ARTEFACT = ("brain", "other")
-
-
-def as_epochs(X: np.ndarray, ch_names: Sequence[str]):
-    import mne
-
-    info = mne.create_info(list(ch_names), SFREQ, "eeg")
-    epochs = mne.EpochsArray(MICRO * X.astype(float), info, verbose="error")
-    return epochs.set_montage("standard_1005")
 
 
 def as_raw(X: np.ndarray, ch_names: Sequence[str]):
     """The epochs one after the other."""
     import mne
 
-    info = mne.create_info(list(ch_names), SFREQ, "eeg")
     joined = np.concatenate(list(MICRO * X.astype(float)), axis=1)
-    raw = mne.io.RawArray(joined, info, verbose="error")
-    return raw.set_montage("standard_1005")
+    return mne.io.RawArray(joined, info_of(ch_names), verbose="error")
 
 
 def back(cleaned, X: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from benchmarks import _data, _eeg_kept, _eeg_peers, _methods
+from benchmarks import _data, _eeg_kept, _eeg_network, _eeg_peers, _methods
 from benchmarks import _eeg_baselines as baselines
 from benchmarks._methods import DIGITS, Problem, after_pca, ours, over_seeds
 from benchmarks._peers import Peer
@@ -255,6 +255,10 @@ def supervised(alpha: float | None = None, **parameters) -> Method:
     return method
 
 
+def convolutional(split: Split, seed: int) -> np.ndarray:
+    return _eeg_network.trained(split.noisy, split.clean, seed)(split.noisy_test)
+
+
 FIRST: dict[str, Method] = {
     "nothing": fixed(baselines.unchanged),
     "zeros": fixed(np.zeros_like),
@@ -276,6 +280,7 @@ SINGLE: dict[str, Method] = {
     "Wiener filter": selected(baselines.wiener),
     "ridge": selected(baselines.ridge),
     "ridge, augmented": selected(baselines.ridge_augmented),
+    "convolutional network": convolutional,
     "ours, without clean signals": unsupervised(),
     **OURS,
 }
@@ -306,6 +311,7 @@ def multi_methods(topographies: np.ndarray, ch_names: list[str]) -> dict[str, Me
         "ASR (mne-denoise)": selected(baselines.artifact_subspace),
         "spatial ridge": selected(baselines.spatial_ridge),
         "spatial ridge by frequency": selected(baselines.spatial_ridge_by_frequency),
+        "convolutional network": convolutional,
         "ours, without atoms like the topographies": atoms,
         **OURS,
     }
@@ -423,7 +429,8 @@ def of_whole_recordings(arguments: argparse.Namespace) -> Iterator[Row]:
     """What goes with ocular artefacts of recordings, clean ones and others."""
     paths = sorted((arguments.data / "eegmat").glob("*.edf"))
     recordings = {path.stem: _data.eegmat(path) for path in paths}
-    for name, eyes_are in {"R02": "closed", "R01": "open", "R03": "open, task"}.items():
+    eyes = {"R02": "closed", "R01": "open", "R03": "open, task", "R04": "open, task"}
+    for name, eyes_are in eyes.items():
         path = arguments.data / "eegmmidb" / f"S001{name}.edf"
         recordings[f"S001{name}, eyes {eyes_are}"] = _data.eegmmidb([path])
     ways = {
@@ -435,17 +442,31 @@ def of_whole_recordings(arguments: argparse.Namespace) -> Iterator[Row]:
         raw.set_eeg_reference("average", verbose="error")
         signals = (1e6 * raw.get_data())[None]
         frontal = [channel for channel in FRONTAL if channel in raw.ch_names]
-        place = raw.ch_names.index(frontal[0])
+        front = [raw.ch_names.index(channel) for channel in frontal]
+        back = raw.ch_names.index("Oz" if "Oz" in raw.ch_names else "O1")
+        peaks = _eeg_kept.blinks(signals[0, front].mean(0), SFREQ)
 
-        def largest(X: np.ndarray, place: int = place) -> float:
+        def largest(X: np.ndarray, place: int = front[0]) -> float:
             return float(np.quantile(np.abs(X[0, place]), 0.999))
 
-        row: Row = {"recording": name, "Fp1, µV": largest(signals)}
+        def of_blinks(X: np.ndarray, places=front, peaks=peaks) -> float | None:
+            return _eeg_kept.of_blinks(X[0, places], peaks, SFREQ)
+
+        row: Row = {
+            "recording": name,
+            "Fp1, µV": largest(signals),
+            "blinks": len(peaks),
+            "of blinks, µV": of_blinks(signals),
+        }
         for way, clean_up in ways.items():
             cleaned = clean_up(signals, raw.ch_names, frontal, 0)
             removed = np.square(signals - cleaned).sum() / np.square(signals).sum()
             row[f"{way}, removed"] = float(removed)
             row[f"{way}, Fp1, µV"] = largest(cleaned)
+            row[f"{way}, of blinks, µV"] = of_blinks(cleaned)
+            row[f"{way}, alpha"] = _eeg_kept.alpha_kept(
+                signals[0, back], cleaned[0, back], peaks, SFREQ
+            )
         yield row
 
 

@@ -46,7 +46,7 @@ n_channels, n_times)
             Atoms to remove, as indices or as a mask. Repeated indices count once. None
             means the parameter `exclude`.
         include : array-like of int or bool, default=None
-            Atoms to keep: all others are removed, and those in `exclude`. The three
+            Atoms to keep: all others are removed, and those in `exclude`. The five
             largest topographies of the removed atoms are removed.
         learn_from : mne.io.Raw, mne.Epochs, or array, default=None
             Data from which to learn the filter instead of X. Averages need it, and

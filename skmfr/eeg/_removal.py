@@ -18,14 +18,19 @@ from scipy.ndimage import uniform_filter1d
 
 from ._windows import cut_windows, overlap_add
 
-# Topographies at most, and the power, relative to the first, of the last.
-N_TOPOGRAPHIES = 3
-LEAST_POWER = 0.05
+# Topographies at most, and what atoms contribute to each, relative to the brain's power
+# in it.  Atoms contained up to 0.17 of the brain's power where there was no artefact.
+N_TOPOGRAPHIES = 5
+LEAST_POWER = 0.25
+# Topographies of the atoms in which windows are loud or quiet, at most, and the power,
+# relative to the first, of the last.
+N_LOUD = 3
+LEAST_LOUD = 0.05
 # Windows below this quantile of loudness are all as quiet.
 QUIETEST = 0.05
 # Rounds in which artefacts' power, their topographies, and the brain's covariance are
 # estimated in turn.
-N_ITERATIONS = 4
+N_ITERATIONS = 2
 # Numbers of neighbours that are averaged: frequencies, for the power of artefacts and
 # for the covariances that filters are made of; windows, for their loudness.
 N_SMOOTHED, N_COVARIANCES, N_WINDOWS = 3, 5, 3
@@ -68,8 +73,9 @@ def learn_filter(spectra: np.ndarray, contributed: np.ndarray) -> ArtefactFilter
     whiten = (vectors[:, kept] / np.sqrt(values[kept])).T
     back = vectors[:, kept] * np.sqrt(values[kept])
     x = x @ whiten.T.astype(np.float32)
-    A = whiten @ _main_topographies(contributed)
-    A, covariance = _beyond_quiet(x, A)
+    y = np.moveaxis(contributed, 2, 0)
+    loud = whiten @ _main_topographies(y)
+    A, covariance = _beyond_quiet(x, y @ whiten.T.astype(np.float32), loud)
     for _ in range(N_ITERATIONS):
         mean, spread = _posterior(x, A, _inverse(covariance))
         spread = spread.sum(1)
@@ -118,8 +124,7 @@ def artefacts_in(
 def _gain(spectra: np.ndarray, usual: np.ndarray) -> np.ndarray:
     """How much of what filters find in a window is to be taken for the artefact.
 
-    The share of power beyond the brain's counts twice: once for whether there is an
-    artefact, and once, as in a Wiener filter, for how much of it is one.
+    The share of its power that is beyond the brain's, as in a Wiener filter.
 
     Parameters
     ----------
@@ -135,34 +140,38 @@ def _gain(spectra: np.ndarray, usual: np.ndarray) -> np.ndarray:
     power = uniform_filter1d(power, N_WINDOWS, axis=2, mode="nearest")
     tiny = np.finfo(power.dtype).tiny
     beyond = np.maximum(1 - usual[:, None] / np.maximum(power, tiny), 0)
-    return np.square(beyond)[..., None].astype(power.dtype)
+    return beyond[..., None].astype(power.dtype)
 
 
-def _main_topographies(contributed: np.ndarray) -> np.ndarray:
-    """Largest principal components, (n_channels, n_topographies)."""
-    y = np.moveaxis(contributed, 2, 0)
+def _main_topographies(y: np.ndarray) -> np.ndarray:
+    """Largest principal components, (n_channels, at most `N_LOUD`)."""
     values, vectors = np.linalg.eigh(_products(y, y).sum(0))
-    largest = values[::-1][:N_TOPOGRAPHIES]
-    n = max(1, int(np.sum(largest > LEAST_POWER * largest[0])))
+    largest = values[::-1][:N_LOUD]
+    n = max(1, int(np.sum(largest > LEAST_LOUD * largest[0])))
     return vectors[:, ::-1][:, :n]
 
 
-def _beyond_quiet(x: np.ndarray, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _beyond_quiet(
+    x: np.ndarray, y: np.ndarray, loud: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Topographies of what all windows have beyond quiet ones, and these' covariance.
+
+    There are as many as those in which the marked atoms contribute enough, relative to
+    quiet windows: a blink and a saccade differ, and so does a blink as the lid moves.
 
     Parameters
     ----------
-    x : ndarray of shape (n_freqs, n_windows, n_channels), complex
-        Whitened.
-    A : ndarray of shape (n_channels, n_topographies)
+    x, y : ndarray of shape (n_freqs, n_windows, n_channels), complex
+        The recording and what marked atoms contribute to it, whitened.
+    loud : ndarray of shape (n_channels, n_loud)
         In which direction windows are loud or quiet.
 
     Returns
     -------
-    A : ndarray of the same shape
+    A : ndarray of shape (n_channels, n_topographies)
     covariance : ndarray of shape (n_freqs, n_channels, n_channels)
     """
-    sources = x @ np.linalg.qr(A)[0].astype(np.float32)
+    sources = x @ np.linalg.qr(loud)[0].astype(np.float32)
     loudness = np.square(np.abs(sources)).sum((0, 2))
     loudness = np.maximum(loudness, np.quantile(loudness, QUIETEST))
     weight = (loudness.min() / loudness) ** 2
@@ -170,8 +179,10 @@ def _beyond_quiet(x: np.ndarray, A: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     covariance = _products(x * weight[:, None].astype(np.float32), x)
     together = covariance.sum(0)
     together += RIDGE * np.trace(together) / len(together) * np.eye(len(together))
+    contributed = eigh(_products(y, y).sum(0) / y.shape[1], together, eigvals_only=True)
+    n = int(np.clip(np.sum(contributed > LEAST_POWER), 1, N_TOPOGRAPHIES))
     _, vectors = eigh(np.eye(len(together)), together)
-    return vectors[:, -A.shape[1] :], covariance
+    return vectors[:, -n:], covariance
 
 
 def _posterior(
