@@ -15,16 +15,20 @@ many epochs they take.
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 
 from benchmarks import recovery
 from benchmarks._methods import Problem, estimator
 from benchmarks._results import Command, Row
+from skmfr._training.initial import initial_atoms
 from skmfr._training.settings import auto_learning_rate
 from skmfr.metrics import dead_fraction, recall_precision
 
@@ -60,8 +64,9 @@ def same(problem: Problem) -> dict[str, object]:
     return {}
 
 
-def from_samples(X: np.ndarray) -> Callable:
+def from_samples(problem: Problem) -> Callable:
     """Atoms that start from samples, half of them for the witness, and 10 % noise."""
+    X = problem.X
     group, witness = (
         np.random.default_rng(0)
         .permutation(X)[: len(X) // 2 * 2]
@@ -81,34 +86,56 @@ def from_samples(X: np.ndarray) -> Callable:
     return start
 
 
-# Constants that are changed, whether atoms start from samples, and parameters.
-CHANGES: dict[
-    str, tuple[dict[str, object], bool, Callable[[Problem], dict[str, object]]]
-] = {
-    "as it is": ({}, False, same),
-    "as before": (
+def in_all_directions(problem: Problem) -> Callable:
+    """Atoms that start as random directions, whatever the variance of each feature."""
+
+    def start(standardiser, settings, i, attempt=0) -> torch.Tensor:
+        equal = replace(standardiser, deviation=np.ones(problem.X.shape[1]))
+        return initial_atoms(equal, settings, i, attempt)
+
+    return start
+
+
+def along_principal_axes(problem: Problem) -> Problem:
+    """The same data by their principal components; cosines and FVU do not change."""
+    axes = PCA(random_state=0).fit(problem.X).components_.T
+    truth = None if problem.truth is None else problem.truth @ axes
+    return problem._replace(
+        X=problem.X @ axes, X_test=problem.X_test @ axes, truth=truth
+    )
+
+
+class Change(NamedTuple):
+    """What a row changes."""
+
+    constants: dict[str, object] = {}
+    parameters: Callable[[Problem], dict[str, object]] = same
+    start: Callable[[Problem], Callable] | None = None
+    data: Callable[[Problem], Problem] | None = None
+
+
+CHANGES = {
+    "as it is": Change(),
+    "as before": Change(
         {
             "schedule.K_ANNEALING": 0.5,
             "schedule.COOL_DOWN": 0.3,
             "objective.PUSH": 0.0,
         },
-        True,
         former_learning_rate,
+        from_samples,
     ),
-    "start from samples": ({}, True, same),
-    "no push": ({"objective.PUSH": 0.0}, False, same),
-    "no auxiliary loss, no push": (
-        {"activity.DEAD_AFTER_STEPS": 10**9},
-        False,
-        same,
-    ),
-    "learning rate of before": ({}, False, former_learning_rate),
-    "learning rate x 1.4": ({}, False, times(1.4)),
-    "learning rate falls over 30 %": ({"schedule.COOL_DOWN": 0.3}, False, same),
-    "k not annealed": ({"schedule.K_START": 1}, False, same),
-    "k annealed over half": ({"schedule.K_ANNEALING": 0.5}, False, same),
-    "Adam with beta2 .999": ({"optimiser.BETAS": (0.9, 0.999)}, False, same),
-    "batches of half the size": ({}, False, smaller_batches),
+    "start from samples": Change(start=from_samples),
+    "no push": Change({"objective.PUSH": 0.0}),
+    "no auxiliary loss, no push": Change({"activity.DEAD_AFTER_STEPS": 10**9}),
+    "learning rate of before": Change(parameters=former_learning_rate),
+    "learning rate x 1.4": Change(parameters=times(1.4)),
+    "learning rate falls over 30 %": Change({"schedule.COOL_DOWN": 0.3}),
+    "k not annealed": Change({"schedule.K_START": 1}),
+    "k annealed over half": Change({"schedule.K_ANNEALING": 0.5}),
+    "Adam with beta2 .999": Change({"optimiser.BETAS": (0.9, 0.999)}),
+    "batches of half the size": Change(parameters=smaller_batches),
+    "along principal axes": Change(start=in_all_directions, data=along_principal_axes),
 }
 
 
@@ -139,20 +166,21 @@ def in_columns(cells: list[dict[str, float]]) -> Row:
 
 def table(problems: Callable[[int], Problem], n_seeds: int, only: str) -> Iterator[Row]:
     """A row for each of the settings whose name has a match."""
-    for name, (constants, samples, changed) in CHANGES.items():
+    for name, change in CHANGES.items():
         if not re.search(only, name):
             continue
         cells = []
         for seed in range(n_seeds):
             problem = problems(seed)
+            if change.data is not None:
+                problem = change.data(problem)
             with ExitStack() as stack:
-                for constant, value in constants.items():
+                for constant, value in change.constants.items():
                     stack.enter_context(patch(f"{TRAINING}.{constant}", value))
-                if samples:
-                    start = from_samples(problem.X)
+                if change.start is not None:
                     where = f"{TRAINING}.initial.initial_atoms"
-                    stack.enter_context(patch(where, start))
-                sae = estimator(problem, seed, **ALONE, **changed(problem))
+                    stack.enter_context(patch(where, change.start(problem)))
+                sae = estimator(problem, seed, **ALONE, **change.parameters(problem))
                 sae.fit(problem.X)
             cells.append(measure(sae, problem))
         yield {"setting": name} | in_columns(cells)
