@@ -108,7 +108,8 @@ def compare(arguments: argparse.Namespace, report: Report) -> None:
         sites = tuple(arguments.layers or budget.sites)
         for site in sites:
             rows = of_site(cache, folder, model, tokens, site, sites, budget, arguments)
-            report(rows, {"what": budget.what, "layers": site}, DIGITS, append=True)
+            what = {"what": budget.what, "layers": site}
+            report(rows, what, DIGITS, append=True, seeds=list(range(budget.n_seeds)))
 
 
 def compare_on_images(arguments: argparse.Namespace, report: Report) -> None:
@@ -116,7 +117,8 @@ def compare_on_images(arguments: argparse.Namespace, report: Report) -> None:
         X, X_test = _efficientnet.activations(arguments.cache, name)
         site = Site(name, X, X_test, X.copy, None)
         rows = rows_of(arguments.cache, site, methods(), IMAGES, arguments.only)
-        report(rows, {"what": IMAGES.what, "layers": name}, DIGITS, append=True)
+        what = {"what": IMAGES.what, "layers": name}
+        report(rows, what, DIGITS, append=True, seeds=list(range(IMAGES.n_seeds)))
 
 
 def of_site(
