@@ -149,6 +149,8 @@ def seen_faults(site: Path, axe: str, screenshots: Path | None) -> Iterator[str]
     ):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         driver = browser(profile)
+        # Long pages take their time where other programs run.
+        driver.set_script_timeout(300)
         try:
             for width, height in WIDTHS.items():
                 size = {"width": width, "height": height, "mobile": width < 500}
