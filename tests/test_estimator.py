@@ -204,6 +204,8 @@ def test_features_of_the_data_are_found_and_told_apart_by_agreement():
 def test_defaults_of_size_follow_the_data():
     sae = MFRSparseAutoencoder(max_steps=2).fit(X)
     assert sae.components_.shape == (64, 16)
+    # With the group they are three independent SAEs, as many as a calibration needs.
+    assert sae.witness_dictionaries_.shape == (2, 64, 16)
     assert small(n_components=3, k=10).fit(X).transform(X).shape == (len(X), 3)
 
 
