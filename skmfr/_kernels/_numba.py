@@ -147,8 +147,7 @@ def adam_step(
     sources: Sequence[Sequence[Tensor]] | None = None,
 ) -> None:
     """As in `_torch`, in one pass over all arrays."""
-    moved = parameters, means, squares
-    columns = parameters, gradients, means, squares, *(sources or moved)
+    columns = parameters, gradients, means, squares, *(sources or ())
     arrays = [
         [tensor.view(-1, tensor.shape[-1]).numpy() for tensor in tensors]
         for tensors in zip(*columns, strict=True)
@@ -163,8 +162,9 @@ def adam_step(
 
     for number, rows in enumerate(arrays):
         bounds = _bounds(len(rows[0]), MOVED * rows[0].size)
-        is_atoms = number == on_sphere
-        flags = is_atoms, sources is not None
+        if sources is None:  # any arrays, which are not read
+            rows = [*rows, rows[0], *rows[2:]]
+        flags = number == on_sphere, sources is not None
         _run(_adam_rows, _adam_rows_in_parts, bounds, *rows, numbers, *flags)
 
 
