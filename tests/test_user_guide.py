@@ -12,7 +12,7 @@ from sklearn.utils import Bunch
 
 from skmfr import MFRSparseAutoencoder
 from skmfr._training import fit
-from skmfr.eeg import _supervised
+from skmfr.eeg import _filters, _supervised
 from skmfr.io import to_sae_lens
 
 ROOT = Path(__file__).parents[1]
@@ -105,6 +105,7 @@ NAMES = {
 def short_fits(monkeypatch):
     """Fits that end after a few steps, from little data."""
     monkeypatch.setattr(_supervised, "FIT_ROWS", 500)
+    monkeypatch.setattr(_filters, "PENALTIES", _filters.PENALTIES[:1])
     n_steps_of = fit.n_steps_of
     monkeypatch.setattr(
         fit, "n_steps_of", lambda *arguments: min(n_steps_of(*arguments), MOST_STEPS)

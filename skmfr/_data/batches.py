@@ -116,7 +116,7 @@ class Batches:
         """The chunks in the order of an epoch."""
         if epoch not in self._chunk_orders:
             order = np.flatnonzero(self.sizes)
-            if self.shuffle:
+            if self.shuffle and len(order) > 1:
                 random_numbers(self.seed, CHUNKS, self.key, epoch).shuffle(order)
             _keep(self._chunk_orders, epoch, order)
         return self._chunk_orders[epoch]

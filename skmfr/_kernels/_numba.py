@@ -102,7 +102,7 @@ def bag_sums(
     arrays = _arrays(X, rows.long(), offsets.long(), weights, out)
     # Parts with about equal numbers of entries.
     entries = _bounds(len(rows), READ * len(rows) * X.shape[1])
-    bounds = np.searchsorted(arrays[2], entries)
+    bounds = np.searchsorted(arrays[2], entries).tolist()
     bounds[-1] = len(out)
     _run(_bag_sums, _bag_sums_in_parts, bounds, *arrays, add)
 
@@ -128,9 +128,9 @@ def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     )
     if n_parts == 1:
         own = [part[0] for part in room]
-        _largest(*bounds.tolist(), numbers, size, *own, *places)
+        _largest(*bounds, numbers, size, *own, *places)
     else:
-        _largest_in_parts(bounds, numbers, size, *room, *places)
+        _largest_in_parts(np.array(bounds), numbers, size, *room, *places)
     return found, indices
 
 
@@ -147,8 +147,7 @@ def adam_step(
     sources: Sequence[Sequence[Tensor]] | None = None,
 ) -> None:
     """As in `_torch`, in one pass over all arrays."""
-    moved = parameters, means, squares
-    columns = parameters, gradients, means, squares, *(sources or moved)
+    columns = parameters, gradients, means, squares, *(sources or ())
     arrays = [
         [tensor.view(-1, tensor.shape[-1]).numpy() for tensor in tensors]
         for tensors in zip(*columns, strict=True)
@@ -163,8 +162,9 @@ def adam_step(
 
     for number, rows in enumerate(arrays):
         bounds = _bounds(len(rows[0]), MOVED * rows[0].size)
-        is_atoms = number == on_sphere
-        flags = is_atoms, sources is not None
+        if sources is None:  # any arrays, which are not read
+            rows = [*rows, rows[0], *rows[2:]]
+        flags = number == on_sphere, sources is not None
         _run(_adam_rows, _adam_rows_in_parts, bounds, *rows, numbers, *flags)
 
 
@@ -246,38 +246,34 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.contiguous().numpy() for tensor in tensors]
 
 
-def _bounds(n_rows: int, time: float) -> np.ndarray:
-    """First and last rows of parts, as bounds (n_parts + 1,) int64.
+def _bounds(n_rows: int, time: float) -> list[int]:
+    """First and last rows of parts, as n_parts + 1 bounds.
 
     The number of parts is PyTorch's number of threads, or less if the work, in
     nanoseconds of one thread, does not justify as many.
     """
     most = min(torch.get_num_threads(), n_rows, int(time / WORTH_A_THREAD))
     n_parts = max(1, most)
-    return np.arange(n_parts + 1) * n_rows // n_parts
+    return [part * n_rows // n_parts for part in range(n_parts + 1)]
 
 
-def _run(kernel: Callable, in_parts: Callable, bounds: np.ndarray, *arguments) -> None:
+def _run(kernel: Callable, in_parts: Callable, bounds: list[int], *arguments) -> None:
     if len(bounds) == 2:
-        kernel(*bounds.tolist(), *arguments)
+        kernel(*bounds, *arguments)
     else:
-        in_parts(bounds, *arguments)
+        in_parts(np.array(bounds), *arguments)
 
 
-def _run_in_threads(
-    kernel: Callable[[int, int, int], None], bounds: np.ndarray
-) -> None:
+def _run_in_threads(kernel: Callable[[int, int, int], None], bounds: list[int]) -> None:
     """Call a kernel with the number, first and last row of each part, all at once."""
     n_parts = len(bounds) - 1
     if n_parts == 1:
-        kernel(0, *bounds.tolist())
+        kernel(0, *bounds)
         return
     # Threads that were kept would be missing in forked processes.
     with ThreadPoolExecutor(n_parts) as pool:
         # A list, so that errors are raised here.
-        list(
-            pool.map(kernel, range(n_parts), bounds[:-1].tolist(), bounds[1:].tolist())
-        )
+        list(pool.map(kernel, range(n_parts), bounds[:-1], bounds[1:]))
 
 
 def compiled(**options) -> Callable:

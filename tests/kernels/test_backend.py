@@ -129,10 +129,10 @@ def test_more_threads_are_asked_for_only_if_there_is_enough_to_do(monkeypatch):
     bounds = pytest.importorskip("skmfr._kernels._numba")._bounds
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     worth = sys.modules["skmfr._kernels._numba"].WORTH_A_THREAD
-    assert bounds(10, worth - 1).tolist() == [0, 10]
-    assert bounds(10, 3 * worth).tolist() == [0, 3, 6, 10]
-    assert bounds(10, 9 * worth).tolist() == [0, 2, 5, 7, 10]
-    assert bounds(2, 9 * worth).tolist() == [0, 1, 2]
+    assert bounds(10, worth - 1) == [0, 10]
+    assert bounds(10, 3 * worth) == [0, 3, 6, 10]
+    assert bounds(10, 9 * worth) == [0, 2, 5, 7, 10]
+    assert bounds(2, 9 * worth) == [0, 1, 2]
 
 
 # Of several copies of the package, one after the other, in one process.
