@@ -57,5 +57,7 @@ html_theme_options = {"show_prev_next": False, "show_nav_level": 2}
 html_title = "skmfr"
 # Without it, the theme reports an invalid mode in the browser's console.
 html_context = {"default_mode": "auto"}
+# These pages have no pages below them to list, and the changelog has a wide table.
+html_sidebars = {"changelog": [], "contributing": []}
 html_static_path = ["_static"]
 html_css_files = ["skmfr.css"]
