@@ -77,7 +77,8 @@ print(f"letters among the atoms that are not trusted: {is_letter[~trusted].sum()
 # The picture
 # -----------
 # The trusted atoms come in alphabetical order, the others by agreement. Grey adds ink,
-# red takes it away.
+# red takes it away. A few trusted atoms show a stroke in which letters differ. Most of
+# these return in other fits, too.
 
 agreement = sae.feature_agreement_
 by_letter = np.lexsort([-cosines.max(axis=0), nearest_letter, ~is_letter])
