@@ -28,7 +28,7 @@ def make_sae(make_samples):
 
     def make(dtype=np.float32, **parameters):
         sae = MFRSparseAutoencoder(
-            24, k=4, alpha=0.1, max_steps=60, random_state=0, **parameters
+            24, k=4, alpha=0.1, max_steps=20, random_state=0, **parameters
         )
         return sae.fit(make_samples(300, dtype) + 3)
 

@@ -33,7 +33,7 @@ def fitted(X=None, **parameters):
         "n_components": 12,
         "k": 3,
         "alpha": 0.1,
-        "max_steps": 60,
+        "max_steps": 20,
         "random_state": 0,
     }
     sae = MFRSparseAutoencoder(**(usual | parameters))
