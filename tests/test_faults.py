@@ -79,7 +79,7 @@ def contents(folder):
 KILLED = """
 import os, resource, signal, sys
 from pathlib import Path
-from test_faults import WRITERS
+from test_faults import WRITERS, fitted
 import skmfr.activations._storage
 
 skmfr.activations._storage.SECONDS_BETWEEN_NOTES = 0
@@ -97,7 +97,8 @@ def write_and_die(kind, place, folder):
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
     WRITERS[kind](folder, again=True)
 
-# Forks have imported what takes seconds to import.
+# Forks find imported and compiled what takes seconds.
+fitted(max_steps=1)
 for folder in map(Path, sys.argv[1:]):
     process = os.fork()
     if not process:

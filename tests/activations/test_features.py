@@ -40,7 +40,7 @@ def sequences():
 
 def fitted(model, sequences, **parameters):
     extractor = ActivationExtractor(model, "1", positions="all", batch_size=7)
-    usual = {"n_components": 20, "k": 3, "max_steps": 60, "random_state": 0}
+    usual = {"n_components": 20, "k": 3, "max_steps": 10, "random_state": 0}
     usual["n_witnesses"] = 1
     sae = MFRSparseAutoencoder(**(usual | parameters))
     return sae.fit(extractor.transform(sequences)), extractor

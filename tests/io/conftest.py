@@ -27,7 +27,7 @@ def make_sae(make_samples):
     """A fitted estimator of 24 atoms, 4 of them active."""
 
     def make(dtype=np.float32, **parameters):
-        usual = {"alpha": 0.1, "n_witnesses": 1, "max_steps": 60, "random_state": 0}
+        usual = {"alpha": 0.1, "n_witnesses": 1, "max_steps": 20, "random_state": 0}
         sae = MFRSparseAutoencoder(24, k=4, **(usual | parameters))
         return sae.fit(make_samples(300, dtype) + 3)
 

@@ -34,7 +34,7 @@ def fitted(X=None, **parameters):
         "k": 3,
         "alpha": 0.1,
         "n_witnesses": 1,
-        "max_steps": 60,
+        "max_steps": 20,
         "random_state": 0,
     }
     sae = MFRSparseAutoencoder(**(usual | parameters))

@@ -116,7 +116,7 @@ def test_model_card_has_the_numbers_of_the_fit(tmp_path, make_sae, make_samples)
     assert f"another fit | {sae.reappearance_.mean():.4g} |" in card
     assert f"| Trusted atoms | {sae.trusted_.mean():.1%} |" in card
     assert "| `alpha` | 0.1 |" in card
-    assert "| Steps | 60 |" in card
+    assert f"| Steps | {sae.n_steps_} |" in card
     assert "checkpoint" not in card
     assert (folder / "agreement.png").read_bytes().startswith(b"\x89PNG")
     np.testing.assert_allclose(
