@@ -21,7 +21,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter, process_time
@@ -383,16 +383,24 @@ def kept(arguments: argparse.Namespace, report: Report) -> None:
 
 
 def rows_of_kept(arguments: argparse.Namespace) -> Iterator[Row]:
-    """What ways without clean signals leave of the brain, of people in turn."""
-    recordings = []
+    """What ways to denoise leave of the brain, of people in turn."""
+    recordings, splits = [], []
     for seed in range(arguments.seeds):
         split, topographies, names = multi_split(
             arguments.data, seed, False, arguments.most
         )
+        splits.append(split)
         once = slice(None, None, N_REPEATS)
         pair = split.clean_test[once], split.noisy_test[once]
         recordings.append(_eeg_kept.partly_noisy(*pair, names, seed))
     frontal = [name for name in FRONTAL if name in names]
+
+    @cache
+    def learned(seed: int) -> EEGDenoiser:
+        noisy, clean, groups, *_ = splits[seed]
+        denoiser = EEGDenoiser(sfreq=SFREQ, random_state=seed)
+        return denoiser.fit(noisy, clean, groups=groups)
+
     methods: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
         "nothing": lambda X, seed: X,
         "zeros": lambda X, seed: np.zeros_like(X),
@@ -401,6 +409,9 @@ def rows_of_kept(arguments: argparse.Namespace) -> Iterator[Row]:
             name: lambda X, seed, clean_up=clean_up: clean_up(X, names, frontal, seed)
             for name, clean_up in _eeg_peers.PEERS.items()
         },
+        "ours, with clean signals of others": lambda X, seed: learned(seed).transform(
+            X
+        ),
     }
     for name in filter(partial(re.search, arguments.only), methods):
         print(name, file=sys.stderr)

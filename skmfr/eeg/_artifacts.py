@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Below and above are what comes from eyes and muscles.
 SLOW_HZ, FAST_HZ = 8.0, 30.0
+# Windows side by side in which a channel is as loud throughout.
+STRETCH = 20
 
 
 def atom_waveforms(denoiser) -> np.ndarray:
@@ -117,8 +119,9 @@ def score_atoms(
         For each topography a column "NAME: topography": absolute cosine with the one of
         the atom, both without their mean over channels, so that the reference
         electrode does not matter.
-        For each channel a column "NAME: kurtosis": its excess kurtosis, the same for
-        all atoms. Blinks are rare and large; few values of brain signals are.
+        For each channel a column "NAME: kurtosis": its excess kurtosis in stretches of
+        20 windows, on average, the same for all atoms. Blinks are rare and large; few
+        values of brain signals are.
         "activation_rate": share of windows in which the atom is active. "variance":
         share of the variance of the fitted channels that removing only this atom
         removes; negative where removal adds variance. "slow", "fast" and "line": share
@@ -192,7 +195,8 @@ def score_atoms(
         references = Reader(X, channels, "X")
         together = references.read_spans([slice(*span) for span in spans])[0]
         names = (f"{name}: kurtosis" for name in channels)
-        tails = dict(zip(names, _kurtosis(together), strict=True))
+        length = STRETCH * denoiser.n_times_
+        tails = dict(zip(names, _kurtosis(together, length), strict=True))
         correlation = correlations(denoiser, references, spans, codes, temporal)
         kinds = zip(channels, X.get_channel_types(channels), strict=True)
         for (name, kind), column in zip(kinds, correlation.T, strict=True):
@@ -232,12 +236,21 @@ def _shapes(denoiser, waveforms, temporal, codes) -> dict[str, np.ndarray]:
     }
 
 
-def _kurtosis(signals: np.ndarray) -> np.ndarray:
-    """Excess kurtosis over the last axis, 0 of constant signals."""
-    squares = np.square(signals - signals.mean(-1, keepdims=True))
-    variance = squares.mean(-1)
-    ratio = np.square(squares).mean(-1) - 3 * variance**2
-    return np.divide(ratio, variance**2, out=np.zeros_like(ratio), where=variance > 0)
+def _kurtosis(signals: np.ndarray, length: int) -> np.ndarray:
+    """Excess kurtosis in stretches of the last axis, on average; 0 where constant.
+
+    Of a whole recording, a part that is louder than the others would stand out.
+    """
+    total = np.zeros(signals.shape[:-1])
+    n_stretches = max(1, signals.shape[-1] // length)
+    for part in np.array_split(signals, n_stretches, axis=-1):
+        squares = np.square(part - part.mean(-1, keepdims=True))
+        variance = squares.mean(-1)
+        beyond = np.square(squares).mean(-1) - 3 * variance**2
+        total += np.divide(
+            beyond, variance**2, out=np.zeros_like(beyond), where=variance > 0
+        )
+    return total / n_stretches
 
 
 def _checked_topography(topography, name: str, ch_names: list[str]) -> np.ndarray:

@@ -172,6 +172,11 @@ class EEGDenoiser(
     penalty_ : float
         With clean signals: the ridge that cross-validation chose.
 
+    least_correction_ : float
+        With clean signals: power of what the filters take out of clean windows,
+        relative to what they leave (the 0.9 quantile; at most half of what they take
+        out of nearly all noisy ones). Windows that need no more stay as they are.
+
     See Also
     --------
     mne.preprocessing.ICA : Remove independent components.

@@ -40,6 +40,8 @@ OF_FILTERS = {
 SPATIAL = {"spatial_filters_": "float f c c"}
 # Fitted attributes that are not arrays.
 PLAIN = ("ch_names_", "sfreq_", "recording_", "n_channels_", "n_times_", "hop_")
+# Those of filters that are numbers.
+NUMBERS = ("penalty_", "least_correction_")
 
 
 def save_denoiser(denoiser, path) -> None:
@@ -56,7 +58,7 @@ def save_denoiser(denoiser, path) -> None:
         arrays |= {f"pca {name}": getattr(pca, name) for name in PCA_FITTED}
         attributes["pca"] = [float(pca.noise_variance_), int(pca.n_samples_)]
     else:
-        attributes["penalty_"] = float(denoiser.penalty_)
+        attributes |= {name: float(getattr(denoiser, name)) for name in NUMBERS}
     description = {
         "format_version": FORMAT_VERSION,
         "parameters": _parameters_of(denoiser),
@@ -213,7 +215,8 @@ def _set_attributes(denoiser, attributes: dict, arrays: dict, sae) -> None:
             raise ValueError(f"its windows have {pca.n_features_in_} numbers.")
     else:
         n_features = len(fitted["feature_mean_"])
-        fitted["penalty_"] = float(attributes["penalty_"])
+        # Files of earlier builds correct all windows.
+        fitted |= {name: float(attributes.get(name, 0.0)) for name in NUMBERS}
     if sae.n_features_in_ != n_features:
         raise ValueError(
             f"its SAE codes {sae.n_features_in_} features, its arrays {n_features}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 from sklearn.utils import column_or_1d
 
 from ._filters import (
@@ -20,6 +21,12 @@ FIT_ROWS = 50_000
 # quantile of it.
 LEAST_POWER = 0.05
 N_FOLDS = 5
+# Channels of windows that corrections of clean and of noisy signals are taken from, and
+# quantiles of these: a correction is none up to the first, and never above half of the
+# second.  Neighbouring windows whose corrections are averaged.
+CORRECTION_ROWS = 10_000
+MOST_CLEAN, LEAST_NOISY = 0.9, 0.05
+N_WINDOWS = 3
 
 
 def folds_of_epochs(
@@ -74,6 +81,7 @@ def fit_filters(
         n_windows = count_windows(signals.shape[2], denoiser.n_times_, denoiser.hop_)
         return len(signals) * n_windows * denoiser.n_channels_
 
+    pairs = noisy, clean
     noisy, clean, folds = remixed(noisy, clean, folds, rows_of, rng)
     spectra = [_spectra(denoiser, signals) for signals in noisy]
     targets = [_spectra(denoiser, signals) for signals in clean]
@@ -107,10 +115,59 @@ def fit_filters(
         chosen(weights),
         chosen(_for_rows(folds, spectra)),
     )
+    step = -(-sum(map(rows_of, pairs[0])) // CORRECTION_ROWS)
+    of_noisy, of_clean = (
+        np.concatenate(
+            [
+                corrections(*_estimated(denoiser, signals[::step])).ravel()
+                for signals in part
+            ]
+        )
+        for part in pairs
+    )
+    denoiser.least_correction_ = float(
+        min(np.quantile(of_clean, MOST_CLEAN), np.quantile(of_noisy, LEAST_NOISY) / 2)
+    )
 
 
 def filtered_signals(denoiser, signals: np.ndarray) -> np.ndarray:
-    """Scaled signals (n_epochs, n_channels, n_times), denoised by the filters."""
+    """Scaled signals (n_epochs, n_channels, n_times), denoised by the filters.
+
+    Windows that need no larger a correction than clean ones stay as they are.
+    """
+    spectra, clean = _estimated(denoiser, signals)
+    needed = np.maximum(corrections(spectra, clean), TINY)
+    share = np.maximum(1 - (denoiser.least_correction_ / needed) ** 2, 0)
+    share = share.astype(clean.real.dtype)[:, :, None, None]
+    denoised = spectra + share * (clean - spectra)
+    windows = np.fft.irfft(denoised, denoiser.n_times_)
+    return overlap_add(windows.swapaxes(1, 2), signals.shape[2], denoiser.hop_)
+
+
+def corrections(spectra: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """Power of what is taken out of windows, relative to what stays.
+
+    Parameters
+    ----------
+    spectra, clean : ndarray of shape (n_epochs, n_windows, n_channels, n_freqs)
+        Complex.
+
+    Returns
+    -------
+    ndarray of shape (n_epochs, n_windows)
+        Of averages over neighbouring windows.
+    """
+    taken, kept = (
+        uniform_filter1d(
+            np.square(np.abs(part)).sum((2, 3)), N_WINDOWS, axis=1, mode="nearest"
+        )
+        for part in (spectra - clean, clean)
+    )
+    return taken / np.maximum(kept, TINY)
+
+
+def _estimated(denoiser, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Spectra of windows, and clean ones as the filters estimate them."""
     spectra = _spectra(denoiser, signals)
     filtered = _spatially_filtered(denoiser, spectra)
     features = spectral_features(spectra, filtered)
@@ -121,8 +178,7 @@ def filtered_signals(denoiser, signals: np.ndarray) -> np.ndarray:
         part.reshape(-1, n_freqs) for part in (spectra, filtered) if part is not None
     ]
     clean = apply_filters(_combining(denoiser, features), inputs, denoiser.filters_)
-    windows = np.fft.irfft(clean.reshape(spectra.shape), denoiser.n_times_)
-    return overlap_add(windows.swapaxes(1, 2), signals.shape[2], denoiser.hop_)
+    return spectra, clean.reshape(spectra.shape)
 
 
 def _spectra(denoiser, signals: np.ndarray) -> np.ndarray:

@@ -17,7 +17,12 @@ from sklearn.utils._param_validation import InvalidParameterError
 from skmfr import MFRSparseAutoencoder
 from skmfr.datasets import make_noisy_eeg
 from skmfr.eeg import EEGDenoiser, _learning, _spans, _supervised, rrmse_t
-from skmfr.eeg._supervised import folds_of_epochs, relative_weights, remixed
+from skmfr.eeg._supervised import (
+    corrections,
+    folds_of_epochs,
+    relative_weights,
+    remixed,
+)
 from skmfr.eeg._windows import cut_windows, overlap_add
 
 mne = pytest.importorskip("mne")
@@ -94,6 +99,36 @@ def test_clean_signals_are_recovered_better_than_by_a_fixed_filter(supervised):
     ours = rrmse_t(clean, supervised.transform(noisy)).mean()
     assert ours < rrmse_t(clean, fixed).mean()
     assert supervised.score(noisy, clean) == pytest.approx(-ours, rel=1e-12)
+
+
+def test_clean_signals_stay_and_noisy_ones_are_no_worse():
+    """Beside the same filters applied to all windows."""
+
+    def centred(n_epochs, seed):
+        noisy, clean = signals(n_epochs, seed=seed)
+        noise = noisy - clean
+        return clean + noise - noise.mean(2, keepdims=True), clean
+
+    denoiser = EEGDenoiser(**SHORT, sae=small_sae(), random_state=0)
+    denoiser.fit(*centred(60, 0))
+    everywhere = copy(denoiser)
+    everywhere.least_correction_ = 0.0
+    noisy, clean = centred(40, 1)
+    harm, harm_everywhere, left, left_everywhere = (
+        rrmse_t(clean, one.transform(X)).mean()
+        for X in (clean, noisy)
+        for one in (denoiser, everywhere)
+    )
+    assert harm < 0.4 * harm_everywhere
+    assert left < 1.01 * left_everywhere
+
+
+def test_corrections_are_relative_and_of_neighbours():
+    kept = np.ones((1, 5, 2, 3), dtype=complex)
+    taken = np.zeros_like(kept)
+    taken[0, 2] = 3j
+    expected = [[0, 3, 3, 3, 0]]
+    np.testing.assert_allclose(corrections(kept + taken, kept), expected)
 
 
 def test_noise_free_signals_pass_unharmed_if_that_is_what_was_learned():
