@@ -102,7 +102,7 @@ def bag_sums(
     arrays = _arrays(X, rows.long(), offsets.long(), weights, out)
     # Parts with about equal numbers of entries.
     entries = _bounds(len(rows), READ * len(rows) * X.shape[1])
-    bounds = np.searchsorted(arrays[2], entries).tolist()
+    bounds = [int(np.searchsorted(arrays[2], entry)) for entry in entries]
     bounds[-1] = len(out)
     _run(_bag_sums, _bag_sums_in_parts, bounds, *arrays, add)
 
