@@ -136,8 +136,9 @@ def filtered_signals(denoiser, signals: np.ndarray) -> np.ndarray:
     Windows that need no larger a correction than clean ones stay as they are.
     """
     spectra, clean = _estimated(denoiser, signals)
-    needed = np.maximum(corrections(spectra, clean), TINY)
-    share = np.maximum(1 - (denoiser.least_correction_ / needed) ** 2, 0)
+    least = denoiser.least_correction_
+    needed = np.maximum(corrections(spectra, clean), max(least, TINY))
+    share = 1 - (least / needed) ** 2
     share = share.astype(clean.real.dtype)[:, :, None, None]
     denoised = spectra + share * (clean - spectra)
     windows = np.fft.irfft(denoised, denoiser.n_times_)
@@ -159,7 +160,10 @@ def corrections(spectra: np.ndarray, clean: np.ndarray) -> np.ndarray:
     """
     taken, kept = (
         uniform_filter1d(
-            np.square(np.abs(part)).sum((2, 3)), N_WINDOWS, axis=1, mode="nearest"
+            np.square(np.abs(part)).sum((2, 3), dtype=float),
+            N_WINDOWS,
+            axis=1,
+            mode="nearest",
         )
         for part in (spectra - clean, clean)
     )

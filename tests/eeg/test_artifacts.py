@@ -27,6 +27,12 @@ BLINK = np.array([1, 0.95, 0.5, 0.45, 0.15, 0.05, 0.02, 0.02])
 ALPHA = np.array([0, 0, 0.1, 0.1, 0.4, 0.9, 1.2, 1.1])
 
 
+def small_sae(**more) -> MFRSparseAutoencoder:
+    usual = {"n_components": 24, "n_saes": 1, "n_witnesses": 1}
+    usual |= {"transform_algorithm": "omp", "random_state": 0}
+    return MFRSparseAutoencoder(**usual, **more)
+
+
 def blinks(n_times):
     onset = np.random.default_rng(1).uniform(1.5, 4, n_times // 100).cumsum() * SFREQ
     train = np.zeros(n_times)
@@ -51,16 +57,7 @@ def raw():
 
 @pytest.fixture(scope="module")
 def denoiser(raw):
-    sae = MFRSparseAutoencoder(
-        n_components=24,
-        k=5,
-        n_saes=1,
-        n_witnesses=1,
-        transform_algorithm="omp",
-        max_steps=200,
-        batch_size=256,
-        random_state=0,
-    )
+    sae = small_sae(k=5, max_steps=200, batch_size=256)
     return EEGDenoiser(sae=sae).fit(raw)
 
 
@@ -315,15 +312,7 @@ def test_slow_activity_of_the_front_stays():
     info = mne.create_info(NAMES, SFREQ, "eeg")
     raw = mne.io.RawArray(1e-5 * data, info, verbose="error")
     raw.filter(1, None, verbose="error")
-    sae = MFRSparseAutoencoder(
-        n_components=24,
-        k=3,
-        n_saes=1,
-        n_witnesses=1,
-        transform_algorithm="omp",
-        max_steps=50,
-        random_state=0,
-    )
+    sae = small_sae(k=3, max_steps=50)
     denoiser = EEGDenoiser(sae=sae, overlap=0.5).fit(raw)
     scores = score_atoms(denoiser, raw, channels=["Fp1"])
     tails = scores.columns[scores.columns.str.endswith("kurtosis")]
