@@ -95,7 +95,7 @@ class FeatureAgreementDisplay:
     >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=100, random_state=0)
     >>> display = FeatureAgreementDisplay.from_estimator(sae.fit(X[:500]), X)
     >>> display.ax_.get_ylabel()
-    'Agreement with 1 witness (cosine)'
+    'Agreement with 2 witnesses (cosine)'
 
     Calibration, with a fit to other samples as the truth:
 

@@ -80,7 +80,7 @@ class DictionaryDisplay:
     ...     sae.fit(X[:500]), atoms=5, image_shape=(8, 8)
     ... )
     >>> display.axes_.shape
-    (4, 5)
+    (5, 5)
     """
 
     def __init__(

@@ -75,7 +75,7 @@ class SimilarityDisplay:
     >>> X, _ = load_digits(return_X_y=True)
     >>> sae = MFRSparseAutoencoder(n_components=64, max_steps=100, random_state=0)
     >>> SimilarityDisplay.from_estimator(sae.fit(X[:500])).similarity.shape
-    (4, 4)
+    (5, 5)
     >>> SimilarityDisplay.from_estimator(sae, pair=(0, 1)).similarity.shape
     (64, 64)
     """
