@@ -314,7 +314,7 @@ def _pursuit(
     left = np.zeros((1, n_features))
     height = np.zeros(1, bits.dtype)
     largest = height.view(r.dtype)
-    zero, no, yes = np.int64(0), np.bool_(False), np.bool_(True)
+    zero, no, yes = np.int64(0), bool(0), bool(1)
     for i in range(begin, end):
         n, n_refused, n_added = zero, zero, zero
         exact, nearest = no, 1.0
@@ -407,7 +407,7 @@ def _least_squares(
     L, y, z = np.zeros((k, k)), np.zeros(k + 4), np.zeros(k + 4)
     rest, found = np.zeros(k + 4), np.zeros(k + 4)
     row, x = np.zeros(k + 4), np.zeros((1, n_features))
-    zero, no = np.int64(0), np.bool_(False)
+    zero, no = np.int64(0), bool(0)
     for i in range(begin, end):
         n_given, n = zero, zero
         for t in range(k):
