@@ -173,9 +173,10 @@ class EEGDenoiser(
         With clean signals: the ridge that cross-validation chose.
 
     least_correction_ : float
-        With clean signals: power of what the filters take out of clean windows,
-        relative to what they leave (the 0.9 quantile; at most half of what they take
-        out of nearly all noisy ones). Windows that need no more stay as they are.
+        With clean signals: largest correction that is left out. The size of a
+        correction is the power that the filters remove from a window, relative to
+        the power that they keep. The bound is the 0.9 quantile of the sizes in clean
+        windows, or half of the 0.05 quantile in noisy ones if that is less.
 
     See Also
     --------

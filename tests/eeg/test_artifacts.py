@@ -58,7 +58,7 @@ def raw():
 @pytest.fixture(scope="module")
 def denoiser(raw):
     sae = small_sae(k=5, max_steps=200, batch_size=256)
-    return EEGDenoiser(sae=sae).fit(raw)
+    return EEGDenoiser(sae=sae, random_state=0).fit(raw)
 
 
 @pytest.fixture(scope="module")
