@@ -30,7 +30,7 @@ exclude_patterns = ["_build", "examples", "generated/errors.md"]
 templates_path = ["_templates"]
 toc_object_entries_show_parents = "hide"
 myst_enable_extensions = ["deflist", "dollarmath"]
-myst_heading_anchors = 2
+myst_heading_anchors = 3
 
 # Methods are shown on the page of their class, but for what scikit-learn adds to route
 # metadata, whose text refers to its own documentation.
