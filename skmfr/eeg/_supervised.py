@@ -22,8 +22,8 @@ FIT_ROWS = 50_000
 LEAST_POWER = 0.05
 N_FOLDS = 5
 # Windows, counted once for each channel, from which the usual size of corrections is
-# learned, and quantiles of the sizes in clean and in noisy signals. A correction is left
-# out if it is smaller than the first, or than half of the second if that is less.
+# learned, and quantiles of the sizes in clean and in noisy signals. A correction is
+# left out if it is smaller than the first, or than half of the second if that is less.
 # Neighbouring windows share the mean of their sizes.
 CORRECTION_ROWS = 10_000
 MOST_CLEAN, LEAST_NOISY = 0.9, 0.05
