@@ -112,12 +112,12 @@ model.eval()
 LAYER = "transformer.h.0.mlp"
 extractor = ActivationExtractor(model, LAYER, positions="all")
 activations = extractor.fit_transform(train)
-sae = MFRSparseAutoencoder(64, k=4, max_steps=600, random_state=0).fit(activations)
+sae = MFRSparseAutoencoder(64, k=4, max_steps=1500, random_state=0).fit(activations)
 recovered, losses = loss_recovered(model, LAYER, sae, test, return_losses=True)
 print(f"nats per word: {losses.clean:.3f}, without the MLP {losses.zero:.3f}")
 print(f"with 4 of 64 atoms per word: {losses.spliced:.3f}, recovered {recovered:.4f}")
-returning = sae.reappearance_ > 0.8
-print(f"atoms that return with a probability above .8: {returning.sum()} of 64")
+returning = sae.reappearance_ > 0.5
+print(f"atoms that are likelier to return than not: {returning.sum()} of 64")
 
 # %%
 # Reading atoms
@@ -139,12 +139,15 @@ for atom, row in table[returning].nlargest(6, "agreement").iterrows():
 # Atoms of topics
 # ---------------
 # The model was never told a topic. Of the returning atoms that keep to the stories on
-# one, we take the most active.
+# one, we take the most active. A topic without such an atom has none.
 
 codes = sae.transform(activations).reshape(*train.shape, -1)
 activity = np.array([codes[topics[:1200] == t].mean(axis=(0, 1)) for t in TOPICS])
 share = activity / activity.sum(axis=0).clip(1e-9)
-atoms = np.where(returning & (share > 0.8), activity, 0).argmax(axis=1)
+own = np.where(returning & (share > 0.8), activity, 0)
+atoms = {t: row.argmax() for t, row in zip(TOPICS, own, strict=True) if row.any()}
+for topic, atom in atoms.items():
+    print(f"{topic:>8}: atom {atom}, returns with {sae.reappearance_[atom]:.2f}")
 
 # %%
 # Classifying stories by a few atoms
@@ -249,7 +252,7 @@ added = continued()
 shares = {"as it is": told(added)}
 print("story:   ", Words().decode(prompts[0].tolist()))
 print("goes on: ", Words().decode(added[0]))
-for topic, atom in zip(TOPICS, atoms, strict=True):
+for topic, atom in atoms.items():
     often_reached = np.quantile(codes[..., atom][codes[..., atom] > 0], 0.99)
     with steer(model, LAYER, sae, atom, 1.5 * often_reached):
         added = continued()
@@ -262,9 +265,10 @@ for topic, atom in zip(TOPICS, atoms, strict=True):
 # something that it has never seen.
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-names = [f"atom {atom}" for atom in atoms]
+names = [f"atom {atom}" for atom in atoms.values()]
+of_atoms = share[:, list(atoms.values())].T
 panels = [
-    ("Where atoms are active", names, share[:, atoms].T, "Share of an atom's activity"),
+    ("Where atoms are active", names, of_atoms, "Share of an atom's activity"),
     ("What steering does", list(shares), list(shares.values()), "Share of added words"),
 ]
 for ax, (title, rows, values, label) in zip(axes, panels, strict=True):

@@ -89,9 +89,10 @@ def fit_windows(denoiser, signals: list[np.ndarray], decim: int = 1) -> None:
     denoiser.sae_ = sae.fit(pca.transform(windows))
     if not denoiser.sae_.trusted_.any():
         warnings.warn(
-            f"None of {len(denoiser.sae_.trusted_)} atoms is trusted: no other SAE "
-            "found any of them again. Fit a longer recording, or read the atoms as "
-            "pieces of this recording only.",
+            f"None of {len(denoiser.sae_.trusted_)} atoms is trusted: it is not sure "
+            "enough that another fit finds them again. Fit a longer recording, pass an "
+            "sae with more witnesses (n_witnesses), or read the atoms as pieces of "
+            "this recording only.",
             stacklevel=5,
         )
     denoiser.atoms_ = atoms_as_signals(denoiser.sae_, pca, denoiser.n_channels_)
