@@ -127,13 +127,13 @@ def story_windows(tokens: Path, n_held_out: int) -> tuple[np.ndarray, np.ndarray
 
 
 def activations(model, layer: str, windows: np.ndarray) -> np.ndarray:
-    """What a layer gives at every token, (n_tokens, width), float32."""
+    """Output of a layer at every token, (n_tokens, width), float32."""
     extractor = ActivationExtractor(model, layer, positions="all", batch_size=64)
     return extractor.fit_transform(windows)
 
 
 def image_activations(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """What a small convolutional network that reads digits has in its second layer.
+    """Second layer of a small convolutional network that reads digits.
 
     The network is trained here, on the same 1,500 images that the first result is of.
 

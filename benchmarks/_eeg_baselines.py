@@ -105,7 +105,7 @@ def wavelet(
     sigma_of : {"finest", "each"}
         Which details sigma is the deviation of.
     part : {"beyond", "within"}
-        What is kept of details: what is beyond the threshold, if they are small where
+        Part of the details to keep: beyond the threshold, if they are small where
         there is only noise, or the rest, if artefacts are large.
     approximation : {"kept", "within", "removed"}
     """

@@ -1,4 +1,4 @@
-"""What is left of the brain where artefacts are taken out, for ``benchmarks.eeg``.
+"""Brain signal that is left after artefacts are removed, for ``benchmarks.eeg``.
 
 Epochs are (n_epochs, n_channels, n_times), in microvolts, throughout.
 """
@@ -26,7 +26,7 @@ BLINK, AROUND, FEW_BLINKS = 100.0, 0.4, 5
 
 
 class Recording(NamedTuple):
-    """Epochs of one person, of which some have an artefact."""
+    """Epochs of one person, some with an artefact."""
 
     clean: np.ndarray
     noisy: np.ndarray
@@ -58,7 +58,7 @@ def p3(ch_names: list[str], n_times: int, sfreq: float) -> np.ndarray:
 def measure(
     clean_up: Callable[[np.ndarray], np.ndarray], recording: Recording, sfreq: float
 ) -> dict[str, float]:
-    """What is left of the brain of a recording that a function cleans.
+    """Brain signal that is left in a recording after a function has cleaned it.
 
     "error, no artefact": RRMSE_t of epochs without an artefact; with one: "error,
     artefact"; "error, all clean": of the recording without any artefact.  "alpha kept"
@@ -102,7 +102,7 @@ def blinks(channel: np.ndarray, sfreq: float) -> np.ndarray:
 def of_blinks(signals: np.ndarray, peaks: np.ndarray, sfreq: float) -> float | None:
     """Peak to peak of the average over blinks, and over channels (n_channels, n_times).
 
-    What is not of blinks averages out.
+    Other activity averages out.
     """
     if len(peaks) < FEW_BLINKS:
         return None

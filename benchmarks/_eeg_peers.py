@@ -1,8 +1,8 @@
 """Packages that clean EEG, and need no clean signals, for ``benchmarks.eeg``.
 
 Each function takes epochs (n_epochs, n_channels, n_times) in microvolts, which are
-256 Hz and one recording, names of the channels, names of the frontal ones, which stand
-in for an EOG, and a seed, and gives the epochs back.
+256 Hz and one recording, names of the channels, names of the frontal ones, which
+replace an EOG, and a seed, and gives the epochs back.
 """
 
 from collections.abc import Callable, Sequence

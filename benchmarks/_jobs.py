@@ -76,7 +76,7 @@ class Site(NamedTuple):
 
 
 def methods() -> Iterator[tuple[str, dict[str, Fit]]]:
-    """By name: one way, or several of which the better is shown."""
+    """By name: one way, or several; the best of them is shown."""
     yield "paper", {f"lr={rate:g}": paper(learning_rate=rate) for rate in (1e-2, 1e-3)}
     yield "ours, alpha=0", {"": ours(alpha=0.0)}
     yield "ours, default", {"": ours()}
@@ -161,7 +161,7 @@ def site_of(
         def of_rows(rows: np.ndarray) -> np.ndarray:
             return reconstruct(rows)
 
-        # What the bound is a multiple of.
+        # The bound is a multiple of it.
         of_rows.median_norm_ = median
         left_out = {"skip_first": 1, "max_norm_ratio": _smollm2.MAX_NORM_RATIO}
         texts = tokens[held_out][:n_losses]
@@ -248,7 +248,7 @@ def measure(problem: Problem, fitted: Fitted, site: Site) -> dict[str, float]:
 
 
 def found_again(dictionaries: list[np.ndarray]) -> list[dict[str, float]]:
-    """How far atoms return in the run with the next seed; NaN for one run alone."""
+    """How closely atoms return in the run with the next seed; NaN for one run alone."""
     if len(dictionaries) == 1:
         return [dict.fromkeys(("reproducibility", "one to one", "shared"), np.nan)]
     following = dictionaries[1:] + dictionaries[:1]

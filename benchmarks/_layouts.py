@@ -1,4 +1,4 @@
-"""Small SAEs that other packages write themselves, and what they say of them.
+"""Small SAEs that other packages write themselves, and what these packages report.
 
 Each of ``LAYOUTS`` writes an SAE of random weights to a folder with the code of its
 package, opens it with that code again, and returns a function from samples to codes and
@@ -21,7 +21,7 @@ Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Layout(NamedTuple):
-    """What is written by whom."""
+    """A kind of SAE, and the package that writes it."""
 
     package: str
     """that is installed"""
@@ -50,7 +50,7 @@ def encoded_and_decoded(sae) -> Forward:
 
 
 def sae_lens(kind: str, folder: Path) -> Forward:
-    """What ``save_inference_model`` writes when training has ended."""
+    """The files of ``save_inference_model``, written after training."""
     import sae_lens
 
     entries: dict[str, object] = {"k": K} if "TopK" in kind else {}

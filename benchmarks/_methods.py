@@ -1,4 +1,4 @@
-"""What the benchmarks compare: ours, the paper's, scikit-learn's, other packages'.
+"""Methods that are compared: ours, the paper's, scikit-learn's, other packages'.
 
 Each method is a function of a problem and a seed, so that all get the same data, number
 of steps, batch size, atoms and active atoms.
@@ -51,7 +51,7 @@ class Problem(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A dictionary, how its method codes, and how far it says to trust each atom."""
+    """A dictionary, how its method codes, and its score of trust for each atom."""
 
     sae: Peer
     agreement: np.ndarray | None

@@ -1,12 +1,13 @@
 """Other packages' TopK SAEs, each trained by that package's own code.
 
 Every function of ``PEERS`` takes the same data and budget and returns a ``Peer``; its
-package is imported when it is called (``requirements-peers.txt``).  CPU only, but for
-sparsify.
+package is imported when it is called (``requirements-peers.txt``).  CPU only, except
+for sparsify.
 
-What a package counts in steps or samples (warm-up, how long an atom must be silent to
-get an auxiliary loss) stands for long runs by default: in short ones an atom would
-never count as dead.  Here it is the same fraction of the run as in its own example.
+Packages count in steps or samples (warm-up, how long an atom must be silent to get an
+auxiliary loss), and their defaults are for long runs: in short ones an atom would
+never count as dead.  Here each count is the same fraction of the run as in the
+package's example.
 """
 
 import contextlib
@@ -140,7 +141,7 @@ def dictionary_learning(
 
     Activations are scaled to a mean squared norm of 1, which ``trainSAE`` folds into
     the SAE that it saves; the learning rate falls to zero over the last fifth; an atom
-    is dead after 1/100 of the samples without one of its own.
+    is dead after 1/100 of the samples in which it was not active.
     """
     from dictionary_learning.trainers.top_k import AutoEncoderTopK, TopKTrainer
     from dictionary_learning.training import trainSAE
@@ -324,7 +325,7 @@ def peer(
 def shuffled_batches(
     X: torch.Tensor, batch_size: int, seed: int
 ) -> Iterator[torch.Tensor]:
-    """Batches of epochs without end, each epoch in an order of its own."""
+    """Batches of epochs without end, each epoch in another order."""
     rng = np.random.default_rng(seed)
     batch_size = min(batch_size, len(X))
     while True:

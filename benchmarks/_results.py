@@ -15,8 +15,8 @@ digits
 runs
     What was run, and where: ``command`` (DIR and FILE stand for places), ``commit``
     ("-dirty" if the code had changed since), ``date``, ``versions``, ``processor``
-    (its name and number of cores), ``threads`` of PyTorch, and ``seeds``.  What is not
-    known is null.  ``converted`` marks a table that was copied from a page: it has
+    (its name and number of cores), ``threads`` of PyTorch, and ``seeds``.  Unknown
+    values are null.  ``converted`` marks a table that was copied from a page: it has
     rounded numbers, and its commit is the one that wrote them there.
 rows
     A cell for each column, and in ``run`` the place of its run among the runs.
@@ -31,8 +31,8 @@ A file is named after the benchmark, the table, and each option that is not at i
 default.  So a run with fewer seeds or other sizes never takes the place of the full
 one.  Three options are not in the name: where data are, ``--results``, and ``--only``.
 With ``--only``, new rows replace those of the same name, and the others stay as they
-are.  Without it, the whole file is replaced.  ``--label`` names a table that shall
-stand beside another of the same options, such as that of a second machine.
+are.  Without it, the whole file is replaced.  ``--label`` names a table that is kept
+beside another of the same options, such as that of a second machine.
 """
 
 import argparse
@@ -134,7 +134,7 @@ class Command(argparse.ArgumentParser):
 
 
 class Report:
-    """What prints the tables of one call of a benchmark, and writes them."""
+    """Prints the tables of one call of a benchmark, and writes them."""
 
     def __init__(self, command: Command, arguments: argparse.Namespace):
         self.command, self.arguments = command, arguments
@@ -161,7 +161,7 @@ class Report:
         rows : iterable of dict
             A cell for each column, the same columns in all.
         table : dict
-            What tells this table from the others of the benchmark, by the name of the
+            Words that tell this table from others of the benchmark, by the name of the
             argument that chooses it.
         digits : dict, optional
             Decimals by column.
@@ -219,7 +219,7 @@ class Report:
 
 
 def commit() -> str | None:
-    """What is checked out, or None outside a checkout; results do not count."""
+    """The commit that is checked out; None outside a checkout. Results do not count."""
 
     def git(*words: str) -> subprocess.CompletedProcess:
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""Features of a language model's activations: what they reconstruct, and for whom.
+"""Features of a language model's activations: their worth for the data and the model.
 
 ``python -m benchmarks.activations compare --model DIR --tokens FILE`` takes activations
 of stories out of the model, trains on them ours, the paper's setting and, where they
@@ -6,7 +6,7 @@ are installed, other packages, and prints a row for each: fraction of variance
 unexplained (FVU) and loss recovered on stories that are in no training batch, each with
 the method's own codes, least squares on their support and orthogonal matching pursuit;
 agreement, share of dead atoms, seconds.  With several ``--k`` and ``--n-components``
-there is a table for each pair.  Principal components stand beside, as a reference.
+there is a table for each pair.  Principal components are a reference.
 
 ``compare --model smollm2 --cache DIR --text FILE --tokens FILE`` does the same for a
 real model of 135M parameters at three sites.  The model comes from PyPI; it, tokens,
@@ -97,7 +97,7 @@ def measure(
 def reference(
     problem: Problem, n_components: int, recovered: Callable[[Callable], float]
 ) -> dict[str, float]:
-    """The same cells for so many principal components, which are no sparse code."""
+    """The same cells for so many principal components, which are not a sparse code."""
     pca = PCA(n_components).fit(problem.X)
 
     def reconstruct(X: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@
 and a witness with the settings as they are, with those of before, and with each changed
 alone; a table for each of the data, with FVU of held-out rows by the encoder, agreement
 with the witness, the share of atoms above a cosine of .8, recall where features are
-known, and the share of dead atoms.  Data with a path of their own:
+known, and the share of dead atoms.  Data that need a path:
 ``activations`` (``--model``, ``--tokens``), ``eeg`` (``--eeg``) and ``rows``
 (``--rows FILE``, any ``.npy`` file of samples, such as activations of SmolLM2).
 
@@ -106,7 +106,7 @@ def along_principal_axes(problem: Problem) -> Problem:
 
 
 class Change(NamedTuple):
-    """What a row changes."""
+    """The changes of a row."""
 
     constants: dict[str, object] = {}
     parameters: Callable[[Problem], dict[str, object]] = same
@@ -202,7 +202,7 @@ def measure(sae, problem: Problem) -> dict[str, float]:
 
 
 def rows_of(path: Path, n_components: int, k: int, n_steps: int) -> Problem:
-    """Rows of a file, of which the last tenth are held out."""
+    """Rows of a file; the last tenth is held out."""
     X = np.load(path, mmap_mode="r")
     n_train = int(0.9 * len(X))
     X_test = np.array(X[n_train:][:4000], dtype=np.float32)

@@ -65,7 +65,7 @@ HELD_OUT = 0.2
 N_FOLDS = 4
 N_ATOMS = 128
 CSP_BAND = (7.0, 30.0)
-# They stand in for an EOG.
+# They replace an EOG.
 FRONTAL = ["Fp1", "Fpz", "Fp2"]
 
 
@@ -383,7 +383,7 @@ def kept(arguments: argparse.Namespace, report: Report) -> None:
 
 
 def rows_of_kept(arguments: argparse.Namespace) -> Iterator[Row]:
-    """What ways to denoise leave of the brain, of people in turn."""
+    """Brain signal that each way to denoise leaves, person by person."""
     recordings, splits = [], []
     for seed in range(arguments.seeds):
         split, topographies, names = multi_split(
@@ -437,7 +437,7 @@ def real(arguments: argparse.Namespace, report: Report) -> None:
 
 
 def of_whole_recordings(arguments: argparse.Namespace) -> Iterator[Row]:
-    """What goes with ocular artefacts of recordings, clean ones and others."""
+    """Signal that is removed with ocular artefacts, from clean recordings too."""
     paths = sorted((arguments.data / "eegmat").glob("*.edf"))
     recordings = {path.stem: _data.eegmat(path) for path in paths}
     eyes = {"R02": "closed", "R01": "open", "R03": "open, task", "R04": "open, task"}
@@ -702,7 +702,7 @@ def tiled(raw, seconds: float):
 
 
 def filtered(raw):
-    """What mne does by default, from 1 to 40 Hz, of a copy in memory."""
+    """A filtered copy in memory, from 1 to 40 Hz, with MNE's defaults."""
     return raw.copy().load_data(verbose="error").filter(1.0, 40.0, verbose="error")
 
 

@@ -1,7 +1,7 @@
 """All that only a GPU can tell, in one command of at most ten minutes.
 
 ``python -m benchmarks.gpu_check`` needs a checkout, a GPU and what skmfr needs.  Each
-part has a process and a time limit of its own, so that what breaks one leaves the
+part has its own process and time limit, so that what breaks one leaves the
 others alone:
 
 tests
@@ -24,8 +24,8 @@ speed, sparsify
 
 ``--out DIR`` gets ``summary.json`` (of each part its status, seconds and figures, or
 why it failed), ``log.txt``, ``trace.json.gz`` and tables.  The exit status is 1 if a
-part failed.  ``--dry-run`` runs every part in small on the CPU, where Triton interprets
-the kernels.
+part failed.  ``--dry-run`` runs a small example of every part on the CPU,
+where Triton interprets the kernels.
 """
 
 import argparse
@@ -64,7 +64,7 @@ WAYS = [("encoder", False), *((a, p) for a in ("lstsq", "omp") for p in (False, 
 N_TRACED = 10
 # Times that a dry run may take what a GPU may, as Triton's interpreter is slow.
 PATIENCE = 10
-# What tells, in a trace, that somebody waits for the GPU.
+# Names of events, in a trace, that wait for the GPU.
 WAITS = "Synchronize|Memcpy DtoH|aten::_local_scalar_dense|aten::nonzero"
 
 
@@ -80,7 +80,7 @@ class Scale(NamedTuple):
     n_steps: int
     """that are timed, ..."""
     n_warm: int
-    """... of which the first ones do not count"""
+    """steps before those that count"""
     speed_gpu: list[str]
     """its arguments"""
 
@@ -425,7 +425,7 @@ def run_here(name: str, dry: bool, out: Path) -> dict:
 
 
 def run_apart(name: str, dry: bool, out: Path) -> dict:
-    """The same in a process of its own, for as long as it may take."""
+    """The same in another process, for as long as it may take."""
     answer, limit = out / f"{name}.answer", PARTS[name].seconds
     if dry:
         limit *= PATIENCE
@@ -478,7 +478,7 @@ def main() -> int:
             continue
         summary["parts"][name] = outcome = run_apart(name, dry, out)
         print(name, json.dumps(outcome), flush=True)
-        # What is known so far, should this be the last that is heard.
+        # The results so far, in case the next part ends the process.
         text = json.dumps(summary, indent=1)
         (out / "summary.json").write_text(text, encoding="utf-8")
     failed = [n for n, part in summary["parts"].items() if part["status"] == "failed"]

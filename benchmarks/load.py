@@ -104,7 +104,7 @@ def search(arguments: argparse.Namespace) -> Iterator[Row]:
 
 
 def health(sae: MFRSparseAutoencoder) -> Row:
-    """How far atoms are from unit norm, and whether the rest is finite."""
+    """Distance of atoms from unit norm, and whether the rest is finite."""
     drift = np.abs(np.linalg.norm(sae.dictionaries_, axis=2) - 1).max()
     finite = all(
         np.isfinite(array).all()
@@ -120,7 +120,7 @@ def health(sae: MFRSparseAutoencoder) -> Row:
 
 
 def at_counters(n: int) -> MFRSparseAutoencoder:
-    """An estimator that goes on from a state with n steps in the counters of Adam."""
+    """An estimator that continues from a state with n steps in the counters of Adam."""
     sae = small(max_steps=200).partial_fit(X)
     for name, array in sae._training.items():
         if name.startswith("adam") and name.endswith(" step"):

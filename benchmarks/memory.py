@@ -4,7 +4,7 @@
 temporary folder, fits them as a memmap, and prints the largest RssAnon seen (private
 memory; pages of the mapped file do not count, for the system drops them at will).
 ``--storage shards`` writes files of 256 MB, ``--storage zarr`` chunks of 16 MB; several
-sizes, such as ``--gigabytes 1 2 4``, show the growth, each in a process of its own.
+sizes, such as ``--gigabytes 1 2 4``, show the growth, each in a new process.
 ``--n-features 768 --n-components 24576 --n-saes 1 --k 32 --max-steps 20`` is the size
 of an SAE for GPT-2 Small.  Linux only.
 """
@@ -58,7 +58,7 @@ class PeakMemory(threading.Thread):
 
 
 def in_own_process(function: Callable, *arguments):
-    """What a function returns in a process that has done nothing else."""
+    """The result of a function, in a new process that does nothing else."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
 

@@ -8,12 +8,12 @@ reconstructions with ours.
 and codes 10,000 rows with sparse output; after each call it times the bare product of
 the same rows and the encoder, block by block.  *Share* is that of the product's rate.
 
-``agreement`` compares two dictionaries in folders, as SAELens writes them, in a process
-of its own.  ``--atoms 131072 --features 2304 --blocks 8`` ends after so many blocks
+``agreement`` compares two dictionaries in folders, as SAELens writes them, in a new
+process.  ``--atoms 131072 --features 2304 --blocks 8`` ends after so many blocks
 and says how long all would take at that rate; memory is then as full as it gets.
 
-``attribution --model DIR --text FILE`` asks what gradient times code says of the atoms
-of a real language model: it ablates each atom that is active at the last token of a
+``attribution --model DIR --text FILE`` tests gradient times code for the atoms of
+a real language model: it ablates each atom that is active at the last token of a
 context and compares the change of the logit with the attribution.
 """
 
@@ -241,7 +241,7 @@ def attribution(model_folder: Path, text: Path) -> Iterator[Row]:
 
 
 class Attributed(NamedTuple):
-    """What the atoms that are active at the last token do for the likeliest next."""
+    """Effects of the atoms at the last token on the likeliest next token."""
 
     token: int
     atoms: Tensor

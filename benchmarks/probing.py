@@ -1,13 +1,13 @@
-"""What codes are good for: intents and spam from few atoms, and trusted atoms alone.
+"""Use of codes: intents and spam from few atoms, and from trusted atoms alone.
 
 ``python -m benchmarks.probing probe --cache DIR --text DIR`` trains dictionaries on
 SmolLM2's activations of WikiText (the cache is that of ``benchmarks.activations``),
 codes the texts of CLINC150 and of SMS spam, token by token, takes the largest code of
 each atom over a text, and classifies texts by logistic regression on 1, 5, 20 and 100
 atoms for each class, chosen on the training part, and on all.  Raw activations,
-principal components and a random dictionary stand beside.
+principal components and a random dictionary are compared.
 
-``decide`` names the atom that tells each class best, how far it does, whether it
+``decide`` names the atom that tells each class best, how well it does, whether it
 returns, and the tokens where it is most active.
 
 ``trust`` asks what agreement is worth: loss recovered, and the same probing, with

@@ -1,7 +1,7 @@
 """Do the probabilities hold that atoms return, and the error rate of those trusted?
 
 ``python -m benchmarks.reappearance`` fits the same source several times, each time on
-rows that no other fit sees and with another seed.  Each fit says of its atoms how
+rows that no other fit sees and with another seed.  Each fit estimates for its atoms how
 likely an independent fit finds them again (``skmfr.agreement.reappearance``), from its
 own witnesses; the references of the other fits say whether they do, at cosine .8.
 
@@ -12,14 +12,14 @@ AUROC; and how many atoms ``trusted_atoms`` chooses at 5 % (``trusted_``) and at
 and the share of them that does not return.
 
 Sources: ``superposition`` with as many atoms as features, with twice as many
-(``excess``), with features of which most are rare (``rare``), with noise (``noise``)
-and with 2,000 samples (``few``); ``digits``, of which there are 890 for each of two
+(``excess``), with mostly rare features (``rare``), with noise (``noise``)
+and with 2,000 samples (``few``); ``digits``, 890 for each of two
 fits; isotropic Gaussian ``noise alone``, and Gaussian surrogates with the covariance of
 superposition and of digits, which have no features; ``paper``, its synthetic data.
 Those with a path are made where it is given: ``stories260k`` (``--model``,
 ``--tokens``), activations of a small language model; ``smollm2`` (``--activations
-FILE``, an ``.npy`` file of contexts of 128 tokens); ``eeg`` (``--eeg``), windows of
-which those of one fit never overlap those of another.
+FILE``, an ``.npy`` file of contexts of 128 tokens); ``eeg`` (``--eeg``), windows;
+those of one fit never overlap those of another.
 
 ``--prior`` changes the weight of the atom that the calibration adds at each end.
 ``--cost`` measures what witnesses cost instead: CPU seconds of one fit each to noise.

@@ -171,7 +171,7 @@ def measure(problem: Problem, fitted: Fitted) -> dict[str, float]:
 
 
 def methods(n_features: int) -> Iterator[tuple[str, Callable]]:
-    """What ``compare`` compares on data with so many features."""
+    """The methods of ``compare`` for data with so many features."""
     yield "paper, 1 SAE", paper()
     for alpha in PAPER_ALPHAS:
         yield f"paper, 2 SAEs, alpha={alpha:g}", paper(2, alpha)
@@ -291,7 +291,7 @@ DESIGN = {
 
 
 def design(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
-    """What each constant of the training is good for."""
+    """The effect of each constant of the training."""
     for name, change in DESIGN.items():
         with change:
             row = summarise(name, ours(), problems, n_seeds)
@@ -336,7 +336,7 @@ def grid(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
 
 
 def select(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
-    """What a grid search over k finds, by each scorer, and what is true."""
+    """Choices of a grid search over k, by each scorer, and the truth."""
     rows = []
     for seed in range(n_seeds):
         problem = problems(seed)

@@ -39,15 +39,15 @@ from skmfr._training.schedule import Plateau, Schedule
 from skmfr._training.settings import Settings
 from skmfr._training.state import new_state
 
-# Turns that each takes; steps of a turn, of which the first ones, which fill caches and
-# allocate, do not count; seconds after which a turn ends before.
+# Turns that each takes; steps of a turn (the first ones, which fill caches and
+# allocate, do not count); seconds after which a turn ends before.
 N_TURNS = 3
 N_STEPS = 15
 N_WARM = 4
 SECONDS = 10.0
 # Calls with a single sample.
 N_CALLS = 50
-# What is planned as such is a long run: warm-up and what counts as dead depend on it.
+# Planned steps, as in a long run: warm-up and dead atoms depend on them.
 PLANNED = 10**6
 
 

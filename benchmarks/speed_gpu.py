@@ -4,11 +4,11 @@
 installed, of sparsify with its Triton kernels, on random data that come from the host
 batch by batch.  Steps are timed by events on the GPU, so that nobody waits for it.
 
-What the GPU can do is measured in the same run, right after the steps: products of the
+The limit of the GPU is measured in the same run, right after the steps: products of the
 samples and one encoder, in bfloat16 and in TF32, and a copy in memory.  *Products* is
 the share of a step that these products would take for all SAEs that it trains; nothing
 else counts as useful arithmetic.  *Memory* is the share that it would take to copy what
-no step can do without: parameters and moments, read and written by Adam, gradients and
+every step needs: parameters and moments, read and written by Adam, gradients and
 scores, written and read.  Rows that are gathered are not counted: the cache may have
 them.
 
@@ -133,7 +133,7 @@ def tf32() -> Iterator[None]:
 
 
 def seconds_of(work: Callable[[], object], device: str) -> float:
-    """What a piece of work takes, again and again."""
+    """Times of a piece of work that is repeated."""
     clock = Timeline(device)
     clock.start()
     try:
@@ -163,7 +163,7 @@ def bandwidth(device: str) -> float:
 
 
 def bytes_needed(size: Size, arithmetic: str) -> int:
-    """What a step of one SAE reads and writes at the least."""
+    """Bytes that a step of one SAE reads and writes at the least."""
     batch_size, n_features, n_components, _ = size
     n_parameters = (2 * n_components + 1) * n_features + n_components
     scores = batch_size * n_components * DTYPES[arithmetic].itemsize

@@ -2,8 +2,8 @@
 Patches of a photograph: PCA, ICA, dictionary learning, and SAEs
 ================================================================
 
-What each method takes patches of 8 by 8 pixels for: sums of components that are used in
-all patches (PCA, ICA), or of a few atoms out of many (dictionary learning, sparse
+Four methods describe patches of 8 by 8 pixels: as sums of components that all patches
+use (PCA, ICA), or of a few atoms out of many (dictionary learning, sparse
 autoencoders). All may use eight numbers for a patch.
 """
 

@@ -2,7 +2,7 @@
 Atoms of EEG as maps of the head
 ================================
 
-An atom of :class:`~skmfr.eeg.EEGDenoiser` is a piece of signal of all channels: it has
+An atom of :class:`~skmfr.eeg.EEGDenoiser` is a piece of signal in all channels: it has
 a topography and a time course. Here the recording is simulated, so that the sources are
 known: two rhythms, and blinks, each from its own place in the head.
 """

@@ -11,8 +11,8 @@ is in the :doc:`benchmark </eeg_benchmark>`.
 # %%
 # Clean epochs, and artefacts
 # ---------------------------
-# Each simulated person has a background whose power falls with frequency and a rhythm
-# of its own, between 8 and 12 Hz. Artefacts are slow waves with blinks, and muscles:
+# Each simulated person has a background whose power falls with frequency, and
+# another rhythm between 8 and 12 Hz. Artefacts are slow waves with blinks, and muscles:
 # noise above 20 Hz that comes in bursts.
 
 import matplotlib.pyplot as plt

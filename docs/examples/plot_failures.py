@@ -44,9 +44,9 @@ def attempt(X, features, batch_size=512, **parameters):
 # %%
 # Poor reconstruction with high agreement
 # ---------------------------------------
-# 64 features in 32 dimensions, 4 active in a sample. Eight atoms of which one may be
-# active cannot describe that. But there is little else that they could learn than the
-# eight directions in which the data vary most, and the SAEs agree on these.
+# 64 features in 32 dimensions, 4 active in a sample. Eight atoms, only one of
+# them active, cannot describe that. They can learn little else than the eight
+# directions in which the data vary most, and the SAEs agree on these.
 
 X, _, features = make_superposition(10_000, 32, 64, n_active=4, random_state=0)
 poor = attempt(X, features, n_components=8, k=1, max_steps=200)

@@ -2,8 +2,8 @@
 Looking at what was learned
 ===========================
 
-Displays draw one thing each, after the manner of scikit-learn's: how far atoms agree,
-what they look like, how training went, how alike the dictionaries are, and what
+Like those of scikit-learn, each display draws one thing: how closely atoms agree, what
+they look like, how training went, how similar the dictionaries are, and what
 reconstruction leaves. A report puts all atoms on one page, to sort, search and open.
 """
 
@@ -36,8 +36,8 @@ sae = MFRSparseAutoencoder(
 ).fit(X)
 
 # %%
-# How far to trust each atom
-# --------------------------
+# Which atoms to trust
+# --------------------
 # Agreement with the witnesses against the share of images in which the atom is active.
 
 _ = FeatureAgreementDisplay.from_estimator(sae, X)
@@ -78,6 +78,6 @@ _ = ReconstructionDisplay.from_estimator(sae, X, image_shape=(8, 8))
 # All atoms on one page
 # ---------------------
 # Sort and search the table; click a row, or press Enter on it, to open an atom.
-# ``report(...).write_html("atoms.html")`` writes the page to a file of its own.
+# ``report(...).write_html("atoms.html")`` writes the page to a file.
 
 report(sae, X, image_shape=(8, 8), title="Atoms of digits")

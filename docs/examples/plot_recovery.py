@@ -42,7 +42,7 @@ print(f"precision: {precision:.2f}")
 # ---------------
 # AUROC is the probability that a true atom has a higher score than a false one. The
 # penalty pulls the SAEs of the group together on true atoms and on false ones, so the
-# group's own agreement, though it tells them apart here too, is no evidence. The
+# group's own agreement proves nothing, although it tells them apart here too. The
 # witnesses were never told what the group has found.
 
 cosine_to_truth = cosine_similarity(sae.components_, features).max(axis=1)

@@ -69,7 +69,7 @@ train, test = tokens[:1200], tokens[1200:]
 
 
 class Words:
-    """What is needed of a tokenizer here: it goes back."""
+    """The methods of a tokenizer that are needed here."""
 
     def decode(self, ids) -> str:
         return " ".join(vocabulary[i] for i in ids)
@@ -215,8 +215,8 @@ for atom in attribution.abs().topk(4).indices.tolist():
 # %%
 # Changing the topic
 # ------------------
-# Inside ``steer``, an atom has the code that we give it, at every word. The model goes
-# on with 50 new stories after 8 words; we count the topics of the words that it adds.
+# Inside ``steer``, an atom has the code that we give it, at every word. The model
+# continues 50 new stories after 8 words; we count the topics of the words that it adds.
 
 N_GIVEN = 8
 prompts = torch.tensor(test[:50, :N_GIVEN])
@@ -260,8 +260,8 @@ for topic, atom in atoms.items():
     print(f"{topic:>8}:", Words().decode(added[0]))
 
 # %%
-# The atoms follow the topic of a story, and setting one of them changes it. What the
-# model then says is less of a language: an atom that is active at every word is
+# The atoms follow the topic of a story, and setting one of them changes it. The
+# model then writes less correct sentences: an atom that is active at every word is
 # something that it has never seen.
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")

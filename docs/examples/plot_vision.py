@@ -116,7 +116,7 @@ fig.suptitle(
 # %%
 # Without one of them
 # -------------------
-# Inside ``ablate`` the network computes as before, but for one atom, which is taken
+# Inside ``ablate`` the network computes as before, except for one atom, which is taken
 # out of the hidden layer. We take the returning atom whose absence costs one of the
 # digits the most probability.
 
