@@ -108,8 +108,7 @@ def compare(arguments: argparse.Namespace, report: Report) -> None:
         sites = tuple(arguments.layers or budget.sites)
         for site in sites:
             rows = of_site(cache, folder, model, tokens, site, sites, budget, arguments)
-            what = {"what": budget.what, "layers": site}
-            report(rows, what, DIGITS, append=True, seeds=list(range(budget.n_seeds)))
+            report_site(report, rows, budget, site)
 
 
 def compare_on_images(arguments: argparse.Namespace, report: Report) -> None:
@@ -117,8 +116,13 @@ def compare_on_images(arguments: argparse.Namespace, report: Report) -> None:
         X, X_test = _efficientnet.activations(arguments.cache, name)
         site = Site(name, X, X_test, X.copy, None)
         rows = rows_of(arguments.cache, site, methods(), IMAGES, arguments.only)
-        what = {"what": IMAGES.what, "layers": name}
-        report(rows, what, DIGITS, append=True, seeds=list(range(IMAGES.n_seeds)))
+        report_site(report, rows, IMAGES, name)
+
+
+def report_site(report: Report, rows: Iterator[Row], budget: Budget, site: str) -> None:
+    """Add rows to the table of a site."""
+    what = {"what": budget.what, "layers": site}
+    report(rows, what, DIGITS, append=True, seeds=list(range(budget.n_seeds)))
 
 
 def of_site(

@@ -247,6 +247,9 @@ def reproducibility(dictionaries: list[np.ndarray]) -> list[dict[str, float]]:
 
 def over_seeds(name: str, rows: list[dict[str, float]]) -> Row:
     """A row of a table: the name of a method, and cells with a value for each seed."""
-    return {"method": name} | {
-        column: {"values": [row[column] for row in rows]} for column in rows[0]
-    }
+    return {"method": name} | in_columns(rows)
+
+
+def in_columns(rows: list[dict[str, float]]) -> Row:
+    """Cells with the values of all seeds."""
+    return {column: {"values": [row[column] for row in rows]} for column in rows[0]}

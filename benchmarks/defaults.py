@@ -26,7 +26,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 
 from benchmarks import recovery
-from benchmarks._methods import Problem, estimator
+from benchmarks._methods import Problem, estimator, in_columns
 from benchmarks._results import Command, Row
 from skmfr._training.initial import initial_atoms
 from skmfr._training.settings import auto_learning_rate
@@ -157,11 +157,6 @@ def lengths(
             ).fit(problem.X)
             cells.append(measure(sae, problem) | {"steps": sae.n_steps_})
         yield {"epochs": n_epochs} | in_columns(cells)
-
-
-def in_columns(cells: list[dict[str, float]]) -> Row:
-    """Columns with the values of all seeds."""
-    return {column: {"values": [row[column] for row in cells]} for column in cells[0]}
 
 
 def table(problems: Callable[[int], Problem], n_seeds: int, only: str) -> Iterator[Row]:

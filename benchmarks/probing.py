@@ -21,6 +21,7 @@ and with the tokens around, and the key to it (``--out DIR``).
 import argparse
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ class Dictionary(TransformerMixin, BaseEstimator):
 
 
 def of_ours(cache: Path, problem: Problem, **parameters) -> MFRSparseAutoencoder:
-    """Our estimator, fitted or read: the same one serves all three tables."""
+    """Our estimator, fitted or read: the same one serves all tables."""
     given = [f"{name}={value}" for name, value in parameters.items()]
     words = [problem.n_components, problem.k, problem.n_steps, *given, commit()]
     file = cache / "saes" / f"{'-'.join(map(str, words))}.safetensors"
@@ -229,7 +230,12 @@ def run(arguments: argparse.Namespace, report: Report) -> None:
         held_out = tokens[_smollm2.held_out(len(tokens))]
         rating_page(problem, extractor, held_out, tokenizer, arguments)
         return
-    rows = {"probe": probed, "decide": deciding, "trust": trusted}[arguments.what]
+    ways = {
+        "probe": probed,
+        "decide": partial(deciding, tokenizer),
+        "trust": trusted,
+    }
+    rows = ways[arguments.what]
     made = rows(problem, site, extractor, collections(arguments.text), arguments)
     report(made, {"what": arguments.what}, DIGITS, append=True)
 
@@ -240,18 +246,20 @@ def probed(problem, site, extractor, given: list[Texts], arguments) -> Iterator[
             yield {"method": name} | accuracies(extractor, make(), given)
 
 
-def deciding(problem, site, extractor, given: list[Texts], arguments) -> Iterator[Row]:
+def deciding(
+    tokenizer, problem, site, extractor, given: list[Texts], arguments
+) -> Iterator[Row]:
     """For each domain, and for spam, the atom that speaks for it best."""
     sae = of_ours(arguments.cache, problem)
-    tokenizer = AutoTokenizer.from_pretrained(_smollm2.model_folder(arguments.cache))
     for texts in given:
         parts = (texts.train, texts.test)
         X, X_test = (features(extractor, dictionary_of(sae), part) for part in parts)
         contexts = top_contexts(sae, extractor, texts.test, n_contexts=3)
         frame = contexts.to_frame(tokenizer)
         task, (y, y_test) = next(iter(texts.tasks.items()))
+        labels = np.unique(y)
         # Of two classes, the second.
-        for label in np.unique(y)[-1:] if len(np.unique(y)) == 2 else np.unique(y):
+        for label in labels[-1:] if len(labels) == 2 else labels:
             atom = speaking_for(X, y == label)
             shown = frame.loc[frame["atom"] == atom, "text"]
             yield {

@@ -27,7 +27,7 @@ from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM
 
 from benchmarks import _data
-from benchmarks._methods import Problem, estimator
+from benchmarks._methods import Problem, estimator, in_columns
 from benchmarks._results import Command, Row
 from benchmarks.probing import Dictionary, as_much_used
 from skmfr import MFRSparseAutoencoder
@@ -114,7 +114,7 @@ def kept(cases: list[Case]) -> Iterator[Row]:
             | mean_of([case.worth(atoms) for atoms in drawn])
             for case, (_, drawn) in zip(cases, same, strict=True)
         ]
-        yield {"atoms that are kept": same[0][0]} | over_cases(rows)
+        yield {"atoms that are kept": same[0][0]} | in_columns(rows)
 
 
 def left_out(cases: list[Case]) -> list[list[dict[str, float]]]:
@@ -141,10 +141,6 @@ def left_out(cases: list[Case]) -> list[list[dict[str, float]]]:
 
 def mean_of(rows: list[dict[str, float]]) -> dict[str, float]:
     return {name: np.mean([row[name] for row in rows]) for name in rows[0]}
-
-
-def over_cases(rows: list[dict[str, float]]) -> Row:
-    return {name: {"values": [float(row[name]) for row in rows]} for name in rows[0]}
 
 
 def correlations(tenths: list[list[dict[str, float]]]) -> Row:
@@ -198,7 +194,7 @@ def main() -> None:
     report(kept(cases), {"table": "kept"}, DIGITS)
     tenths = left_out(cases)
     rows = (
-        {"tenth": i + 1} | over_cases(list(same))
+        {"tenth": i + 1} | in_columns(list(same))
         for i, same in enumerate(zip(*tenths, strict=True))
     )
     report(rows, {"table": "tenths"}, DIGITS | {"tenth": 0, "loss recovered lost": 4})

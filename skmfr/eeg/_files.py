@@ -216,7 +216,8 @@ def _set_attributes(denoiser, attributes: dict, arrays: dict, sae) -> None:
     else:
         n_features = len(fitted["feature_mean_"])
         # Files of earlier builds correct all windows.
-        fitted |= {name: float(attributes.get(name, 0.0)) for name in NUMBERS}
+        numbers = {"least_correction_": 0.0} | attributes
+        fitted |= {name: float(numbers[name]) for name in NUMBERS}
     if sae.n_features_in_ != n_features:
         raise ValueError(
             f"its SAE codes {sae.n_features_in_} features, its arrays {n_features}."

@@ -74,8 +74,9 @@ def learn_filter(spectra: np.ndarray, contributed: np.ndarray) -> ArtefactFilter
     back = vectors[:, kept] * np.sqrt(values[kept])
     x = x @ whiten.T.astype(np.float32)
     y = np.moveaxis(contributed, 2, 0)
-    loud = whiten @ _main_topographies(y)
-    A, covariance = _beyond_quiet(x, y @ whiten.T.astype(np.float32), loud)
+    of_atoms = _products(y, y).sum(0) / y.shape[1]
+    loud = whiten @ _main_topographies(of_atoms)
+    A, covariance = _beyond_quiet(x, whiten @ of_atoms @ whiten.T, loud)
     for _ in range(N_ITERATIONS):
         mean, spread = _posterior(x, A, _inverse(covariance))
         spread = spread.sum(1)
@@ -143,16 +144,16 @@ def _gain(spectra: np.ndarray, usual: np.ndarray) -> np.ndarray:
     return beyond[..., None].astype(power.dtype)
 
 
-def _main_topographies(y: np.ndarray) -> np.ndarray:
+def _main_topographies(covariance: np.ndarray) -> np.ndarray:
     """Largest principal components, (n_channels, at most `N_LOUD`)."""
-    values, vectors = np.linalg.eigh(_products(y, y).sum(0))
+    values, vectors = np.linalg.eigh(covariance)
     largest = values[::-1][:N_LOUD]
     n = max(1, int(np.sum(largest > LEAST_LOUD * largest[0])))
     return vectors[:, ::-1][:, :n]
 
 
 def _beyond_quiet(
-    x: np.ndarray, y: np.ndarray, loud: np.ndarray
+    x: np.ndarray, of_atoms: np.ndarray, loud: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Topographies of what all windows have beyond quiet ones, and these' covariance.
 
@@ -161,8 +162,10 @@ def _beyond_quiet(
 
     Parameters
     ----------
-    x, y : ndarray of shape (n_freqs, n_windows, n_channels), complex
-        The recording and what marked atoms contribute to it, whitened.
+    x : ndarray of shape (n_freqs, n_windows, n_channels), complex
+        The recording, whitened.
+    of_atoms : ndarray of shape (n_channels, n_channels)
+        Covariance of the contributions of the marked atoms, over all frequencies.
     loud : ndarray of shape (n_channels, n_loud)
         In which direction windows are loud or quiet.
 
@@ -179,7 +182,7 @@ def _beyond_quiet(
     covariance = _products(x * weight[:, None].astype(np.float32), x)
     together = covariance.sum(0)
     together += RIDGE * np.trace(together) / len(together) * np.eye(len(together))
-    contributed = eigh(_products(y, y).sum(0) / y.shape[1], together, eigvals_only=True)
+    contributed = eigh(of_atoms, together, eigvals_only=True)
     n = int(np.clip(np.sum(contributed > LEAST_POWER), 1, N_TOPOGRAPHIES))
     _, vectors = eigh(np.eye(len(together)), together)
     return vectors[:, -n:], covariance

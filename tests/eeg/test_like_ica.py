@@ -311,6 +311,16 @@ def test_files_bring_back_what_was_saved(way, request, raw, tmp_path):
         assert archive.namelist() == ["denoiser.safetensors", "sae.safetensors"]
 
 
+def test_files_of_earlier_builds_correct_all_windows(of_arrays, tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    with monkeypatch.context() as patch:
+        patch.setattr("skmfr.eeg._files.NUMBERS", ("penalty_",))
+        of_arrays.save(path)
+    again = read_eeg_denoiser(path)
+    assert again.least_correction_ == 0
+    assert again.penalty_ == of_arrays.penalty_
+
+
 def test_files_that_are_not_as_written_are_refused(denoiser, tmp_path):
     path = tmp_path / "file"
     denoiser.save(path)
