@@ -54,7 +54,10 @@ DOMAIN_OF = {
 
 
 class Texts(NamedTuple):
-    """Texts in two parts, and their classes in each of some tasks."""
+    """Texts in two parts, and their classes in each of some tasks.
+
+    Shorter texts come first, so that a batch of the model has little padding.
+    """
 
     train: list[str]
     test: list[str]
@@ -93,4 +96,17 @@ def collections(folder: Path, seed: int = 0) -> list[Texts]:
         random_state=seed,
     )
     sms = Texts(parts[0], parts[1], {"spam": (parts[2], parts[3])})
-    return [Texts(list(train), list(test), clinc), sms]
+    return [by_length(texts) for texts in (Texts(list(train), list(test), clinc), sms)]
+
+
+def by_length(texts: Texts) -> Texts:
+    """The same texts, shorter ones first."""
+    orders = [np.argsort([*map(len, part)], kind="stable") for part in texts[:2]]
+    train, test = (
+        [part[i] for i in order] for part, order in zip(texts[:2], orders, strict=True)
+    )
+    tasks = {
+        name: tuple(classes[order] for classes, order in zip(both, orders, strict=True))
+        for name, both in texts.tasks.items()
+    }
+    return Texts(train, test, tasks)
