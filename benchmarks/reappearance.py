@@ -13,9 +13,10 @@ and the share of them that does not return.
 
 Sources: ``superposition`` with as many atoms as features, with twice as many
 (``excess``), with mostly rare features (``rare``), with noise (``noise``)
-and with 2,000 samples (``few``); ``digits``, 890 for each of two
-fits; isotropic Gaussian ``noise alone``, and Gaussian surrogates with the covariance of
-superposition and of digits, which have no features; ``paper``, its synthetic data.
+and with 2,000 samples (``few``); ``digits``, 890 for each of two fits, dealt anew
+sixteen times; isotropic Gaussian ``noise alone``, and Gaussian surrogates with the
+covariance of superposition and of digits, which have no features; ``paper``, its
+synthetic data.
 Those with a path are made where it is given: ``stories260k`` (``--model``,
 ``--tokens``), activations of a small language model; ``smollm2`` (``--activations
 FILE``, an ``.npy`` file of contexts of 128 tokens); ``eeg`` (``--eeg``), windows;
@@ -29,6 +30,7 @@ import argparse
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count, permutations
 from pathlib import Path
 from time import process_time
 from typing import NamedTuple
@@ -53,6 +55,8 @@ DIGITS = {"atoms": 0}
 CONTEXT = 128
 # Fits of 512 atoms, which have 2,000 together.
 ENOUGH = 4
+# Pairs of fits of 64 atoms, which have 2,000 together.
+PAIRS = 16
 # Windows of EEG in 10 s, and those at the end that overlap the next ones.
 BLOCK, OVERLAP = 200, 20
 
@@ -67,20 +71,23 @@ WITNESSES: dict[str, dict] = {
 
 
 class Source(NamedTuple):
-    parts: list[np.ndarray]
-    """rows for each fit, (n_samples, n_features)"""
+    deals: list[list[np.ndarray]]
+    """ways to deal the rows; in each, rows for each fit, (n_samples, n_features)"""
     n_components: int
     k: int
     n_steps: int = 400
     batch_size: int = 128
 
 
-def parts_of(X: np.ndarray, n_fits: int, n_components: int, k: int, **size) -> Source:
+def dealt(X: np.ndarray, n_fits: int, seed: int = 0) -> list[np.ndarray]:
     """Deal rows, or blocks of rows (n_blocks, n_rows, n_features), to fits."""
-    shuffled = np.random.default_rng(0).permutation(len(X))
-    dealt = [shuffled[i::n_fits][: len(X) // n_fits] for i in range(n_fits)]
-    parts = [X[each].reshape(-1, X.shape[-1]).astype(np.float32) for each in dealt]
-    return Source(parts, n_components, k, **size)
+    shuffled = np.random.default_rng(seed).permutation(len(X))
+    parts = [shuffled[i::n_fits][: len(X) // n_fits] for i in range(n_fits)]
+    return [X[each].reshape(-1, X.shape[-1]).astype(np.float32) for each in parts]
+
+
+def source_of(X: np.ndarray, n_fits: int, n_components: int, k: int, **size) -> Source:
+    return Source([dealt(X, n_fits)], n_components, k, **size)
 
 
 def superposed(n_fits: int, n_components=N_TRUE, n_rows=4000, **options) -> Source:
@@ -88,33 +95,36 @@ def superposed(n_fits: int, n_components=N_TRUE, n_rows=4000, **options) -> Sour
     X, *_ = make_superposition(
         n_fits * n_rows, N_FEATURES, N_TRUE, random_state=0, **usual | options
     )
-    return parts_of(X, n_fits, n_components, k=3)
+    return source_of(X, n_fits, n_components, k=3)
 
 
 def digits(n_fits: int) -> Source:
+    X = _data.digits()
     # So few rows are left for each of more fits that hardly an atom returns.
-    return parts_of(_data.digits(), min(n_fits, 2), 64, k=4)
+    n_fits = min(n_fits, 2)
+    return Source([dealt(X, n_fits, seed) for seed in range(PAIRS)], 64, k=4)
 
 
 def gaussian(n_fits: int) -> Source:
     X = np.random.default_rng(0).standard_normal((n_fits * 4000, N_FEATURES))
-    return parts_of(X, n_fits, 64, k=3)
+    return source_of(X, n_fits, 64, k=3)
 
 
 def surrogate(n_fits: int, source: Callable[[int], Source]) -> Source:
     """Gaussian rows with the covariance of another source's, as many."""
     given = source(n_fits)
-    values, axes = np.linalg.eigh(np.cov(np.concatenate(given.parts).T))
-    n_rows = n_fits * len(given.parts[0])
+    parts = given.deals[0]
+    values, axes = np.linalg.eigh(np.cov(np.concatenate(parts).T))
+    n_rows = n_fits * len(parts[0])
     draw = np.random.default_rng(0).standard_normal((n_rows, len(axes)))
     X = draw * np.sqrt(values.clip(0)) @ axes.T
-    return parts_of(X, n_fits, given.n_components, given.k)
+    return source_of(X, n_fits, given.n_components, given.k)
 
 
 def paper(n_fits: int) -> Source:
     n_fits = min(n_fits, ENOUGH)
     X, *_ = make_mfr_synthetic(n_fits * 50_000, dtype=np.float32, random_state=0)
-    return parts_of(X, n_fits, 512, k=32, n_steps=500, batch_size=512)
+    return source_of(X, n_fits, 512, k=32, n_steps=500, batch_size=512)
 
 
 def stories(n_fits: int, model: Path, tokens: Path) -> Source:
@@ -122,7 +132,7 @@ def stories(n_fits: int, model: Path, tokens: Path) -> Source:
     windows, _ = _data.story_windows(tokens, n_held_out=1)
     X = _data.activations(model, "model.layers.2.mlp", windows[: n_fits * 256])
     blocks = X.reshape(-1, _data.WINDOW, X.shape[1])
-    return parts_of(blocks, n_fits, 512, k=8, n_steps=1000, batch_size=512)
+    return source_of(blocks, n_fits, 512, k=8, n_steps=1000, batch_size=512)
 
 
 def smollm2(n_fits: int, file: Path) -> Source:
@@ -130,14 +140,14 @@ def smollm2(n_fits: int, file: Path) -> Source:
     # The first token of a context has most of the variance, and one direction.
     blocks = X.reshape(-1, CONTEXT, X.shape[1])[:, 1:]
     n_fits = min(n_fits, ENOUGH // 2)
-    return parts_of(blocks, n_fits, 1152, k=32, n_steps=400, batch_size=256)
+    return source_of(blocks, n_fits, 1152, k=32, n_steps=400, batch_size=256)
 
 
 def eeg(n_fits: int, folder: Path) -> Source:
     X = _data.eeg_windows(folder)
     n_blocks = len(X) // BLOCK
     blocks = X[: n_blocks * BLOCK].reshape(n_blocks, BLOCK, -1)[:, :-OVERLAP]
-    return parts_of(blocks, min(n_fits, ENOUGH), 512, k=6, n_steps=300, batch_size=128)
+    return source_of(blocks, min(n_fits, ENOUGH), 512, k=6, n_steps=300, batch_size=128)
 
 
 SOURCES: dict[str, Callable[[int], Source]] = {
@@ -187,40 +197,40 @@ def false_share(chosen: np.ndarray, returns: np.ndarray) -> float:
     return float(1 - returns[chosen].mean()) if chosen.any() else np.nan
 
 
+def fitted(source: Source, X: np.ndarray, seed: int, **parameters):
+    return MFRSparseAutoencoder(
+        source.n_components,
+        k=source.k,
+        max_steps=source.n_steps,
+        batch_size=source.batch_size,
+        random_state=seed,
+        **parameters,
+    ).fit(X)
+
+
 def row(name: str, source: Source, **parameters) -> Row:
-    fits = [
-        MFRSparseAutoencoder(
-            source.n_components,
-            k=source.k,
-            max_steps=source.n_steps,
-            batch_size=source.batch_size,
-            random_state=seed,
-            **parameters,
-        ).fit(part)
-        for seed, part in enumerate(source.parts)
-    ]
-    # Of each atom of a fit, with each other fit.
+    # Of each atom of a fit, with each other fit on the same deal.
     said, told = [], []
     chosen: dict[float, list[np.ndarray]] = {rate: [] for rate in RATES}
-    for fit in fits:
-        probability, _ = reappearance(fit, TAU)
-        sets = {rate: trusted_atoms(fit, rate, TAU) for rate in RATES}
-        for other in fits:
-            if other is not fit:
-                cosine, _ = nearest_atoms(fit.components_, other.components_)
-                said.append(probability)
-                told.append(cosine >= TAU)
-                for rate in RATES:
-                    chosen[rate].append(sets[rate])
+    seeds = count()
+    for parts in source.deals:
+        fits = [fitted(source, part, next(seeds), **parameters) for part in parts]
+        for fit, other in permutations(fits, 2):
+            probability, _ = reappearance(fit, TAU)
+            cosine, _ = nearest_atoms(fit.components_, other.components_)
+            said.append(probability)
+            told.append(cosine >= TAU)
+            for rate in RATES:
+                chosen[rate].append(trusted_atoms(fit, rate, TAU))
     p, returns = np.concatenate(said), np.concatenate(told)
     base = returns.mean()
     differ = 0 < base < 1
     skill = 1 - np.mean((p - returns) ** 2) / (base * (1 - base)) if differ else np.nan
     cells = {
         "data": name,
-        "fits": len(fits),
-        "atoms": len(fits) * source.n_components,
-        "steps": fits[0].n_steps_,
+        "fits": (n_fits := next(seeds)),
+        "atoms": n_fits * source.n_components,
+        "steps": source.n_steps,
         "return": base,
         "mean": p.mean(),
         "ECE": calibration_error(p, returns),
