@@ -12,7 +12,7 @@ returns, and the tokens where it is most active.
 
 ``trust`` asks what agreement is worth: loss recovered, and the same probing, with
 trusted atoms alone, with the others alone, and with random atoms that are used as much
-as the trusted ones are.
+as the trusted ones are; and with half of all atoms, as in ``benchmarks.use``.
 
 ``rate`` writes a page for people to rate atoms on, of fits with and without the penalty
 and with the tokens around, and the key to it (``--out DIR``).
@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.frozen import FrozenEstimator
@@ -38,11 +37,17 @@ from sklearn.preprocessing import MaxAbsScaler
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import _jobs, _smollm2
-from benchmarks._methods import Problem, estimator
+from benchmarks._kept import (
+    Dictionary,
+    choices,
+    dictionary_of,
+    of_ours,
+    usage_of,
+)
+from benchmarks._methods import Problem
 from benchmarks._peers import LEARNING_RATES, PEERS, installed
-from benchmarks._results import Command, Report, Row, commit
+from benchmarks._results import Command, Report, Row
 from benchmarks._texts import Texts, collections
-from skmfr import MFRSparseAutoencoder, io
 from skmfr.activations import ActivationExtractor, top_contexts
 from skmfr.inspection import blinded_report
 
@@ -51,52 +56,6 @@ N_ATOMS = (1, 5, 20, 100)
 # Before each text, and left out: some have one token only, and it would be the first.
 BEGIN = "<|im_start|>"
 DIGITS = {"loss recovered": 3}
-
-
-class Dictionary(TransformerMixin, BaseEstimator):
-    """Codes and reconstructions by functions that were made elsewhere."""
-
-    def __init__(self, encode, atoms=None, bias=None):
-        self.encode = encode
-        self.atoms = atoms
-        self.bias = bias
-
-    def fit(self, X, y=None):
-        return self
-
-    def transform(self, X):
-        return self.encode(X)
-
-    def __call__(self, X):
-        return self.encode(X) @ self.atoms + self.bias
-
-    def __sklearn_is_fitted__(self):
-        return True
-
-    def only(self, atoms: np.ndarray) -> "Dictionary":
-        """With some atoms, (n_components,) bool; the others are never active."""
-        mask = sparse.diags_array(atoms.astype(np.float32))
-
-        def encode(X: np.ndarray) -> sparse.csr_array:
-            return sparse.csr_array(self.encode(X) @ mask)
-
-        return Dictionary(encode, self.atoms, self.bias)
-
-
-def of_ours(cache: Path, problem: Problem, **parameters) -> MFRSparseAutoencoder:
-    """Our estimator, fitted or read: the same one serves all tables."""
-    given = [f"{name}={value}" for name, value in parameters.items()]
-    words = [problem.n_components, problem.k, problem.n_steps, *given, commit()]
-    file = cache / "saes" / f"{'-'.join(map(str, words))}.safetensors"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        sae = estimator(problem, 0, **parameters).fit(problem.X)
-        io.save(sae, file, training_state=False)
-    return io.load(file)
-
-
-def dictionary_of(sae: MFRSparseAutoencoder) -> Dictionary:
-    return Dictionary(sae.transform, sae.components_, sae.decoder_bias_)
 
 
 def dictionaries(
@@ -175,28 +134,6 @@ def accuracies(
                     score = probe(n).fit(X, y).score(X_test, y_test)
                     found[f"{task}, {n}"] = score
             found[f"{task}, all"] = probe(None).fit(X, y).score(X_test, y_test)
-    return found
-
-
-def as_much_used(codes: sparse.csr_array, chosen: np.ndarray, seed: int) -> np.ndarray:
-    """Random atoms, each the nearest in usage to one of the chosen, (n_atoms,) bool.
-
-    Parameters
-    ----------
-    codes : CSR array of shape (n_samples, n_components)
-    chosen : ndarray of shape (n_components,), bool
-    seed : int
-    """
-    usage = np.asarray((codes != 0).sum(axis=0)).ravel()
-    order, draw = np.argsort(usage, kind="stable"), np.random.default_rng(seed)
-    found = np.zeros(len(usage), dtype=bool)
-    # One of each two neighbours in usage, so that chance decides and usage does not.
-    rank = np.empty(len(order), dtype=int)
-    rank[order] = np.arange(len(order))
-    for atom in draw.permutation(np.flatnonzero(chosen)):
-        free = np.flatnonzero(~found)
-        near = free[np.argsort(np.abs(rank[free] - rank[atom]), kind="stable")[:10]]
-        found[draw.choice(near)] = True
     return found
 
 
@@ -283,17 +220,11 @@ def speaking_for(X: sparse.csr_array, is_class: np.ndarray) -> int:
 
 def trusted(problem, site, extractor, given: list[Texts], arguments) -> Iterator[Row]:
     sae = of_ours(arguments.cache, problem)
-    like = as_much_used(sae.transform(problem.X_test), sae.trusted_, 0)
-    kinds = {
-        "all": np.ones_like(like),
-        "trusted": sae.trusted_,
-        "not trusted": ~sae.trusted_,
-        "as much used as trusted": like,
-    }
-    for name, atoms in kinds.items():
+    usage = usage_of(sae.transform(problem.X_test))
+    for name, (atoms,) in choices(sae, usage, n_draws=1):
         dictionary = dictionary_of(sae).only(atoms)
         yield {
-            "method": name,
+            "atoms that are kept": name,
             "atoms": int(atoms.sum()),
             "loss recovered": site.recovered(dictionary),
             **accuracies(extractor, dictionary, given),
