@@ -53,7 +53,7 @@ def failure_signs(
         Weight of the penalty.
     group_fvu, witness_fvu : float
         FVU at the end of training, averaged over the group and over the witnesses,
-        which train without the penalty; NaN without witnesses.
+        which train without the penalty; NaN without witnesses on the same rows.
     mutual_agreement : float
         Mean agreement inside the group; NaN for a single SAE.
     duplicate_share : float

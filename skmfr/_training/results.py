@@ -281,10 +281,12 @@ def signs_of_failure(
     group, witnesses = np.split(recent.cpu().numpy().mean(0), [settings.n_saes])
     # An interrupted fit may not have reached the penalty.
     penalised = settings.n_saes > 1 and state.step > state.schedule.coupled_from
+    # On half of the rows, witnesses overfit more than the group does.
+    comparable = len(witnesses) and settings.witness_rows == "same"
     return failure_signs(
         alpha=settings.alpha if penalised else 0.0,
         group_fvu=group.mean(),
-        witness_fvu=witnesses.mean() if len(witnesses) else np.nan,
+        witness_fvu=witnesses.mean() if comparable else np.nan,
         mutual_agreement=attributes["mutual_agreement_"].mean(),
         duplicate_share=share_of_duplicates(attributes["components_"]),
         null_agreement=attributes["agreement_null_"],
