@@ -123,8 +123,8 @@ def surrogate(n_fits: int, source: Callable[[int], Source]) -> Source:
 
 def paper(n_fits: int) -> Source:
     n_fits = min(n_fits, ENOUGH)
-    X, *_ = make_mfr_synthetic(n_fits * 50_000, dtype=np.float32, random_state=0)
-    return source_of(X, n_fits, 512, k=32, n_steps=500, batch_size=512)
+    X, *_ = make_mfr_synthetic(n_fits * 100_000, dtype=np.float32, random_state=0)
+    return source_of(X, n_fits, 512, k=32, n_steps=2000, batch_size=1024)
 
 
 def stories(n_fits: int, model: Path, tokens: Path) -> Source:
