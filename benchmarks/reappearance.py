@@ -122,7 +122,7 @@ def surrogate(n_fits: int, source: Callable[[int], Source]) -> Source:
 
 
 def paper(n_fits: int) -> Source:
-    n_fits = min(n_fits, ENOUGH)
+    n_fits = min(n_fits, ENOUGH // 2)
     X, *_ = make_mfr_synthetic(n_fits * 100_000, dtype=np.float32, random_state=0)
     return source_of(X, n_fits, 512, k=32, n_steps=2000, batch_size=1024)
 
