@@ -60,7 +60,7 @@ FULL = Budget("smollm2", 2304, 32, 1000, 3, _smollm2.SITES)
 PAPER = Budget("smollm2-mfr", 9216, 6, 1000, 1, _smollm2.SITES[:1])
 PAPER_ALPHA, PAPER_SAES = 0.005, 10
 QUICK = Budget("smollm2", 2304, 32, 300, 1, _smollm2.SITES[:1])
-IMAGES = Budget("efficientnet", 512, 16, 600, 3, _efficientnet.SITES)
+IMAGES = Budget("efficientnet", 256, 16, 300, 3, _efficientnet.SITES)
 
 
 class Site(NamedTuple):
