@@ -176,10 +176,11 @@ def dictionary_learning(problem: Problem, seed: int) -> Fitted:
     return Fitted(Peer(atoms, standardiser.mean, encode, seconds), None)
 
 
-def peer(name: str, learning_rate: float):
+def peer(name: str, learning_rate: float, **more):
     def fit(problem: Problem, seed: int) -> Fitted:
         budget = (problem.n_components, problem.k, problem.n_steps, problem.batch_size)
-        return Fitted(PEERS[name](problem.X, *budget, learning_rate, seed), None)
+        trained = PEERS[name](problem.X, *budget, learning_rate, seed, **more)
+        return Fitted(trained, None)
 
     return fit
 

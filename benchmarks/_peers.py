@@ -79,8 +79,12 @@ def sae_lens(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    kind: str = "topk",
 ) -> Peer:
     """``SAETrainer`` on a ``TopKTrainingSAE``, set up as in its tutorial.
+
+    Other kinds are "batchtopk" and "matryoshka", of an eighth, a quarter, half and all
+    of the atoms; they code new data as in training, k per sample on average.
 
     Activations are scaled to a mean norm of sqrt(n_features), which training folds into
     the weights at its end; the learning rate falls to zero over the last fifth; an atom
@@ -91,7 +95,7 @@ def sae_lens(
     standardiser = Standardiser(X)
     torch.manual_seed(seed)
     began = perf_counter()
-    sae = sae_lens_sae(X.shape[1], n_components, k)
+    sae = sae_lens_sae(X.shape[1], n_components, k, kind)
     config = sae_lens_config(n_steps, batch_size, learning_rate)
     batches = shuffled_batches(standardiser.transform(X), batch_size, seed)
     with quiet():
@@ -101,17 +105,26 @@ def sae_lens(
     return peer(sae.encode, sae.W_dec, sae.b_dec, standardiser, seconds, unit_norm=True)
 
 
-def sae_lens_sae(n_features: int, n_components: int, k: int):
-    from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+def sae_lens_sae(n_features: int, n_components: int, k: int, kind: str = "topk"):
+    import sae_lens
 
-    return TopKTrainingSAE(
-        TopKTrainingSAEConfig(
-            d_in=n_features,
-            d_sae=n_components,
-            k=k,
-            normalize_activations="expected_average_only_in",
-        )
+    names = {
+        "topk": "TopKTraining",
+        "batchtopk": "BatchTopKTraining",
+        "matryoshka": "MatryoshkaBatchTopKTraining",
+    }
+    name = f"{names[kind]}SAE"
+    more = {}
+    if kind == "matryoshka":
+        more["matryoshka_widths"] = [n_components // part for part in (8, 4, 2, 1)]
+    config = getattr(sae_lens, f"{name}Config")(
+        d_in=n_features,
+        d_sae=n_components,
+        k=k,
+        normalize_activations="expected_average_only_in",
+        **more,
     )
+    return getattr(sae_lens, name)(config)
 
 
 def sae_lens_config(n_steps: int, batch_size: int, learning_rate: float):

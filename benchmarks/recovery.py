@@ -19,6 +19,8 @@ Data: ``superposition``, ``superposition-noisy`` (features in groups, under nois
 ``vision`` (of a network that reads digits), ``eeg`` (``--eeg DIR``) and ``activations``
 (``--model DIR --tokens FILE``) have none, and show *reproducibility* instead: the mean
 cosine of each atom with its nearest in the dictionary of another seed.
+``synthsaebench`` and ``synthsaebench-16k``, for ``compare`` only, are worlds of
+sae-lens, judged by its own measures (``benchmarks/_synthsaebench.py``).
 """
 
 import argparse
@@ -34,7 +36,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import normalize
 
-from benchmarks import _data
+from benchmarks import _data, _synthsaebench
 from benchmarks._methods import (
     CODINGS,
     DIGITS,
@@ -52,6 +54,7 @@ from benchmarks._methods import (
 )
 from benchmarks._peers import LEARNING_RATES, installed
 from benchmarks._results import Command, Row
+from benchmarks._synthsaebench import WORLDS
 from skmfr._training.settings import AUTO_LEARNING_RATE
 from skmfr.agreement import feature_agreement, mmcs
 from skmfr.datasets import make_mfr_synthetic, make_superposition
@@ -451,12 +454,17 @@ def main() -> None:
 
     real = real_data(arguments)
     for name in arguments.data:
-        # Synthetic data are new for each seed, real ones are read once.
-        problems = SYNTHETIC.get(name) or constant(real[name]())
-        if arguments.table == "compare":
-            rows = compare(problems, arguments.seeds, arguments.only)
+        if name in WORLDS:
+            if arguments.table != "compare":
+                parser.error(f"{name} is for compare")
+            rows = _synthsaebench.compare(WORLDS[name], arguments.seeds, arguments.only)
         else:
-            rows = TABLES[arguments.table](problems, arguments.seeds)
+            # Synthetic data are new for each seed, real ones are read once.
+            problems = SYNTHETIC.get(name) or constant(real[name]())
+            if arguments.table == "compare":
+                rows = compare(problems, arguments.seeds, arguments.only)
+            else:
+                rows = TABLES[arguments.table](problems, arguments.seeds)
         table = {"table": arguments.table, "data": name}
         report(rows, table, DIGITS | {"alpha": None, "returning": 1})
 
