@@ -10,7 +10,8 @@ pursuit, the same code for all, so that training and coding are compared apart.
 ``trust`` asks how well agreement tells true atoms from false ones, at several alpha.
 ``ablation`` turns penalty, reinitialisation and the number of SAEs on and off.
 ``design`` changes the constants of training that are not parameters.  ``basin`` starts
-training from the truth, turned by more and more noise.  ``grid`` tries
+training from the truth, turned by more and more noise.  ``controls`` are fits that must
+not find features: frozen decoders, shuffled data, Gaussian data.  ``grid`` tries
 reinitialisation frequencies and alpha.  ``select`` is a grid search over k with the
 scorers of ``skmfr.metrics``.
 
@@ -37,6 +38,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import normalize
 
 from benchmarks import _data, _synthsaebench
+from benchmarks._controls import controls
 from benchmarks._methods import (
     CODINGS,
     DIGITS,
@@ -416,6 +418,7 @@ TABLES = {
     "trust": trust,
     "ablation": ablation,
     "basin": basin,
+    "controls": controls,
     "design": design,
     "grid": grid,
     "select": select,

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from benchmarks import (
+    _controls,
     _data,
     _eeg_kept,
     _eeg_peers,
@@ -108,6 +109,36 @@ def test_recovery_compares_by_held_out_samples(table):
     assert number(rows["ours, default"][0]) == pytest.approx(
         1 - own.score(X_test), abs=1e-4
     )
+
+
+@pytest.mark.parametrize("cosine", [1.0, 0.8])
+def test_frozen_atoms_keep_near_their_start(cosine):
+    X = problem().X
+    one, other = (
+        MFRSparseAutoencoder(
+            12, k=2, max_steps=n, batch_size=64, n_witnesses=0, random_state=0
+        ).set_params(**_controls.APART)
+        for n in (1, 60)
+    )
+    with _controls.frozen(1.0):
+        start = one.fit(X).dictionaries_
+    with _controls.frozen(cosine):
+        atoms = other.fit(X).dictionaries_
+    along = (start * atoms).sum(-1)
+    assert along.min() >= cosine - 1e-5
+    assert np.allclose(np.linalg.norm(atoms, axis=-1), 1, atol=1e-5)
+    # Without the bound, atoms turn further.
+    assert (along < cosine + 1e-5).any()
+
+
+def test_data_without_features_keep_their_moments():
+    X = problem().X
+    apart, alike = _controls.shuffled(X, 0), _controls.gaussian(X, 0)
+    assert np.array_equal(np.sort(apart, axis=0), np.sort(X, axis=0))
+    off = np.corrcoef(apart.T)[np.triu_indices(X.shape[1], 1)]
+    assert np.abs(off).max() < 4 / len(X) ** 0.5
+    assert np.allclose(alike.mean(0), X.mean(0), atol=5 * X.std() / len(X) ** 0.5)
+    assert np.allclose(np.cov(alike.T), np.cov(X.T), atol=0.3 * np.cov(X.T).max())
 
 
 @pytest.mark.usefixtures("small")
