@@ -175,6 +175,7 @@ def test_other_tables_of_recovery(table, name):
         "trust": 1 + 4,  # two rows begin alike
         "ablation": 1 + 17,
         "basin": 1 + 3,
+        "controls": 1 + 5,
         "design": 1 + len(recovery.DESIGN),
         "grid": 1 + 12,
         "select": 1 + 6,
