@@ -11,7 +11,8 @@ pursuit, the same code for all, so that training and coding are compared apart.
 ``ablation`` turns penalty, reinitialisation and the number of SAEs on and off.
 ``design`` changes the constants of training that are not parameters.  ``basin`` starts
 training from the truth, turned by more and more noise.  ``controls`` are fits that must
-not find features: frozen decoders, shuffled data, Gaussian data.  ``grid`` tries
+not find features: frozen decoders, shuffled data, Gaussian data.  ``rivals`` are other
+ways to dictionaries that return (``benchmarks/_rivals.py``).  ``grid`` tries
 reinitialisation frequencies and alpha.  ``select`` is a grid search over k with the
 scorers of ``skmfr.metrics``.
 
@@ -37,7 +38,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import normalize
 
-from benchmarks import _data, _synthsaebench
+from benchmarks import _data, _rivals, _synthsaebench
 from benchmarks._controls import controls
 from benchmarks._methods import (
     CODINGS,
@@ -414,6 +415,12 @@ def search(problems, n_seeds: int, settings: list[dict]) -> Iterator[Row]:
         yield summarise(name, ours(**parameters), problems, n_seeds)
 
 
+def rivals(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
+    """Other ways to dictionaries that return."""
+    for name, fit in _rivals.rivals(problems(0).n_steps):
+        yield summarise(name, fit, problems, n_seeds)
+
+
 TABLES = {
     "trust": trust,
     "ablation": ablation,
@@ -423,6 +430,7 @@ TABLES = {
     "grid": grid,
     "select": select,
     "pursuit": pursuit,
+    "rivals": rivals,
 }
 
 

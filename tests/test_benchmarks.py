@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.utils import Bunch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
@@ -27,6 +28,7 @@ from benchmarks import (
     _jobs,
     _methods,
     _results,
+    _rivals,
     _smollm2,
     _texts,
     activations,
@@ -111,6 +113,33 @@ def test_recovery_compares_by_held_out_samples(table):
     )
 
 
+def test_rivals_train_as_they_say():
+    X = problem().X
+    sae = MFRSparseAutoencoder(12, k=2, max_steps=30, n_saes=1, n_witnesses=0)
+    with _rivals.aligned():
+        fit = clone(sae).set_params(random_state=0).fit(X)
+    assert np.allclose((fit.components_ * fit.encoder_weights_).sum(1), 1, atol=1e-5)
+    norms = []
+    for weight in (0.0, 1.0):
+        with _rivals.weights_penalised(weight):
+            fit = clone(sae).set_params(random_state=0).fit(X)
+        norms.append(np.linalg.norm(fit.encoder_weights_))
+    assert norms[1] < norms[0]
+
+
+def test_mean_of_matched_atoms():
+    """Of three dictionaries: one turned and in another order, one unlike."""
+    atoms = np.eye(4)[:3]
+    turned = np.array([[0, 0, 0.8, 0.6], [0.8, 0, 0, 0.6], [0, 0.8, 0, 0.6]])
+    unlike = np.repeat(np.eye(4)[3:], 3, axis=0)
+    encoders = np.stack([2 * atoms, 4 * turned, unlike])
+    mean, encoder = _rivals.mean_of_matched(atoms, np.stack([turned, unlike]), encoders)
+    # Half of the angle between them.
+    angle = np.arccos(0.8) / 2
+    assert np.allclose(mean, np.cos(angle) * atoms + np.sin(angle) * np.eye(4)[3])
+    assert np.allclose(encoder, (2 * atoms + 4 * turned[[1, 2, 0]]) / 2)
+
+
 @pytest.mark.parametrize("cosine", [1.0, 0.8])
 def test_frozen_atoms_keep_near_their_start(cosine):
     X = problem().X
@@ -180,6 +209,7 @@ def test_other_tables_of_recovery(table, name):
         "grid": 1 + 12,
         "select": 1 + 6,
         "pursuit": 1 + 2,  # by their noise
+        "rivals": 1 + 10,
     }
     assert len(rows) == n_rows[name]
 

@@ -1,0 +1,144 @@
+"""Other ways to dictionaries that return, with the same data, steps, atoms and code.
+
+*Aligned*: after each step the encoder of an atom has product 1 with the atom
+(arXiv 2605.18629).  *Weights penalised*: half the squared norm of the encoder enters
+the loss (after arXiv 2603.04198).  *Mean of the group*: three SAEs that train apart are
+matched, one to one, and matched atoms with a cosine above .5 are averaged, encoders
+too.  *Two side by side*: two SAEs of half as many atoms, each with half of k, of which
+the second learns what the first leaves.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from time import perf_counter
+from unittest.mock import patch
+
+import numpy as np
+from scipy import sparse
+from scipy.optimize import linear_sum_assignment
+from sklearn.preprocessing import normalize
+
+from benchmarks._methods import Fitted, Problem, estimator, ours
+from benchmarks._peers import Peer
+from skmfr._training import step
+from skmfr.agreement import feature_agreement
+
+ALONE = {"n_saes": 1, "n_witnesses": 1}
+# Of the squared norm of the encoder; the error is a fraction of the variance.
+PENALTIES = (1e-6, 1e-5, 1e-4)
+# A cosine above which matched atoms are averaged.
+ALIKE = 0.5
+
+
+def aligned() -> AbstractContextManager:
+    """Training after whose steps each atom has product 1 with its encoder."""
+    original = step.move_on
+
+    def move_on(state, *arguments) -> None:
+        original(state, *arguments)
+        encoder, atoms = state.ensemble.encoder, state.ensemble.decoder
+        product = (encoder * atoms).sum(-1, keepdim=True)
+        encoder.add_((1 - product) * atoms)
+
+    return patch.object(step, "move_on", move_on)
+
+
+def weights_penalised(weight: float) -> AbstractContextManager:
+    """Training with a penalty on half the squared norm of the encoder."""
+    original = step.move_on
+
+    def move_on(state, found, gradients, *arguments) -> None:
+        gradients.encoder.add_(state.ensemble.encoder, alpha=weight)
+        original(state, found, gradients, *arguments)
+
+    return patch.object(step, "move_on", move_on)
+
+
+def changed(
+    change: Callable[[], AbstractContextManager], **parameters
+) -> Callable[[Problem, int], Fitted]:
+    def fit(problem: Problem, seed: int) -> Fitted:
+        with change():
+            return ours(**parameters)(problem, seed)
+
+    return fit
+
+
+def mean_of_matched(atoms: np.ndarray, others: np.ndarray, encoders: np.ndarray):
+    """Atoms and encoders, averaged with those that are alike in other dictionaries.
+
+    Parameters
+    ----------
+    atoms : ndarray of shape (n_components, n_features)
+    others : ndarray of shape (n_others, n_components, n_features)
+    encoders : ndarray of shape (1 + n_others, n_components, n_features)
+        Those of the atoms first.
+
+    Returns
+    -------
+    atoms, encoder : ndarray of shape (n_components, n_features)
+    """
+    total, encoder = atoms.copy(), encoders[0].copy()
+    n_alike = np.ones((len(atoms), 1))
+    for dictionary, of_it in zip(others, encoders[1:], strict=True):
+        cosines = atoms @ dictionary.T
+        own, partner = linear_sum_assignment(cosines, maximize=True)
+        alike = (cosines[own, partner] > ALIKE)[:, None]
+        total += np.where(alike, dictionary[partner], 0)
+        encoder += np.where(alike, of_it[partner], 0)
+        n_alike += alike
+    return normalize(total), encoder / n_alike
+
+
+def mean_of_group(problem: Problem, seed: int) -> Fitted:
+    began = perf_counter()
+    sae = estimator(problem, seed, alpha=0.0, share_atoms=False).fit(problem.X)
+    first = sae.reference_sae_
+    order = [first, *(i for i in range(sae.n_saes) if i != first)]
+    dictionaries = sae.dictionaries_[order]
+    sae.components_, sae.encoder_weights_ = mean_of_matched(
+        dictionaries[0], dictionaries[1:], sae._training["encoder"][order]
+    )
+    seconds = perf_counter() - began
+    trained = Peer(sae.components_, sae.decoder_bias_, sae.transform, seconds)
+    agreement = feature_agreement(sae.components_, sae.witness_dictionaries_)
+    return Fitted(trained, agreement)
+
+
+def side_by_side(problem: Problem, seed: int) -> Fitted:
+    began = perf_counter()
+    half = problem._replace(
+        n_components=problem.n_components // 2, k=max(1, problem.k // 2)
+    )
+    first = estimator(half, seed, **ALONE).fit(problem.X)
+    left = problem.X - first.reconstruct(problem.X)
+    second = estimator(half, seed + 1000, **ALONE).fit(left)
+    seconds = perf_counter() - began
+
+    def encode(X: np.ndarray) -> sparse.csr_array:
+        left = X - first.reconstruct(X)
+        return sparse.hstack([first.transform(X), second.transform(left)], "csr")
+
+    trained = Peer(
+        np.concatenate([first.components_, second.components_]),
+        first.decoder_bias_ + second.decoder_bias_,
+        encode,
+        seconds,
+    )
+    agreement = [sae.feature_agreement_ for sae in (first, second)]
+    return Fitted(trained, np.concatenate(agreement))
+
+
+def rivals(n_steps: int) -> Iterator[tuple[str, Callable[[Problem, int], Fitted]]]:
+    yield "one SAE", changed(nullcontext, **ALONE)
+    yield "three SAEs, alpha=0", ours(alpha=0.0)
+    yield "three SAEs, default", ours()
+    yield "one SAE, three times the steps", ours(**ALONE, max_steps=3 * n_steps)
+    yield "aligned", changed(aligned, **ALONE)
+    for weight in PENALTIES:
+        yield (
+            f"weights penalised by {weight:g}",
+            changed(lambda weight=weight: weights_penalised(weight), **ALONE),
+        )
+    yield "mean of the group", mean_of_group
+    yield "two side by side", side_by_side
