@@ -88,7 +88,8 @@ class ActivationExtractor(
         unchanged. None returns activations.
 
     batch_size : int, default=32
-        Number of inputs in each forward pass.
+        Number of inputs in each forward pass. Sequences of different lengths are padded
+        to the longest of them, so sort texts by length to save computation.
 
     max_length : int, default=None
         Maximum number of tokens, without padding; longer sequences are cut. With None,
