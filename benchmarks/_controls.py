@@ -1,4 +1,4 @@
-"""Fits that must not find features, to see what the scores say of them.
+"""Fits that must not find features, to test the scores on.
 
 Dictionaries that do not learn, and data without features (after arXiv 2602.14111).
 """
@@ -42,7 +42,7 @@ def frozen(cosine: float) -> AbstractContextManager:
 
 
 def shuffled(X: np.ndarray, seed: int) -> np.ndarray:
-    """Each column in an order of its own: the same values, and no correlation."""
+    """Each column in another order: the same values, and no correlation."""
     return np.random.default_rng(seed).permuted(X, axis=0)
 
 

@@ -89,7 +89,7 @@ def samples(model: "SyntheticModel", n: int, seed: int) -> np.ndarray:
 
 
 class Judged(nn.Module):
-    """What ``eval_sae_on_synthetic_data`` asks of an SAE."""
+    """An SAE with the methods that ``eval_sae_on_synthetic_data`` calls."""
 
     def __init__(self, sae: Peer):
         super().__init__()
