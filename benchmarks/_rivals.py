@@ -4,8 +4,8 @@
 (arXiv 2605.18629).  *Weights penalised*: half the squared norm of the encoder enters
 the loss (after arXiv 2603.04198).  *Mean of the group*: three SAEs that train apart are
 matched, one to one, and matched atoms with a cosine above .5 are averaged, encoders
-too.  *Two side by side*: two SAEs of half as many atoms, each with half of k. The second
-learns the residual of the first.
+too.  *Two side by side*: two SAEs of half as many atoms, each with half of k; the
+second learns the residual of the first.
 """
 
 from collections.abc import Callable, Iterator
