@@ -19,23 +19,22 @@ to 1.6 times as long.  Pursuit and least squares run for much longer than OpenMP
 They use Python threads, which are as fast there: for Numba's, everything would be
 compiled once more.
 
-The first fit on a machine waits for the compiler, so little is compiled: one kernel for
-a single thread, and one for several only if there is enough work; only int64 indices;
-and rows copied element by element, because slice assignments take longer to compile.
+The first fit on a machine waits for the compiler, so little is compiled: only int64
+indices, and rows copied element by element, because slice assignments take longer to
+compile.  `_numba_calls` compiles one function that calls all kernels in parts.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from importlib import import_module
 
 import numba
 import numpy as np
 import torch
-from numba import prange
 from torch import Tensor
 
 from . import as_integers, batched
+from ._numba_calls import array, call, inner, kernel
 from .dense import lengths, linear, rounding
 
 # Permissions that a sum of floats needs to be vectorised.  NaN and infinity are kept,
@@ -79,19 +78,18 @@ def residual_products(
 ) -> tuple[Tensor, Tensor]:
     """As in `_torch`."""
     residual, products = X.new_empty(X.shape), X.new_empty(indices.shape)
-    arrays = _arrays(X, values, indices, dictionary, residual, products)
+    numbers = _arrays(X, values, dictionary, residual, products)
     time = 2 * READ * indices.numel() * X.shape[1]
-    bounds = _bounds(len(X), time)
-    _run(_residual_products, _residual_products_in_parts, bounds, *arrays)
+    call(_residual_products, _bounds(len(X), time), numbers, _arrays(indices))
     return residual, products
 
 
 def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
     """As in `_torch`."""
     products = X.new_empty(indices.shape)
-    arrays = _arrays(X, atoms, indices, products)
     time = READ * indices.numel() * X.shape[1]
-    _run(_gather_dot, _gather_dot_in_parts, _bounds(len(X), time), *arrays)
+    numbers = _arrays(X, atoms, products)
+    call(_gather_dot, _bounds(len(X), time), numbers, _arrays(indices))
     return products
 
 
@@ -99,12 +97,12 @@ def bag_sums(
     X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor, out: Tensor, add: bool
 ) -> None:
     """As in `_torch`."""
-    arrays = _arrays(X, rows.long(), offsets.long(), weights, out)
+    rows, offsets = _arrays(rows.long(), offsets.long())
     # Parts with about equal numbers of entries.
     entries = _bounds(len(rows), READ * len(rows) * X.shape[1])
-    bounds = [int(np.searchsorted(arrays[2], entry)) for entry in entries]
+    bounds = [int(np.searchsorted(offsets, entry)) for entry in entries]
     bounds[-1] = len(out)
-    _run(_bag_sums, _bag_sums_in_parts, bounds, *arrays, add)
+    call(_bag_sums, bounds, _arrays(X, weights, out), [rows, offsets, [add]])
 
 
 def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -115,22 +113,22 @@ def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     size = max(1, min(int(2 * (n_columns / k) ** 0.5), n_columns // k))
     found = scores.new_empty(n_rows, k)
     indices = torch.empty(n_rows, k, dtype=torch.int64)
-    numbers, *places = _arrays(as_integers(scores), as_integers(found), indices)
-
     bounds = _bounds(n_rows, SEARCHED * scores.numel())
     n_parts, n_groups = len(bounds) - 1, n_columns // size
+    numbers = as_integers(scores)
     # The last place of each row takes rejected entries.
-    room = (
-        np.empty((n_parts, n_groups), numbers.dtype),
-        np.empty((n_parts, n_groups + 1), np.uint32),
-        np.empty((n_parts, n_columns + 1), numbers.dtype),
-        np.empty((n_parts, n_columns + 1), np.uint32),
+    maxima, candidates = (
+        numbers.new_empty(n_parts, n) for n in (n_groups, n_columns + 1)
     )
-    if n_parts == 1:
-        own = [part[0] for part in room]
-        _largest(*bounds, numbers, size, *own, *places)
-    else:
-        _largest_in_parts(np.array(bounds), numbers, size, *room, *places)
+    groups, columns = (
+        indices.new_empty(n_parts, n) for n in (n_groups + 1, n_columns + 1)
+    )
+    call(
+        _largest,
+        bounds,
+        _arrays(numbers, maxima, candidates, as_integers(found)),
+        [*_arrays(groups, columns, indices), [size]],
+    )
     return found, indices
 
 
@@ -165,7 +163,7 @@ def adam_step(
         if sources is None:  # any arrays, which are not read
             rows = [*rows, rows[0], *rows[2:]]
         flags = number == on_sphere, sources is not None
-        _run(_adam_rows, _adam_rows_in_parts, bounds, *rows, numbers, *flags)
+        call(_adam_rows, bounds, [*rows, numbers], [flags])
 
 
 def gram(atoms: Tensor) -> Tensor:
@@ -257,13 +255,6 @@ def _bounds(n_rows: int, time: float) -> list[int]:
     return [part * n_rows // n_parts for part in range(n_parts + 1)]
 
 
-def _run(kernel: Callable, in_parts: Callable, bounds: list[int], *arguments) -> None:
-    if len(bounds) == 2:
-        kernel(*bounds, *arguments)
-    else:
-        in_parts(np.array(bounds), *arguments)
-
-
 def _run_in_threads(kernel: Callable[[int, int, int], None], bounds: list[int]) -> None:
     """Call a kernel with the number, first and last row of each part, all at once."""
     n_parts = len(bounds) - 1
@@ -274,22 +265,6 @@ def _run_in_threads(kernel: Callable[[int, int, int], None], bounds: list[int]) 
     with ThreadPoolExecutor(n_parts) as pool:
         # A list, so that errors are raised here.
         list(pool.map(kernel, range(n_parts), bounds[:-1], bounds[1:]))
-
-
-def compiled(**options) -> Callable:
-    """Decorator that compiles a function, cached for all processes if possible."""
-
-    def decorate(function: Callable) -> Callable:
-        try:
-            return numba.njit(function, nogil=True, cache=True, **options)
-        except RuntimeError:  # no folder to store it in
-            return numba.njit(function, nogil=True, **options)
-
-    return decorate
-
-
-# Without the wrappers that calls from Python need, which take long to compile.
-inner = partial(compiled, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @inner(fastmath=IN_VECTORS)
@@ -331,29 +306,49 @@ def _dot_rows(x, X, rows, products):
         products[e] = p0
 
 
-@compiled()
-def _residual_products(begin, end, X, values, indices, dictionary, residual, products):
-    n_features = X.shape[1]
-    for i in range(begin, end):
-        for f in range(n_features):
-            residual[i, f] = X[i, f]
-        _add_rows(residual[i], dictionary, indices[i], values[i], X.dtype.type(-1))
-        _dot_rows(residual[i], dictionary, indices[i], products[i])
+@kernel()
+def _residual_products(real):
+    def compute(part, table):
+        bounds, indices = array(table, 0, np.int64)[0], array(table, 6, np.int64)
+        X, values = array(table, 1, real), array(table, 2, real)
+        dictionary, residual = array(table, 3, real), array(table, 4, real)
+        products, n_features = array(table, 5, real), X.shape[1]
+        for i in range(bounds[part], bounds[part + 1]):
+            for f in range(n_features):
+                residual[i, f] = X[i, f]
+            _add_rows(residual[i], dictionary, indices[i], values[i], real(-1))
+            _dot_rows(residual[i], dictionary, indices[i], products[i])
+
+    return compute
 
 
-@compiled()
-def _gather_dot(begin, end, X, atoms, indices, products):
-    for i in range(begin, end):
-        _dot_rows(X[i], atoms, indices[i], products[i])
+@kernel()
+def _gather_dot(real):
+    def compute(part, table):
+        bounds, indices = array(table, 0, np.int64)[0], array(table, 4, np.int64)
+        X, atoms = array(table, 1, real), array(table, 2, real)
+        products = array(table, 3, real)
+        for i in range(bounds[part], bounds[part + 1]):
+            _dot_rows(X[i], atoms, indices[i], products[i])
+
+    return compute
 
 
-@compiled()
-def _bag_sums(begin, end, X, rows, offsets, weights, sums, add):
-    for bag in range(begin, end):
-        entries = slice(offsets[bag], offsets[bag + 1])
-        if not add:
-            sums[bag] = 0
-        _add_rows(sums[bag], X, rows[entries], weights[entries], X.dtype.type(1))
+@kernel()
+def _bag_sums(real):
+    def compute(part, table):
+        bounds, rows = array(table, 0, np.int64)[0], array(table, 4, np.int64)[0]
+        X, weights = array(table, 1, real), array(table, 2, real)[0]
+        sums, offsets = array(table, 3, real), array(table, 5, np.int64)[0]
+        add = array(table, 6, np.int64)[0, 0]
+        for bag in range(bounds[part], bounds[part + 1]):
+            entries = slice(offsets[bag], offsets[bag + 1])
+            if not add:
+                for f in range(sums.shape[1]):
+                    sums[bag, f] = 0
+            _add_rows(sums[bag], X, rows[entries], weights[entries], real(1))
+
+    return compute
 
 
 @inner()
@@ -378,151 +373,97 @@ def _threshold(numbers, k):
     return low
 
 
-@compiled()
-def _largest(
-    begin, end, numbers, size, maxima, groups, candidates, columns, found, indices
-):
-    # Unsigned indices avoid checks for negative ones, which cost more than the rest.
-    # Rejected entries are overwritten, which avoids a branch.
-    one, none = np.uint64(1), np.uint64(0)
-    n_columns, k = numbers.shape[1], indices.shape[1]
-    n_groups = len(maxima)
-    for i in range(begin, end):
-        row = numbers[i]
-        # Strided groups, so that maxima are taken over contiguous vectors.
-        for g in range(n_groups):
-            maxima[g] = row[g]
-        for start in range(n_groups, n_groups * size, n_groups):
-            run = row[start : start + n_groups]
+@kernel()
+def _largest(integer):
+    def compute(part, table):
+        bounds, numbers = array(table, 0, np.int64)[0], array(table, 1, integer)
+        maxima, candidates = (
+            array(table, 2, integer)[part],
+            array(table, 3, integer)[part],
+        )
+        found, groups = array(table, 4, integer), array(table, 5, np.uint64)[part]
+        columns, indices = array(table, 6, np.uint64)[part], array(table, 7, np.int64)
+        size = array(table, 8, np.int64)[0, 0]
+        # Unsigned indices avoid checks for negative ones, which cost more than the
+        # rest.  Rejected entries are overwritten, which avoids a branch.
+        one, none = np.uint64(1), np.uint64(0)
+        n_columns, k = numbers.shape[1], indices.shape[1]
+        n_groups = len(maxima)
+        for i in range(bounds[part], bounds[part + 1]):
+            row = numbers[i]
+            # Strided groups, so that maxima are taken over contiguous vectors.
             for g in range(n_groups):
-                number = run[g]
-                maxima[g] = number if number > maxima[g] else maxima[g]
-        least = _threshold(maxima, k)
-        n_chosen = none
-        for g in range(n_groups):
-            groups[n_chosen] = g
-            n_chosen += one if maxima[g] >= least else none
-        n_candidates = none
-        for start in range(0, n_groups * size, n_groups):
-            run = row[start : start + n_groups]
-            for g in groups[:n_chosen]:
-                candidates[n_candidates] = run[g]
-                columns[n_candidates] = start + g
-                n_candidates += one if run[g] >= least else none
-        for column in range(n_groups * size, n_columns):
-            candidates[n_candidates] = row[column]
-            columns[n_candidates] = column
-            n_candidates += one if row[column] >= least else none
+                maxima[g] = row[g]
+            for start in range(n_groups, n_groups * size, n_groups):
+                run = row[start : start + n_groups]
+                for g in range(n_groups):
+                    number = run[g]
+                    maxima[g] = number if number > maxima[g] else maxima[g]
+            least = _threshold(maxima, k)
+            n_chosen = none
+            for g in range(n_groups):
+                groups[n_chosen] = g
+                n_chosen += one if maxima[g] >= least else none
+            n_candidates = none
+            for start in range(0, n_groups * size, n_groups):
+                run = row[start : start + n_groups]
+                for g in groups[:n_chosen]:
+                    candidates[n_candidates] = run[g]
+                    columns[n_candidates] = start + g
+                    n_candidates += one if run[g] >= least else none
+            for column in range(n_groups * size, n_columns):
+                candidates[n_candidates] = row[column]
+                columns[n_candidates] = column
+                n_candidates += one if row[column] >= least else none
 
-        least = _threshold(candidates[:n_candidates], k)
-        n_found = 0
-        for c in range(n_candidates):
-            if candidates[c] > least:
-                found[i, n_found] = candidates[c]
-                indices[i, n_found] = columns[c]
-                n_found += 1
-        for c in range(n_candidates):
-            if candidates[c] == least and n_found < k:
-                found[i, n_found] = least
-                indices[i, n_found] = columns[c]
-                n_found += 1
+            least = _threshold(candidates[:n_candidates], k)
+            n_found = 0
+            for c in range(n_candidates):
+                if candidates[c] > least:
+                    found[i, n_found] = candidates[c]
+                    indices[i, n_found] = columns[c]
+                    n_found += 1
+            for c in range(n_candidates):
+                if candidates[c] == least and n_found < k:
+                    found[i, n_found] = least
+                    indices[i, n_found] = columns[c]
+                    n_found += 1
+
+    return compute
 
 
-@compiled(fastmath=IN_VECTORS, error_model="numpy")
-def _adam_rows(
-    begin, end, parameter, gradient, mean, square, p0, m0, v0, numbers, on_sphere, copy
-):
-    one, zero = parameter.dtype.type(1), parameter.dtype.type(0)
-    # Not derived from each other: a square may be infinite, and a difference NaN.
-    new_mean, old_square, new_square, rate, scale, eps = numbers
-    n_features = parameter.shape[1]
-    for i in range(begin, end):
-        p, g, m, v = parameter[i], gradient[i], mean[i], square[i]
-        along, size = zero, zero
-        if copy:
+@kernel(fastmath=IN_VECTORS, error_model="numpy")
+def _adam_rows(real):
+    def compute(part, table):
+        bounds, flags = array(table, 0, np.int64)[0], array(table, 9, np.int64)[0]
+        parameter, gradient = array(table, 1, real), array(table, 2, real)
+        mean, square = array(table, 3, real), array(table, 4, real)
+        p0, m0, v0 = array(table, 5, real), array(table, 6, real), array(table, 7, real)
+        numbers, on_sphere, copy = array(table, 8, real)[0], flags[0], flags[1]
+        one, zero = real(1), real(0)
+        # Not derived from each other: a square may be infinite, and a difference NaN.
+        new_mean, old_square, new_square, rate, scale, eps = numbers
+        n_features = parameter.shape[1]
+        for i in range(bounds[part], bounds[part + 1]):
+            p, g, m, v = parameter[i], gradient[i], mean[i], square[i]
+            along, size = zero, zero
+            if copy:
+                for f in range(n_features):
+                    p[f] = p0[i, f]
+                    m[f] = m0[i, f]
+                    v[f] = v0[i, f]
+            if on_sphere:
+                for f in range(n_features):
+                    along += p[f] * g[f]
             for f in range(n_features):
-                p[f] = p0[i, f]
-                m[f] = m0[i, f]
-                v[f] = v0[i, f]
-        if on_sphere:
-            for f in range(n_features):
-                along += p[f] * g[f]
-        for f in range(n_features):
-            tangent = g[f] - along * p[f]
-            m[f] += new_mean * (tangent - m[f])
-            v[f] = old_square * v[f] + new_square * (tangent * tangent)
-            p[f] -= rate * m[f] / (np.sqrt(v[f]) * scale + eps)
-            size += p[f] * p[f]
-        if on_sphere:
-            factor = one / np.sqrt(size)
-            for f in range(n_features):
-                p[f] *= factor
+                tangent = g[f] - along * p[f]
+                m[f] += new_mean * (tangent - m[f])
+                v[f] = old_square * v[f] + new_square * (tangent * tangent)
+                p[f] -= rate * m[f] / (np.sqrt(v[f]) * scale + eps)
+                size += p[f] * p[f]
+            if on_sphere:
+                factor = one / np.sqrt(size)
+                for f in range(n_features):
+                    p[f] *= factor
 
-
-@compiled(parallel=True)
-def _residual_products_in_parts(
-    bounds, X, values, indices, dictionary, residual, products
-):
-    for part in prange(len(bounds) - 1):
-        _residual_products(
-            bounds[part],
-            bounds[part + 1],
-            X,
-            values,
-            indices,
-            dictionary,
-            residual,
-            products,
-        )
-
-
-@compiled(parallel=True)
-def _gather_dot_in_parts(bounds, X, atoms, indices, products):
-    for part in prange(len(bounds) - 1):
-        _gather_dot(bounds[part], bounds[part + 1], X, atoms, indices, products)
-
-
-@compiled(parallel=True)
-def _bag_sums_in_parts(bounds, X, rows, offsets, weights, out, add):
-    for part in prange(len(bounds) - 1):
-        _bag_sums(bounds[part], bounds[part + 1], X, rows, offsets, weights, out, add)
-
-
-@compiled(parallel=True)
-def _largest_in_parts(
-    bounds, numbers, size, maxima, groups, candidates, columns, found, indices
-):
-    for part in prange(len(bounds) - 1):
-        _largest(
-            bounds[part],
-            bounds[part + 1],
-            numbers,
-            size,
-            maxima[part],
-            groups[part],
-            candidates[part],
-            columns[part],
-            found,
-            indices,
-        )
-
-
-@compiled(parallel=True)
-def _adam_rows_in_parts(
-    bounds, parameter, gradient, mean, square, p0, m0, v0, numbers, on_sphere, copy
-):
-    for part in prange(len(bounds) - 1):
-        _adam_rows(
-            bounds[part],
-            bounds[part + 1],
-            parameter,
-            gradient,
-            mean,
-            square,
-            p0,
-            m0,
-            v0,
-            numbers,
-            on_sphere,
-            copy,
-        )
+    return compute

@@ -23,7 +23,8 @@ that it calls: constants are therefore variables with a type.
 
 import numpy as np
 
-from ._numba import IN_VECTORS, compiled, inner
+from ._numba import IN_VECTORS
+from ._numba_calls import compiled, inner
 from .batched import RIDGE, TRIES
 
 # Number of columns in which to find the largest at once, and minimum number of such

@@ -1,0 +1,120 @@
+"""How kernels in Numba are compiled and called, in one thread or several.
+
+The first fit on a machine waits for the compiler.  What costs it time is not the loops
+but what surrounds them: code that reads Python's arguments, eight arrays for each
+kernel, and each ``parallel=True``, which compiles the loops once more.  So kernels get
+two integers, the number of a part of the rows and the address of a table of arrays, and
+one function calls any kernel for all parts.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+
+import numba
+import numpy as np
+from numba import prange, types
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
+
+
+def compiled(wrap: Callable = numba.njit, **options) -> Callable:
+    """Decorator that compiles a function, cached for all processes if possible."""
+
+    def decorate(function: Callable) -> Callable:
+        try:
+            return wrap(nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # no folder to store it in
+            return wrap(nogil=True, **options)(function)
+
+    return decorate
+
+
+# Without the wrappers that calls from Python need, which take long to compile.
+inner = partial(compiled, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def kernel(**options) -> Callable:
+    """Decorator of functions that take a type of numbers and return a kernel.
+
+    Kernels return nothing, and raise nothing.
+    """
+    entry = partial(numba.cfunc, types.void(types.intp, types.intp))
+
+    def decorate(make: Callable) -> Callable:
+        @cache
+        def of_type(dtype: type):
+            return compiled(entry, **options)(make(dtype))
+
+        return of_type
+
+    return decorate
+
+
+@intrinsic
+def array(typing, address, i, dtype):
+    """Array i, of two dimensions, of the table at an address."""
+    kind = types.Array(dtype.dtype, 2, "C")
+
+    def build(context, builder, signature, arguments):
+        address, i, _ = arguments
+        word = context.get_value_type(types.intp)
+        table = builder.inttoptr(address, word.as_pointer())
+        first = builder.mul(i, word(3))
+        data, n_rows, n_columns = (
+            builder.load(builder.gep(table, [builder.add(first, word(j))]))
+            for j in range(3)
+        )
+        size = word(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        found = make_array(kind)(context, builder)
+        populate_array(
+            found,
+            data=builder.inttoptr(data, found.data.type),
+            shape=[n_rows, n_columns],
+            strides=[builder.mul(n_columns, size), size],
+            itemsize=size,
+            meminfo=None,
+        )
+        return found._getvalue()
+
+    return kind(types.intp, types.intp, dtype), build
+
+
+def call(
+    of_type: Callable,
+    bounds: Sequence[int],
+    numbers: Sequence[np.ndarray],
+    integers: Sequence[np.ndarray | Sequence[int]],
+) -> None:
+    """Call a kernel for all parts of the rows.
+
+    Its table has the bounds, the numbers, which have one type, and the integers.
+
+    Parameters
+    ----------
+    of_type : callable
+        What the decorator `kernel` gave.
+    bounds : sequence of n_parts + 1 int
+        Of each part, the first row and the one after the last.
+    numbers, integers : sequences of arrays, of one dimension or two
+    """
+    integers = [np.asarray(each, np.int64) for each in (bounds, *integers)]
+    arrays = integers[0], *numbers, *integers[1:]
+    # Kernels would read and write elsewhere.
+    if len({each.dtype for each in numbers}) > 1 or not all(
+        each.flags.c_contiguous for each in arrays
+    ):
+        raise TypeError("kernels need contiguous arrays of one type")
+    table = np.array(
+        [(each.ctypes.data, *(1, *each.shape)[-2:]) for each in arrays], np.intp
+    )
+    compiled_kernel = of_type(numbers[0].dtype.type)
+    if len(bounds) == 2:
+        compiled_kernel.ctypes(0, table.ctypes.data)
+    else:
+        _call_parts(compiled_kernel, len(bounds) - 1, table.ctypes.data)
+
+
+@compiled(parallel=True)
+def _call_parts(kernel, n_parts, table):
+    for part in prange(n_parts):
+        kernel(np.intp(part), table)  # prange counts without signs
