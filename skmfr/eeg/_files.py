@@ -38,6 +38,8 @@ OF_FILTERS = {
     "feature_scale_": "float n",
 }
 SPATIAL = {"spatial_filters_": "float f c c"}
+# Files of earlier builds have none.
+COVARIANCES = {"artifact_covariance_": "float c c", "clean_covariances_": "float f c c"}
 # Fitted attributes that are not arrays.
 PLAIN = ("ch_names_", "sfreq_", "recording_", "n_channels_", "n_times_", "hop_")
 # Those of filters that are numbers.
@@ -49,7 +51,7 @@ def save_denoiser(denoiser, path) -> None:
     check_is_fitted(denoiser)
     denoiser._validate_params()
     pca = getattr(denoiser, "pca_", None)
-    names = ALWAYS if pca is not None else ALWAYS | OF_FILTERS | SPATIAL
+    names = ALWAYS if pca is not None else ALWAYS | OF_FILTERS | SPATIAL | COVARIANCES
     arrays = {
         name: getattr(denoiser, name) for name in names if hasattr(denoiser, name)
     }
@@ -182,7 +184,8 @@ def _expected(names: set[str], with_pca: bool) -> dict[str, str]:
     if with_pca:
         return ALWAYS | {f"pca {name}": axes for name, axes in PCA_FITTED.items()}
     spatial = SPATIAL if "spatial_filters_" in names else {}
-    return ALWAYS | OF_FILTERS | spatial
+    of_pairs = COVARIANCES if names & set(COVARIANCES) else {}
+    return ALWAYS | OF_FILTERS | spatial | of_pairs
 
 
 def _with_parameters(denoiser, parameters: dict[str, Any], sae):
