@@ -3,7 +3,8 @@
 ``python -m benchmarks.eeg single --data DIR`` mixes clean single-channel epochs with
 ocular or muscular artefacts and prints a row for each way to get them out again, with
 errors on epochs of people that training has not seen: mean and standard deviation over
-splits.  ``multi`` does the same with 19 channels and ocular topographies, ``kept`` asks
+splits.  ``multi`` does the same with 19 channels and ocular topographies, ``muscles``
+with muscular ones, ``kept`` asks
 what is left of the brain where nobody has clean signals, ``real`` what is taken out of
 recordings as they are, clean ones among them, ``paper`` reconstructs an
 unseen person in the paper's setting, ``decode`` classifies before and after denoising,
@@ -423,25 +424,22 @@ def single(arguments: argparse.Namespace, report: Report) -> None:
 
 
 def multi(arguments: argparse.Namespace, report: Report) -> None:
-    for artefact in arguments.artefacts:
-        made = [
-            multi_split(
-                arguments.data,
-                seed,
-                not arguments.microvolts,
-                arguments.most,
-                artefact,
-            )
-            for seed in range(arguments.seeds)
-        ]
-        splits = [split for split, *_ in made]
-        print_sizes(splits)
-        methods = multi_methods(*made[0][1:])
-        rows = compared(methods, splits, arguments.only)
-        table = {"table": "multi"}
-        if artefact != "EOG":
-            table["artefacts"] = artefact
-        report(rows, table, DIGITS, append=True)
+    artefact = "EOG" if arguments.table == "multi" else "EMG"
+    made = [
+        multi_split(
+            arguments.data,
+            seed,
+            not arguments.microvolts,
+            arguments.most,
+            artefact,
+        )
+        for seed in range(arguments.seeds)
+    ]
+    splits = [split for split, *_ in made]
+    print_sizes(splits)
+    methods = multi_methods(*made[0][1:])
+    rows = compared(methods, splits, arguments.only)
+    report(rows, {"table": arguments.table}, DIGITS, append=True)
 
 
 def kept(arguments: argparse.Namespace, report: Report) -> None:
@@ -854,6 +852,7 @@ def memories(raw, hours: float, denoisers: dict[str, EEGDenoiser]) -> Iterator[R
 TABLES = {
     "single": single,
     "multi": multi,
+    "muscles": multi,
     "kept": kept,
     "real": real,
     "paper": paper,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 from sklearn.utils import column_or_1d
@@ -15,7 +17,7 @@ from ._filters import (
 )
 from ._fitted import LOUDEST, TINY, new_sae, without_excluded
 from ._recordings import Reader
-from ._removal import covariances, found_in_clean, learn_filter
+from ._removal import N_TOPOGRAPHIES, covariances, found_in_clean, learn_filter
 from ._windows import count_windows, cut_windows, overlap_add, taper
 
 # Channels of windows that the second dictionary is learned from, at most.
@@ -31,6 +33,8 @@ N_FOLDS = 5
 CORRECTION_ROWS = 10_000
 MOST_CLEAN, LEAST_NOISY = 0.9, 0.05
 N_WINDOWS = 3
+# Share of the artefacts' power below which `apply` warns that it leaves the rest.
+MOST_OF_ARTEFACTS = 0.95
 
 
 def folds_of_epochs(
@@ -164,6 +168,15 @@ def removal_of_known(denoiser, reader: Reader, everywhere: bool = False):
     The filter is learned from windows of a reader; how much of its output is the
     brain's, clean signals of the fit say.
     """
+    sizes = np.linalg.eigvalsh(denoiser.artifact_covariance_)[::-1]
+    share = sizes[:N_TOPOGRAPHIES].sum() / max(sizes.sum(), TINY)
+    if share < MOST_OF_ARTEFACTS:
+        warnings.warn(
+            f"{N_TOPOGRAPHIES} topographies, as many as apply removes, have "
+            f"{share:.0%} of the power of the artefacts in the fit, so that much of them will stay. "
+            "Use transform, as muscles have more topographies than eyes.",
+            stacklevel=5,
+        )
     windows = as_spectra(windows_to_learn_from(denoiser, reader))
     learned = learn_filter(windows, denoiser.artifact_covariance_)
     in_clean = found_in_clean(learned, denoiser.clean_covariances_)
