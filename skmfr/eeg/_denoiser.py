@@ -158,6 +158,13 @@ class EEGDenoiser(
         With clean signals of several channels: matrices that take noisy channels to
         clean ones, for each frequency of ``np.fft.rfftfreq(n_times_, 1 / sfreq_)``.
 
+    artifact_covariance_ : ndarray of shape (n_channels, n_channels)
+        With clean signals of several channels: covariance of what noisy signals have
+        beyond clean ones, over all frequencies of a window, in units of `scale_`.
+
+    clean_covariances_ : ndarray of shape (n_freqs, n_channels, n_channels)
+        With clean signals of several channels: their covariance for each frequency.
+
     filters_ : ndarray of shape (n_freqs, n_inputs, n_codes)
         With clean signals: the second dictionary. Gains on the noisy spectrum, and for
         several channels on the spatially filtered one, that codes combine: 1, the
@@ -403,7 +410,6 @@ class EEGDenoiser(
             # The difference, so that what is not changed keeps all of its digits.
             scaled = as_scaled(self, signals)
             difference = (change(scaled) - scaled) * self.scale_[:, None]
-            difference += (self.clean_mean_ - self.mean_)[:, None]
             return (signals + difference).astype(signals.dtype)
 
         margin = self.n_times_ + N_NEIGHBOURS * self.hop_

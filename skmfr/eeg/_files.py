@@ -38,6 +38,8 @@ OF_FILTERS = {
     "feature_scale_": "float n",
 }
 SPATIAL = {"spatial_filters_": "float f c c"}
+# Files of earlier builds have none.
+COVARIANCES = {"artifact_covariance_": "float c c", "clean_covariances_": "float f c c"}
 # Fitted attributes that are not arrays.
 PLAIN = ("ch_names_", "sfreq_", "recording_", "n_channels_", "n_times_", "hop_")
 # Those of filters that are numbers.
@@ -49,7 +51,7 @@ def save_denoiser(denoiser, path) -> None:
     check_is_fitted(denoiser)
     denoiser._validate_params()
     pca = getattr(denoiser, "pca_", None)
-    names = ALWAYS if pca is not None else ALWAYS | OF_FILTERS | SPATIAL
+    names = ALWAYS if pca is not None else ALWAYS | OF_FILTERS | SPATIAL | COVARIANCES
     arrays = {
         name: getattr(denoiser, name) for name in names if hasattr(denoiser, name)
     }
@@ -168,13 +170,16 @@ def _described(metadata) -> dict[str, Any]:
     try:
         description = json.loads(metadata["skmfr eeg"])
         version = description["format_version"]
-    except (KeyError, TypeError, ValueError) as error:
+        parts = {"parameters", "attributes"} - description.keys()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError("it is not a file of EEGDenoiser.save.") from error
     if version != FORMAT_VERSION:
         raise ValueError(
             f"it is in version {version} of the format; this skmfr reads version "
             f"{FORMAT_VERSION}: update skmfr."
         )
+    if parts:
+        raise ValueError(f"it lacks {' and '.join(sorted(parts))} of the denoiser.")
     return description
 
 
@@ -182,10 +187,13 @@ def _expected(names: set[str], with_pca: bool) -> dict[str, str]:
     if with_pca:
         return ALWAYS | {f"pca {name}": axes for name, axes in PCA_FITTED.items()}
     spatial = SPATIAL if "spatial_filters_" in names else {}
-    return ALWAYS | OF_FILTERS | spatial
+    of_pairs = COVARIANCES if names & set(COVARIANCES) else {}
+    return ALWAYS | OF_FILTERS | spatial | of_pairs
 
 
 def _with_parameters(denoiser, parameters: dict[str, Any], sae):
+    if missing := sorted(denoiser.get_params(deep=False).keys() - parameters.keys()):
+        raise ValueError(f"it lacks parameters of the denoiser: {', '.join(missing)}.")
     if parameters["sae"] is not None:
         parameters = parameters | {"sae": clone(sae).set_params(**parameters["sae"])}
     parameters["exclude"] = parameters["exclude"] or ()
@@ -196,6 +204,11 @@ def _with_parameters(denoiser, parameters: dict[str, Any], sae):
 
 def _set_attributes(denoiser, attributes: dict, arrays: dict, sae) -> None:
     """Make a denoiser fitted."""
+    numbers = () if "pca" in attributes else NUMBERS
+    # Files of earlier builds correct all windows.
+    attributes = {"least_correction_": 0.0} | attributes
+    if missing := [name for name in (*PLAIN, *numbers) if name not in attributes]:
+        raise ValueError(f"it lacks attributes of the denoiser: {', '.join(missing)}.")
     fitted = {name: attributes[name] for name in PLAIN}
     fitted |= {name: arrays[name] for name in arrays if not name.startswith("pca ")}
     fitted["sae_"] = sae
@@ -215,9 +228,7 @@ def _set_attributes(denoiser, attributes: dict, arrays: dict, sae) -> None:
             raise ValueError(f"its windows have {pca.n_features_in_} numbers.")
     else:
         n_features = len(fitted["feature_mean_"])
-        # Files of earlier builds correct all windows.
-        numbers = {"least_correction_": 0.0} | attributes
-        fitted |= {name: float(numbers[name]) for name in NUMBERS}
+        fitted |= {name: float(attributes[name]) for name in numbers}
     if sae.n_features_in_ != n_features:
         raise ValueError(
             f"its SAE codes {sae.n_features_in_} features, its arrays {n_features}."

@@ -36,7 +36,8 @@ def check_atoms_are_signals(denoiser, what: str) -> None:
     if hasattr(denoiser, "filters_"):
         raise ValueError(
             f"{what} needs a denoiser that was fitted without y: with clean signals, "
-            "atoms are spectra and not parts of the signal. Use transform."
+            "atoms are spectra and not parts of the signal. Use transform, or apply "
+            "without naming atoms."
         )
 
 

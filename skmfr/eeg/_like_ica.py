@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ._finding import found_by_channels, found_by_power
 from ._fitted import check_atoms_are_signals, check_shape, checked_atoms
 from ._recordings import Reader, check_recording
 from ._sources import atom_names, sources_of
+from ._supervised import removal_of_known
 from ._unsupervised import removal
 
 # Atoms in a grid, and, as in MNE, those whose properties are shown if none is named.
@@ -37,6 +39,10 @@ class LikeICA:
         possible of anything else. The filter's output is subtracted in windows in which
         it is stronger than the brain alone would be.
 
+        A denoiser that was fitted with clean signals removes the artefacts of the fit.
+        What noisy signals had beyond clean ones stands in the place of atoms, and clean
+        signals tell how strong the output is from the brain alone.
+
         Parameters
         ----------
         X : mne.io.Raw, mne.Epochs, mne.Evoked, or array of shape (n_epochs, \
@@ -44,7 +50,8 @@ n_channels, n_times)
             A whole recording, or all epochs of one: the filter is learned from X.
         exclude : array-like of int or bool, default=None
             Atoms to remove, as indices or as a mask. Repeated indices count once. None
-            means the parameter `exclude`.
+            means the parameter `exclude`. Not for a denoiser that was fitted with clean
+            signals.
         include : array-like of int or bool, default=None
             Atoms to keep: all others are removed, and those in `exclude`. The five
             largest topographies of the removed atoms are removed.
@@ -60,9 +67,9 @@ n_channels, n_times)
         Raises
         ------
         ValueError
-            As in :meth:`transform`, if the denoiser was fitted with clean signals,
-            where atoms are not parts of the signals, or if X is an average and there is
-            nothing to learn from.
+            As in :meth:`transform`, if X is an average and there is nothing to learn
+            from, or if the denoiser was fitted with clean signals and atoms are named,
+            which are spectra there, or it has one channel.
 
         Warns
         -----
@@ -76,8 +83,7 @@ n_channels, n_times)
         average them then.
         """
         check_is_fitted(self)
-        check_atoms_are_signals(self, "apply")
-        atoms = self._to_remove(exclude, include)
+        remove = self._removing(exclude, include)
         if is_evoked(X) and learn_from is None:
             raise ValueError(
                 "X is an average, from which no covariance can be learned; pass the "
@@ -91,13 +97,26 @@ n_channels, n_times)
             check_shape(self, learn_from)
 
         def prepared(source: Reader):
-            return removal(self, atoms, learn_from or source, everywhere=is_evoked(X))
+            return remove(learn_from or source, everywhere=is_evoked(X))
 
         if not is_evoked(X):
             return self._mapped(X, prepared)
         cleaned = X.copy()
         cleaned.data[:] = self._mapped(as_epochs(X), prepared).get_data(copy=False)[0]
         return cleaned
+
+    def _removing(self, exclude, include) -> Callable:
+        """How artefacts are removed, by what is learned from a reader."""
+        if not hasattr(self, "filters_"):
+            return partial(removal, self, self._to_remove(exclude, include))
+        if exclude is not None or include is not None:
+            check_atoms_are_signals(self, "apply with exclude or include")
+        if not hasattr(self, "artifact_covariance_"):
+            raise ValueError(
+                "apply needs a denoiser of several channels, fitted by this version: "
+                "this one knows no topographies of artefacts. Use transform."
+            )
+        return partial(removal_of_known, self)
 
     def _to_remove(self, exclude, include) -> np.ndarray:
         atoms = checked_atoms(self, self.exclude if exclude is None else exclude)

@@ -1,11 +1,14 @@
-"""Taking artefacts out: what and when by atoms, how by the recording's covariance.
+"""Taking artefacts out: what by atoms or pairs, how by the recording's covariance.
 
 A sample is ``x = A s + b``: artefacts have a few topographies, the columns of A, and
-what the brain does, b, has a covariance.  Marked atoms say where to begin with A, and
-which windows are loud.  Windows that are quiet say what the brain does, and A is what
+what the brain does, b, has a covariance.  The covariance of artefacts, of marked atoms
+or of noisy signals less clean ones, says where to begin with A, and which windows are
+loud.  Windows that are quiet say what the brain does, and A is what
 the whole recording has beyond that.  Both are then estimated in turn (expectation
 maximisation).  At each frequency a filter gets s with the least of the brain, and a
-window keeps as much of its output as there is beyond what the brain puts there.
+window keeps as much of its output as there is beyond what the brain puts there.  How
+much that is, clean signals of other people say better than the recording, if there are
+any: relative to the rest of the window, which only the brain fills.
 """
 
 from __future__ import annotations
@@ -18,12 +21,12 @@ from scipy.ndimage import uniform_filter1d
 
 from ._windows import cut_windows, overlap_add
 
-# Topographies at most, and what atoms contribute to each, relative to the brain's power
-# in it.  Atoms contained up to 0.17 of the brain's power where there was no artefact.
+# Topographies at most, and what artefacts contribute to each, relative to the brain's
+# power in it.  Atoms contained up to 0.17 of this where there was no artefact.
 N_TOPOGRAPHIES = 5
 LEAST_POWER = 0.25
-# Topographies of the atoms in which windows are loud or quiet, at most, and the power,
-# relative to the first, of the last.
+# Topographies of the artefacts in which windows are loud or quiet, at most, and the
+# power, relative to the first, of the last.
 N_LOUD = 3
 LEAST_LOUD = 0.05
 # Windows below this quantile of loudness are all as quiet.
@@ -50,17 +53,21 @@ class ArtefactFilter(NamedTuple):
     """Power of the brain in them, (n_topographies, n_freqs)"""
     band: np.ndarray
     """Where artefacts are larger on average, (n_topographies, n_freqs), bool"""
+    in_clean: np.ndarray | None = None
+    """Power of the brain in them within the band, relative to what is left of all
+    channels, (n_topographies,); None: what `brain` has"""
 
 
-def learn_filter(spectra: np.ndarray, contributed: np.ndarray) -> ArtefactFilter:
+def learn_filter(spectra: np.ndarray, of_artefacts: np.ndarray) -> ArtefactFilter:
     """Find topographies of artefacts, and a filter for each.
 
     Parameters
     ----------
     spectra : ndarray of shape (n_windows, n_channels, n_freqs), complex
         Of windows of a recording.
-    contributed : ndarray of shape (n_windows, n_channels, n_freqs), complex
-        Contribution of the marked atoms to these windows.
+    of_artefacts : ndarray of shape (n_channels, n_channels)
+        Covariance of artefacts, over all frequencies of a window: about what there is
+        in the recording.
 
     Returns
     -------
@@ -73,10 +80,8 @@ def learn_filter(spectra: np.ndarray, contributed: np.ndarray) -> ArtefactFilter
     whiten = (vectors[:, kept] / np.sqrt(values[kept])).T
     back = vectors[:, kept] * np.sqrt(values[kept])
     x = x @ whiten.T.astype(np.float32)
-    y = np.moveaxis(contributed, 2, 0)
-    of_atoms = _products(y, y).sum(0) / y.shape[1]
-    loud = whiten @ _main_topographies(of_atoms)
-    A, covariance = _beyond_quiet(x, whiten @ of_atoms @ whiten.T, loud)
+    loud = whiten @ _main_topographies(of_artefacts)
+    A, covariance = _beyond_quiet(x, whiten @ of_artefacts @ whiten.T, loud)
     for _ in range(N_ITERATIONS):
         mean, spread = _posterior(x, A, _inverse(covariance))
         spread = spread.sum(1)
@@ -94,6 +99,43 @@ def learn_filter(spectra: np.ndarray, contributed: np.ndarray) -> ArtefactFilter
     return ArtefactFilter(back @ A, filters @ whiten, brain, power > 2 * brain)
 
 
+def covariances(spectra: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """Mean products of channels, one matrix for each frequency.
+
+    Parameters
+    ----------
+    spectra : ndarray of shape (n_windows, n_channels, n_freqs), complex
+    weight : ndarray of shape (n_windows,), default=None
+        Of windows, of mean 1.
+
+    Returns
+    -------
+    ndarray of shape (n_freqs, n_channels, n_channels), float64
+    """
+    x = np.moveaxis(spectra, 2, 0)
+    weighted = x if weight is None else x * weight[:, None]
+    return _products(weighted, x) / len(spectra)
+
+
+def found_in_clean(learned: ArtefactFilter, clean: np.ndarray) -> np.ndarray:
+    """What filters find in clean signals, relative to the rest: `in_clean`.
+
+    Parameters
+    ----------
+    learned : ArtefactFilter
+    clean : ndarray of shape (n_freqs, n_channels, n_channels)
+        Covariance of clean signals, whatever their scale.
+
+    Returns
+    -------
+    ndarray of shape (n_topographies,)
+    """
+    filters = learned.filters
+    leave = np.eye(clean.shape[1]) - learned.topographies @ filters
+    found = np.sum((filters @ clean) * filters, axis=2).T
+    return np.sum(found * learned.band, axis=1) / np.sum((leave @ clean) * leave)
+
+
 def artefacts_in(
     signals: np.ndarray,
     learned: ArtefactFilter,
@@ -107,17 +149,22 @@ def artefacts_in(
     without. It makes the subtraction linear.
     """
     spectra = np.fft.rfft(cut_windows(signals, length, hop))
-    spectra = np.einsum(
+    found = np.einsum(
         "fri,niwf->nrwf",
         learned.filters.astype(signals.dtype),
         spectra,
         optimize=True,
     )
+    usual = np.sum(learned.brain * learned.band, axis=-1)[:, None]
+    if learned.in_clean is not None:
+        topographies = learned.topographies.astype(signals.dtype)
+        spectra -= np.einsum("ir,nrwf->niwf", topographies, found, optimize=True)
+        usual = learned.in_clean[:, None] * _power(spectra).sum(1, keepdims=True)
     # Only at frequencies where there is more of the artefact than of the brain.
-    spectra *= learned.band[:, None]
+    found *= learned.band[:, None]
     if not everywhere:
-        spectra *= _gain(spectra, np.sum(learned.brain * learned.band, axis=-1))
-    windows = np.fft.irfft(spectra, length).astype(signals.dtype)
+        found *= _gain(found, usual)
+    windows = np.fft.irfft(found, length).astype(signals.dtype)
     sources = overlap_add(windows, signals.shape[2], hop)
     return np.einsum("ir,nrt->nit", learned.topographies, sources, optimize=True)
 
@@ -130,18 +177,22 @@ def _gain(spectra: np.ndarray, usual: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     spectra : ndarray of shape (n_epochs, n_topographies, n_windows, n_freqs), complex
-    usual : ndarray of shape (n_topographies,)
+    usual : ndarray that broadcasts to (n_epochs, n_topographies, n_windows)
         Power of the brain.
 
     Returns
     -------
     ndarray of shape (n_epochs, n_topographies, n_windows, 1)
     """
-    power = np.sum(np.square(np.abs(spectra)), axis=-1)
-    power = uniform_filter1d(power, N_WINDOWS, axis=2, mode="nearest")
-    tiny = np.finfo(power.dtype).tiny
-    beyond = np.maximum(1 - usual[:, None] / np.maximum(power, tiny), 0)
+    power = _power(spectra)
+    beyond = np.maximum(1 - usual / np.maximum(power, np.finfo(power.dtype).tiny), 0)
     return beyond[..., None].astype(power.dtype)
+
+
+def _power(spectra: np.ndarray) -> np.ndarray:
+    """Over all frequencies, the mean of neighbouring windows: (..., n_windows)."""
+    power = np.sum(np.square(np.abs(spectra)), axis=-1)
+    return uniform_filter1d(power, N_WINDOWS, axis=-1, mode="nearest")
 
 
 def _main_topographies(covariance: np.ndarray) -> np.ndarray:
@@ -153,19 +204,19 @@ def _main_topographies(covariance: np.ndarray) -> np.ndarray:
 
 
 def _beyond_quiet(
-    x: np.ndarray, of_atoms: np.ndarray, loud: np.ndarray
+    x: np.ndarray, of_artefacts: np.ndarray, loud: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Topographies of what all windows have beyond quiet ones, and these' covariance.
 
-    There are as many as those in which the marked atoms contribute enough, relative to
-    quiet windows: a blink and a saccade differ, and so does a blink as the lid moves.
+    There are as many as those in which artefacts contribute enough, relative to quiet
+    windows: a blink and a saccade differ, and so does a blink as the lid moves.
 
     Parameters
     ----------
     x : ndarray of shape (n_freqs, n_windows, n_channels), complex
         The recording, whitened.
-    of_atoms : ndarray of shape (n_channels, n_channels)
-        Covariance of the contributions of the marked atoms, over all frequencies.
+    of_artefacts : ndarray of shape (n_channels, n_channels)
+        Their covariance, over all frequencies.
     loud : ndarray of shape (n_channels, n_loud)
         In which direction windows are loud or quiet.
 
@@ -182,7 +233,7 @@ def _beyond_quiet(
     covariance = _products(x * weight[:, None].astype(np.float32), x)
     together = covariance.sum(0)
     together += RIDGE * np.trace(together) / len(together) * np.eye(len(together))
-    contributed = eigh(of_atoms, together, eigvals_only=True)
+    contributed = eigh(of_artefacts, together, eigvals_only=True)
     n = int(np.clip(np.sum(contributed > LEAST_POWER), 1, N_TOPOGRAPHIES))
     _, vectors = eigh(np.eye(len(together)), together)
     return vectors[:, -n:], covariance

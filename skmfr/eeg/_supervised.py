@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 from sklearn.utils import column_or_1d
 
+from ._applying import as_spectra, windows_to_learn_from, without_artefacts
 from ._filters import (
     apply_filters,
     solve_filters,
@@ -13,7 +16,9 @@ from ._filters import (
     spectral_features,
 )
 from ._fitted import LOUDEST, TINY, new_sae, without_excluded
-from ._windows import count_windows, cut_windows, overlap_add
+from ._recordings import Reader
+from ._removal import N_TOPOGRAPHIES, covariances, found_in_clean, learn_filter
+from ._windows import count_windows, cut_windows, overlap_add, taper
 
 # Channels of windows that the second dictionary is learned from, at most.
 FIT_ROWS = 50_000
@@ -28,6 +33,8 @@ N_FOLDS = 5
 CORRECTION_ROWS = 10_000
 MOST_CLEAN, LEAST_NOISY = 0.9, 0.05
 N_WINDOWS = 3
+# Share of the artefacts' power below which `apply` warns that it leaves the rest.
+MOST_OF_ARTEFACTS = 0.95
 
 
 def folds_of_epochs(
@@ -89,11 +96,17 @@ def fit_filters(
     weights = bounded(_for_rows(relative_weights(clean), spectra), spectra)
     several = denoiser.n_channels_ > 1
     if several:
-        denoiser.spatial_filters_ = spatial_filters(
-            np.concatenate([part.reshape(-1, *part.shape[2:]) for part in spectra]),
-            np.concatenate([part.reshape(-1, *part.shape[2:]) for part in targets]),
-            np.concatenate([part[:, :, 0].ravel() for part in weights]),
+        noisy_windows, clean_windows = (
+            np.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts])
+            for parts in (spectra, targets)
         )
+        weight = np.concatenate([part[:, :, 0].ravel() for part in weights])
+        denoiser.spatial_filters_ = spatial_filters(
+            noisy_windows, clean_windows, weight
+        )
+        denoiser.clean_covariances_ = covariances(clean_windows, weight)
+        artefacts = noisy_windows - clean_windows
+        denoiser.artifact_covariance_ = covariances(artefacts, weight).sum(0)
     rows = rng.permutation(sum(weight.size for weight in weights))[:FIT_ROWS]
 
     def chosen(parts: list) -> np.ndarray:
@@ -134,7 +147,8 @@ def fit_filters(
 def filtered_signals(denoiser, signals: np.ndarray) -> np.ndarray:
     """Scaled signals (n_epochs, n_channels, n_times), denoised by the filters.
 
-    Windows that need no larger a correction than clean ones stay as they are.
+    Windows that need no larger a correction than clean ones stay as they are: they are
+    not moved to the mean of clean signals either.
     """
     spectra, clean = _estimated(denoiser, signals)
     least = denoiser.least_correction_
@@ -143,7 +157,31 @@ def filtered_signals(denoiser, signals: np.ndarray) -> np.ndarray:
     share = share.astype(clean.real.dtype)[:, :, None, None]
     denoised = spectra + share * (clean - spectra)
     windows = np.fft.irfft(denoised, denoiser.n_times_)
+    moved = (denoiser.clean_mean_ - denoiser.mean_) / denoiser.scale_
+    windows += share * np.outer(moved, taper(denoiser.n_times_))
     return overlap_add(windows.swapaxes(1, 2), signals.shape[2], denoiser.hop_)
+
+
+def removal_of_known(denoiser, reader: Reader, everywhere: bool = False):
+    """Make a function that removes the artefacts of the fit from scaled signals.
+
+    The filter is learned from windows of a reader; how much of its output is the
+    brain's, clean signals of the fit say.
+    """
+    sizes = np.linalg.eigvalsh(denoiser.artifact_covariance_)[::-1]
+    share = sizes[:N_TOPOGRAPHIES].sum() / max(sizes.sum(), TINY)
+    if share < MOST_OF_ARTEFACTS:
+        warnings.warn(
+            f"{N_TOPOGRAPHIES} topographies, as many as apply removes, have "
+            f"{share:.0%} of the power of the artefacts in the fit, so that much of them will stay. "
+            "Use transform, as muscles have more topographies than eyes.",
+            stacklevel=5,
+        )
+    windows = as_spectra(windows_to_learn_from(denoiser, reader))
+    learned = learn_filter(windows, denoiser.artifact_covariance_)
+    in_clean = found_in_clean(learned, denoiser.clean_covariances_)
+    learned = learned._replace(in_clean=in_clean)
+    return without_artefacts(denoiser, learned, everywhere)
 
 
 def corrections(spectra: np.ndarray, clean: np.ndarray) -> np.ndarray:

@@ -7,9 +7,10 @@ import warnings
 import numpy as np
 from sklearn.decomposition import PCA
 
-from ._fitted import LOUDEST, TINY, as_scaled, new_sae, without_excluded
-from ._recordings import Reader, pieces_to_fit
-from ._removal import artefacts_in, learn_filter
+from ._applying import as_spectra, windows_to_learn_from, without_artefacts
+from ._fitted import LOUDEST, TINY, new_sae, without_excluded
+from ._recordings import Reader
+from ._removal import covariances, learn_filter
 from ._windows import cut_windows, overlap_add
 
 # Principal components of windows that an SAE learns from, at most, and atoms.
@@ -21,8 +22,6 @@ WINDOWS_PER_DIMENSION = 12
 # Atoms for each principal component, and for each atom that is active at once.
 ATOMS_PER_DIMENSION = 2
 ATOMS_PER_ACTIVE = 16
-# Windows that the removal of artefacts is learned from, at most.
-N_WINDOWS = 1000
 # Windows side by side below which there is little to learn from.
 FEW_WINDOWS = 60
 
@@ -120,39 +119,21 @@ def explained(denoiser, signals: np.ndarray) -> np.ndarray:
 def removal(denoiser, atoms: np.ndarray, reader: Reader, everywhere: bool = False):
     """Make a function that removes the artefacts of atoms from scaled signals.
 
-    It is learned from at most `N_WINDOWS` windows of a reader, evenly spaced. With
-    `everywhere`, it also removes artefacts from windows in which they are not loud.
+    It is learned from windows of a reader. With `everywhere`, it also removes artefacts
+    from windows in which they are not loud.
     """
     if len(atoms) == 0:
         return lambda signals: signals
-    length, n_channels = denoiser.n_times_, denoiser.n_channels_
-    rng = np.random.default_rng(0)
-    windows, parts = [], []
-    for piece in pieces_to_fit(reader, length, N_WINDOWS * length, rng):
-        flat = _flat_windows(denoiser, as_scaled(denoiser, reader.read(piece)))
-        codes = denoiser.sae_.transform(denoiser.pca_.transform(flat))[:, atoms]
-        windows.append(flat.reshape(len(flat), n_channels, length))
-        parts.append(np.tensordot(codes, denoiser.atoms_[atoms], 1))
-    together, contributed = np.concatenate(windows), np.concatenate(parts)
+    windows = windows_to_learn_from(denoiser, reader)
+    codes = denoiser.sae_.transform(
+        denoiser.pca_.transform(windows.reshape(len(windows), -1))
+    )
+    contributed = np.tensordot(codes[:, atoms], denoiser.atoms_[atoms], 1)
     if not contributed.any():
         return lambda signals: signals
-    if len(together) < n_channels:
-        warnings.warn(
-            f"X has only {len(together)} windows of {n_channels} channels from which "
-            "to learn how to remove artefacts, so some brain signal will be removed as "
-            "well. Pass the whole recording, or all of its epochs.",
-            stacklevel=5,
-        )
-    chosen = np.unique(np.linspace(0, len(together) - 1, N_WINDOWS).astype(int))
-    learned = learn_filter(
-        *(
-            np.fft.rfft(each[chosen]).astype(np.complex64)
-            for each in (together, contributed)
-        )
-    )
-    return lambda signals: (
-        signals - artefacts_in(signals, learned, length, denoiser.hop_, everywhere)
-    )
+    of_artefacts = covariances(as_spectra(contributed)).sum(0)
+    learned = learn_filter(as_spectra(windows), of_artefacts)
+    return without_artefacts(denoiser, learned, everywhere)
 
 
 def _flat_windows(denoiser, signals: np.ndarray) -> np.ndarray:

@@ -125,6 +125,81 @@ def test_clean_signals_stay_and_noisy_ones_are_no_worse():
         denoiser.transform(np.tile(denoiser.mean_[:, None], (1, 1, 200)))
 
 
+def test_windows_without_correction_keep_their_mean(supervised):
+    """Clean signals may have another mean, to which only denoised windows move."""
+    moved = copy(supervised)
+    moved.clean_mean_ = moved.mean_ + moved.scale_
+    data = signals(4, seed=1)[0]
+    moved.least_correction_ = 1e12
+    np.testing.assert_allclose(moved.transform(data), data, rtol=0, atol=1e-12)
+    moved.least_correction_ = supervised.least_correction_ = 0.0
+    np.testing.assert_allclose(
+        moved.transform(data) - supervised.transform(data),
+        np.broadcast_to(moved.scale_[:, None], data.shape),
+        rtol=1e-4,
+    )
+
+
+@pytest.fixture(scope="module")
+def of_eyes():
+    """Noisy and clean recordings of two people, and a denoiser fitted on the first."""
+
+    def person(seed, n_epochs=40, n_times=200):
+        rng = np.random.default_rng(seed)
+        mixing = np.eye(6) + 0.3 * rng.standard_normal((6, 6))
+        clean = mixing @ rng.standard_normal((n_epochs, 6, n_times))
+        blink = 40 * np.hanning(60) * rng.uniform(0.5, 1.5, (n_epochs // 2, 1))
+        noisy = clean.copy()
+        noisy[::2, :, 70:130] += topography * blink[:, None]
+        return 1e-5 * noisy, 1e-5 * clean
+
+    topography = np.linspace(1, 0, 6)[:, None] ** 2
+    pairs = person(0), person(1)
+    return EEGDenoiser(**SHORT, sae=small_sae(), random_state=0).fit(*pairs[0]), pairs
+
+
+def test_apply_with_clean_signals_beats_a_filter_of_the_others(of_eyes):
+    """Topographies of the one person, and the covariance of the brain of the other."""
+    denoiser, ((noisy, clean), (other_noisy, other)) = of_eyes
+    (topography,) = np.linalg.svd(np.cov(np.hstack(noisy - clean)))[0][:, :1].T
+
+    def error(brain):
+        precision = np.linalg.inv(np.cov(np.hstack(brain)))
+        best = topography @ precision / (topography @ precision @ topography)
+        found = np.einsum("i,j,njt->nit", topography, best, other_noisy)
+        return rrmse_t(other, other_noisy - found)[::2].mean()
+
+    left = rrmse_t(other, denoiser.apply(other_noisy))
+    assert left[::2].mean() < error(other) < error(clean)
+    # Epochs without a blink stay nearly as they are, and so do clean recordings.
+    assert left[1::2].mean() < 0.05
+    assert rrmse_t(other, denoiser.apply(other)).mean() < 0.1
+
+
+def test_apply_with_clean_signals_learns_from_what_it_is_told(of_eyes):
+    denoiser, (_, (noisy, _)) = of_eyes
+    whole = denoiser.apply(noisy)
+    np.testing.assert_array_equal(
+        denoiser.apply(noisy[:5], learn_from=noisy), whole[:5]
+    )
+    np.testing.assert_array_equal(whole, denoiser.apply(noisy.copy()))
+
+
+def test_artefacts_of_many_topographies_are_left_to_transform(of_eyes):
+    denoiser, (_, (noisy, _)) = of_eyes
+    muscles = copy(denoiser)
+    muscles.artifact_covariance_ = np.eye(6)
+    with pytest.warns(UserWarning, match="5 topographies.* have 83% .* Use transform"):
+        muscles.apply(noisy)
+
+
+def test_one_channel_has_no_topography():
+    noisy, clean = signals(n_channels=1)
+    denoiser = EEGDenoiser(**SHORT, sae=small_sae()).fit(noisy, clean)
+    with pytest.raises(ValueError, match="apply needs .* several channels.*transform"):
+        denoiser.apply(noisy)
+
+
 def test_corrections_are_relative_and_of_neighbours():
     kept = np.ones((1, 5, 2, 3), dtype=complex)
     taken = np.zeros_like(kept)
@@ -819,8 +894,9 @@ def test_other_recordings_are_refused(unsupervised, supervised):
         supervised.transform(a_raw(data))
     with pytest.raises(ValueError, match="X has 2 channels"):
         supervised.transform(data[:, :2])
-    with pytest.raises(ValueError, match="fitted without y"):
-        supervised.apply(data)
+    for atoms in ({"exclude": [0]}, {"include": [0]}):
+        with pytest.raises(ValueError, match="fitted without y"):
+            supervised.apply(data, **atoms)
     with pytest.raises(ValueError, match=r"picks=\['Oz'\] does not select"):
         EEGDenoiser(picks=["Oz"]).fit(a_raw(data))
     no_eeg = a_raw(data).set_channel_types(dict.fromkeys(NAMES, "misc"))

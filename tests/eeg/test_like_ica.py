@@ -1,5 +1,6 @@
 """What a denoiser offers as ICA of MNE does, against brute force and other fits."""
 
+import json
 from copy import copy
 from zipfile import ZipFile
 
@@ -302,6 +303,10 @@ def test_files_bring_back_what_was_saved(way, request, raw, tmp_path):
     np.testing.assert_array_equal(
         again.transform(raw).get_data(), saved.transform(raw).get_data()
     )
+    if way == "of_arrays":
+        np.testing.assert_array_equal(
+            again.apply(raw).get_data(), saved.apply(raw).get_data()
+        )
     if way == "denoiser":
         np.testing.assert_array_equal(again.atoms_, saved.atoms_)
         np.testing.assert_array_equal(
@@ -319,6 +324,23 @@ def test_files_of_earlier_builds_correct_all_windows(of_arrays, tmp_path, monkey
     again = read_eeg_denoiser(path)
     assert again.least_correction_ == 0
     assert again.penalty_ == of_arrays.penalty_
+
+
+@pytest.mark.parametrize("name", ["hop_", "penalty_", "exclude", "attributes"])
+def test_files_that_lack_something_say_what(name, of_arrays, tmp_path, monkeypatch):
+    path = tmp_path / "file"
+
+    def without(value):
+        if not isinstance(value, dict):
+            return value
+        return {key: without(value[key]) for key in value if key != name}
+
+    with monkeypatch.context() as patch:
+        dumps = json.dumps
+        patch.setattr("json.dumps", lambda value, **more: dumps(without(value), **more))
+        of_arrays.save(path)
+    with pytest.raises(ValueError, match=f"file cannot be loaded: it lacks .*{name}"):
+        read_eeg_denoiser(path)
 
 
 def test_files_that_are_not_as_written_are_refused(denoiser, tmp_path):

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy.signal import butter, sosfilt
 
-from skmfr.eeg._removal import _gain, artefacts_in, learn_filter
+from skmfr.eeg._removal import (
+    ArtefactFilter,
+    _gain,
+    artefacts_in,
+    covariances,
+    found_in_clean,
+    learn_filter,
+)
 from skmfr.eeg._unsupervised import sizes_for
 from skmfr.eeg._windows import cut_windows
 
@@ -31,6 +38,11 @@ def spectra(signals):
     return np.fft.rfft(windows).astype(np.complex64)
 
 
+def covariance(signals):
+    """Over all frequencies of a window."""
+    return covariances(spectra(signals)).sum(0)
+
+
 def learned(parts, tilt=0.15):
     """From atoms that are a little off, and have some of the brain in them."""
     brain, artefact, topography = parts
@@ -38,7 +50,7 @@ def learned(parts, tilt=0.15):
     off = topography + tilt * rng.standard_normal(len(topography))
     activity = artefact[:, :1] / topography[0] + 0.3 * brain[:, 3:4]
     marked = (off[:, None] * activity).astype(np.float32)
-    return learn_filter(spectra(brain + artefact), spectra(marked))
+    return learn_filter(spectra(brain + artefact), covariance(marked))
 
 
 def test_topographies_are_those_of_the_artefact_not_of_the_atoms(parts):
@@ -92,7 +104,7 @@ def test_filters_are_of_each_frequency():
     topography = np.array([1, 0.8])
     artefact = 30 * np.outer(topography, np.convolve(train, np.hanning(21), "same"))
     brain, artefact = (part[None].astype(np.float32) for part in (brain, artefact))
-    found = learn_filter(spectra(brain + artefact), spectra(artefact))
+    found = learn_filter(spectra(brain + artefact), covariance(artefact))
     removed = artefacts_in(brain + artefact, found, LENGTH, HOP, everywhere=True)
     # What one filter for all frequencies takes of the brain, at best.
     precision = np.linalg.inv(np.cov(brain[0]))
@@ -112,7 +124,7 @@ def test_as_many_topographies_as_stand_out_beside_the_brain(parts):
     small = (40 * second[:, None] * blinks)[None].astype(np.float32)
     artefact = 6 * artefact
     both = artefact + small
-    found = learn_filter(spectra(brain + both), spectra(both)).topographies
+    found = learn_filter(spectra(brain + both), covariance(both)).topographies
     assert found.shape[1] == 2
     within = np.linalg.svd(
         np.linalg.qr(found)[0].T @ np.linalg.qr(np.c_[topography, second])[0]
@@ -120,7 +132,7 @@ def test_as_many_topographies_as_stand_out_beside_the_brain(parts):
     assert within.min() > 0.99
     # As small a part of the brain among the atoms is not an artefact.
     marked = artefact + 0.1 * second[:, None] * brain[:, -1:]
-    found = learn_filter(spectra(brain + artefact), spectra(marked)).topographies
+    found = learn_filter(spectra(brain + artefact), covariance(marked)).topographies
     assert found.shape[1] == 1
 
 
@@ -132,11 +144,74 @@ def test_gain_is_the_share_beyond_the_brain():
     np.testing.assert_allclose(gain[0, 0, :, 0], expected, rtol=1e-5)
 
 
+def test_covariances_are_weighted_means_of_products():
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((5, 3, 4)) + 1j * rng.standard_normal((5, 3, 4))
+    weight = np.array([0.5, 0.5, 1, 1, 2])
+    expected = [
+        [
+            [np.mean(weight * x[:, i, f] * x[:, j, f].conj()).real for j in range(3)]
+            for i in range(3)
+        ]
+        for f in range(4)
+    ]
+    np.testing.assert_allclose(covariances(x, weight), expected)
+    np.testing.assert_allclose(covariances(x), covariances(x, np.ones(5)))
+
+
+def test_what_filters_find_in_clean_signals_is_relative_to_the_rest():
+    """Of two channels the first has the artefact, and a filter that hears half of it.
+
+    With clean power 4 and 9 at the first frequency and anything at the second, which is
+    not in the band, the filter finds 9 / 4, and what it leaves is the first channel
+    less half of the second, and the second.
+    """
+    rng = np.random.default_rng(9)
+    other = rng.standard_normal((2, 2))
+    clean = np.stack([np.diag([4.0, 9.0]), other @ other.T])
+    learned = ArtefactFilter(
+        topographies=np.array([[1.0], [0.0]]),
+        filters=np.array([[[0.0, 0.5]], [[0.0, 0.0]]]),
+        brain=np.ones((1, 2)),
+        band=np.array([[True, False]]),
+    )
+    left = 4 + 9 / 4 + 9 + np.trace(clean[1])
+    expected = [9 / 4 / left]
+    np.testing.assert_allclose(found_in_clean(learned, clean), expected)
+    np.testing.assert_allclose(found_in_clean(learned, 1e-12 * clean), expected)
+
+
+def test_clean_signals_set_the_gain_of_a_window():
+    """Closed form: of a steady artefact, the share beyond `in_clean` times the rest."""
+    length, hop = 100, 25
+    slow, fast = (
+        np.sin(2 * np.pi * cycles * np.arange(1000) / length) for cycles in (5, 20)
+    )
+    signals = np.stack([3 * slow, fast])[None]
+    n_freqs = length // 2 + 1
+    learned = ArtefactFilter(
+        topographies=np.array([[1.0], [0.0]]),
+        filters=np.tile([[1.0, 0.0]], (n_freqs, 1, 1)),
+        brain=np.full((1, n_freqs), 1e6),
+        band=np.ones((1, n_freqs), dtype=bool),
+        in_clean=np.array([2.0]),
+    )
+    removed = artefacts_in(signals, learned, length, hop)
+    # Power 9 of the artefact, and twice the power 1 of the rest.
+    inside = slice(2 * length, -2 * length)
+    expected = (1 - 2 / 9) * 3 * slow[inside]
+    np.testing.assert_allclose(removed[0, 0, inside], expected, rtol=1e-4, atol=1e-6)
+    assert not removed[0, 1].any()
+    # What clean signals have as much of, relative to the rest, is the brain.
+    quiet = artefacts_in(signals * [[1 / 3], [1]], learned, length, hop)
+    assert not quiet[..., inside].any()
+
+
 def test_average_reference_is_no_obstacle(parts):
     brain, artefact, topography = parts
     brain, artefact = (part - part.mean(1, keepdims=True) for part in (brain, artefact))
     centred = topography - topography.mean()
-    filters = learn_filter(spectra(brain + artefact), spectra(artefact))
+    filters = learn_filter(spectra(brain + artefact), covariance(artefact))
     (found,) = filters.topographies.T
     assert abs(found @ centred) > 0.99 * np.linalg.norm(found) * np.linalg.norm(centred)
     assert found.sum() == pytest.approx(0, abs=1e-3 * np.abs(found).max())
