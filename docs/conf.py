@@ -26,7 +26,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 # Another page includes the list of errors.
-exclude_patterns = ["_build", "examples", "generated/errors.md"]
+exclude_patterns = ["_build", "_tables", "examples", "generated/errors.md"]
 templates_path = ["_templates"]
 toc_object_entries_show_parents = "hide"
 myst_enable_extensions = ["deflist", "dollarmath"]
