@@ -78,9 +78,10 @@ def residual_products(
 ) -> tuple[Tensor, Tensor]:
     """As in `_torch`."""
     residual, products = X.new_empty(X.shape), X.new_empty(indices.shape)
-    numbers = _arrays(X, values, dictionary, residual, products)
+    inputs = [each.contiguous() for each in (X, values, dictionary, indices)]
     time = 2 * READ * indices.numel() * X.shape[1]
-    call(_residual_products, _bounds(len(X), time), numbers, _arrays(indices))
+    numbers = *inputs[:3], residual, products
+    call(_residual_products, _bounds(len(X), time), numbers, inputs[3:])
     return residual, products
 
 
@@ -88,8 +89,8 @@ def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
     """As in `_torch`."""
     products = X.new_empty(indices.shape)
     time = READ * indices.numel() * X.shape[1]
-    numbers = _arrays(X, atoms, products)
-    call(_gather_dot, _bounds(len(X), time), numbers, _arrays(indices))
+    numbers = X.contiguous(), atoms.contiguous(), products
+    call(_gather_dot, _bounds(len(X), time), numbers, [indices.contiguous()])
     return products
 
 
@@ -97,12 +98,14 @@ def bag_sums(
     X: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor, out: Tensor, add: bool
 ) -> None:
     """As in `_torch`."""
-    rows, offsets = _arrays(rows.long(), offsets.long())
+    rows, offsets = rows.long().contiguous(), offsets.long().contiguous()
     # Parts with about equal numbers of entries.
     entries = _bounds(len(rows), READ * len(rows) * X.shape[1])
-    bounds = [int(np.searchsorted(offsets, entry)) for entry in entries]
+    ends = offsets.numpy()
+    bounds = [int(np.searchsorted(ends, entry)) for entry in entries]
     bounds[-1] = len(out)
-    call(_bag_sums, bounds, _arrays(X, weights, out), [rows, offsets, [add]])
+    numbers = X.contiguous(), weights.contiguous(), out
+    call(_bag_sums, bounds, numbers, [rows, offsets, [add]])
 
 
 def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -115,7 +118,7 @@ def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     indices = torch.empty(n_rows, k, dtype=torch.int64)
     bounds = _bounds(n_rows, SEARCHED * scores.numel())
     n_parts, n_groups = len(bounds) - 1, n_columns // size
-    numbers = as_integers(scores)
+    numbers = as_integers(scores.contiguous())
     # The last place of each row takes rejected entries.
     maxima, candidates = (
         numbers.new_empty(n_parts, n) for n in (n_groups, n_columns + 1)
@@ -126,8 +129,8 @@ def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     call(
         _largest,
         bounds,
-        _arrays(numbers, maxima, candidates, as_integers(found)),
-        [*_arrays(groups, columns, indices), [size]],
+        [numbers, maxima, candidates, as_integers(found)],
+        [groups, columns, indices, [size]],
     )
     return found, indices
 
@@ -147,19 +150,17 @@ def adam_step(
     """As in `_torch`, in one pass over all arrays."""
     columns = parameters, gradients, means, squares, *(sources or ())
     arrays = [
-        [tensor.view(-1, tensor.shape[-1]).numpy() for tensor in tensors]
+        [tensor.view(-1, tensor.shape[-1]) for tensor in tensors]
         for tensors in zip(*columns, strict=True)
     ]
     # Bias correction: means that begin at 0 are divided by 1 - beta^t, as two factors.
     beta, gamma = betas
     rate = learning_rate / (1 - beta ** int(n_steps))
     scale = (1 - gamma ** int(n_steps)) ** -0.5
-    numbers = np.array(
-        [1 - beta, gamma, 1 - gamma, rate, scale, eps], arrays[0][0].dtype
-    )
+    numbers = parameters[0].new_tensor([1 - beta, gamma, 1 - gamma, rate, scale, eps])
 
     for number, rows in enumerate(arrays):
-        bounds = _bounds(len(rows[0]), MOVED * rows[0].size)
+        bounds = _bounds(len(rows[0]), MOVED * rows[0].numel())
         if sources is None:  # any arrays, which are not read
             rows = [*rows, rows[0], *rows[2:]]
         flags = number == on_sphere, sources is not None

@@ -12,9 +12,20 @@ from functools import cache, partial
 
 import numba
 import numpy as np
+import torch
 from numba import prange, types
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
+from torch import Tensor
+
+# Types of numbers that kernels are compiled for.
+NUMPY = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.int16: np.int16,
+    torch.int32: np.int32,
+    torch.int64: np.int64,
+}
 
 
 def compiled(wrap: Callable = numba.njit, **options) -> Callable:
@@ -82,8 +93,8 @@ def array(typing, address, i, dtype):
 def call(
     of_type: Callable,
     bounds: Sequence[int],
-    numbers: Sequence[np.ndarray],
-    integers: Sequence[np.ndarray | Sequence[int]],
+    numbers: Sequence[Tensor],
+    integers: Sequence[Tensor | Sequence[int]],
 ) -> None:
     """Call a kernel for all parts of the rows.
 
@@ -95,19 +106,26 @@ def call(
         What the decorator `kernel` gave.
     bounds : sequence of n_parts + 1 int
         Of each part, the first row and the one after the last.
-    numbers, integers : sequences of arrays, of one dimension or two
+    numbers, integers : sequences of contiguous tensors, of one dimension or two
+        Instead of a tensor of integers, a sequence of int.
     """
-    integers = [np.asarray(each, np.int64) for each in (bounds, *integers)]
-    arrays = integers[0], *numbers, *integers[1:]
-    # Kernels would read and write elsewhere.
-    if len({each.dtype for each in numbers}) > 1 or not all(
-        each.flags.c_contiguous for each in arrays
-    ):
-        raise TypeError("kernels need contiguous arrays of one type")
-    table = np.array(
-        [(each.ctypes.data, *(1, *each.shape)[-2:]) for each in arrays], np.intp
-    )
-    compiled_kernel = of_type(numbers[0].dtype.type)
+    dtype, arrays = numbers[0].dtype, (bounds, *numbers, *integers)
+    lists = [each for each in arrays if not isinstance(each, Tensor)]
+    kept = np.array([number for each in lists for number in each], np.int64)
+    address = kept.ctypes.data
+    cells: list[int] = []
+    for place, each in enumerate(arrays):
+        if isinstance(each, Tensor):
+            right = dtype if place <= len(numbers) else torch.int64
+            # A kernel would read and write elsewhere.
+            if each.dtype != right or not each.is_contiguous():
+                raise TypeError(f"array {place} is not contiguous, or not of {right}")
+            cells += each.data_ptr(), *(1, *each.shape)[-2:]
+        else:
+            cells += address, 1, len(each)
+            address += kept.itemsize * len(each)
+    table = np.array(cells, np.intp)
+    compiled_kernel = of_type(NUMPY[dtype])
     if len(bounds) == 2:
         compiled_kernel.ctypes(0, table.ctypes.data)
     else:
