@@ -1,4 +1,4 @@
-"""What both ways of `apply` share: windows to learn a filter from, and its use."""
+"""Windows to learn a filter from, and its use, for both ways of `apply`."""
 
 from __future__ import annotations
 

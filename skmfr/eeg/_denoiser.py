@@ -65,7 +65,9 @@ class EEGDenoiser(
 
     With `y`, the clean signals, the power spectra of the noisy windows are coded. A
     second dictionary, learned by ridge regression, turns the codes into the filters
-    that best recover the clean signals from the noisy ones.
+    that best recover the clean signals from the noisy ones. :meth:`transform` applies
+    them, epoch by epoch. :meth:`apply` learns from a whole recording of several
+    channels instead, and removes artefacts of few topographies, as those of eyes.
 
     Read more in the :doc:`user guide </user_guide/eeg>`.
 

@@ -40,8 +40,8 @@ class LikeICA:
         it is stronger than the brain alone would be.
 
         A denoiser that was fitted with clean signals removes the artefacts of the fit.
-        What noisy signals had beyond clean ones stands in the place of atoms, and clean
-        signals tell how strong the output is from the brain alone.
+        The excess of noisy signals over clean ones replaces atoms, and clean signals
+        tell how strong the output is from the brain alone.
 
         Parameters
         ----------

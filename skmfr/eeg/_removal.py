@@ -118,7 +118,7 @@ def covariances(spectra: np.ndarray, weight: np.ndarray | None = None) -> np.nda
 
 
 def found_in_clean(learned: ArtefactFilter, clean: np.ndarray) -> np.ndarray:
-    """What filters find in clean signals, relative to the rest: `in_clean`.
+    """Power that filters find in clean signals, relative to the rest: `in_clean`.
 
     Parameters
     ----------

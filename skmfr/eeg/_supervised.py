@@ -155,11 +155,11 @@ def filtered_signals(denoiser, signals: np.ndarray) -> np.ndarray:
     needed = np.maximum(corrections(spectra, clean), max(least, TINY))
     share = 1 - (least / needed) ** 2
     share = share.astype(clean.real.dtype)[:, :, None, None]
-    denoised = spectra + share * (clean - spectra)
-    windows = np.fft.irfft(denoised, denoiser.n_times_)
+    change = np.fft.irfft(clean - spectra, denoiser.n_times_)
     moved = (denoiser.clean_mean_ - denoiser.mean_) / denoiser.scale_
-    windows += share * np.outer(moved, taper(denoiser.n_times_))
-    return overlap_add(windows.swapaxes(1, 2), signals.shape[2], denoiser.hop_)
+    change += np.outer(moved, taper(denoiser.n_times_))
+    change = (share * change).swapaxes(1, 2)
+    return signals + overlap_add(change, signals.shape[2], denoiser.hop_)
 
 
 def removal_of_known(denoiser, reader: Reader, everywhere: bool = False):
@@ -173,8 +173,8 @@ def removal_of_known(denoiser, reader: Reader, everywhere: bool = False):
     if share < MOST_OF_ARTEFACTS:
         warnings.warn(
             f"{N_TOPOGRAPHIES} topographies, as many as apply removes, have "
-            f"{share:.0%} of the power of the artefacts in the fit, so that much of them will stay. "
-            "Use transform, as muscles have more topographies than eyes.",
+            f"{share:.0%} of the power of the artefacts in the fit, so much of them "
+            "will stay. Use transform, as muscles have more topographies than eyes.",
             stacklevel=5,
         )
     windows = as_spectra(windows_to_learn_from(denoiser, reader))

@@ -326,7 +326,7 @@ def test_files_of_earlier_builds_correct_all_windows(of_arrays, tmp_path, monkey
     assert again.penalty_ == of_arrays.penalty_
 
 
-@pytest.mark.parametrize("name", ["hop_", "penalty_", "exclude", "attributes"])
+@pytest.mark.parametrize("name", ["hop_", "penalty_", "exclude"])
 def test_files_that_lack_something_say_what(name, of_arrays, tmp_path, monkeypatch):
     path = tmp_path / "file"
 
