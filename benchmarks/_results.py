@@ -17,7 +17,8 @@ runs
     ("-dirty" if the code had changed since), ``date``, ``versions``, ``processor``
     (its name and number of cores), ``threads`` of PyTorch, and ``seeds``.  Unknown
     values are null.  ``converted`` marks a table that was copied from a page: it has
-    rounded numbers, and its commit is the one that wrote them there.
+    rounded numbers, and its commit is the one that wrote them there.  ``note`` says how
+    a run differed from its command.
 rows
     A cell for each column, and in ``run`` the place of its run among the runs.
 
