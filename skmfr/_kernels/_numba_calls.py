@@ -1,9 +1,9 @@
 """How kernels in Numba are compiled and called, in one thread or several.
 
-The first fit on a machine waits for the compiler.  Loops take little of that time.  Most
-goes to code that reads Python's arguments, up to eight arrays for each kernel, and to
-``parallel=True``, which compiles the loops once more.  So kernels get two integers, the
-number of a part of the rows and the address of a table of arrays, and one function
+The first fit on a machine waits for the compiler.  Loops take little of that time.
+Most goes to code that reads Python's arguments, up to eight arrays for each kernel, and
+to ``parallel=True``, which compiles the loops once more.  So kernels get two integers,
+the number of a part of the rows and the address of a table of arrays, and one function
 calls any kernel for all parts.
 """
 
