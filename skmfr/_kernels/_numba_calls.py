@@ -1,10 +1,10 @@
 """How kernels in Numba are compiled and called, in one thread or several.
 
-The first fit on a machine waits for the compiler.  What costs it time is not the loops
-but what surrounds them: code that reads Python's arguments, eight arrays for each
-kernel, and each ``parallel=True``, which compiles the loops once more.  So kernels get
-two integers, the number of a part of the rows and the address of a table of arrays, and
-one function calls any kernel for all parts.
+The first fit on a machine waits for the compiler.  Loops take little of that time.
+Most goes to code that reads Python's arguments, up to eight arrays for each kernel, and
+to ``parallel=True``, which compiles the loops once more.  So kernels get two integers,
+the number of a part of the rows and the address of a table of arrays, and one function
+calls any kernel for all parts.
 """
 
 from collections.abc import Callable, Sequence
@@ -103,7 +103,7 @@ def call(
     Parameters
     ----------
     of_type : callable
-        What the decorator `kernel` gave.
+        A function with the decorator `kernel`.
     bounds : sequence of n_parts + 1 int
         Of each part, the first row and the one after the last.
     numbers, integers : sequences of contiguous tensors, of one dimension or two

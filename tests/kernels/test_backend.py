@@ -135,6 +135,18 @@ def test_more_threads_are_asked_for_only_if_there_is_enough_to_do(monkeypatch):
     assert bounds(2, 9 * worth) == [0, 1, 2]
 
 
+def test_compiled_kernels_get_no_arrays_that_they_would_misread():
+    kernels = pytest.importorskip("skmfr._kernels._numba")
+    X, indices = torch.ones(2, 3), torch.zeros(2, 1, dtype=torch.int64)
+    with pytest.raises(TypeError, match=r"array 2 is .*not of torch\.float32"):
+        kernels.gather_dot(X, X.double(), indices)
+    with pytest.raises(TypeError, match=r"array 4 is .*not of torch\.int64"):
+        kernels.gather_dot(X, X, indices.int())
+    sums = torch.zeros(3, 2).T
+    with pytest.raises(TypeError, match="array 3 is not contiguous"):
+        kernels.bag_sums(X, indices[:, 0], torch.arange(3), torch.ones(2), sums, False)
+
+
 # Of several copies of the package, one after the other, in one process.
 COMPILE = """
 import os, sys
