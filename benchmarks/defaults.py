@@ -43,6 +43,11 @@ def former_learning_rate(problem: Problem) -> dict[str, object]:
     return {"learning_rate": 0.12 / problem.X.shape[1] ** 0.5}
 
 
+def common_learning_rate(problem: Problem) -> dict[str, object]:
+    """The one rate of before for atoms, encoders and biases."""
+    return {"learning_rate": 0.047 / problem.X.shape[1] ** 0.25}
+
+
 def times(factor: float) -> Callable[[Problem], dict[str, object]]:
     """The default learning rate times a factor."""
 
@@ -121,6 +126,7 @@ CHANGES = {
             "schedule.K_ANNEALING": 0.5,
             "schedule.COOL_DOWN": 0.3,
             "objective.PUSH": 0.0,
+            "optimiser.ENCODER_RATE": 1.0,
         },
         former_learning_rate,
         from_samples,
@@ -128,12 +134,17 @@ CHANGES = {
     "start from samples": Change(start=from_samples),
     "no push": Change({"objective.PUSH": 0.0}),
     "no auxiliary loss, no push": Change({"activity.DEAD_AFTER_STEPS": 10**9}),
-    "learning rate of before": Change(parameters=former_learning_rate),
+    "learning rate of before": Change(
+        {"optimiser.ENCODER_RATE": 1.0}, former_learning_rate
+    ),
     "learning rate x 1.4": Change(parameters=times(1.4)),
     "learning rate falls over 30 %": Change({"schedule.COOL_DOWN": 0.3}),
     "k not annealed": Change({"schedule.K_START": 1}),
     "k annealed over half": Change({"schedule.K_ANNEALING": 0.5}),
     "Adam with beta2 .999": Change({"optimiser.BETAS": (0.9, 0.999)}),
+    "one rate for atoms and encoders": Change(
+        {"optimiser.ENCODER_RATE": 1.0}, common_learning_rate
+    ),
     "batches of half the size": Change(parameters=smaller_batches),
     "along principal axes": Change(start=in_all_directions, data=along_principal_axes),
 }

@@ -1115,7 +1115,7 @@ def test_checkpoints_do_not_depend_on_how_a_parameter_is_spelled(tmp_path):
         n_components=None,  # four times the features
         k=100,  # no more than there are atoms
         alpha=1.0,
-        learning_rate=0.047 / 16**0.25,
+        learning_rate=0.1 / 16**0.25,
         device=resolve_device("auto"),
         callback=lambda step, info: steps.append(step),
     ).fit(X)

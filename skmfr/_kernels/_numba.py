@@ -141,7 +141,7 @@ def adam_step(
     means: Sequence[Tensor],
     squares: Sequence[Tensor],
     n_steps: Tensor,
-    learning_rate: float,
+    learning_rates: Sequence[float],
     betas: tuple[float, float],
     eps: float,
     on_sphere: int,
@@ -155,11 +155,13 @@ def adam_step(
     ]
     # Bias correction: means that begin at 0 are divided by 1 - beta^t, as two factors.
     beta, gamma = betas
-    rate = learning_rate / (1 - beta ** int(n_steps))
+    correction = 1 - beta ** int(n_steps)
     scale = (1 - gamma ** int(n_steps)) ** -0.5
-    numbers = parameters[0].new_tensor([1 - beta, gamma, 1 - gamma, rate, scale, eps])
 
-    for number, rows in enumerate(arrays):
+    for number, (rows, rate) in enumerate(zip(arrays, learning_rates, strict=True)):
+        numbers = rows[0].new_tensor(
+            [1 - beta, gamma, 1 - gamma, rate / correction, scale, eps]
+        )
         bounds = _bounds(len(rows[0]), MOVED * rows[0].numel())
         if sources is None:  # any arrays, which are not read
             rows = [*rows, rows[0], *rows[2:]]

@@ -131,7 +131,7 @@ def adam_step(
     means: Sequence[Tensor],
     squares: Sequence[Tensor],
     n_steps: Tensor,
-    learning_rate: float,
+    learning_rates: Sequence[float],
     betas: tuple[float, float],
     eps: float,
     on_sphere: int,
@@ -149,7 +149,8 @@ def adam_step(
         the running means of gradients and their squares are changed; gradients may be.
     n_steps : Tensor of shape ()
         Number of steps of these parameters so far, including this one.
-    learning_rate : float
+    learning_rates : sequence of float
+        One for each parameter.
     betas : tuple of two float
     eps : float
     on_sphere : int
@@ -163,23 +164,22 @@ def adam_step(
     atoms, gradient = parameters[on_sphere], gradients[on_sphere]
     along = torch.linalg.vecdot(gradient, atoms).unsqueeze(1)
     gradient.addcmul_(along, atoms, value=-1.0)
-    adam(
-        list(parameters),
-        list(gradients),
-        list(means),
-        list(squares),
-        max_exp_avg_sqs=[],
-        # PyTorch counts this step itself.
-        state_steps=[n_steps - 1 for _ in parameters],
-        fused=True,
-        amsgrad=False,
-        beta1=betas[0],
-        beta2=betas[1],
-        lr=learning_rate,
-        weight_decay=0.0,
-        eps=eps,
-        maximize=False,
-    )
+    columns = parameters, gradients, means, squares
+    for *arrays, rate in zip(*columns, learning_rates, strict=True):
+        adam(
+            *([each] for each in arrays),
+            max_exp_avg_sqs=[],
+            # PyTorch counts this step itself.
+            state_steps=[n_steps - 1],
+            fused=True,
+            amsgrad=False,
+            beta1=betas[0],
+            beta2=betas[1],
+            lr=rate,
+            weight_decay=0.0,
+            eps=eps,
+            maximize=False,
+        )
     atoms.div_(torch.linalg.vector_norm(atoms, dim=1, keepdim=True))
 
 

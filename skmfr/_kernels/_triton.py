@@ -63,7 +63,7 @@ def try_all(device: torch.device) -> None:
     bag_sums(X, place[0], bounds, X[0], torch.empty_like(X), add=False)
     largest(X.new_zeros(1, SEARCHED_BYTES), 1)
     one, two, three, four = ([X.clone()] for _ in range(4))
-    adam_step(one, two, three, four, X[0, 0], 0.1, (0.9, 0.99), 1e-8, on_sphere=0)
+    adam_step(one, two, three, four, X[0, 0], [0.1], (0.9, 0.99), 1e-8, on_sphere=0)
 
 
 def residual_products(
@@ -177,7 +177,7 @@ def adam_step(
     means: Sequence[Tensor],
     squares: Sequence[Tensor],
     n_steps: Tensor,
-    learning_rate: float,
+    learning_rates: Sequence[float],
     betas: tuple[float, float],
     eps: float,
     on_sphere: int,
@@ -186,10 +186,10 @@ def adam_step(
     """As in `_torch`."""
     if sources is not None:
         copy_all((parameters, means, squares), sources)
-    # As an argument it would be rounded to float32.
-    rate = parameters[0].new_full((), learning_rate)
-    arrays = zip(parameters, gradients, means, squares, strict=True)
-    for number, (parameter, *others) in enumerate(arrays):
+    arrays = zip(parameters, gradients, means, squares, learning_rates, strict=True)
+    for number, (parameter, *others, learning_rate) in enumerate(arrays):
+        # As an argument it would be rounded to float32.
+        rate = parameter.new_full((), learning_rate)
         is_atoms = number == on_sphere
         width = parameter.shape[-1] if is_atoms else ADAM_COLUMNS
         columns = triton.next_power_of_2(width)

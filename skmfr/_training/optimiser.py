@@ -12,6 +12,11 @@ from .._sae.ensemble import Ensemble
 # the first steps.
 BETAS = (0.9, 0.99)
 EPS = 1e-8
+# Learning rate of encoders and biases, relative to that of atoms.  Noise in an encoder
+# makes its atom active in the wrong samples, and an atom whose feature is rare has few
+# right ones to correct this.  Noise in an atom does not change where it is active, so
+# atoms learn faster with larger steps.
+ENCODER_RATE = 1 / 3
 
 
 class SphericalAdam:
@@ -27,7 +32,8 @@ class SphericalAdam:
 
     def __init__(self, ensemble: Ensemble, learning_rate: float):
         self.learning_rate = learning_rate
-        """of the next step"""
+        """of atoms in the next step; encoders and biases have a part of it"""
+        self.tied = ensemble.tied
         self.param_groups: list[dict] = []
         self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
         """moments of each parameter, in PyTorch's format"""
@@ -52,13 +58,16 @@ class SphericalAdam:
             parameters = group["params"]
             moments = [self._moments(parameter) for parameter in parameters]
             torch._foreach_add_([each["step"] for each in moments], 1)
+            rates = [ENCODER_RATE * self.learning_rate] * len(parameters)
+            if not self.tied:  # else atoms are encoders
+                rates[group["on_sphere"]] = self.learning_rate
             backend(parameters[0].device).adam_step(
                 parameters,
                 [parameter.grad for parameter in parameters],
                 [each["exp_avg"] for each in moments],
                 [each["exp_avg_sq"] for each in moments],
                 moments[0]["step"],
-                self.learning_rate,
+                rates,
                 BETAS,
                 EPS,
                 group["on_sphere"],

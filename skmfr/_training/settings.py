@@ -13,7 +13,7 @@ DEFAULT_STEPS = 2000
 # Default maximum number of epochs: more of them fit single samples.
 DEFAULT_EPOCHS = 500
 # Default learning rate, times the fourth root of the number of features.
-AUTO_LEARNING_RATE = 0.047
+AUTO_LEARNING_RATE = 0.1
 MAX_AUTO_COMPONENTS = 4096
 
 

@@ -195,12 +195,12 @@ def test_steps_of_adam(kernels, there, on_sphere, dtype):
     parameters = there(*(each.clone() for each in parameters))
     means, squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
     for t in range(1, 6):
-        rate, n_steps = 0.1 / t, torch.tensor(float(t))
+        rates, n_steps = [0.1 / t, 0.2 / t, 0.3, 0.05], torch.tensor(float(t))
         gradients = [random_numbers(*s, dtype=dtype, seed=t) for s in shapes]
         for gradient in gradients:
             gradient[..., -1] = 0.0  # a feature that never has any
         expected = [
-            step_by_definition(p, g.double().numpy(), m, v, t, rate, i == on_sphere)
+            step_by_definition(p, g.double().numpy(), m, v, t, rates[i], i == on_sphere)
             for i, ((p, m, v), g) in enumerate(zip(expected, gradients, strict=True))
         ]
         sources = None
@@ -216,7 +216,7 @@ def test_steps_of_adam(kernels, there, on_sphere, dtype):
             means,
             squares,
             *there(n_steps),
-            rate,
+            rates,
             ADAM[:2],
             ADAM[2],
             on_sphere,
@@ -248,7 +248,7 @@ def test_a_gradient_whose_square_overflows_stops_what_it_belongs_to(kernels, the
             means,
             squares,
             *there(torch.tensor(float(t))),
-            0.1,
+            [0.1, 0.1],
             ADAM[:2],
             ADAM[2],
             on_sphere=1,

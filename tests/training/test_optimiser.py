@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 import skmfr._training.optimiser
 from skmfr._kernels import _torch
 from skmfr._sae.ensemble import Ensemble
-from skmfr._training.optimiser import BETAS, SphericalAdam
+from skmfr._training.optimiser import BETAS, ENCODER_RATE, SphericalAdam
 
 N_MEMBERS, N_COMPONENTS, N_FEATURES = 2, 5, 19
 
@@ -41,9 +41,13 @@ def test_steps_are_those_of_adam_on_tangents_with_atoms_normalised(tied):
     atoms = [group["params"][group["on_sphere"]] for group in optimiser.param_groups]
     is_atoms = [any(each is other for other in atoms) for each in parameters]
     others = [each.clone() for each in parameters]
-    adam = torch.optim.Adam(others, betas=BETAS)
+    # Atoms that are also the encoder follow the encoder's rate.
+    factors = [1.0 if each and not tied else ENCODER_RATE for each in is_atoms]
+    adam = torch.optim.Adam([{"params": [each]} for each in others], betas=BETAS)
     for t in range(1, 6):
-        optimiser.learning_rate = adam.param_groups[0]["lr"] = 0.1 / t
+        optimiser.learning_rate = 0.1 / t
+        for group, factor in zip(adam.param_groups, factors, strict=True):
+            group["lr"] = factor * 0.1 / t
         random_gradients(optimiser, t)
         for parameter, other, on_sphere in zip(
             parameters, others, is_atoms, strict=True
