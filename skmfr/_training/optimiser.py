@@ -12,10 +12,10 @@ from .._sae.ensemble import Ensemble
 # the first steps.
 BETAS = (0.9, 0.99)
 EPS = 1e-8
-# Learning rate of encoders and biases, relative to that of atoms.  Noise in an encoder
-# makes its atom active in the wrong samples, and an atom whose feature is rare has few
-# right ones to correct this.  Noise in an atom does not change where it is active, so
-# atoms learn faster with larger steps.
+# Learning rate of encoders and biases, relative to that of atoms: faster encoders lose
+# rare features.  Probably, noise in an encoder makes its atom active in the wrong
+# samples, and an atom whose feature is rare has few right ones to correct this.  Noise
+# in an atom does not change where it is active.
 ENCODER_RATE = 1 / 3
 
 
