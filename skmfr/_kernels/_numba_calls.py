@@ -61,8 +61,7 @@ def kernel(**options) -> Callable:
     return decorate
 
 
-@intrinsic
-def array(typing, address, i, dtype):
+def _array(typing, address, i, dtype):
     """Array i, of two dimensions, of the table at an address."""
     kind = types.Array(dtype.dtype, 2, "C")
 
@@ -88,6 +87,9 @@ def array(typing, address, i, dtype):
         return found._getvalue()
 
     return kind(types.intp, types.intp, dtype), build
+
+
+array: Callable = intrinsic(_array)
 
 
 def call(
