@@ -165,9 +165,14 @@ def adam_step(
     along = torch.linalg.vecdot(gradient, atoms).unsqueeze(1)
     gradient.addcmul_(along, atoms, value=-1.0)
     columns = parameters, gradients, means, squares
-    for *arrays, rate in zip(*columns, learning_rates, strict=True):
+    for parameter, slope, mean, square, rate in zip(
+        *columns, learning_rates, strict=True
+    ):
         adam(
-            *([each] for each in arrays),
+            [parameter],
+            [slope],
+            [mean],
+            [square],
             max_exp_avg_sqs=[],
             # PyTorch counts this step itself.
             state_steps=[n_steps - 1],
