@@ -165,9 +165,13 @@ def adam_step(
     along = torch.linalg.vecdot(gradient, atoms).unsqueeze(1)
     gradient.addcmul_(along, atoms, value=-1.0)
     columns = parameters, gradients, means, squares
-    for *arrays, rate in zip(*columns, learning_rates, strict=True):
+    for number, rate in enumerate(learning_rates):
+        of_one, gradient_of_one, mean, square = ([each[number]] for each in columns)
         adam(
-            *([each] for each in arrays),
+            of_one,
+            gradient_of_one,
+            mean,
+            square,
             max_exp_avg_sqs=[],
             # PyTorch counts this step itself.
             state_steps=[n_steps - 1],
