@@ -26,6 +26,7 @@ from benchmarks import (
     _eeg_peers,
     _efficientnet,
     _jobs,
+    _kept,
     _methods,
     _results,
     _rivals,
@@ -372,10 +373,12 @@ def test_probing(table, texts, tmp_path, monkeypatch):
     assert number(cells["AUROC"]) > 0.9
     assert "band" in cells["contexts"] or "wind" in cells["contexts"]
     rows = table(probing, "trust", *options, *size)
-    columns = rows.pop("method")
+    columns = rows.pop("atoms that are kept")
     n_atoms = [int(cells[columns.index("atoms")]) for cells in rows.values()]
-    assert n_atoms[0] == 16 == n_atoms[1] + n_atoms[2]
-    assert n_atoms[3] == n_atoms[1]
+    everything, trusted, as_many, others, *halves = n_atoms
+    assert everything == 16 == trusted + others
+    assert as_many == trusted
+    assert halves == [8, 8, 8]
     page = ["--out", tmp_path / "page"]
     command = ["probing", "rate", *options, *size, *page]
     monkeypatch.setattr(sys, "argv", [str(word) for word in command])
@@ -477,7 +480,7 @@ def test_speed_on_a_gpu_is_tried_without_one(table, monkeypatch):
 
 def test_reappearance(table, monkeypatch):
     small = problem().X[:90]
-    source = reappearance.parts_of(small, 3, n_components=12, k=2, n_steps=5)
+    source = reappearance.source_of(small, 3, n_components=12, k=2, n_steps=5)
     monkeypatch.setattr(reappearance, "SOURCES", {"small": lambda n_fits: source})
     rows = table(reappearance)
     cells = dict(zip(rows.pop("data"), rows["small"], strict=True))
@@ -486,7 +489,7 @@ def test_reappearance(table, monkeypatch):
         MFRSparseAutoencoder(
             12, k=2, max_steps=5, batch_size=128, random_state=seed
         ).fit(part)
-        for seed, part in enumerate(source.parts)
+        for seed, part in enumerate(source.deals[0])
     ]
     cosines = [
         one.components_ @ other.components_.T
@@ -513,7 +516,7 @@ def test_use_compares_atoms_that_are_active_as_often():
     value = rng.random(40)
     case = use.Case(
         Bunch(trusted_=value > 0.8, reappearance_=value),
-        codes,
+        _kept.usage_of(codes),
         lambda atoms: dict.fromkeys(["FVU", "loss recovered"], 1 - value[atoms].sum()),
     )
     rows = {row.pop("atoms that are kept"): row for row in use.kept([case, case])}

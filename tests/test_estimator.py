@@ -1274,7 +1274,7 @@ def test_warns_of_agreement_without_reconstruction():
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((8, 30))[rng.integers(8, size=2000)]
     noisy = centres + 1.5 * rng.standard_normal((2000, 30))
-    message = warnings_of(small(n_components=8, k=1, max_steps=200), noisy)
+    message = warnings_of(small(n_components=8, k=1, max_steps=300), noisy)
     assert "agree" in message
     assert "reconstruct poorly" in message
 

@@ -116,7 +116,8 @@ sae = MFRSparseAutoencoder(64, k=4, max_steps=1500, random_state=0).fit(activati
 recovered, losses = loss_recovered(model, LAYER, sae, test, return_losses=True)
 print(f"nats per word: {losses.clean:.3f}, without the MLP {losses.zero:.3f}")
 print(f"with 4 of 64 atoms per word: {losses.spliced:.3f}, recovered {recovered:.4f}")
-returning = sae.reappearance_ > 0.5
+codes = sae.transform(activations)
+returning = (sae.reappearance_ > 0.5) & (codes != 0).any(axis=0)
 print(f"atoms that are likelier to return than not: {returning.sum()} of 64")
 
 # %%
@@ -141,7 +142,7 @@ for atom, row in table[returning].nlargest(6, "agreement").iterrows():
 # The model was never told a topic. Of the returning atoms that keep to the stories on
 # one, we take the most active. A topic without such an atom has none.
 
-codes = sae.transform(activations).reshape(*train.shape, -1)
+codes = codes.reshape(*train.shape, -1)
 activity = np.array([codes[topics[:1200] == t].mean(axis=(0, 1)) for t in TOPICS])
 share = activity / activity.sum(axis=0).clip(1e-9)
 own = np.where(returning & (share > 0.8), activity, 0)
