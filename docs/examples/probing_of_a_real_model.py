@@ -12,11 +12,11 @@ model is large: the tables come from the :doc:`benchmark </activations_benchmark
 # %%
 # A pipeline from texts to labels
 # -------------------------------
-# The extractor runs the model up to the layer, and the SAE codes each token. A text then
-# has, for each atom, the largest code over its tokens. ``skip_first=1`` leaves out the
-# first token, whose activations are huge whatever it is. ``memory`` keeps activations,
-# so that the model runs once for all steps of a search. Replace FOLDER with the folder
-# or the name of the model.
+# The extractor runs the model up to the layer, and the SAE codes each token. For each
+# atom, a text then has the largest code over its tokens. ``skip_first=1`` leaves out
+# the first token, whose activations are huge whatever it is. ``memory`` keeps
+# activations, so that the model runs once for all steps of a search. Replace FOLDER
+# with the folder or the name of the model.
 
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.frozen import FrozenEstimator
@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
 
 from skmfr import MFRSparseAutoencoder
-from skmfr.activations import ActivationExtractor, top_contexts
+from skmfr.activations import ActivationExtractor
 
 
 def classifier(wikitext: list[str], n_atoms: int, folder: str = "FOLDER"):
@@ -76,8 +76,7 @@ def classifier(wikitext: list[str], n_atoms: int, folder: str = "FOLDER"):
 # ---------------------
 # For each class, the atom with the largest F value; how well its largest code alone
 # ranks the test texts (AUROC); the probability that another fit has the atom; and the
-# tokens where it is most active. These contexts come from
-# ``top_contexts(sae, codes, texts, n_contexts=3).to_frame(tokenizer)``.
+# tokens where it is most active (``skmfr.activations.top_contexts``).
 #
 # .. include:: /_tables/probing.md
 #    :parser: myst_parser.sphinx_
