@@ -4,7 +4,8 @@ Quickstart: letters out of a mixture
 
 Each image shows three letters on top of each other, under noise. Nobody tells the
 sparse autoencoders (SAEs) which letters there are, or that there are letters at all.
-They recover the alphabet, and a score says which of the learned atoms to trust.
+They recover nearly the whole alphabet, and a score says which of the learned atoms to
+trust.
 
 Run as a script, this takes less than a minute and writes ``quickstart.png`` to the
 current folder.
