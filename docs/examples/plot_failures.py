@@ -122,7 +122,7 @@ ax.legend(loc="upper left")
 # these few are not enough to recover.
 
 settings = {"n_components": 64, "k": 4, "matching": "max", "max_steps": 200}
-pulled = attempt(X, features, alpha=100.0, **settings)
+pulled = attempt(X, features, alpha=1000.0, **settings)
 
 # %%
 # With the usual weight:
