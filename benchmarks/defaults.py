@@ -52,7 +52,7 @@ def times(factor: float) -> Callable[[Problem], dict[str, object]]:
     """The default learning rate times a factor."""
 
     def changed(problem: Problem) -> dict[str, object]:
-        return {"learning_rate": factor * auto_learning_rate(problem.X.shape[1])}
+        return {"learning_rate": factor * auto_learning_rate(problem.X.shape[1], False)}
 
     return changed
 

@@ -99,10 +99,10 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         Samples per gradient step; clipped to n_samples.
 
     learning_rate : float or "auto", default="auto"
-        Learning rate of Adam for atoms; encoders and biases learn with a third of it.
-        "auto" means ``0.1 / n_features_in_ ** 0.25``, which was chosen on data with 64
-        to 576 features. Each step moves each entry of an atom by about the learning
-        rate. With `tied`, atoms are encoders, and all learn with a third.
+        Learning rate of Adam for atoms; encoders and biases learn with a third of it,
+        and with all of it if `tied`. "auto" means ``0.1 / n_features_in_ ** 0.25``,
+        and a third of that if `tied`; it was chosen on data with 64 to 576 features.
+        Each step moves each entry of an atom by about the learning rate.
 
     early_stopping : bool, default=False
         Whether to hold out samples and to compute their FVU after each epoch (of at

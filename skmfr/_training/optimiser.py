@@ -32,7 +32,7 @@ class SphericalAdam:
 
     def __init__(self, ensemble: Ensemble, learning_rate: float):
         self.learning_rate = learning_rate
-        """of atoms in the next step; encoders and biases have a part of it"""
+        """of atoms in the next step; untied encoders and biases have a part of it"""
         self.tied = ensemble.tied
         self.param_groups: list[dict] = []
         self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)
@@ -58,9 +58,9 @@ class SphericalAdam:
             parameters = group["params"]
             moments = [self._moments(parameter) for parameter in parameters]
             torch._foreach_add_([each["step"] for each in moments], 1)
-            rates = [ENCODER_RATE * self.learning_rate] * len(parameters)
-            if not self.tied:  # else atoms are encoders
-                rates[group["on_sphere"]] = self.learning_rate
+            part = 1.0 if self.tied else ENCODER_RATE
+            rates = [part * self.learning_rate] * len(parameters)
+            rates[group["on_sphere"]] = self.learning_rate
             backend(parameters[0].device).adam_step(
                 parameters,
                 [parameter.grad for parameter in parameters],

@@ -7,6 +7,7 @@ from math import ceil
 import torch
 
 from .._utils.devices import resolve_device
+from .optimiser import ENCODER_RATE
 
 # Default number of steps of a fit; more if one pass over the data needs more.
 DEFAULT_STEPS = 2000
@@ -53,9 +54,10 @@ class Settings:
         return (0, i) if i < self.n_saes else (1, i - self.n_saes)
 
 
-def auto_learning_rate(n_features: int) -> float:
-    """Default learning rate for data with this many features."""
-    return AUTO_LEARNING_RATE / n_features**0.25
+def auto_learning_rate(n_features: int, tied: bool) -> float:
+    """Default learning rate for data with this many features; tied atoms encode."""
+    part = ENCODER_RATE if tied else 1.0
+    return part * AUTO_LEARNING_RATE / n_features**0.25
 
 
 def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
@@ -74,7 +76,7 @@ def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
         n_components = min(4 * n_features, MAX_AUTO_COMPONENTS)
     learning_rate = parameters["learning_rate"]
     if learning_rate == "auto":
-        learning_rate = auto_learning_rate(n_features)
+        learning_rate = auto_learning_rate(n_features, parameters["tied"])
     precision = parameters["precision"]
     dtype = torch.float64 if precision == "float64" else torch.float32
     # The squares that Adam computes must not overflow.

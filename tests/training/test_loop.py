@@ -229,7 +229,7 @@ def test_steps_equal_those_of_adam_on_autograd_gradients(
     slow = {"params": [], "lr": ENCODER_RATE * rate}
     fast = {"params": [], "lr": rate}
     for name, leaf in leaves.items():
-        group = fast if name == "decoder" and not tied else slow
+        group = fast if name == "decoder" or tied else slow
         group["params"].append(leaf)
     adam = torch.optim.Adam([slow, fast], betas=BETAS)
     for _ in range(8):

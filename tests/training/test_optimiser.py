@@ -42,7 +42,7 @@ def test_steps_are_those_of_adam_on_tangents_with_atoms_normalised(tied):
     is_atoms = [any(each is other for other in atoms) for each in parameters]
     others = [each.clone() for each in parameters]
     # Atoms that are also the encoder follow the encoder's rate.
-    factors = [1.0 if each and not tied else ENCODER_RATE for each in is_atoms]
+    factors = [1.0 if each or tied else ENCODER_RATE for each in is_atoms]
     adam = torch.optim.Adam([{"params": [each]} for each in others], betas=BETAS)
     for t in range(1, 6):
         optimiser.learning_rate = 0.1 / t
