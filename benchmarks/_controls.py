@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from benchmarks import _data
 from benchmarks._methods import Problem, estimator, fvu_by_coding, in_columns
 from benchmarks._peers import Peer
 from benchmarks._results import Row
@@ -48,9 +49,7 @@ def shuffled(X: np.ndarray, seed: int) -> np.ndarray:
 
 def gaussian(X: np.ndarray, seed: int) -> np.ndarray:
     """Gaussian samples with the mean and covariance of X."""
-    values, axes = np.linalg.eigh(np.cov(X.T))
-    draw = np.random.default_rng(seed).standard_normal(X.shape)
-    return (X.mean(0) + draw * np.sqrt(values.clip(0)) @ axes.T).astype(X.dtype)
+    return (X.mean(0) + _data.gaussian(np.cov(X.T), len(X), seed)).astype(X.dtype)
 
 
 class Control(NamedTuple):

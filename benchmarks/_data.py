@@ -75,6 +75,13 @@ def standardised(signals: np.ndarray) -> np.ndarray:
     return centred / centred.std(-1, keepdims=True)
 
 
+def gaussian(covariance: np.ndarray, n_rows: int, seed: int) -> np.ndarray:
+    """Samples (n_rows, n_features) of mean 0, float64."""
+    values, axes = np.linalg.eigh(covariance)
+    draw = np.random.default_rng(seed).standard_normal((n_rows, len(axes)))
+    return draw * np.sqrt(values.clip(0)) @ axes.T
+
+
 def eeg_windows(folder: Path, sfreq: float = 100.0, hop: float = 0.05) -> np.ndarray:
     """Windows of 1 s of all EEG channels, flattened, in units of each channel's std.
 

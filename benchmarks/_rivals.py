@@ -9,7 +9,7 @@ second learns the residual of the first.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from time import perf_counter
 from unittest.mock import patch
 
@@ -130,7 +130,7 @@ def side_by_side(problem: Problem, seed: int) -> Fitted:
 
 
 def rivals(n_steps: int) -> Iterator[tuple[str, Callable[[Problem, int], Fitted]]]:
-    yield "one SAE", changed(nullcontext, **ALONE)
+    yield "one SAE", ours(**ALONE)
     yield "three SAEs, alpha=0", ours(alpha=0.0)
     yield "three SAEs, default", ours()
     yield "one SAE, three times the steps", ours(**ALONE, max_steps=3 * n_steps)

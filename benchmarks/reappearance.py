@@ -30,7 +30,7 @@ import argparse
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count, permutations
+from itertools import count
 from pathlib import Path
 from time import process_time
 from typing import NamedTuple
@@ -114,10 +114,8 @@ def surrogate(n_fits: int, source: Callable[[int], Source]) -> Source:
     """Gaussian rows with the covariance of another source's, as many."""
     given = source(n_fits)
     parts = given.deals[0]
-    values, axes = np.linalg.eigh(np.cov(np.concatenate(parts).T))
-    n_rows = n_fits * len(parts[0])
-    draw = np.random.default_rng(0).standard_normal((n_rows, len(axes)))
-    X = draw * np.sqrt(values.clip(0)) @ axes.T
+    covariance = np.cov(np.concatenate(parts).T)
+    X = _data.gaussian(covariance, n_fits * len(parts[0]), seed=0)
     return source_of(X, n_fits, given.n_components, given.k)
 
 
@@ -215,13 +213,16 @@ def row(name: str, source: Source, **parameters) -> Row:
     seeds = count()
     for parts in source.deals:
         fits = [fitted(source, part, next(seeds), **parameters) for part in parts]
-        for fit, other in permutations(fits, 2):
+        for fit in fits:
             probability, _ = reappearance(fit, TAU)
-            cosine, _ = nearest_atoms(fit.components_, other.components_)
-            said.append(probability)
-            told.append(cosine >= TAU)
-            for rate in RATES:
-                chosen[rate].append(trusted_atoms(fit, rate, TAU))
+            sets = {rate: trusted_atoms(fit, rate, TAU) for rate in RATES}
+            for other in fits:
+                if other is not fit:
+                    cosine, _ = nearest_atoms(fit.components_, other.components_)
+                    said.append(probability)
+                    told.append(cosine >= TAU)
+                    for rate in RATES:
+                        chosen[rate].append(sets[rate])
     p, returns = np.concatenate(said), np.concatenate(told)
     base = returns.mean()
     differ = 0 < base < 1
