@@ -20,6 +20,7 @@ from benchmarks import _efficientnet, _smollm2
 from benchmarks._methods import (
     CODINGS,
     DIGITS,
+    OURS,
     Fitted,
     Problem,
     codings,
@@ -78,11 +79,8 @@ class Site(NamedTuple):
 def methods() -> Iterator[tuple[str, dict[str, Fit]]]:
     """By name: one way, or several; the best of them is shown."""
     yield "paper", {f"lr={rate:g}": paper(learning_rate=rate) for rate in (1e-2, 1e-3)}
-    yield "ours, alpha=0", {"": ours(alpha=0.0)}
-    yield "ours, default", {"": ours()}
-    yield "ours, for OMP", {"": ours(transform_algorithm="omp")}
-    positive = ours(transform_algorithm="omp", positive_code=True)
-    yield "ours, for OMP, not negative", {"": positive}
+    for name, fit in OURS.items():
+        yield name, {"": fit}
     for name in installed():
         rates = LEARNING_RATES[name]
         yield name, {f"lr={rate:g}": peer(name, rate) for rate in rates}

@@ -87,6 +87,14 @@ def ours(**parameters) -> Callable[[Problem, int], Fitted]:
     return fit
 
 
+OURS = {
+    "ours, alpha=0": ours(alpha=0.0),
+    "ours, default": ours(),
+    "ours, for OMP": ours(transform_algorithm="omp"),
+    "ours, for OMP, not negative": ours(transform_algorithm="omp", positive_code=True),
+}
+
+
 def after_pca(
     n_components: int | None = None, whiten: bool = False, **parameters
 ) -> Callable[[Problem, int], Fitted]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks._methods import Fitted, Problem, in_columns, ours, peer
+from benchmarks._methods import OURS, Fitted, Problem, in_columns, peer
 from benchmarks._peers import LEARNING_RATES, Peer, quiet
 from benchmarks._results import Row
 
@@ -129,13 +129,7 @@ def judge(sae: Peer, model: "SyntheticModel") -> dict[str, float]:
 
 
 def methods() -> Iterator[tuple[str, Callable[[Problem, int], Fitted]]]:
-    yield "ours, alpha=0", ours(alpha=0.0)
-    yield "ours, default", ours()
-    yield "ours, for OMP", ours(transform_algorithm="omp")
-    yield (
-        "ours, for OMP, not negative",
-        ours(transform_algorithm="omp", positive_code=True),
-    )
+    yield from OURS.items()
     for kind in KINDS:
         for rate in LEARNING_RATES["sae-lens"]:
             yield (
