@@ -47,6 +47,8 @@ from benchmarks import (
     use,
 )
 from skmfr import MFRSparseAutoencoder
+from skmfr._sae.ensemble import Ensemble
+from skmfr._training import step
 from skmfr.datasets import make_superposition
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -126,6 +128,19 @@ def test_rivals_train_as_they_say():
             fit = clone(sae).set_params(random_state=0).fit(X)
         norms.append(np.linalg.norm(fit.encoder_weights_))
     assert norms[1] < norms[0]
+
+
+def test_samples_share_the_active_atoms_of_a_batch():
+    X = problem().X
+    fitted = _rivals.shared_in_batch(n_saes=1)(problem(), 0)
+    n_active = np.diff(fitted.sae.encode(X).indptr)
+    assert n_active.mean() == pytest.approx(problem().k, abs=1 / len(X))
+    assert n_active.min() < problem().k < n_active.max()
+    atoms = torch.randn(2, 12, X.shape[1], generator=torch.Generator().manual_seed(0))
+    saes = Ensemble.starting_from(nn.functional.normalize(atoms, dim=-1), tied=False)
+    with _rivals.sharing_in_batch():
+        codes = step.encode(saes.centred(torch.from_numpy(X)), saes, 2)
+    assert (codes.values > 0).view(2, -1).sum(1).tolist() == [2 * len(X)] * 2
 
 
 def test_mean_of_matched_atoms():
@@ -210,7 +225,7 @@ def test_other_tables_of_recovery(table, name):
         "grid": 1 + 12,
         "select": 1 + 6,
         "pursuit": 1 + 2,  # by their noise
-        "rivals": 1 + 10,
+        "rivals": 1 + 11,
     }
     assert len(rows) == n_rows[name]
 
