@@ -64,6 +64,7 @@ from skmfr.datasets import make_mfr_synthetic, make_superposition
 from skmfr.metrics import (
     agreement_scorer,
     dead_fraction,
+    estimate_l0,
     fvu,
     make_fixed_l0_scorer,
     reappearance_scorer,
@@ -74,6 +75,8 @@ TAU = 0.9
 # Principal components of data that have many more features.
 N_COMPONENTS = 128
 N_TEST = 10_000
+# Samples for an estimate of L0.
+N_FOR_L0 = 2_000
 ALPHAS = (0.0, 0.1, 0.3, 1.0)
 PAPER_ALPHAS = (0.03, 0.3)
 # Standard deviations of noise, of that of the data; k, of that of the data.
@@ -347,6 +350,9 @@ def select(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
     for seed in range(n_seeds):
         problem = problems(seed)
 
+        def estimated(sae, X, seed=seed) -> float:
+            return estimate_l0(sae, X[:N_FOR_L0], random_state=seed)
+
         def recall(sae, X, truth=problem.truth) -> float:
             return recall_precision(sae.components_, truth, TAU)[0]
 
@@ -355,6 +361,7 @@ def select(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
             "fixed L0": make_fixed_l0_scorer(problem.k),
             "agreement": agreement_scorer,
             "returning": reappearance_scorer,
+            "estimated L0": estimated,
             "recall": recall,
         }
         candidates = {max(1, round(factor * problem.k)) for factor in CANDIDATES}

@@ -6,23 +6,29 @@ from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.utils import check_consistent_length
+from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import StrOptions, validate_params
 
 from ._data.moments import fvu_of_blocks
 from ._sae.cosines import nearest_cosines, share_of_at_least
+from ._sae.levels import active_atoms, median_gain
 from ._sae.reappearance import too_few
 from ._utils.checks import Interval, as_matrix, unit_atoms
 
 __all__ = [
     "agreement_scorer",
     "dead_fraction",
+    "estimate_l0",
     "fvu",
     "l0",
     "make_fixed_l0_scorer",
     "reappearance_scorer",
     "recall_precision",
 ]
+
+
+# Squared residual of a sample, relative to the sample, that is rounding error.
+EXACT = 1e-10
 
 
 def fvu(X, X_hat) -> float:
@@ -146,6 +152,87 @@ def dead_fraction(codes) -> float:
 @validate_params(
     {"tau": [Interval(Real, 0, 1, closed="both")]}, prefer_skip_nested_validation=True
 )
+def estimate_l0(estimator, X, *, random_state=None) -> float:
+    r"""Estimate how many atoms are really active per sample.
+
+    Matching pursuit adds atoms to a sample one by one. Step j counts as real in the
+    share of samples
+
+    .. math:: s_j = 1 - 2 \, P(g_j < m_j), \qquad \hat L_0 = \sum_j s_j
+
+    where :math:`g_j` is the share of the residual's squared norm that the step
+    explains, and :math:`m_j` is the median of what the best atom explains of Gaussian
+    samples with the covariance of the residuals. Half of the samples in which nothing
+    is left but chance fall below it (the estimate of Storey, 2002, of the share of true
+    hypotheses). The sum ends at the first step that is no better than chance.
+
+    So atoms count that explain more than the covariance makes likely. On data with
+    known features, the estimate is below their number if some of them are weak
+    (see :doc:`/user_guide/choosing`). It depends little on `k` in training, if that is
+    not too small.
+
+    Parameters
+    ----------
+    estimator : MFRSparseAutoencoder, PretrainedSparseAutoencoder or Pipeline
+        Fitted. It is not changed.
+    X : array-like of shape (n_samples, n_features)
+        Samples, best held out. The covariance needs several times as many as there are
+        features; more than a few thousand cost time and change little.
+    random_state : int, RandomState instance or None, default=None
+        Determines the Gaussian samples.
+
+    Returns
+    -------
+    float
+        Between 0 and the number of atoms.
+
+    Raises
+    ------
+    ValueError
+        If X is not a matrix of finite numbers, or is not as wide as the training data.
+
+    See Also
+    --------
+    l0 : The number of active atoms in given codes.
+
+    Examples
+    --------
+    Three features of 64 are active on average:
+
+    >>> from skmfr import MFRSparseAutoencoder
+    >>> from skmfr.datasets import make_superposition
+    >>> from skmfr.metrics import estimate_l0
+    >>> X, _, _ = make_superposition(6000, 32, 64, n_active=3, random_state=0)
+    >>> sae = MFRSparseAutoencoder(n_components=64, k=6, max_steps=300, random_state=0)
+    >>> round(estimate_l0(sae.fit(X[1000:]), X[:1000], random_state=0))
+    3
+    """
+    before, sae = _split_pipeline(estimator)
+    X = as_matrix(X if before is None else before.transform(X), "X")
+    # The encoder never uses an atom in the opposite direction.
+    positive = sae.positive_code or sae.transform_algorithm == "encoder"
+    coder = copy(sae).set_params(
+        transform_algorithm="omp", positive_code=positive, sparse_output=True
+    )
+    draw = check_random_state(random_state)
+    atoms, l0 = sae.components_.astype(np.float64), 0.0
+    residual, support = X - sae.decoder_bias_, np.zeros((len(X), 0, X.shape[1]))
+    left = np.square(residual).sum(1)
+    exact = EXACT * left
+    for k in range(1, len(atoms) + 1):
+        by_chance = median_gain(residual, support, atoms, positive, draw)
+        codes = coder.set_params(k=k).transform(X)
+        residual = X - coder.inverse_transform(codes)
+        had, left = left, np.square(residual).sum(1)
+        real = (had > exact) & (left <= (1 - by_chance) * had)
+        share = 1 - 2 * np.mean(~real)
+        if share <= 0:
+            break
+        l0 += share
+        support = active_atoms(codes, atoms)
+    return float(l0)
+
+
 def recall_precision(atoms, truth, tau=0.9) -> tuple[float, float]:
     r"""Share of true features that are found, and share of atoms that are true.
 

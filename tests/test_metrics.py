@@ -8,13 +8,14 @@ from scipy import sparse
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler, normalize
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.agreement import reappearance
 from skmfr.metrics import (
     agreement_scorer,
     dead_fraction,
+    estimate_l0,
     fvu,
     fvu_of_blocks,
     l0,
@@ -367,3 +368,59 @@ def test_both_scorers_serve_a_multimetric_grid_search():
     expected = make_fixed_l0_scorer(2)(pipeline, X[test])
     assert results["split0_test_fixed_l0"][0] == expected
     assert search.best_index_ == np.argmax(results["mean_test_agreement"])
+
+
+def with_atoms(atoms) -> MFRSparseAutoencoder:
+    """A fitted estimator with these atoms, and with the origin as its bias."""
+    n_components, n_features = atoms.shape
+    X = np.random.default_rng(0).standard_normal((64, n_features))
+    sae = MFRSparseAutoencoder(n_components, n_saes=1, n_witnesses=0, max_steps=1)
+    sae.fit(X)
+    sae.components_ = atoms
+    sae.decoder_bias_ = np.zeros(n_features)
+    return sae
+
+
+@pytest.mark.parametrize("n_active", [1, 3, 5])
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_estimate_l0_counts_known_features(n_active, noise):
+    rng = np.random.default_rng(n_active)
+    atoms = normalize(rng.standard_normal((64, 32)))
+    active = rng.random((800, 64)).argsort(axis=1) < n_active
+    X = (active * rng.uniform(0.8, 1.2, active.shape)) @ atoms
+    X += noise * rng.standard_normal(X.shape)
+    sae, before = with_atoms(atoms), X.copy()
+    found = estimate_l0(sae, X, random_state=0)
+    assert found == pytest.approx(n_active, abs=0.15 * n_active + 0.1)
+    assert np.array_equal(X, before)
+    assert (sae.k, sae.transform_algorithm, sae.sparse_output) == (8, "encoder", False)
+    assert found == estimate_l0(sae, X, random_state=0)
+    shift = FunctionTransformer(lambda X: X - 1.0).fit(X)
+    assert estimate_l0(make_pipeline(shift, sae), X + 1.0, random_state=0) == (
+        pytest.approx(found, abs=1e-6)
+    )
+
+
+def test_estimate_l0_of_data_without_features():
+    """Gaussian samples, although atoms lie along their axes, some of them large."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.standard_normal((20, 20)))[0]
+    X = rng.standard_normal((1000, 20)) * np.arange(1, 21) ** -1.0 @ axes
+    atoms = np.concatenate([axes, -axes])
+    assert estimate_l0(with_atoms(atoms), X, random_state=0) < 0.7
+
+
+def test_estimate_l0_of_signed_codes():
+    """An atom that is also used with negative coefficients counts once."""
+    rng = np.random.default_rng(0)
+    atoms = normalize(rng.standard_normal((64, 32)))
+    active = rng.random((800, 64)).argsort(axis=1) < 3
+    X = (active * rng.choice([-1.0, 1.0], active.shape)) @ atoms
+    sae = with_atoms(atoms).set_params(transform_algorithm="omp")
+    assert estimate_l0(sae, X, random_state=0) == pytest.approx(3, abs=0.3)
+
+
+@pytest.mark.parametrize("bad", [np.zeros(3), np.full((2, 32), np.nan)])
+def test_estimate_l0_names_bad_data(bad):
+    with pytest.raises(ValueError, match="X"):
+        estimate_l0(with_atoms(np.eye(32)), bad)
