@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.datasets import make_superposition
-from skmfr.metrics import make_fixed_l0_scorer, reappearance_scorer
+from skmfr.metrics import estimate_l0, make_fixed_l0_scorer, reappearance_scorer
 
 X, _, features = make_superposition(4_000, 16, 32, n_active=2, random_state=0)
 
@@ -97,4 +97,8 @@ plt.show()
 # %%
 # The search does not count active features. It finds a ``k`` with which training learns
 # single features; on other data this may be half or twice their number
-# (:doc:`/user_guide/choosing`).
+# (:doc:`/user_guide/choosing`). Their number can be estimated from one fit: by how many
+# steps of matching pursuit explain more than chance.
+
+n_active = estimate_l0(search.best_estimator_, X, random_state=0)
+print(f"active atoms per sample: {n_active:.1f}")
