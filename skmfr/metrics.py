@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import StrOptions, validate_params
 
+from ._data.checked import checked_data
 from ._data.moments import fvu_of_blocks
 from ._sae.cosines import nearest_cosines, share_of_at_least
 from ._sae.levels import active_atoms, median_gain
@@ -149,35 +150,33 @@ def dead_fraction(codes) -> float:
     return float(np.mean(active == 0))
 
 
-@validate_params(
-    {"tau": [Interval(Real, 0, 1, closed="both")]}, prefer_skip_nested_validation=True
-)
+@validate_params({"random_state": ["random_state"]}, prefer_skip_nested_validation=True)
 def estimate_l0(estimator, X, *, random_state=None) -> float:
     r"""Estimate how many atoms are really active per sample.
 
     Matching pursuit adds atoms to a sample one by one. Step j counts as real in the
     share of samples
 
-    .. math:: s_j = 1 - 2 \, P(g_j < m_j), \qquad \hat L_0 = \sum_j s_j
+    .. math:: s_j = 2 \, P(g_j \ge m_j) - 1, \qquad \hat L_0 = \sum_j s_j
 
     where :math:`g_j` is the share of the residual's squared norm that the step
     explains, and :math:`m_j` is the median of what the best atom explains of Gaussian
-    samples with the covariance of the residuals. Half of the samples in which nothing
-    is left but chance fall below it (the estimate of Storey, 2002, of the share of true
-    hypotheses). The sum ends at the first step that is no better than chance.
+    samples with the covariance of the residuals. Where nothing but chance is left, half
+    of the samples exceed it, so that :math:`s_j` is 0 (Storey's estimate, 2002, of the
+    share of false null hypotheses). The sum ends at the first step that is no better.
 
     So atoms count that explain more than the covariance makes likely. On data with
-    known features, the estimate is below their number if some of them are weak
-    (see :doc:`/user_guide/choosing`). It depends little on `k` in training, if that is
-    not too small.
+    known features, the estimate is below their number if some of them are weak, and if
+    `k` in training was much too large, for atoms are then mixtures of features
+    (see :doc:`/user_guide/choosing`).
 
     Parameters
     ----------
     estimator : MFRSparseAutoencoder, PretrainedSparseAutoencoder or Pipeline
         Fitted. It is not changed.
     X : array-like of shape (n_samples, n_features)
-        Samples, best held out. The covariance needs several times as many as there are
-        features; more than a few thousand cost time and change little.
+        Samples that fit in memory, best held out. The covariance needs several times
+        as many as there are features; more than a few thousand change little.
     random_state : int, RandomState instance or None, default=None
         Determines the Gaussian samples.
 
@@ -189,7 +188,7 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
     Raises
     ------
     ValueError
-        If X is not a matrix of finite numbers, or is not as wide as the training data.
+        If X is not numeric and finite, or not as wide as the training data.
 
     See Also
     --------
@@ -207,13 +206,13 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
     >>> round(estimate_l0(sae.fit(X[1000:]), X[:1000], random_state=0))
     3
     """
+    from ._sae.arrays import coder_of, csr_codes
+
     before, sae = _split_pipeline(estimator)
-    X = as_matrix(X if before is None else before.transform(X), "X")
+    X = checked_data(sae, X if before is None else before.transform(X))[:]
     # The encoder never uses an atom in the opposite direction.
     positive = sae.positive_code or sae.transform_algorithm == "encoder"
-    coder = copy(sae).set_params(
-        transform_algorithm="omp", positive_code=positive, sparse_output=True
-    )
+    sae = copy(sae).set_params(transform_algorithm="omp", positive_code=positive)
     draw = check_random_state(random_state)
     atoms, l0 = sae.components_.astype(np.float64), 0.0
     residual, support = X - sae.decoder_bias_, np.zeros((len(X), 0, X.shape[1]))
@@ -221,11 +220,11 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
     exact = EXACT * left
     for k in range(1, len(atoms) + 1):
         by_chance = median_gain(residual, support, atoms, positive, draw)
-        codes = coder.set_params(k=k).transform(X)
-        residual = X - coder.inverse_transform(codes)
+        codes = csr_codes(coder_of(sae.set_params(k=k), X), X)
+        residual = X - (codes @ atoms + sae.decoder_bias_)
         had, left = left, np.square(residual).sum(1)
         real = (had > exact) & (left <= (1 - by_chance) * had)
-        share = 1 - 2 * np.mean(~real)
+        share = 2 * np.mean(real) - 1
         if share <= 0:
             break
         l0 += share
@@ -233,6 +232,9 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
     return float(l0)
 
 
+@validate_params(
+    {"tau": [Interval(Real, 0, 1, closed="both")]}, prefer_skip_nested_validation=True
+)
 def recall_precision(atoms, truth, tau=0.9) -> tuple[float, float]:
     r"""Share of true features that are found, and share of atoms that are true.
 

@@ -420,7 +420,19 @@ def test_estimate_l0_of_signed_codes():
     assert estimate_l0(sae, X, random_state=0) == pytest.approx(3, abs=0.3)
 
 
-@pytest.mark.parametrize("bad", [np.zeros(3), np.full((2, 32), np.nan)])
-def test_estimate_l0_names_bad_data(bad):
-    with pytest.raises(ValueError, match="X"):
-        estimate_l0(with_atoms(np.eye(32)), bad)
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.zeros(3), "Expected 2D array"),
+        (np.full((2, 3), np.nan), "NaN"),
+        (np.ones((4, 5)), "expecting 3 features"),
+    ],
+)
+def test_estimate_l0_says_what_is_wrong_with_data(X, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_l0(with_atoms(np.eye(3)), X)
+
+
+def test_estimate_l0_names_a_bad_random_state():
+    with pytest.raises(ValueError, match="random_state"):
+        estimate_l0(with_atoms(np.eye(3)), np.ones((4, 3)), random_state=-1)
