@@ -166,9 +166,9 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
     share of false null hypotheses). The sum ends at the first step that is no better.
 
     So atoms count that explain more than the covariance makes likely. On data with
-    known features, the estimate is below their number if some of them are weak, and if
-    `k` in training was much too large, for atoms are then mixtures of features
-    (see :doc:`/user_guide/choosing`).
+    known features, the estimate is below their number if some of them are weak, and far
+    below it if many are active at once under noise. It means nothing if `k` in training
+    was several times too large (see :doc:`/user_guide/choosing`).
 
     Parameters
     ----------
