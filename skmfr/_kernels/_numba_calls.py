@@ -7,7 +7,7 @@ the number of a part of the rows and the address of a table of arrays, and one f
 calls any kernel for all parts.
 
 They read and write through pointers to rows.  Numba's arrays have strides, an owner and
-indices from the end; to translate these took almost half of the remaining time.
+indices from the end; to translate these took three tenths of the time.
 """
 
 from collections.abc import Callable, Sequence
