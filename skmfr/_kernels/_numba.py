@@ -20,8 +20,8 @@ They use Python threads, which are as fast there: for Numba's, everything would 
 compiled once more.
 
 The first fit on a machine waits for the compiler, so little is compiled: only int64
-indices, and rows copied element by element, because slice assignments take longer to
-compile.  `_numba_calls` compiles one function that calls all kernels in parts.
+indices, and pointers to rows instead of arrays.  `_numba_calls` compiles one function
+that calls all kernels in parts.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from . import as_integers, batched
-from ._numba_calls import array, call, inner, kernel
+from ._numba_calls import after, call, inner, kernel, row, width
 from .dense import lengths, linear, rounding
 
 # Permissions that a sum of floats needs to be vectorised.  NaN and infinity are kept,
@@ -271,30 +271,29 @@ def _run_in_threads(kernel: Callable[[int, int, int], None], bounds: list[int]) 
 
 
 @inner(fastmath=IN_VECTORS)
-def _add_rows(x, X, rows, weights, sign):
+def _add_rows(x, n_features, X, rows, weights, n_entries, sign):
     """Add to x, or subtract from it, a weighted sum of rows of X."""
-    n_features, n_entries = len(x), len(rows)
     whole = n_entries - n_entries % 4
     for e in range(0, whole, 4):
-        x0, x1, x2, x3 = X[rows[e]], X[rows[e + 1]], X[rows[e + 2]], X[rows[e + 3]]
+        x0, x1 = after(X, rows[e] * n_features), after(X, rows[e + 1] * n_features)
+        x2, x3 = after(X, rows[e + 2] * n_features), after(X, rows[e + 3] * n_features)
         w0, w1 = sign * weights[e], sign * weights[e + 1]
         w2, w3 = sign * weights[e + 2], sign * weights[e + 3]
         for f in range(n_features):
             x[f] += (w0 * x0[f] + w1 * x1[f]) + (w2 * x2[f] + w3 * x3[f])
     for e in range(whole, n_entries):
-        x0, w0 = X[rows[e]], sign * weights[e]
+        x0, w0 = after(X, rows[e] * n_features), sign * weights[e]
         for f in range(n_features):
             x[f] += w0 * x0[f]
 
 
 @inner(fastmath=IN_VECTORS)
-def _dot_rows(x, X, rows, products):
+def _dot_rows(x, n_features, X, rows, products, n_entries, zero):
     """Dot products of x with rows of X."""
-    n_features, n_entries = len(x), len(rows)
     whole = n_entries - n_entries % 4
-    zero = x.dtype.type(0)
     for e in range(0, whole, 4):
-        x0, x1, x2, x3 = X[rows[e]], X[rows[e + 1]], X[rows[e + 2]], X[rows[e + 3]]
+        x0, x1 = after(X, rows[e] * n_features), after(X, rows[e + 1] * n_features)
+        x2, x3 = after(X, rows[e + 2] * n_features), after(X, rows[e + 3] * n_features)
         p0, p1, p2, p3 = zero, zero, zero, zero
         for f in range(n_features):
             p0 += x0[f] * x[f]
@@ -303,7 +302,7 @@ def _dot_rows(x, X, rows, products):
             p3 += x3[f] * x[f]
         products[e], products[e + 1], products[e + 2], products[e + 3] = p0, p1, p2, p3
     for e in range(whole, n_entries):
-        x0, p0 = X[rows[e]], zero
+        x0, p0 = after(X, rows[e] * n_features), zero
         for f in range(n_features):
             p0 += x0[f] * x[f]
         products[e] = p0
@@ -312,15 +311,16 @@ def _dot_rows(x, X, rows, products):
 @kernel()
 def _residual_products(real):
     def compute(part, table):
-        bounds, indices = array(table, 0, np.int64)[0], array(table, 6, np.int64)
-        X, values = array(table, 1, real), array(table, 2, real)
-        dictionary, residual = array(table, 3, real), array(table, 4, real)
-        products, n_features = array(table, 5, real), X.shape[1]
+        bounds, dictionary = row(table, 0, 0, np.int64), row(table, 3, 0, real)
+        n_features, k = width(table, 1), width(table, 6)
         for i in range(bounds[part], bounds[part + 1]):
+            x, values = row(table, 1, i, real), row(table, 2, i, real)
+            residual, products = row(table, 4, i, real), row(table, 5, i, real)
+            indices = row(table, 6, i, np.int64)
             for f in range(n_features):
-                residual[i, f] = X[i, f]
-            _add_rows(residual[i], dictionary, indices[i], values[i], real(-1))
-            _dot_rows(residual[i], dictionary, indices[i], products[i])
+                residual[f] = x[f]
+            _add_rows(residual, n_features, dictionary, indices, values, k, real(-1))
+            _dot_rows(residual, n_features, dictionary, indices, products, k, real(0))
 
     return compute
 
@@ -328,11 +328,12 @@ def _residual_products(real):
 @kernel()
 def _gather_dot(real):
     def compute(part, table):
-        bounds, indices = array(table, 0, np.int64)[0], array(table, 4, np.int64)
-        X, atoms = array(table, 1, real), array(table, 2, real)
-        products = array(table, 3, real)
+        bounds, atoms = row(table, 0, 0, np.int64), row(table, 2, 0, real)
+        n_features, k = width(table, 1), width(table, 4)
         for i in range(bounds[part], bounds[part + 1]):
-            _dot_rows(X[i], atoms, indices[i], products[i])
+            x, products = row(table, 1, i, real), row(table, 3, i, real)
+            indices = row(table, 4, i, np.int64)
+            _dot_rows(x, n_features, atoms, indices, products, k, real(0))
 
     return compute
 
@@ -340,96 +341,92 @@ def _gather_dot(real):
 @kernel()
 def _bag_sums(real):
     def compute(part, table):
-        bounds, rows = array(table, 0, np.int64)[0], array(table, 4, np.int64)[0]
-        X, weights = array(table, 1, real), array(table, 2, real)[0]
-        sums, offsets = array(table, 3, real), array(table, 5, np.int64)[0]
-        add = array(table, 6, np.int64)[0, 0]
+        bounds, n_features = row(table, 0, 0, np.int64), width(table, 1)
+        X, weights = row(table, 1, 0, real), row(table, 2, 0, real)
+        rows, offsets = row(table, 4, 0, np.int64), row(table, 5, 0, np.int64)
+        add = row(table, 6, 0, np.int64)[0]
         for bag in range(bounds[part], bounds[part + 1]):
-            entries = slice(offsets[bag], offsets[bag + 1])
+            sums, first = row(table, 3, bag, real), offsets[bag]
+            own, factors = after(rows, first), after(weights, first)
+            n_entries = offsets[bag + 1] - first
             if not add:
-                for f in range(sums.shape[1]):
-                    sums[bag, f] = 0
-            _add_rows(sums[bag], X, rows[entries], weights[entries], real(1))
+                for f in range(n_features):
+                    sums[f] = 0
+            _add_rows(sums, n_features, X, own, factors, n_entries, real(1))
 
     return compute
 
 
 @inner()
-def _threshold(numbers, k):
+def _threshold(numbers, n, k, integer):
     """A number that k of these reach; more than k only if several are equal to it."""
     low, high = numbers[0], numbers[0]
-    for number in numbers:
-        low = number if number < low else low
-        high = number if number > high else high
+    for c in range(n):
+        low = numbers[c] if numbers[c] < low else low
+        high = numbers[c] if numbers[c] > high else high
     while low < high:
         # Mean of both, rounded up, without their sum, which may overflow.
-        middle = numbers.dtype.type((low | high) - ((low ^ high) >> 1))
+        middle = integer((low | high) - ((low ^ high) >> 1))
         n_reach = 0
-        for number in numbers:
-            n_reach += number >= middle
+        for c in range(n):
+            n_reach += numbers[c] >= middle
         if n_reach == k:
             return middle
         if n_reach > k:
             low = middle
         else:
-            high = numbers.dtype.type(middle - 1)
+            high = integer(middle - 1)
     return low
 
 
 @kernel()
 def _largest(integer):
     def compute(part, table):
-        bounds, numbers = array(table, 0, np.int64)[0], array(table, 1, integer)
-        maxima, candidates = (
-            array(table, 2, integer)[part],
-            array(table, 3, integer)[part],
-        )
-        found, groups = array(table, 4, integer), array(table, 5, np.uint64)[part]
-        columns, indices = array(table, 6, np.uint64)[part], array(table, 7, np.int64)
-        size = array(table, 8, np.int64)[0, 0]
-        # Unsigned indices avoid checks for negative ones, which cost more than the
-        # rest.  Rejected entries are overwritten, which avoids a branch.
-        one, none = np.uint64(1), np.uint64(0)
-        n_columns, k = numbers.shape[1], indices.shape[1]
-        n_groups = len(maxima)
+        bounds, n_columns = row(table, 0, 0, np.int64), width(table, 1)
+        n_groups, k = width(table, 2), width(table, 7)
+        maxima, candidates = row(table, 2, part, integer), row(table, 3, part, integer)
+        groups, columns = row(table, 5, part, np.int64), row(table, 6, part, np.int64)
+        size = row(table, 8, 0, np.int64)[0]
+        # Rejected entries are overwritten, which avoids a branch.
         for i in range(bounds[part], bounds[part + 1]):
-            row = numbers[i]
+            numbers = row(table, 1, i, integer)
+            found, indices = row(table, 4, i, integer), row(table, 7, i, np.int64)
             # Strided groups, so that maxima are taken over contiguous vectors.
             for g in range(n_groups):
-                maxima[g] = row[g]
-            for start in range(n_groups, n_groups * size, n_groups):
-                run = row[start : start + n_groups]
+                maxima[g] = numbers[g]
+            for member in range(1, size):
+                run = after(numbers, member * n_groups)
                 for g in range(n_groups):
-                    number = run[g]
-                    maxima[g] = number if number > maxima[g] else maxima[g]
-            least = _threshold(maxima, k)
-            n_chosen = none
+                    maxima[g] = run[g] if run[g] > maxima[g] else maxima[g]
+            least = _threshold(maxima, n_groups, k, integer)
+            n_chosen = 0
             for g in range(n_groups):
                 groups[n_chosen] = g
-                n_chosen += one if maxima[g] >= least else none
-            n_candidates = none
-            for start in range(0, n_groups * size, n_groups):
-                run = row[start : start + n_groups]
-                for g in groups[:n_chosen]:
-                    candidates[n_candidates] = run[g]
-                    columns[n_candidates] = start + g
-                    n_candidates += one if run[g] >= least else none
+                n_chosen += maxima[g] >= least
+            n_candidates = 0
+            for member in range(size):
+                start = member * n_groups
+                for c in range(n_chosen):
+                    column = start + groups[c]
+                    candidates[n_candidates] = numbers[column]
+                    columns[n_candidates] = column
+                    n_candidates += numbers[column] >= least
             for column in range(n_groups * size, n_columns):
-                candidates[n_candidates] = row[column]
+                candidates[n_candidates] = numbers[column]
                 columns[n_candidates] = column
-                n_candidates += one if row[column] >= least else none
+                n_candidates += numbers[column] >= least
 
-            least = _threshold(candidates[:n_candidates], k)
+            least = _threshold(candidates, n_candidates, k, integer)
             n_found = 0
             for c in range(n_candidates):
                 if candidates[c] > least:
-                    found[i, n_found] = candidates[c]
-                    indices[i, n_found] = columns[c]
+                    found[n_found] = candidates[c]
+                    indices[n_found] = columns[c]
                     n_found += 1
             for c in range(n_candidates):
                 if candidates[c] == least and n_found < k:
-                    found[i, n_found] = least
-                    indices[i, n_found] = columns[c]
+                    found[n_found] = least
+                    indices[n_found] = columns[c]
                     n_found += 1
 
     return compute
@@ -438,23 +435,24 @@ def _largest(integer):
 @kernel(fastmath=IN_VECTORS, error_model="numpy")
 def _adam_rows(real):
     def compute(part, table):
-        bounds, flags = array(table, 0, np.int64)[0], array(table, 9, np.int64)[0]
-        parameter, gradient = array(table, 1, real), array(table, 2, real)
-        mean, square = array(table, 3, real), array(table, 4, real)
-        p0, m0, v0 = array(table, 5, real), array(table, 6, real), array(table, 7, real)
-        numbers, on_sphere, copy = array(table, 8, real)[0], flags[0], flags[1]
+        bounds, n_features = row(table, 0, 0, np.int64), width(table, 1)
+        numbers, flags = row(table, 8, 0, real), row(table, 9, 0, np.int64)
+        on_sphere, copy = flags[0], flags[1]
         one, zero = real(1), real(0)
         # Not derived from each other: a square may be infinite, and a difference NaN.
-        new_mean, old_square, new_square, rate, scale, eps = numbers
-        n_features = parameter.shape[1]
+        new_mean, old_square, new_square = numbers[0], numbers[1], numbers[2]
+        rate, scale, eps = numbers[3], numbers[4], numbers[5]
         for i in range(bounds[part], bounds[part + 1]):
-            p, g, m, v = parameter[i], gradient[i], mean[i], square[i]
+            p, g = row(table, 1, i, real), row(table, 2, i, real)
+            m, v = row(table, 3, i, real), row(table, 4, i, real)
             along, size = zero, zero
             if copy:
+                p0, m0 = row(table, 5, i, real), row(table, 6, i, real)
+                v0 = row(table, 7, i, real)
                 for f in range(n_features):
-                    p[f] = p0[i, f]
-                    m[f] = m0[i, f]
-                    v[f] = v0[i, f]
+                    p[f] = p0[f]
+                    m[f] = m0[f]
+                    v[f] = v0[f]
             if on_sphere:
                 for f in range(n_features):
                     along += p[f] * g[f]
