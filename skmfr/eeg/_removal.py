@@ -6,9 +6,10 @@ or of noisy signals less clean ones, says where to begin with A, and which windo
 loud.  Windows that are quiet say what the brain does, and A is what
 the whole recording has beyond that.  Both are then estimated in turn (expectation
 maximisation).  At each frequency a filter gets s with the least of the brain.  Its
-output is subtracted in windows where there is more than the brain puts there.  How
-much that is, clean signals of other people say better than the recording, if there are
-any: relative to the rest of the window, which only the brain fills.
+output is subtracted in windows, and at frequencies, where there is more than the brain
+puts there.  How much that is in a window, clean signals of other people say better than
+the recording, if there are any: relative to the rest of the window, which only the
+brain fills.
 
 Heartbeats leave no window quiet, but they are short.  Then samples between them say
 what the brain does, and one filter for all frequencies is on all the time.
@@ -42,7 +43,7 @@ BEAT, N_TURNS = 0.05, 5
 # estimated in turn.
 N_ITERATIONS = 2
 # Numbers of neighbours that are averaged: frequencies, for the power of artefacts and
-# for the covariances that filters are made of; windows, for their loudness.
+# for the covariances that filters are made of and for gains; windows, for loudness.
 N_SMOOTHED, N_COVARIANCES, N_WINDOWS = 3, 5, 3
 # Power of a filter's output, relative to the brain's, from which all is subtracted.
 ALL_OF_IT = 4.0
@@ -223,42 +224,48 @@ def artefacts_in(
     if learned.in_clean is not None:
         topographies = learned.topographies.astype(signals.dtype)
         spectra -= np.einsum("ir,nrwf->niwf", topographies, found, optimize=True)
-        usual = learned.in_clean[:, None] * _power(spectra).sum(1, keepdims=True)
+        rest = np.square(np.abs(spectra)).sum((1, 3))[:, None]
+        rest = uniform_filter1d(rest, N_WINDOWS, axis=-1, mode="nearest")
+        usual = learned.in_clean[:, None] * rest
     # Only at frequencies where there is more of the artefact than of the brain.
     found *= learned.band[:, None]
     if not everywhere:
-        found *= _gain(found, usual)
+        found *= _gain(found, usual, learned.brain * learned.band)
     windows = np.fft.irfft(found, length).astype(signals.dtype)
     sources = overlap_add(windows, signals.shape[2], hop)
     return np.einsum("ir,nrt->nit", learned.topographies, sources, optimize=True)
 
 
-def _gain(spectra: np.ndarray, usual: np.ndarray) -> np.ndarray:
+def _gain(spectra: np.ndarray, usual: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """How much of what filters find in a window is to be taken for the artefact.
 
     Nothing up to the brain's power, all from `ALL_OF_IT` times that, and in between in
-    proportion.  A Wiener filter would leave a part of the largest, too.
+    proportion: a Wiener filter would leave a part of the largest, too.  The power of
+    the window counts, and so does that at the frequency: rhythms stay in loud windows.
 
     Parameters
     ----------
     spectra : ndarray of shape (n_epochs, n_topographies, n_windows, n_freqs), complex
     usual : ndarray that broadcasts to (n_epochs, n_topographies, n_windows)
         Power of the brain.
+    brain : ndarray of shape (n_topographies, n_freqs)
+        The same at each frequency.
 
     Returns
     -------
-    ndarray of shape (n_epochs, n_topographies, n_windows, 1)
+    ndarray of shape (n_epochs, n_topographies, n_windows, n_freqs)
     """
-    power = _power(spectra)
+    power = uniform_filter1d(np.square(np.abs(spectra)), N_WINDOWS, 2, mode="nearest")
+    around = partial(uniform_filter1d, size=N_COVARIANCES, axis=-1, mode="nearest")
+    by_window = _beyond(power.sum(-1), usual)[..., None]
+    return by_window * _beyond(around(power), around(brain)[:, None])
+
+
+def _beyond(power: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """From 0 at the usual power to 1 at `ALL_OF_IT` times that."""
     usual = np.maximum(usual, np.finfo(power.dtype).tiny)
-    gain = (power / usual - 1) / (ALL_OF_IT - 1)
-    return gain.clip(0, 1)[..., None].astype(power.dtype)
-
-
-def _power(spectra: np.ndarray) -> np.ndarray:
-    """Over all frequencies, the mean of neighbouring windows: (..., n_windows)."""
-    power = np.sum(np.square(np.abs(spectra)), axis=-1)
-    return uniform_filter1d(power, N_WINDOWS, axis=-1, mode="nearest")
+    gain = (np.minimum(power, ALL_OF_IT * usual) / usual - 1) / (ALL_OF_IT - 1)
+    return gain.clip(0, 1).astype(power.dtype)
 
 
 def _main_topographies(covariance: np.ndarray) -> np.ndarray:

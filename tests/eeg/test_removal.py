@@ -140,12 +140,23 @@ def test_as_many_topographies_as_stand_out_beside_the_brain(parts):
 
 def test_gain_rises_from_the_power_of_the_brain_to_four_times_that():
     power = np.array([0.5, 0.5, 0.5, 4.0, 4.0, 4.0, 0.0], dtype=np.float32)
-    gain = _gain(np.sqrt(power)[None, None, :, None].astype(np.complex64), np.ones(1))
+    found = np.sqrt(power)[None, None, :, None].astype(np.complex64)
+    gain = _gain(found, np.ones(1), np.zeros((1, 1)))
     # Of three windows side by side: 0.5, 0.5, 1.67, 2.83, 4, 2.67, 1.33.
     expected = [0, 0, 2 / 9, 11 / 18, 1, 5 / 9, 1 / 9]
     np.testing.assert_allclose(gain[0, 0, :, 0], expected, rtol=1e-5)
-    silent = _gain(np.zeros((1, 1, 3, 2), dtype=np.complex64), np.zeros(1))
-    assert not silent.any()
+    assert not _gain(0 * found, np.zeros(1), np.zeros((1, 1))).any()
+
+
+def test_gain_is_of_frequencies_too():
+    """A loud window, with as much of the brain at some frequencies as ever."""
+    power = np.repeat([10.0, 1.0], 10).astype(np.float32)
+    found = np.sqrt(power)[None, None, None].astype(np.complex64)
+    gain = _gain(found, np.ones(1), np.ones((1, 20)))[0, 0, 0]
+    # Of five frequencies side by side: 10, ..., 8.2, 6.4, 4.6, 2.8, 1, ...
+    expected = np.repeat([1.0, 0.0], [11, 9])
+    expected[11] = 0.6
+    np.testing.assert_allclose(gain, expected, atol=1e-5)
 
 
 def test_covariances_are_weighted_means_of_products():
@@ -196,7 +207,7 @@ def test_clean_signals_set_the_gain_of_a_window():
     learned = ArtefactFilter(
         topographies=np.array([[1.0], [0.0]]),
         filters=np.tile([[1.0, 0.0]], (n_freqs, 1, 1)),
-        brain=np.full((1, n_freqs), 1e6),
+        brain=np.zeros((1, n_freqs)),
         band=np.ones((1, n_freqs), dtype=bool),
         in_clean=np.array([3.0]),
     )
