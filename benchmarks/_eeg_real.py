@@ -1,7 +1,9 @@
 """Recordings as they are: what is removed of them, for ``benchmarks.eeg``."""
 
 import argparse
+import re
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -23,7 +25,8 @@ def of_whole_recordings(arguments: argparse.Namespace) -> Iterator[Row]:
         "ICA": _eeg_peers.independent_components,
         "ours": _eeg_peers.without_found_atoms,
     }
-    for name, raw in recordings.items():
+    for name in filter(partial(re.search, arguments.only), recordings):
+        raw = recordings[name]
         raw.resample(SFREQ, verbose="error").filter(1.0, 40.0, verbose="error")
         raw.set_eeg_reference("average", verbose="error")
         signals = (1e6 * raw.get_data())[None]

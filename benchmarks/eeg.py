@@ -168,7 +168,7 @@ def rows_of_kept(arguments: argparse.Namespace) -> Iterator[Row]:
 
 
 def real(arguments: argparse.Namespace, report: Report) -> None:
-    report(of_whole_recordings(arguments), {"table": "real"}, DIGITS)
+    report(of_whole_recordings(arguments), {"table": "real"}, DIGITS, append=True)
 
 
 def added(arguments: argparse.Namespace, report: Report) -> None:
