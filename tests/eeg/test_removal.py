@@ -1,9 +1,12 @@
 """Taking artefacts out, against signals whose artefacts and brain are known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.signal import butter, lfilter, sosfilt
 
+from skmfr.eeg._recordings import Reader
 from skmfr.eeg._removal import (
     ArtefactFilter,
     _gain,
@@ -14,7 +17,7 @@ from skmfr.eeg._removal import (
     learn_fixed_filter,
     share_found,
 )
-from skmfr.eeg._unsupervised import sizes_for
+from skmfr.eeg._unsupervised import removal, sizes_for
 from skmfr.eeg._windows import cut_windows
 
 LENGTH, HOP = 100, 50
@@ -284,6 +287,27 @@ def test_one_filter_takes_heartbeats_out_at_all_times(heartbeats, learned_of_bea
     assert np.ptp(filters, axis=0).max() == 0
     expected = learned_of_beats.topographies @ filters[0] @ mixed[0]
     np.testing.assert_allclose(removed[0], expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_removal_learns_from_samples_where_no_window_is_quiet(heartbeats, marked_beats):
+    """With an atom for each sample of a window, which together are as marked."""
+    brain, beats, _ = heartbeats
+    off, size, course = np.linalg.svd(marked_beats[0], full_matrices=False)
+    codes = cut_windows(size[0] * course[0], LENGTH, HOP)
+    denoiser = SimpleNamespace(
+        n_times_=LENGTH,
+        hop_=HOP,
+        n_channels_=8,
+        mean_=np.zeros(8),
+        scale_=np.ones(8),
+        atoms_=off[:, 0, None] * np.eye(LENGTH, dtype="f4")[:, None],
+        pca_=SimpleNamespace(transform=lambda windows: windows),
+        sae_=SimpleNamespace(transform=lambda windows: codes),
+    )
+    mixed = brain + beats
+    remove = removal(denoiser, np.arange(LENGTH), Reader(mixed, None, "X"))
+    left = np.square(remove(mixed) - brain).sum() / np.square(beats).sum()
+    assert left < 0.15
 
 
 def test_share_found_tells_heartbeats_from_blinks(parts, heartbeats, marked_beats):
