@@ -19,27 +19,18 @@ N_WINDOWS = 1000
 def windows_to_learn_from(denoiser, reader: Reader) -> np.ndarray:
     """At most `N_WINDOWS` windows of scaled signals, evenly spaced.
 
-    Their signals have mean 0. The mean of the fit is a median, and the little that is
-    left would fill directions that are empty in average reference.
-
     Returns
     -------
     ndarray of shape (n_windows, n_channels, n_times_)
     """
     length, n_channels = denoiser.n_times_, denoiser.n_channels_
     rng = np.random.default_rng(0)
-    pieces = pieces_to_fit(reader, length, N_WINDOWS * length, rng)
-    signals = [as_scaled(denoiser, reader.read(piece)) for piece in pieces]
-    total = np.sum([part.sum((0, 2), dtype=float) for part in signals], axis=0)
-    mean = total / sum(len(part) * part.shape[2] for part in signals)
-    together = np.concatenate(
-        [
-            cut_windows(part - mean[:, None].astype(np.float32), length, denoiser.hop_)
-            .swapaxes(1, 2)
-            .reshape(-1, n_channels, length)
-            for part in signals
-        ]
-    )
+    parts = []
+    for piece in pieces_to_fit(reader, length, N_WINDOWS * length, rng):
+        signals = as_scaled(denoiser, reader.read(piece))
+        windows = cut_windows(signals, length, denoiser.hop_).swapaxes(1, 2)
+        parts.append(windows.reshape(-1, n_channels, length))
+    together = np.concatenate(parts)
     if len(together) < n_channels:
         warnings.warn(
             f"X has only {len(together)} windows of {n_channels} channels from which "

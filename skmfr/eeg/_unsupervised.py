@@ -11,7 +11,7 @@ from ._applying import as_spectra, windows_to_learn_from, without_artefacts
 from ._fitted import LOUDEST, TINY, new_sae, without_excluded
 from ._recordings import Reader
 from ._removal import covariances, learn_filter, learn_fixed_filter, share_found
-from ._windows import cut_windows, overlap_add
+from ._windows import cut_windows, overlap_add, taper
 
 # Principal components of windows that an SAE learns from, at most, and atoms.
 N_DIMENSIONS = 512
@@ -138,7 +138,11 @@ def removal(denoiser, atoms: np.ndarray, reader: Reader, everywhere: bool = Fals
     spectra, of_artefacts = as_spectra(windows), by_frequency.sum(0)
     learned = learn_filter(spectra, of_artefacts)
     if share_found(learned, by_frequency) < MOST_OF_ATOMS:
-        # Windows without the artefact would have shown it: there are none.
+        # Windows without the artefact would have shown it: there are none.  An offset,
+        # however small, would fill directions that are empty in average reference.
+        tapered = taper(denoiser.n_times_).astype(windows.dtype)
+        offset = windows.mean((0, 2)) / tapered.mean()
+        spectra = as_spectra(windows - offset[:, None] * tapered)
         learned = learn_fixed_filter(spectra, of_artefacts, denoiser.n_times_)
     return without_artefacts(denoiser, learned, everywhere)
 
