@@ -22,7 +22,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from benchmarks import (
     _controls,
     _data,
+    _eeg_added,
     _eeg_kept,
+    _eeg_methods,
     _eeg_peers,
     _efficientnet,
     _jobs,
@@ -673,10 +675,37 @@ def test_peers_without_clean_signals_get_epochs_and_give_them_back():
     assert np.square(cleaned - brain).mean() < 0.01 * np.square(brain).mean()
 
 
+def test_errors_of_added_artefacts_are_relative_and_where_they_are():
+    clean = np.random.default_rng(0).standard_normal((2, 10))
+    there = np.arange(10) < 4
+    made = _eeg_added.Added(clean, clean, there, np.zeros(10), ["a", "b"])
+    cleaned = clean * np.where(there, 1.5, 0.9)
+    assert _eeg_added.error(made, cleaned) == pytest.approx(0.5)
+    elsewhere = made._replace(there=~there)
+    assert _eeg_added.error(elsewhere, cleaned) == pytest.approx(0.1)
+    assert _eeg_added.error(made._replace(there=there & False), cleaned) is None
+
+
+def test_added_heartbeats_have_the_ecg_and_their_size(monkeypatch):
+    """Falling from right to left and from front to back, in average reference."""
+    draw = np.random.default_rng(0)
+    names, ecg = ["Fp2", "F4", "Cz", "C3", "O1"], draw.standard_normal(2000)
+    clean = draw.standard_normal((5, 2000))
+    monkeypatch.setattr(_eeg_added, "at_rest", lambda path: (clean, ecg, names))
+    made = _eeg_added.with_heartbeats(None)
+    beats = made.noisy - clean
+    assert np.linalg.matrix_rank(beats, tol=1e-9) == 1
+    assert abs(np.corrcoef(beats[0], ecg)[0, 1]) == pytest.approx(1)
+    np.testing.assert_allclose(beats.mean(0), 0, atol=1e-12)
+    largest = np.quantile(np.abs(beats), 0.99, axis=1).max()
+    assert largest == pytest.approx(_eeg_added.HEARTBEAT)
+    assert beats[0] @ beats[4] < 0
+
+
 def test_eeg(table, tmp_path, monkeypatch):
-    monkeypatch.setattr(eeg, "SFREQ", 64.0)
+    monkeypatch.setattr(_eeg_methods, "SFREQ", 64.0)
     sae = MFRSparseAutoencoder(8, k=2, max_steps=5)
-    monkeypatch.setitem(eeg.SINGLE, "ours", eeg.supervised(sae=sae))
+    monkeypatch.setitem(eeg.SINGLE, "ours", _eeg_methods.supervised(sae=sae))
     draw = np.random.default_rng(0)
     (tmp_path / "semisim").mkdir()
     for name in ("clean_eeg", "eog", "emg"):

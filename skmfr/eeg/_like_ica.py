@@ -81,6 +81,10 @@ n_channels, n_times)
         What is taken out of an average is taken out of all of its windows, as windows
         with an artefact and without are in it. It is better to clean epochs, and to
         average them then.
+
+        Blinks leave windows quiet, heartbeats do not, and a call learns either filters
+        that are on in loud windows, or one that is always on. So remove blinks and
+        heartbeats in two calls.
         """
         check_is_fitted(self)
         remove = self._removing(exclude, include)

@@ -5,21 +5,26 @@ what the brain does, b, has a covariance.  The covariance of artefacts, of marke
 or of noisy signals less clean ones, says where to begin with A, and which windows are
 loud.  Windows that are quiet say what the brain does, and A is what
 the whole recording has beyond that.  Both are then estimated in turn (expectation
-maximisation).  At each frequency a filter gets s with the least of the brain, and a
-window keeps as much of its output as there is beyond what the brain puts there.  How
-much that is, clean signals of other people say better than the recording, if there are
-any: relative to the rest of the window, which only the brain fills.
+maximisation).  At each frequency a filter gets s with the least of the brain.  Its
+output is subtracted in windows, and at frequencies, where there is more than the brain
+puts there.  How much that is in a window, clean signals of other people say better than
+the recording, if there are any: relative to the rest of the window, which only the
+brain fills.
+
+Heartbeats leave no window quiet, but they are short.  Then samples between them say
+what the brain does, and one filter for all frequencies is on all the time.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
-from ._windows import cut_windows, overlap_add
+from ._windows import cut_windows, overlap_add, taper
 
 # Topographies at most, and what artefacts contribute to each, relative to the brain's
 # power in it.  Atoms contained up to 0.17 of this where there was no artefact.
@@ -29,17 +34,24 @@ LEAST_POWER = 0.25
 # power, relative to the first, of the last.
 N_LOUD = 3
 LEAST_LOUD = 0.05
-# Windows below this quantile of loudness are all as quiet.
+# Windows, or samples, below this quantile of loudness are all as quiet.
 QUIETEST = 0.05
+# Loudness of samples is an average over this share of a window; it and the filter are
+# estimated in turn, so many times.
+BEAT, N_TURNS = 0.05, 5
 # Rounds in which artefacts' power, their topographies, and the brain's covariance are
 # estimated in turn.
 N_ITERATIONS = 2
 # Numbers of neighbours that are averaged: frequencies, for the power of artefacts and
-# for the covariances that filters are made of; windows, for their loudness.
+# for the covariances that filters are made of and for gains; windows, for loudness.
 N_SMOOTHED, N_COVARIANCES, N_WINDOWS = 3, 5, 3
+# Power of a filter's output, relative to the brain's, from which all is subtracted.
+ALL_OF_IT = 4.0
 # Relative to a covariance's largest eigenvalue, or trace: smaller powers count as 0.
 NO_POWER = 1e-6
 RIDGE = 1e-3
+# Full width at half maximum of a Gaussian, in standard deviations.
+FWHM = 2.355
 
 
 class ArtefactFilter(NamedTuple):
@@ -59,7 +71,7 @@ class ArtefactFilter(NamedTuple):
 
 
 def learn_filter(spectra: np.ndarray, of_artefacts: np.ndarray) -> ArtefactFilter:
-    """Find topographies of artefacts, and a filter for each.
+    """Find topographies of artefacts that leave windows quiet, and a filter for each.
 
     Parameters
     ----------
@@ -73,13 +85,7 @@ def learn_filter(spectra: np.ndarray, of_artefacts: np.ndarray) -> ArtefactFilte
     -------
     ArtefactFilter
     """
-    x = np.moveaxis(spectra, 2, 0)
-    # Recordings in average reference, or with projections, do not fill all channels.
-    values, vectors = np.linalg.eigh(_products(x, x).sum(0))
-    kept = values > NO_POWER * values[-1]
-    whiten = (vectors[:, kept] / np.sqrt(values[kept])).T
-    back = vectors[:, kept] * np.sqrt(values[kept])
-    x = x @ whiten.T.astype(np.float32)
+    x, whiten, back = _whitened(spectra)
     loud = whiten @ _main_topographies(of_artefacts)
     A, covariance = _beyond_quiet(x, whiten @ of_artefacts @ whiten.T, loud)
     for _ in range(N_ITERATIONS):
@@ -97,6 +103,65 @@ def learn_filter(spectra: np.ndarray, of_artefacts: np.ndarray) -> ArtefactFilte
     sources = x @ np.swapaxes(filters, 1, 2).astype(np.float32)
     power = np.square(np.abs(sources)).mean(1).T
     return ArtefactFilter(back @ A, filters @ whiten, brain, power > 2 * brain)
+
+
+def learn_fixed_filter(
+    spectra: np.ndarray, of_artefacts: np.ndarray, length: int
+) -> ArtefactFilter:
+    """Find the topography of short artefacts that are in each window, and a filter.
+
+    The filter is the same at all frequencies, and on all the time.  It has the least of
+    samples in which its output is quiet, relative to all.  Each frequency
+    counts as much as any other, because most of the brain's power is slow and
+    heartbeats are sharp.
+
+    Parameters
+    ----------
+    spectra : ndarray of shape (n_windows, n_channels, n_freqs), complex
+        Of windows of a recording.
+    of_artefacts : ndarray of shape (n_channels, n_channels)
+        Covariance of artefacts; its largest principal component is where to begin.
+    length : int
+        Samples in a window.
+
+    Returns
+    -------
+    ArtefactFilter
+    """
+    x, whiten, back = _whitened(spectra)
+    usual = np.median(np.square(np.abs(x)).sum(2), axis=1)
+    size = np.sqrt(np.maximum(usual, RIDGE * usual.max()))
+    flat = np.fft.irfft(x / size[:, None, None], length, axis=0).astype(np.float32)
+    samples = flat.reshape(-1, flat.shape[2])
+    whole = (samples.T @ samples).astype(float)
+    width, weight = BEAT * length / FWHM, taper(length)[:, None] ** 2
+    average = partial(gaussian_filter1d, sigma=width, axis=0)
+    w = np.linalg.solve(whole, whiten @ _main_topographies(of_artefacts)[:, 0])
+    for _ in range(N_TURNS):
+        loudness = np.square(flat @ w.astype(np.float32))
+        quiet = _quietness(average(loudness) / average(weight))
+        together = ((samples * quiet.reshape(-1, 1)).T @ samples).astype(float)
+        together *= np.mean(weight) / np.mean(quiet * weight)
+        w = eigh(whole, _ridged(together))[1][:, -1]
+    A = whole @ w
+    everywhere = np.ones((1, len(x)), dtype=bool)
+    filters = np.repeat((w @ whiten)[None, None] / (w @ A), len(x), axis=0)
+    return ArtefactFilter(back @ A[:, None], filters, 0.0 * everywhere, everywhere)
+
+
+def share_found(learned: ArtefactFilter, of_artefacts: np.ndarray) -> float:
+    """Share of the power of artefacts that filters take out where they are on.
+
+    Parameters
+    ----------
+    learned : ArtefactFilter
+    of_artefacts : ndarray of shape (n_freqs, n_channels, n_channels)
+        Covariance of artefacts.
+    """
+    filters = learned.filters * learned.band.T[:, :, None]
+    leave = np.eye(filters.shape[2]) - learned.topographies @ filters
+    left = np.sum((leave @ of_artefacts) * leave)
+    return float(1 - left / np.trace(of_artefacts, axis1=1, axis2=2).sum())
 
 
 def covariances(spectra: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
@@ -159,40 +224,48 @@ def artefacts_in(
     if learned.in_clean is not None:
         topographies = learned.topographies.astype(signals.dtype)
         spectra -= np.einsum("ir,nrwf->niwf", topographies, found, optimize=True)
-        usual = learned.in_clean[:, None] * _power(spectra).sum(1, keepdims=True)
+        rest = np.square(np.abs(spectra)).sum((1, 3))[:, None]
+        rest = uniform_filter1d(rest, N_WINDOWS, axis=-1, mode="nearest")
+        usual = learned.in_clean[:, None] * rest
     # Only at frequencies where there is more of the artefact than of the brain.
     found *= learned.band[:, None]
     if not everywhere:
-        found *= _gain(found, usual)
+        found *= _gain(found, usual, learned.brain * learned.band)
     windows = np.fft.irfft(found, length).astype(signals.dtype)
     sources = overlap_add(windows, signals.shape[2], hop)
     return np.einsum("ir,nrt->nit", learned.topographies, sources, optimize=True)
 
 
-def _gain(spectra: np.ndarray, usual: np.ndarray) -> np.ndarray:
+def _gain(spectra: np.ndarray, usual: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """How much of what filters find in a window is to be taken for the artefact.
 
-    The share of its power that is beyond the brain's, as in a Wiener filter.
+    Nothing up to the brain's power, all from `ALL_OF_IT` times that, and in between in
+    proportion: a Wiener filter would leave a part of the largest, too.  The power of
+    the window counts, and so does that at the frequency: rhythms stay in loud windows.
 
     Parameters
     ----------
     spectra : ndarray of shape (n_epochs, n_topographies, n_windows, n_freqs), complex
     usual : ndarray that broadcasts to (n_epochs, n_topographies, n_windows)
         Power of the brain.
+    brain : ndarray of shape (n_topographies, n_freqs)
+        The same at each frequency.
 
     Returns
     -------
-    ndarray of shape (n_epochs, n_topographies, n_windows, 1)
+    ndarray of shape (n_epochs, n_topographies, n_windows, n_freqs)
     """
-    power = _power(spectra)
-    beyond = np.maximum(1 - usual / np.maximum(power, np.finfo(power.dtype).tiny), 0)
-    return beyond[..., None].astype(power.dtype)
+    power = uniform_filter1d(np.square(np.abs(spectra)), N_WINDOWS, 2, mode="nearest")
+    around = partial(uniform_filter1d, size=N_COVARIANCES, axis=-1, mode="nearest")
+    by_window = _beyond(power.sum(-1), usual)[..., None]
+    return by_window * _beyond(around(power), around(brain)[:, None])
 
 
-def _power(spectra: np.ndarray) -> np.ndarray:
-    """Over all frequencies, the mean of neighbouring windows: (..., n_windows)."""
-    power = np.sum(np.square(np.abs(spectra)), axis=-1)
-    return uniform_filter1d(power, N_WINDOWS, axis=-1, mode="nearest")
+def _beyond(power: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """From 0 at the usual power to 1 at `ALL_OF_IT` times that."""
+    usual = np.maximum(usual, np.finfo(power.dtype).tiny)
+    gain = (np.minimum(power, ALL_OF_IT * usual) / usual - 1) / (ALL_OF_IT - 1)
+    return gain.clip(0, 1).astype(power.dtype)
 
 
 def _main_topographies(covariance: np.ndarray) -> np.ndarray:
@@ -226,17 +299,20 @@ def _beyond_quiet(
     covariance : ndarray of shape (n_freqs, n_channels, n_channels)
     """
     sources = x @ np.linalg.qr(loud)[0].astype(np.float32)
-    loudness = np.square(np.abs(sources)).sum((0, 2))
-    loudness = np.maximum(loudness, np.quantile(loudness, QUIETEST))
-    weight = (loudness.min() / loudness) ** 2
+    weight = _quietness(np.square(np.abs(sources)).sum((0, 2)))
     weight /= weight.sum()
     covariance = _products(x * weight[:, None].astype(np.float32), x)
-    together = covariance.sum(0)
-    together += RIDGE * np.trace(together) / len(together) * np.eye(len(together))
+    together = _ridged(covariance.sum(0))
     contributed = eigh(of_artefacts, together, eigvals_only=True)
     n = int(np.clip(np.sum(contributed > LEAST_POWER), 1, N_TOPOGRAPHIES))
     _, vectors = eigh(np.eye(len(together)), together)
     return vectors[:, -n:], covariance
+
+
+def _quietness(loudness: np.ndarray) -> np.ndarray:
+    """Weights of windows or samples, 1 of the quietest."""
+    loudness = np.maximum(loudness, np.quantile(loudness, QUIETEST))
+    return (loudness.min() / loudness) ** 2
 
 
 def _posterior(
@@ -273,7 +349,34 @@ def _products(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _inverse(covariances: np.ndarray) -> np.ndarray:
+    return np.linalg.inv(_ridged(covariances))
+
+
+def _ridged(covariances: np.ndarray) -> np.ndarray:
+    """Covariances (..., n, n) with a little of the identity, so that they are full."""
     size = covariances.shape[-1]
-    ridge = RIDGE * np.trace(covariances, axis1=1, axis2=2) / size
+    ridge = RIDGE * np.trace(covariances, axis1=-2, axis2=-1) / size
     ridge += np.finfo(float).tiny
-    return np.linalg.inv(covariances + ridge[:, None, None] * np.eye(size))
+    return covariances + ridge[..., None, None] * np.eye(size)
+
+
+def _whitened(spectra: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Spectra whose covariance over all windows and frequencies is the identity.
+
+    Parameters
+    ----------
+    spectra : ndarray of shape (n_windows, n_channels, n_freqs), complex
+
+    Returns
+    -------
+    x : ndarray of shape (n_freqs, n_windows, n_dimensions), complex
+    whiten : ndarray of shape (n_dimensions, n_channels)
+    back : ndarray of shape (n_channels, n_dimensions)
+    """
+    x = np.moveaxis(spectra, 2, 0)
+    # Recordings in average reference, or with projections, do not fill all channels.
+    values, vectors = np.linalg.eigh(_products(x, x).sum(0))
+    kept = values > NO_POWER * values[-1]
+    whiten = (vectors[:, kept] / np.sqrt(values[kept])).T
+    back = vectors[:, kept] * np.sqrt(values[kept])
+    return x @ whiten.T.astype(np.float32), whiten, back

@@ -10,8 +10,8 @@ from sklearn.decomposition import PCA
 from ._applying import as_spectra, windows_to_learn_from, without_artefacts
 from ._fitted import LOUDEST, TINY, new_sae, without_excluded
 from ._recordings import Reader
-from ._removal import covariances, learn_filter
-from ._windows import cut_windows, overlap_add
+from ._removal import covariances, learn_filter, learn_fixed_filter, share_found
+from ._windows import cut_windows, overlap_add, taper
 
 # Principal components of windows that an SAE learns from, at most, and atoms.
 N_DIMENSIONS = 512
@@ -24,6 +24,9 @@ ATOMS_PER_DIMENSION = 2
 ATOMS_PER_ACTIVE = 16
 # Windows side by side below which there is little to learn from.
 FEW_WINDOWS = 60
+# Share of the power of atoms to remove that a filter learned from quiet windows takes
+# out at least, if there are such windows.  Blinks had .9 or more, heartbeats .1.
+MOST_OF_ATOMS = 0.5
 
 
 def sizes_for(n_windows: int, n_numbers: int) -> tuple[int, int, int]:
@@ -131,8 +134,16 @@ def removal(denoiser, atoms: np.ndarray, reader: Reader, everywhere: bool = Fals
     contributed = np.tensordot(codes[:, atoms], denoiser.atoms_[atoms], 1)
     if not contributed.any():
         return lambda signals: signals
-    of_artefacts = covariances(as_spectra(contributed)).sum(0)
-    learned = learn_filter(as_spectra(windows), of_artefacts)
+    by_frequency = covariances(as_spectra(contributed))
+    spectra, of_artefacts = as_spectra(windows), by_frequency.sum(0)
+    learned = learn_filter(spectra, of_artefacts)
+    if share_found(learned, by_frequency) < MOST_OF_ATOMS:
+        # Windows without the artefact would have shown it: there are none.  An offset,
+        # however small, would fill directions that are empty in average reference.
+        tapered = taper(denoiser.n_times_).astype(windows.dtype)
+        offset = windows.mean((0, 2)) / tapered.mean()
+        spectra = as_spectra(windows - offset[:, None] * tapered)
+        learned = learn_fixed_filter(spectra, of_artefacts, denoiser.n_times_)
     return without_artefacts(denoiser, learned, everywhere)
 
 

@@ -1,9 +1,12 @@
 """Taking artefacts out, against signals whose artefacts and brain are known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from scipy.signal import butter, sosfilt
+from scipy.signal import butter, lfilter, sosfilt
 
+from skmfr.eeg._recordings import Reader
 from skmfr.eeg._removal import (
     ArtefactFilter,
     _gain,
@@ -11,8 +14,10 @@ from skmfr.eeg._removal import (
     covariances,
     found_in_clean,
     learn_filter,
+    learn_fixed_filter,
+    share_found,
 )
-from skmfr.eeg._unsupervised import sizes_for
+from skmfr.eeg._unsupervised import removal, sizes_for
 from skmfr.eeg._windows import cut_windows
 
 LENGTH, HOP = 100, 50
@@ -136,12 +141,25 @@ def test_as_many_topographies_as_stand_out_beside_the_brain(parts):
     assert found.shape[1] == 1
 
 
-def test_gain_is_the_share_beyond_the_brain():
-    power = np.array([0.5, 0.5, 0.5, 4.0, 4.0, 4.0], dtype=np.float32)
-    gain = _gain(np.sqrt(power)[None, None, :, None].astype(np.complex64), np.ones(1))
-    # Of three windows side by side: 0.5, 0.5, 1.67, 2.83, 4, 4.
-    expected = [0, 0, 0.4, 11 / 17, 0.75, 0.75]
+def test_gain_rises_from_the_power_of_the_brain_to_four_times_that():
+    power = np.array([0.5, 0.5, 0.5, 4.0, 4.0, 4.0, 0.0], dtype=np.float32)
+    found = np.sqrt(power)[None, None, :, None].astype(np.complex64)
+    gain = _gain(found, np.ones(1), np.zeros((1, 1)))
+    # Of three windows side by side: 0.5, 0.5, 1.67, 2.83, 4, 2.67, 1.33.
+    expected = [0, 0, 2 / 9, 11 / 18, 1, 5 / 9, 1 / 9]
     np.testing.assert_allclose(gain[0, 0, :, 0], expected, rtol=1e-5)
+    assert not _gain(0 * found, np.zeros(1), np.zeros((1, 1))).any()
+
+
+def test_gain_is_of_frequencies_too():
+    """A loud window, with as much of the brain at some frequencies as ever."""
+    power = np.repeat([10.0, 1.0], 10).astype(np.float32)
+    found = np.sqrt(power)[None, None, None].astype(np.complex64)
+    gain = _gain(found, np.ones(1), np.ones((1, 20)))[0, 0, 0]
+    # Of five frequencies side by side: 10, ..., 8.2, 6.4, 4.6, 2.8, 1, ...
+    expected = np.repeat([1.0, 0.0], [11, 9])
+    expected[11] = 0.6
+    np.testing.assert_allclose(gain, expected, atol=1e-5)
 
 
 def test_covariances_are_weighted_means_of_products():
@@ -182,7 +200,7 @@ def test_what_filters_find_in_clean_signals_is_relative_to_the_rest():
 
 
 def test_clean_signals_set_the_gain_of_a_window():
-    """Closed form: of a steady artefact, the share beyond `in_clean` times the rest."""
+    """Closed form: a steady artefact, in proportion to what is beyond the brain's."""
     length, hop = 100, 25
     slow, fast = (
         np.sin(2 * np.pi * cycles * np.arange(1000) / length) for cycles in (5, 20)
@@ -192,15 +210,15 @@ def test_clean_signals_set_the_gain_of_a_window():
     learned = ArtefactFilter(
         topographies=np.array([[1.0], [0.0]]),
         filters=np.tile([[1.0, 0.0]], (n_freqs, 1, 1)),
-        brain=np.full((1, n_freqs), 1e6),
+        brain=np.zeros((1, n_freqs)),
         band=np.ones((1, n_freqs), dtype=bool),
-        in_clean=np.array([2.0]),
+        in_clean=np.array([3.0]),
     )
     removed = artefacts_in(signals, learned, length, hop)
-    # Power 9 of the artefact, and twice the power 1 of the rest.
+    # Power 9 of the artefact, and three times the power 1 of the rest.
     inside = slice(2 * length, -2 * length)
-    expected = (1 - 2 / 9) * 3 * slow[inside]
-    np.testing.assert_allclose(removed[0, 0, inside], expected, rtol=1e-4, atol=1e-6)
+    expected = (9 / 3 - 1) / 3 * 3 * slow[inside]
+    np.testing.assert_allclose(removed[0, 0, inside], expected, rtol=3e-4, atol=1e-6)
     assert not removed[0, 1].any()
     # What clean signals have as much of, relative to the rest, is the brain.
     quiet = artefacts_in(signals * [[1 / 3], [1]], learned, length, hop)
@@ -215,6 +233,105 @@ def test_average_reference_is_no_obstacle(parts):
     (found,) = filters.topographies.T
     assert abs(found @ centred) > 0.99 * np.linalg.norm(found) * np.linalg.norm(centred)
     assert found.sum() == pytest.approx(0, abs=1e-3 * np.abs(found).max())
+
+
+@pytest.fixture(scope="module")
+def heartbeats():
+    """Brain of slow rhythms, heartbeats in each window, and their topography."""
+    rng = np.random.default_rng(10)
+    n_channels, n_times = 8, 12_000
+    mixing = rng.standard_normal((n_channels, n_channels))
+    sources = rng.standard_normal((n_channels, n_times))
+    brain = mixing @ lfilter([1], [1, -0.95], sources) + 0.3 * mixing @ sources
+    train = np.zeros(n_times)
+    train[np.cumsum(rng.integers(70, 100, n_times // 100))] = 1
+    course = np.convolve(train, [-2, -3, 10, 20, 12, -5, -2, 0, 1, 2, 3, 2, 1], "same")
+    topography = np.linspace(1, -1, n_channels)
+    beats = 2.0 * topography[:, None] * course
+    return *(part[None].astype(np.float32) for part in (brain, beats)), topography
+
+
+@pytest.fixture(scope="module")
+def marked_beats(heartbeats):
+    """As atoms have them: a part of them, a little off, and some of the brain."""
+    brain, beats, topography = heartbeats
+    off = topography + 0.3 * np.random.default_rng(1).standard_normal(len(topography))
+    return off[:, None].astype("f4") * (0.3 * beats[:, :1] + 0.1 * brain[:, 3:4])
+
+
+@pytest.fixture(scope="module")
+def learned_of_beats(heartbeats, marked_beats):
+    mixed = heartbeats[0] + heartbeats[1]
+    return learn_fixed_filter(spectra(mixed), covariance(marked_beats), LENGTH)
+
+
+def test_heartbeats_go_though_no_window_is_without(heartbeats, learned_of_beats):
+    """As the best fixed filter does that knows brain, topography and beats."""
+    brain, beats, topography = heartbeats
+    (found,) = learned_of_beats.topographies.T
+    cosine = abs(found @ topography) / np.linalg.norm(found)
+    assert cosine > 0.995 * np.linalg.norm(topography)
+    mixed = brain + beats
+    error = beats - artefacts_in(mixed, learned_of_beats, LENGTH, HOP)
+    precision = np.linalg.inv(np.cov(brain[0]))
+    best = topography @ precision / (topography @ precision @ topography)
+    ideal = np.square(np.outer(topography, best @ brain[0])).sum()
+    assert ideal < 0.2 * np.square(beats).sum()
+    assert np.square(error).sum() < 1.05 * ideal
+
+
+def test_one_filter_takes_heartbeats_out_at_all_times(heartbeats, learned_of_beats):
+    mixed = heartbeats[0] + heartbeats[1]
+    removed = artefacts_in(mixed, learned_of_beats, LENGTH, HOP)
+    filters = learned_of_beats.filters
+    assert np.ptp(filters, axis=0).max() == 0
+    expected = learned_of_beats.topographies @ filters[0] @ mixed[0]
+    np.testing.assert_allclose(removed[0], expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_removal_learns_from_samples_where_no_window_is_quiet(heartbeats, marked_beats):
+    """With an atom for each sample of a window, which together are as marked."""
+    brain, beats, _ = heartbeats
+    off, size, course = np.linalg.svd(marked_beats[0], full_matrices=False)
+    codes = cut_windows(size[0] * course[0], LENGTH, HOP)
+    denoiser = SimpleNamespace(
+        n_times_=LENGTH,
+        hop_=HOP,
+        n_channels_=8,
+        mean_=np.zeros(8),
+        scale_=np.ones(8),
+        atoms_=off[:, 0, None] * np.eye(LENGTH, dtype="f4")[:, None],
+        pca_=SimpleNamespace(transform=lambda windows: windows),
+        sae_=SimpleNamespace(transform=lambda windows: codes),
+    )
+    mixed = brain + beats
+    remove = removal(denoiser, np.arange(LENGTH), Reader(mixed, None, "X"))
+    left = np.square(remove(mixed) - brain).sum() / np.square(beats).sum()
+    assert left < 0.15
+
+
+def test_share_found_tells_heartbeats_from_blinks(parts, heartbeats, marked_beats):
+    """Where no window is quiet, a filter of quiet windows misses what atoms have."""
+    brain, blinks, _ = parts
+    of_blinks = covariances(spectra(blinks))
+    found = learn_filter(spectra(brain + blinks), of_blinks.sum(0))
+    assert share_found(found, of_blinks) > 0.9
+    of_beats = covariances(spectra(marked_beats))
+    found = learn_filter(spectra(heartbeats[0] + heartbeats[1]), of_beats.sum(0))
+    assert share_found(found, of_beats) < 0.5
+
+
+def test_share_found_is_of_power_and_within_the_band():
+    """Closed form: half of what is in the first channel, at one of two frequencies."""
+    learned = ArtefactFilter(
+        topographies=np.array([[1.0], [0.0]]),
+        filters=np.array([[[0.5, 0.0]], [[0.5, 0.0]]]),
+        brain=np.ones((1, 2)),
+        band=np.array([[True, False]]),
+    )
+    of_artefacts = np.stack([np.diag([4.0, 1.0]), np.diag([2.0, 3.0])])
+    # Of 10, the amplitude of 4 is halved.
+    assert share_found(learned, of_artefacts) == pytest.approx(3 / 10)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,154 @@
+"""Heartbeats and muscles that are added to clean recordings, for ``benchmarks.eeg``."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from time import process_time
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks._data import eegmat, template_positions
+from benchmarks._eeg_baselines import MICRO, SFREQ, info_of
+from benchmarks._results import Row
+from skmfr.eeg import EEGDenoiser
+
+# Microvolts of heartbeats at their 0.99 quantile in the channel where they are largest.
+HEARTBEAT = 30.0
+# Of muscles: microvolts of their standard deviation where they are largest, seconds of
+# a stretch, the share of stretches with each, where they are, and metres they reach.
+MUSCLE, STRETCH, SHARE, SITES, REACH = 20.0, 2, 0.2, ("T7", "T8"), 0.03
+
+
+class Added(NamedTuple):
+    """A clean recording, and the same with an artefact; microvolts."""
+
+    clean: np.ndarray
+    """(n_channels, n_times)"""
+    noisy: np.ndarray
+    there: np.ndarray
+    """(n_times,), bool: where the artefact is"""
+    ecg: np.ndarray
+    """(n_times,), volts"""
+    ch_names: list[str]
+
+
+def at_rest(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """EEG in average reference, ECG, and names of the EEG channels."""
+    import mne
+
+    raw = eegmat(path).resample(SFREQ, verbose="error")
+    raw.set_eeg_reference("average", verbose="error")
+    ecg = mne.io.read_raw_edf(path, preload=True, verbose="error").pick(["ECG ECG"])
+    ecg.resample(SFREQ, verbose="error").filter(1.0, 40.0, picks="all", verbose="error")
+    return raw.get_data() / MICRO, ecg.get_data()[0], raw.ch_names
+
+
+def places(ch_names: list[str]) -> np.ndarray:
+    """Positions of channels in metres: right, front, up; (n_channels, 3)."""
+    positions = template_positions().get_positions()["ch_pos"]
+    return np.array([positions[name] for name in ch_names])
+
+
+def with_heartbeats(path: Path) -> Added:
+    """The ECG of the recording, falling from right to left and from front to back."""
+    clean, ecg, ch_names = at_rest(path)
+    right, front, _ = places(ch_names).T
+    topography = right + front
+    topography -= topography.mean()
+    topography *= HEARTBEAT / np.abs(topography).max()
+    beats = np.outer(topography, ecg / np.quantile(np.abs(ecg), 0.99))
+    there = np.ones(clean.shape[1], dtype=bool)
+    return Added(clean, clean + beats, there, ecg, ch_names)
+
+
+def with_muscles(path: Path, folder: Path) -> Added:
+    """EMG of limbs near both ears, each in some stretches.
+
+    Parameters
+    ----------
+    path : Path
+        Recording.
+    folder : Path
+        Where ``emg_epochs.npz`` is.
+    """
+    clean, ecg, ch_names = at_rest(path)
+    draw = np.random.default_rng(0)
+    waves = np.load(folder / "emg_epochs.npz")["X"]
+    length = round(STRETCH * SFREQ)
+    n_stretches = clean.shape[1] // length
+    positions = places(ch_names)
+    noisy, there = clean.copy(), np.zeros(clean.shape[1], dtype=bool)
+    for site in SITES:
+        squared = np.square(positions - positions[ch_names.index(site)]).sum(1)
+        topography = np.exp(-squared / (2 * REACH**2))
+        topography -= topography.mean()
+        for stretch in np.flatnonzero(draw.random(n_stretches) < SHARE):
+            wave = waves[draw.integers(len(waves))][:length]
+            part = slice(stretch * length, (stretch + 1) * length)
+            noisy[:, part] += np.outer(MUSCLE * topography, wave / wave.std())
+            there[part] = True
+    return Added(clean, noisy, there, ecg, ch_names)
+
+
+def as_raw(added: Added):
+    """A recording of MNE with the artefact, and the ECG as a channel."""
+    import mne
+
+    raw = mne.io.RawArray(MICRO * added.noisy, info_of(added.ch_names), verbose="error")
+    info = mne.create_info(["ECG"], SFREQ, "ecg")
+    ecg = mne.io.RawArray(added.ecg[None], info, verbose="error")
+    return raw.add_channels([ecg], force_update_info=True)
+
+
+def ours(raw, kind: str) -> tuple[np.ndarray, int]:
+    """Signals without the atoms that are found, microvolts, and how many these are."""
+    denoiser = EEGDenoiser(random_state=0).fit(raw)
+    found = getattr(denoiser, f"find_bads_{kind}")(raw)[0]
+    return denoiser.apply(raw, exclude=found).get_data("eeg") / MICRO, len(found)
+
+
+def independent_components(raw, kind: str) -> tuple[np.ndarray, int]:
+    """The same of MNE's ICA."""
+    import mne
+
+    ica = mne.preprocessing.ICA(random_state=0, verbose="error")
+    ica.fit(raw, verbose="error")
+    found, _ = getattr(ica, f"find_bads_{kind}")(raw, verbose="error")
+    cleaned = ica.apply(raw.copy(), exclude=found, verbose="error")
+    return cleaned.get_data("eeg") / MICRO, len(found)
+
+
+def rows_of_added(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Error of each recording at rest, relative to the clean signals."""
+    ways = {"ours": ours, "ICA": independent_components}
+    semisim = arguments.data / "semisim"
+    kinds = {
+        "heartbeats": ("ecg", with_heartbeats),
+        "muscles": ("muscle", partial(with_muscles, folder=semisim)),
+    }
+    for name, (kind, make) in kinds.items():
+        for path in sorted((arguments.data / "eegmat").glob("*_1.edf")):
+            row: Row = {"added": f"{name}, {path.stem.removesuffix('_1')}"}
+            if not re.search(arguments.only, str(row["added"])):
+                continue
+            made = make(path)
+            row["nothing"] = error(made, made.noisy)
+            for way, clean_up in ways.items():
+                began = process_time()
+                cleaned, n_found = clean_up(as_raw(made), kind)
+                row[way] = error(made, cleaned)
+                row[f"{way}, found"] = n_found
+                elsewhere = made._replace(there=~made.there)
+                row[f"{way}, elsewhere"] = error(elsewhere, cleaned)
+                row[f"{way}, CPU seconds"] = process_time() - began
+            yield row
+
+
+def error(made: Added, cleaned: np.ndarray) -> float | None:
+    """Size of what is wrong where the artefact is, relative to the clean signals."""
+    wrong, clean = cleaned - made.clean, made.clean
+    power = [np.square(part[:, made.there]).sum() for part in (wrong, clean)]
+    return float(np.sqrt(power[0] / power[1])) if made.there.any() else None
