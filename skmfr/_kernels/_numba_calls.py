@@ -76,8 +76,10 @@ def _row(typing, table, array, i, dtype):
     pointer = types.CPointer(dtype.dtype)
 
     def build(context, builder, signature, arguments):
-        *array, i, _ = arguments
-        address, n_columns = (_entry(context, builder, *array, j) for j in range(2))
+        table, array, i, _ = arguments
+        address, n_columns = (
+            _entry(context, builder, table, array, j) for j in range(2)
+        )
         first = builder.inttoptr(address, context.get_value_type(pointer))
         return builder.gep(first, [builder.mul(i, n_columns)])
 
@@ -88,7 +90,8 @@ def _width(typing, table, array):
     """Number of columns of an array of the table."""
 
     def build(context, builder, signature, arguments):
-        return _entry(context, builder, *arguments, 1)
+        table, array = arguments
+        return _entry(context, builder, table, array, 1)
 
     return types.intp(types.intp, types.intp), build
 

@@ -197,7 +197,9 @@ def test_of_averages_the_artefact_is_the_average_of_what_is_in_epochs(denoiser, 
 def test_a_piece_is_cleaned_as_in_the_recording_it_learns_from(denoiser, raw):
     hop = denoiser.hop_ / SFREQ
     piece = raw.copy().crop(50 * hop, 100 * hop)
-    inside = slice(denoiser.n_times_, -denoiser.n_times_)
+    # Gains are averages with the window before and the one after.
+    edge = denoiser.n_times_ + denoiser.hop_
+    inside = slice(edge, -edge)
     blinks = denoiser.find_bads_eog(raw)[0]
     whole = denoiser.apply(raw, blinks).get_data(NAMES)[:, 50 * denoiser.hop_ :]
     cleaned = denoiser.apply(piece, blinks, learn_from=raw).get_data(NAMES)
