@@ -87,7 +87,7 @@ def _row(typing, table, array, i, dtype):
 
 
 def _width(typing, table, array):
-    """Number of columns of an array of the table."""
+    """Number of columns that an array of the table has."""
 
     def build(context, builder, signature, arguments):
         table, array = arguments

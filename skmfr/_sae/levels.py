@@ -84,9 +84,8 @@ def median_gain(
     """Share of a residual that one more atom explains, if residuals are Gaussian.
 
     The median over as many Gaussian samples. They have the covariance of the residuals,
-    each scaled to norm 1, so that a few long ones do not make the covariance. What the
-    support can explain is taken out of them, as least squares took it out of the
-    residuals.
+    each scaled to norm 1, so that a few long ones do not make the covariance. They are
+    orthogonal to the support, as residuals of least squares are.
 
     Parameters
     ----------
