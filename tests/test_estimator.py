@@ -1177,8 +1177,7 @@ def fit(data, folder, place):
     ).fit(np.load(data))
 
 if __name__ == "__main__":
-    # Forks, where they are safe, find imported what takes seconds.
-    MFRSparseAutoencoder(4, max_steps=1).fit(np.load(sys.argv[1]))
+    # Forks find imported what takes seconds. They are safe as long as no thread began.
     processes = get_context("fork" if sys.platform == "linux" else "spawn")
     for folder in sys.argv[2:]:
         place = os.path.basename(folder)
