@@ -10,16 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks._data import eegmat, template_positions
+from benchmarks._data import eegmat
 from benchmarks._eeg_baselines import MICRO, SFREQ, info_of
+from benchmarks._eeg_mixtures import muscular_topographies, places_of
 from benchmarks._results import Row
 from skmfr.eeg import EEGDenoiser
 
 # Microvolts of heartbeats at their 0.99 quantile in the channel where they are largest.
 HEARTBEAT = 30.0
 # Of muscles: microvolts of their standard deviation where they are largest, seconds of
-# a stretch, the share of stretches with each, where they are, and metres they reach.
-MUSCLE, STRETCH, SHARE, SITES, REACH = 20.0, 2, 0.2, ("T7", "T8"), 0.03
+# a stretch, the share of stretches with each, and where they are.
+MUSCLE, STRETCH, SHARE, SITES = 20.0, 2, 0.2, ["T7", "T8"]
 
 
 class Added(NamedTuple):
@@ -46,16 +47,10 @@ def at_rest(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return raw.get_data() / MICRO, ecg.get_data()[0], raw.ch_names
 
 
-def places(ch_names: list[str]) -> np.ndarray:
-    """Positions of channels in metres: right, front, up; (n_channels, 3)."""
-    positions = template_positions().get_positions()["ch_pos"]
-    return np.array([positions[name] for name in ch_names])
-
-
 def with_heartbeats(path: Path) -> Added:
     """The ECG of the recording, falling from right to left and from front to back."""
     clean, ecg, ch_names = at_rest(path)
-    right, front, _ = places(ch_names).T
+    right, front, _ = places_of(ch_names).T
     topography = right + front
     topography -= topography.mean()
     topography *= HEARTBEAT / np.abs(topography).max()
@@ -79,12 +74,9 @@ def with_muscles(path: Path, folder: Path) -> Added:
     waves = np.load(folder / "emg_epochs.npz")["X"]
     length = round(STRETCH * SFREQ)
     n_stretches = clean.shape[1] // length
-    positions = places(ch_names)
+    topographies = muscular_topographies(places_of(SITES), ch_names)
     noisy, there = clean.copy(), np.zeros(clean.shape[1], dtype=bool)
-    for site in SITES:
-        squared = np.square(positions - positions[ch_names.index(site)]).sum(1)
-        topography = np.exp(-squared / (2 * REACH**2))
-        topography -= topography.mean()
+    for topography in topographies:
         for stretch in np.flatnonzero(draw.random(n_stretches) < SHARE):
             wave = waves[draw.integers(len(waves))][:length]
             part = slice(stretch * length, (stretch + 1) * length)

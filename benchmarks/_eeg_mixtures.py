@@ -178,15 +178,24 @@ def muscular_artefacts(folder: Path, ch_names: list[str]) -> Pool:
     Each is at a place of its own near `MUSCLES`, and falls off as a Gaussian.
     """
     rng = np.random.default_rng(0)
-    positions = _data.template_positions().get_positions()["ch_pos"]
     emg = np.load(folder / "semisim" / "emg_epochs.npz")
     waves = emg["X"].reshape(-1, int(SFREQ))
-    sites = np.array([positions[name] for name in MUSCLES])
+    sites = places_of(MUSCLES)
     places = sites[rng.integers(len(sites), size=len(waves))]
     places = places + AROUND_SITE * rng.standard_normal(places.shape)
-    channels = np.array([positions[name] for name in ch_names])
-    squared = np.square(channels - places[:, None]).sum(2)
-    topographies = np.exp(-squared / (2 * REACH**2))
-    topographies -= topographies.mean(1, keepdims=True)
+    topographies = muscular_topographies(places, ch_names)
     signals = (waves[:, None] * topographies[:, :, None]).astype(np.float32)
     return Pool(signals, np.repeat(emg["subject"], len(waves) // len(emg["X"])))
+
+
+def places_of(ch_names: list[str]) -> np.ndarray:
+    """Positions of channels in metres: right, front, up; (n_channels, 3)."""
+    positions = _data.template_positions().get_positions()["ch_pos"]
+    return np.array([positions[name] for name in ch_names])
+
+
+def muscular_topographies(places: np.ndarray, ch_names: list[str]) -> np.ndarray:
+    """Of muscles at these places (n, 3), in average reference: (n, n_channels)."""
+    squared = np.square(places_of(ch_names) - places[:, None]).sum(2)
+    topographies = np.exp(-squared / (2 * REACH**2))
+    return topographies - topographies.mean(1, keepdims=True)

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 from ._data.checked import checked_data
 from ._data.moments import fvu_of_blocks
 from ._sae.cosines import nearest_cosines, share_of_at_least
-from ._sae.levels import active_atoms, median_gain
+from ._sae.levels import median_gain
 from ._sae.reappearance import too_few
 from ._utils.checks import Interval, as_matrix, unit_atoms
 
@@ -206,7 +206,8 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
     >>> round(estimate_l0(sae.fit(X[1000:]), X[:1000], random_state=0))
     3
     """
-    from ._sae.arrays import coder_of, csr_codes
+    from ._sae.arrays import coded_blocks, coder_of
+    from ._sae.codes import stacked
 
     before, sae = _split_pipeline(estimator)
     X = checked_data(sae, X if before is None else before.transform(X))[:]
@@ -214,22 +215,25 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
     positive = sae.positive_code or sae.transform_algorithm == "encoder"
     sae = copy(sae).set_params(transform_algorithm="omp", positive_code=positive)
     draw = check_random_state(random_state)
-    atoms, l0 = sae.components_.astype(np.float64), 0.0
+    atoms, n_active = sae.components_.astype(np.float64), 0.0
     residual, support = X - sae.decoder_bias_, np.zeros((len(X), 0, X.shape[1]))
     left = np.square(residual).sum(1)
     exact = EXACT * left
     for k in range(1, len(atoms) + 1):
         by_chance = median_gain(residual, support, atoms, positive, draw)
-        codes = csr_codes(coder_of(sae.set_params(k=k), X), X)
-        residual = X - (codes @ atoms + sae.decoder_bias_)
+        coder = coder_of(sae.set_params(k=k), X)
+        codes = stacked([codes for _, codes in coded_blocks(coder, X)])
+        values, indices = (part.cpu().numpy() for part in codes)
+        support = atoms[indices] * (values != 0)[:, :, None]
+        explained = np.einsum("ik,ikf->if", values, support)
+        residual = X - (explained + sae.decoder_bias_)
         had, left = left, np.square(residual).sum(1)
         real = (had > exact) & (left <= (1 - by_chance) * had)
         share = 2 * np.mean(real) - 1
         if share <= 0:
             break
-        l0 += share
-        support = active_atoms(codes, atoms)
-    return float(l0)
+        n_active += share
+    return float(n_active)
 
 
 @validate_params(

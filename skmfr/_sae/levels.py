@@ -3,7 +3,6 @@
 from functools import lru_cache
 
 import numpy as np
-from scipy import sparse
 from scipy.integrate import quad
 from scipy.special import betaincinv
 from sklearn.preprocessing import normalize
@@ -125,13 +124,3 @@ def apart_from(vectors: np.ndarray, support: np.ndarray) -> np.ndarray:
     gram = support @ support.transpose(0, 2, 1) + RIDGE * np.eye(support.shape[1])
     weights = np.linalg.solve(gram, support @ vectors[:, :, None])
     return vectors - (weights.transpose(0, 2, 1) @ support)[:, 0]
-
-
-def active_atoms(codes: sparse.csr_array, atoms: np.ndarray) -> np.ndarray:
-    """Atoms of each sample, (n_samples, most active atoms, n_features), and zeros."""
-    counts = np.diff(codes.indptr)
-    rows = np.repeat(np.arange(len(counts)), counts)
-    place = np.arange(codes.nnz) - codes.indptr[rows]
-    active = np.zeros((len(counts), counts.max(initial=0), atoms.shape[1]))
-    active[rows, place] = atoms[codes.indices]
-    return active

@@ -146,7 +146,8 @@ def learn_fixed_filter(
     A = whole @ w
     everywhere = np.ones((1, len(x)), dtype=bool)
     filters = np.repeat((w @ whiten)[None, None] / (w @ A), len(x), axis=0)
-    return ArtefactFilter(back @ A[:, None], filters, 0.0 * everywhere, everywhere)
+    no_brain = np.zeros(everywhere.shape)
+    return ArtefactFilter(back @ A[:, None], filters, no_brain, everywhere)
 
 
 def share_found(learned: ArtefactFilter, of_artefacts: np.ndarray) -> float:
@@ -159,8 +160,7 @@ def share_found(learned: ArtefactFilter, of_artefacts: np.ndarray) -> float:
         Covariance of artefacts.
     """
     filters = learned.filters * learned.band.T[:, :, None]
-    leave = np.eye(filters.shape[2]) - learned.topographies @ filters
-    left = np.sum((leave @ of_artefacts) * leave)
+    left = _power_left(of_artefacts, learned.topographies, filters)
     return float(1 - left / np.trace(of_artefacts, axis1=1, axis2=2).sum())
 
 
@@ -196,9 +196,9 @@ def found_in_clean(learned: ArtefactFilter, clean: np.ndarray) -> np.ndarray:
     ndarray of shape (n_topographies,)
     """
     filters = learned.filters
-    leave = np.eye(clean.shape[1]) - learned.topographies @ filters
     found = np.sum((filters @ clean) * filters, axis=2).T
-    return np.sum(found * learned.band, axis=1) / np.sum((leave @ clean) * leave)
+    left = _power_left(clean, learned.topographies, filters)
+    return np.sum(found * learned.band, axis=1) / left
 
 
 def artefacts_in(
@@ -234,6 +234,21 @@ def artefacts_in(
     windows = np.fft.irfft(found, length).astype(signals.dtype)
     sources = overlap_add(windows, signals.shape[2], hop)
     return np.einsum("ir,nrt->nit", learned.topographies, sources, optimize=True)
+
+
+def _power_left(
+    covariance: np.ndarray, topographies: np.ndarray, filters: np.ndarray
+) -> float:
+    """Power of signals with this covariance after all that filters find is taken out.
+
+    Parameters
+    ----------
+    covariance : ndarray of shape (n_freqs, n_channels, n_channels)
+    topographies : ndarray of shape (n_channels, n_topographies)
+    filters : ndarray of shape (n_freqs, n_topographies, n_channels)
+    """
+    leave = np.eye(len(topographies)) - topographies @ filters
+    return np.sum((leave @ covariance) * leave)
 
 
 def _gain(spectra: np.ndarray, usual: np.ndarray, brain: np.ndarray) -> np.ndarray:
