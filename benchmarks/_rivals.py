@@ -1,10 +1,8 @@
 """Other ways to dictionaries that return, with the same data, steps, atoms and code.
 
 *Aligned*: after each step the encoder of an atom has product 1 with the atom
-(arXiv 2605.18629).  *Weights penalised*: half the squared norm of the encoder enters
-the loss (after arXiv 2603.04198).  *Mean of the group*: three SAEs that train apart are
-matched, one to one, and matched atoms with a cosine above .5 are averaged, encoders
-too.  *Two side by side*: two SAEs of half as many atoms, each with half of k; the
+(arXiv 2605.18629).  *Mean of the group*: three SAEs that train apart are matched, one
+to one, and matched atoms with a cosine above .5 are averaged, encoders too.  *Two side by side*: two SAEs of half as many atoms, each with half of k; the
 second learns the residual of the first.  *Shared in a batch*: k is the mean number of
 active atoms of a batch, and a sample has up to four times as many (BatchTopK,
 arXiv 2412.06410); new data are coded by a threshold.
@@ -22,12 +20,10 @@ from sklearn.preprocessing import normalize
 
 from benchmarks._methods import Fitted, Problem, estimator, ours
 from benchmarks._peers import Peer
-from skmfr._training import step
+from skmfr._training import schedule, step
 from skmfr.agreement import feature_agreement
 
 ALONE = {"n_saes": 1, "n_witnesses": 1}
-# Of the squared norm of the encoder; the error is a fraction of the variance.
-PENALTIES = (1e-6, 1e-5, 1e-4)
 # A cosine above which matched atoms are averaged.
 ALIKE = 0.5
 # Most active atoms of a sample, as a multiple of k, if a batch shares them.
@@ -49,15 +45,9 @@ def aligned() -> AbstractContextManager:
     return patch.object(step, "move_on", move_on)
 
 
-def weights_penalised(weight: float) -> AbstractContextManager:
-    """Training with a penalty on half the squared norm of the encoder."""
-    original = step.move_on
-
-    def move_on(state, found, gradients, *arguments) -> None:
-        gradients.encoder.add_(state.ensemble.encoder, alpha=weight)
-        original(state, found, gradients, *arguments)
-
-    return patch.object(step, "move_on", move_on)
+def encoders_not_penalised() -> AbstractContextManager:
+    """Training without the penalty on encoders, which is a default."""
+    return patch.object(schedule, "ENCODER_PENALTY", 0.0)
 
 
 def changed(
@@ -181,11 +171,7 @@ def rivals(n_steps: int) -> Iterator[tuple[str, Callable[[Problem, int], Fitted]
     yield "three SAEs, default", ours()
     yield "one SAE, three times the steps", ours(**ALONE, max_steps=3 * n_steps)
     yield "aligned", changed(aligned, **ALONE)
-    for weight in PENALTIES:
-        yield (
-            f"weights penalised by {weight:g}",
-            changed(lambda weight=weight: weights_penalised(weight), **ALONE),
-        )
+    yield "encoders not penalised", changed(encoders_not_penalised, **ALONE)
     yield "mean of the group", mean_of_group
     yield "two side by side", side_by_side
     yield "shared in a batch", shared_in_batch(**ALONE)

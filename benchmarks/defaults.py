@@ -127,6 +127,7 @@ CHANGES = {
             "schedule.COOL_DOWN": 0.3,
             "objective.PUSH": 0.0,
             "optimiser.ENCODER_RATE": 1.0,
+            "schedule.ENCODER_PENALTY": 0.0,
         },
         former_learning_rate,
         from_samples,
@@ -145,6 +146,8 @@ CHANGES = {
     "one rate for atoms and encoders": Change(
         {"optimiser.ENCODER_RATE": 1.0}, common_learning_rate
     ),
+    "no penalty on encoders": Change({"schedule.ENCODER_PENALTY": 0.0}),
+    "penalty on encoders x 3": Change({"schedule.ENCODER_PENALTY": 0.03}),
     "batches of half the size": Change(parameters=smaller_batches),
     "along principal axes": Change(start=in_all_directions, data=along_principal_axes),
 }

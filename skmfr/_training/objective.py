@@ -2,12 +2,15 @@
 
 The objective of a fit is::
 
-    sum_i (FVU_i + AuxK_i - push * sum of biases c of dead atoms of i)
+    sum_i (FVU_i (1 + penalty / 2 * |E_i|^2) + AuxK_i
+           - push * sum of biases c of dead atoms of i)
         + alpha * mean over pairs i < j of (1 - C(D_i, D_j))
 
 as a function of *normalised* atoms: the component of the gradients along an atom is
-irrelevant (:class:`.optimiser.SphericalAdam`).  C is the mean cosine of matched atoms.
-Marks et al. (2024) call it MMCS, which is a different mean in :mod:`skmfr.agreement`.
+irrelevant (:class:`.optimiser.SphericalAdam`).  FVU is held fixed where it multiplies
+the norm of the encoder; tied weights have no such penalty.  C is the mean cosine of
+matched atoms.  Marks et al. (2024) call it MMCS, which is a different mean in
+:mod:`skmfr.agreement`.
 """
 
 from typing import NamedTuple
@@ -252,6 +255,27 @@ def add_auxiliary_(
         found.encoder_bias.sub_(PUSH * X_centred.shape[2] / total_variance)
         for name in ("encoder", "encoder_bias", "decoder"):
             getattr(gradients, name)[i].index_add_(0, atoms, getattr(found, name)[0])
+
+
+def add_encoder_penalty_(
+    gradient: Tensor, encoder: Tensor, fvu: Tensor, weight: float
+) -> None:
+    """Add the gradient of weight * FVU / 2 * squared norm of the encoder.
+
+    That a penalty on weights makes SAEs of several runs more alike is due to
+    arXiv:2603.04198.  As a share of FVU, it is the same for data of which much or
+    little is explained.
+
+    Parameters
+    ----------
+    gradient : Tensor of shape (n_members, n_components, n_features)
+        Gradient of the encoders, changed in place.
+    encoder : Tensor of shape (n_members, n_components, n_features)
+    fvu : Tensor of shape (n_members,)
+        Held fixed.
+    weight : float
+    """
+    gradient.addcmul_(encoder, fvu.to(encoder)[:, None, None], value=weight)
 
 
 def add_mutual_penalty_(

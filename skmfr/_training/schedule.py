@@ -16,6 +16,10 @@ COOL_DOWN = 0.5
 # dictionaries are finished for matching pursuit, if requested.
 RELEASE = 0.4, 0.6
 PURSUIT = 0.4
+# Weight of the penalty on encoders while the learning rate is constant, for atoms that
+# are all active in all samples.  It is in proportion to an atom's part of the loss: a
+# constant weight would leave atoms dead where there are many.
+ENCODER_PENALTY = 0.01
 # Factor of the learning rate when a model that a fit has finished is trained further,
 # without penalty and new atoms, as in the last steps of the fit.  It decreases with the
 # square root of smaller batches, whose gradients are noisier.
@@ -29,13 +33,15 @@ class Stage(NamedTuple):
     k: int
     """number of active atoms per sample"""
     alpha: float
-    """weight of the penalty"""
+    """weight of the mutual penalty"""
     learning_rate: float
     pursue: bool
     """whether dictionaries follow codes of matching pursuit, whose FVU is the loss;
     encoders still follow their own codes; tied weights follow both"""
     positive: bool = False
     """whether those codes are non-negative"""
+    encoder_penalty: float = 0.0
+    """weight of the penalty on encoders, relative to FVU"""
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,15 @@ class Schedule:
     def stage(self, step: int, settings: Settings) -> Stage:
         """The stage of a step with these settings."""
         coupled = settings.n_saes > 1
+        rate = self.learning_rate(step)
+        share = settings.k / settings.n_components
         return Stage(
             k=self.k(step, settings.k, settings.n_components),
             alpha=settings.alpha * self.alpha(step) if coupled else 0.0,
-            learning_rate=settings.learning_rate * self.learning_rate(step),
+            learning_rate=settings.learning_rate * rate,
             pursue=settings.for_pursuit and self.pursuing(step),
             positive=settings.positive_code,
+            encoder_penalty=0.0 if settings.tied else ENCODER_PENALTY * share * rate,
         )
 
     @classmethod

@@ -16,6 +16,7 @@ from .activity import DEAD_INTERVAL
 from .objective import (
     Gradients,
     add_auxiliary_,
+    add_encoder_penalty_,
     add_mutual_penalty_,
     pursuit_reconstruction_,
     reconstruction_,
@@ -155,6 +156,10 @@ def _find_gradients_of(
     if n_samples == 0 and state.n_steps:
         # The step says nothing about their loss.
         found.fvu.copy_(state.losses[state.n_steps - 1, members])
+    if stage.encoder_penalty > 0:
+        add_encoder_penalty_(
+            gradients.encoder, part.encoder, found.fvu, stage.encoder_penalty
+        )
     if stage.alpha > 0:
         _add_penalty_of(members, state, stage.alpha, gradients)
     if part.tied:

@@ -12,6 +12,7 @@ from skmfr._sae.ensemble import Ensemble
 from skmfr._training.matches import Matches
 from skmfr._training.objective import (
     Gradients,
+    add_encoder_penalty_,
     add_mutual_penalty_,
     reconstruction_,
 )
@@ -185,6 +186,16 @@ def test_witness_feels_no_penalty():
         assert torch.equal(without[name][N_SAES:], with_penalty[name][N_SAES:])
     moved = without["decoder"][:N_SAES] != with_penalty["decoder"][:N_SAES]
     assert moved.all()
+
+
+def test_encoder_penalty_equals_autograd():
+    encoder = random_ensemble(tied=False).encoder.clone().requires_grad_()
+    fvu = torch.tensor([0.5, 0.1, 0.0, 2.0], dtype=torch.float64)
+    (0.3 / 2 * fvu * encoder.square().sum((1, 2))).sum().backward()
+    before = random_numbers(*encoder.shape, seed=5)
+    gradient = before.clone()
+    add_encoder_penalty_(gradient, encoder.detach(), fvu, 0.3)
+    torch.testing.assert_close(gradient, before + encoder.grad, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("matching", ["hungarian", "max"])

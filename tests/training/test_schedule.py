@@ -5,7 +5,7 @@ from math import cos, pi
 import numpy as np
 import pytest
 
-from skmfr._training.schedule import SETTLED, Plateau, Schedule
+from skmfr._training.schedule import ENCODER_PENALTY, SETTLED, Plateau, Schedule
 
 LENGTHS = [1, 2, 3, 7, 19, 100, 1000, 1001]
 
@@ -38,6 +38,19 @@ def test_penalty_rises_with_the_final_fall_and_is_gone_before_the_end():
         released = min(max(0, (320 - step) / 40), 1)
         expected = (1 - cos(pi * risen)) / 2 * released
         assert schedule.alpha(step) == pytest.approx(expected, abs=1e-12)
+
+
+def test_penalty_on_encoders_follows_the_learning_rate_and_the_use_of_atoms(
+    make_settings,
+):
+    schedule = Schedule.over(400, anneal_k=True)
+    settings = make_settings(n_components=20, k=5)
+    for step in (0, 100, 300, 399):
+        found = schedule.stage(step, settings).encoder_penalty
+        expected = ENCODER_PENALTY * 5 / 20 * schedule.learning_rate(step)
+        assert found == pytest.approx(expected, rel=1e-12)
+    tied = make_settings(n_components=20, k=5, tied=True)
+    assert schedule.stage(100, tied).encoder_penalty == 0
 
 
 def test_pursuit_is_the_last_fifth():

@@ -73,6 +73,20 @@ def test_pursuit_moves_decoders_and_the_encoder_its_own(problem):
     torch.testing.assert_close(room.decoder_bias, by_pursuit.decoder_bias)
 
 
+@pytest.mark.parametrize("pursue", [False, True])
+def test_penalty_on_encoders_is_a_share_of_the_fvu_of_each_member(problem, pursue):
+    state, X = problem
+    room = room_for_gradients(state)
+    stage = Stage(3, 0.0, 0.01, pursue)
+    found = find_gradients(state, X, stage, room)
+    without = [part.clone() for part in room]
+    find_gradients(state, X, stage._replace(encoder_penalty=0.5), room)
+    more = 0.5 * found.fvu[:, None, None] * state.ensemble.encoder
+    torch.testing.assert_close(room.encoder, without[0] + more)
+    for part, before in zip(room[1:], without[1:], strict=True):
+        assert torch.equal(part, before)
+
+
 def gradients_of(state, X, pursue, **options):
     """What a step finds, by name, as copies."""
     room = room_for_gradients(state)
