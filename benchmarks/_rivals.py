@@ -2,10 +2,11 @@
 
 *Aligned*: after each step the encoder of an atom has product 1 with the atom
 (arXiv 2605.18629).  *Mean of the group*: three SAEs that train apart are matched, one
-to one, and matched atoms with a cosine above .5 are averaged, encoders too.  *Two side by side*: two SAEs of half as many atoms, each with half of k; the
-second learns the residual of the first.  *Shared in a batch*: k is the mean number of
-active atoms of a batch, and a sample has up to four times as many (BatchTopK,
-arXiv 2412.06410); new data are coded by a threshold.
+to one, and matched atoms with a cosine above .5 are averaged, encoders too.  *Two side
+by side*: two SAEs of half as many atoms, each with half of k; the second learns the
+residual of the first.  *Shared in a batch*: k is the mean number of active atoms of a
+batch, and a sample has up to four times as many (BatchTopK, arXiv 2412.06410); new data
+are coded by a threshold.
 """
 
 from collections.abc import Callable, Iterator
