@@ -305,7 +305,9 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     in units of the data. Arrays of weights and biases are read-only; to change one,
     assign a new array. During a fit, k falls from twice its value to its value in the
     first fifth of the steps, and the learning rate falls to zero in the second half.
-    The penalty begins after the first half and ends after 80 % of the steps.
+    The mutual penalty begins after the first half and ends after 80 % of the steps.
+    Unless `tied`, a small penalty on the weights of encoders is part of the loss, in
+    proportion to FVU, to k / n_components and to the learning rate.
 
     References
     ----------
@@ -313,6 +315,9 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     Interpretability with Feature-Aligned Sparse Autoencoders", arXiv:2411.01220, 2024.
 
     L. Gao et al., "Scaling and Evaluating Sparse Autoencoders", arXiv:2406.04093, 2024.
+
+    P. Jedryszek, O. M. Crook, "Stable and Steerable Sparse Autoencoders with Weight
+    Regularization", arXiv:2603.04198, 2026.
 
     Examples
     --------
