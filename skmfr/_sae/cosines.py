@@ -133,8 +133,8 @@ def matched_cosines(
 
 
 def at_least(tau: float, cosines: np.ndarray) -> np.ndarray:
-    """Whether each cosine is at least tau, up to rounding."""
-    return cosines >= tau - 8 * np.finfo(cosines.dtype).eps
+    """Whether each cosine is at least tau, up to rounding of sums over features."""
+    return cosines >= tau - 64 * np.finfo(cosines.dtype).eps
 
 
 def share_of_at_least(tau: float, cosines: np.ndarray) -> float:
