@@ -258,9 +258,13 @@ def add_auxiliary_(
 
 
 def add_encoder_penalty_(
-    gradient: Tensor, encoder: Tensor, fvu: Tensor, weight: float
+    gradient: Tensor, encoder: Tensor, fvu: Tensor, active: Tensor, weight: float
 ) -> None:
     """Add the gradient of weight * FVU / 2 * squared norm of the encoder.
+
+    Only atoms that are active in the batch are penalised.  As Adam scales gradients, an
+    atom without another gradient would lose its encoder in a few steps, and the
+    auxiliary loss could not revive it.
 
     That a penalty on weights makes SAEs of several runs more alike is due to
     arXiv:2603.04198.  As a share of FVU, it is the same for data of which much or
@@ -273,9 +277,12 @@ def add_encoder_penalty_(
     encoder : Tensor of shape (n_members, n_components, n_features)
     fvu : Tensor of shape (n_members,)
         Held fixed.
+    active : Tensor of shape (n_members, n_components), bool
+        Whether an atom is active in any sample of the batch.
     weight : float
     """
-    gradient.addcmul_(encoder, fvu.to(encoder)[:, None, None], value=weight)
+    share = (fvu.unsqueeze(1) * active).to(encoder)
+    gradient.addcmul_(encoder, share.unsqueeze(2), value=weight)
 
 
 def add_mutual_penalty_(

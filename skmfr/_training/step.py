@@ -158,7 +158,11 @@ def _find_gradients_of(
         found.fvu.copy_(state.losses[state.n_steps - 1, members])
     if stage.encoder_penalty > 0:
         add_encoder_penalty_(
-            gradients.encoder, part.encoder, found.fvu, stage.encoder_penalty
+            gradients.encoder,
+            part.encoder,
+            found.fvu,
+            found.rates > 0,
+            stage.encoder_penalty,
         )
     if stage.alpha > 0:
         _add_penalty_of(members, state, stage.alpha, gradients)

@@ -191,10 +191,12 @@ def test_witness_feels_no_penalty():
 def test_encoder_penalty_equals_autograd():
     encoder = random_ensemble(tied=False).encoder.clone().requires_grad_()
     fvu = torch.tensor([0.5, 0.1, 0.0, 2.0], dtype=torch.float64)
-    (0.3 / 2 * fvu * encoder.square().sum((1, 2))).sum().backward()
+    active = random_numbers(N_MEMBERS, N_COMPONENTS, seed=6) > 0
+    squares = encoder.square().sum(2) * active
+    (0.3 / 2 * fvu * squares.sum(1)).sum().backward()
     before = random_numbers(*encoder.shape, seed=5)
     gradient = before.clone()
-    add_encoder_penalty_(gradient, encoder.detach(), fvu, 0.3)
+    add_encoder_penalty_(gradient, encoder.detach(), fvu, active, 0.3)
     torch.testing.assert_close(gradient, before + encoder.grad, rtol=0, atol=1e-14)
 
 

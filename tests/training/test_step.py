@@ -81,7 +81,8 @@ def test_penalty_on_encoders_is_a_share_of_the_fvu_of_each_member(problem, pursu
     found = find_gradients(state, X, stage, room)
     without = [part.clone() for part in room]
     find_gradients(state, X, stage._replace(encoder_penalty=0.5), room)
-    more = 0.5 * found.fvu[:, None, None] * state.ensemble.encoder
+    active = (found.rates > 0)[:, :, None]
+    more = 0.5 * found.fvu[:, None, None] * active * state.ensemble.encoder
     torch.testing.assert_close(room.encoder, without[0] + more)
     for part, before in zip(room[1:], without[1:], strict=True):
         assert torch.equal(part, before)
