@@ -7,11 +7,16 @@ from one that was forked before the first test, when there were no threads.
 
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from traceback import format_exc
 from typing import NamedTuple
+
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.backend.context import set_start_method
 
 # Elsewhere libraries may not survive a fork, and processes are new.
 CAN_FORK = sys.platform == "linux"
@@ -46,6 +51,17 @@ def _answer(results: Connection, function: Callable, *arguments) -> None:
     except BaseException:
         results.send(format_exc())
         sys.exit(1)
+
+
+@contextmanager
+def workers_of_joblib() -> Iterator[None]:
+    """Those of joblib's default backend are forks too; for a process of its own."""
+    if CAN_FORK:
+        warnings.simplefilter("ignore", UserWarning)  # that forks may lack threads
+        set_start_method("fork", force=True)
+    yield
+    # It would wait for minutes whether they are needed again.
+    get_reusable_executor().shutdown()
 
 
 class Forebear:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import zarr
-from forks import CONTEXT
+from forks import CONTEXT, workers_of_joblib
 from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
@@ -1273,21 +1273,23 @@ def test_warns_of_unstable_reinitialisation():
 # Life in scikit-learn
 
 
-def test_grid_search_over_a_pipeline_in_two_processes():
-    pipeline = make_pipeline(MaxAbsScaler(), small(max_steps=30))
-    search = GridSearchCV(
-        pipeline,
-        {
-            "mfrsparseautoencoder__k": [1, 6],
-            "mfrsparseautoencoder__alpha": [0.0, 0.1],
-        },
-        cv=2,
-        n_jobs=2,
-        error_score="raise",
-    ).fit(X)
+def test_grid_search_over_a_pipeline_in_two_processes(call_in_process):
+    pipeline = make_pipeline(MaxAbsScaler(), small(max_steps=10))
+    grid = {
+        "mfrsparseautoencoder__k": [1, 6],
+        "mfrsparseautoencoder__alpha": [0.0, 0.1],
+    }
+    search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2, error_score="raise")
+    exitcode, found = call_in_process(searched, search)
+    assert exitcode == 0, found
     # More atoms reconstruct better.
-    assert search.best_params_["mfrsparseautoencoder__k"] == 6
-    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert found.best_params_["mfrsparseautoencoder__k"] == 6
+    assert np.isfinite(found.cv_results_["mean_test_score"]).all()
+
+
+def searched(search):
+    with workers_of_joblib():
+        return search.fit(X)
 
 
 def test_grid_search_over_the_workers_of_a_dask_cluster(tmp_path, call_in_process):

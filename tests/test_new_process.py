@@ -5,19 +5,22 @@ One for all tests, since to start it takes longer than what it is asked.
 
 import json
 import os
+import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 import skmfr
 from skmfr import MFRSparseAutoencoder
 
 SCRIPT = """
-import importlib, json, random, sys
+import importlib, json, pickle, random, sys
 import numpy as np
 
 def audit(event, arguments):
@@ -25,7 +28,7 @@ def audit(event, arguments):
         raise RuntimeError(f"{event} in a process that needs no network")
 
 sys.addaudithook(audit)
-folder, heavy, stages, parameters = sys.argv[1], *map(json.loads, sys.argv[2:])
+folder, heavy, stages = sys.argv[1], *map(json.loads, sys.argv[2:])
 
 def generators():
     states = [random.getstate(), np.random.get_state()[1].tolist()]
@@ -42,11 +45,11 @@ for stage, names in stages.items():
     if "skmfr" in names:
         left_alone.append(generators() == before)
 
-from skmfr import MFRSparseAutoencoder
-
 X, before = np.load(f"{folder}/X.npy"), generators()
-sae = MFRSparseAutoencoder(**parameters).fit(X)
-np.savez(f"{folder}/found.npz", atoms=sae.components_, codes=sae.transform(X))
+with open(f"{folder}/fitted.pickle", "rb") as file:
+    sae = pickle.load(file)
+codes = sae.transform(X)
+np.savez(f"{folder}/found.npz", codes=codes, atoms=sae.fit(X).components_)
 # All that draws random numbers, and more that might.
 sae.set_params(
     n_components=8, k=2, reinit_threshold=0.0, reinit_every=1, verbose=1
@@ -70,23 +73,26 @@ STAGES = {
     "about torch": "skmfr.activations skmfr.distributed",
     "training": "skmfr._estimator skmfr._training.fit skmfr._sae.coder",
 }
-PARAMETERS = {
-    "n_components": 128,
-    "k": 4,
-    "max_steps": 5,
-    "precision": "float64",
-    "random_state": 0,
-}
 # Large enough for torch to use its threads.
 X = np.random.default_rng(0).standard_normal((1000, 64))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def fitted():
+    with warnings.catch_warnings(), threadpool_limits(2):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return MFRSparseAutoencoder(
+            128, k=4, max_steps=5, precision="float64", random_state=0
+        ).fit(X)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, fitted):
     """What the process found."""
     folder = tmp_path_factory.mktemp("new")
     np.save(folder / "X.npy", X)
-    arguments = map(json.dumps, (HEAVY.split(), STAGES, PARAMETERS))
+    (folder / "fitted.pickle").write_bytes(pickle.dumps(fitted))
+    arguments = map(json.dumps, (HEAVY.split(), STAGES))
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT, folder, *arguments],
         check=True,
@@ -132,11 +138,9 @@ def test_global_generators_are_left_alone(folder):
     assert left_alone == [True] * 4  # by three imports, and by fits
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_another_process_gives_the_same_bytes(folder):
+def test_another_process_gives_the_same_bytes(folder, fitted):
     with threadpool_limits(2):
-        sae = MFRSparseAutoencoder(**PARAMETERS).fit(X)
-        codes = sae.transform(X)
+        codes = fitted.transform(X)
     with np.load(folder / "found.npz") as found:
-        np.testing.assert_array_equal(found["atoms"], sae.components_)
+        np.testing.assert_array_equal(found["atoms"], fitted.components_)
         np.testing.assert_array_equal(found["codes"], codes)
