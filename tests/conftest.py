@@ -10,12 +10,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import numpy as np
 import pytest
+from forks import CAN_FORK, Forebear, in_process
 from threadpoolctl import threadpool_limits
 
+FOREBEAR = pytest.StashKey[Forebear]()
 
+
+# In the processes that run tests. The one that hands them out does without PyTorch.
 def pytest_collectstart():
-    # In the processes that run tests. The one that hands them out does without PyTorch.
     prepare()
+
+
+def pytest_collection_finish(session):
+    if CAN_FORK:
+        session.config.stash[FOREBEAR] = Forebear()
+
+
+def pytest_unconfigure(config):
+    if FOREBEAR in config.stash:
+        config.stash[FOREBEAR].end()
 
 
 @cache
@@ -39,6 +52,12 @@ def prepare():
         "nightly", max_examples=2500, deadline=None, phases=phases, print_blob=True
     )
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def call_in_process(pytestconfig):
+    """Call a function of a module in a process of its own, which has no threads yet."""
+    return pytestconfig.stash.get(FOREBEAR, in_process)
 
 
 @pytest.fixture(params=["torch", "numba", "numba in two threads", "triton"])

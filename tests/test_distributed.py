@@ -2,16 +2,17 @@
 
 import json
 import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
+import weakref
+from datetime import timedelta
 
 import numpy as np
 import pytest
+import torch
+from forks import CONTEXT
 from sklearn.exceptions import ConvergenceWarning
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-import skmfr
 from skmfr import MFRSparseAutoencoder
 from skmfr._data.batches import Batches
 from skmfr._training.objective import add_auxiliary_
@@ -37,73 +38,6 @@ PARAMETERS = {
 }
 FITTED = ("dictionaries_", "witness_dictionaries_", "encoder_weights_", "loss_curve_")
 
-# The processes of the fit that loses one are forked, where that is possible, from those
-# of the next fit: importing takes longer than a fit.
-SCRIPT = """
-import json, multiprocessing, os, sys, warnings, weakref
-from datetime import timedelta
-import numpy as np
-from torch import distributed
-from skmfr import MFRSparseAutoencoder
-from skmfr.distributed import data_parallel
-
-warnings.simplefilter("ignore")
-folder, parameters = sys.argv[1], json.loads(sys.argv[2])
-
-def fit(rank, death):
-    def die(step, info):
-        if rank == 1 and step == death:
-            os._exit(9)  # at once, like a signal, which Windows does not have
-
-    return MFRSparseAutoencoder(
-        **parameters, checkpoint_dir=f"{folder}/fits", checkpoint_every=10, callback=die
-    ).fit([f"{folder}/{i}.npy" for i in range(2)])
-
-def lose():
-    rank = int(os.environ["RANK"])
-    store = distributed.FileStore(f"{folder}/store", 2)
-    distributed.init_process_group(
-        "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=30)
-    )
-    with data_parallel():
-        fit(rank, death=37)
-
-def main():
-    way = {"fork", "spawn"} & {*multiprocessing.get_all_start_methods()}
-    process = multiprocessing.get_context(min(way)).Process(target=lose)
-    process.start()
-    process.join()
-
-    with data_parallel(timeout=30) as rank:
-        group = weakref.ref(distributed.group.WORLD)
-        n_checkpoints = len(os.listdir(f"{folder}/fits"))
-        # A step before the last checkpoint, which it must not come by again.
-        sae = fit(rank, death=25)
-        if rank == 0:
-            np.savez(f"{folder}/fitted.npz", **{
-                name: value for name, value in vars(sae).items() if name in FITTED
-            })
-        messages = {}
-        for name, values in {
-            "seed": {"random_state": rank}, "alpha": {"alpha": 0.5 + rank},
-            "batch": {"batch_size": 41}, "data": {}, "order": {},
-        }.items():
-            X = np.eye(64) * (1 + rank if name == "data" else 1)
-            if name == "order" and rank == 1:
-                X = X[::-1]
-            try:
-                MFRSparseAutoencoder(**(parameters | values)).fit(X)
-            except ValueError as error:
-                messages[name] = str(error)
-        with open(f"{folder}/{rank}.json", "w") as file:
-            json.dump([process.exitcode, n_checkpoints, messages], file)
-    # Its threads would abort the process as it ends.
-    assert group() is None, "something keeps the group alive"
-
-if __name__ == "__main__":
-    main()
-""".replace("in FITTED", f"in {FITTED}")
-
 
 def data():
     rng = np.random.default_rng(0)
@@ -112,21 +46,76 @@ def data():
 
 
 def run(folder):
-    """Run the script under torchrun, in two processes."""
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
+    """Run :func:`main` in two processes, as torchrun does with a script."""
     for i, part in enumerate(np.split(data(), [200])):
         np.save(folder / f"{i}.npy", part)
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [sys.executable, "-m", *launcher, script, folder, json.dumps(PARAMETERS)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        # The package that is tested, wherever the script is.
-        env=os.environ | {"PYTHONPATH": str(Path(skmfr.__file__).parents[1])},
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id="test",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method=CONTEXT.get_start_method(),
     )
+    elastic_launch(config, main)(folder)
+
+
+def main(folder):
+    warnings.simplefilter("ignore")
+    process = CONTEXT.Process(target=lose, args=(folder,))
+    process.start()
+    process.join()
+
+    with data_parallel(timeout=30) as rank:
+        group = weakref.ref(torch.distributed.group.WORLD)
+        n_checkpoints = len(list((folder / "fits").iterdir()))
+        # A step before the last checkpoint, which it must not come by again.
+        sae = fit(folder, rank, death=25)
+        if rank == 0:
+            np.savez(
+                folder / "fitted.npz", **{name: getattr(sae, name) for name in FITTED}
+            )
+        messages = {}
+        for name, values in {
+            "seed": {"random_state": rank},
+            "alpha": {"alpha": 0.5 + rank},
+            "batch": {"batch_size": 41},
+            "data": {},
+            "order": {},
+        }.items():
+            X = np.eye(64) * (1 + rank if name == "data" else 1)
+            if name == "order" and rank == 1:
+                X = X[::-1]
+            try:
+                MFRSparseAutoencoder(**(PARAMETERS | values)).fit(X)
+            except ValueError as error:
+                messages[name] = str(error)
+        said = json.dumps([process.exitcode, n_checkpoints, messages])
+        (folder / f"{rank}.json").write_text(said)
+    # Its threads would abort the process as it ends.
+    assert group() is None, "something keeps the group alive"
+
+
+def lose(folder):
+    """A fit of which process 1 dies."""
+    rank = int(os.environ["RANK"])
+    store = torch.distributed.FileStore(str(folder / "store"), 2)
+    torch.distributed.init_process_group(
+        "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=30)
+    )
+    with data_parallel():
+        fit(folder, rank, death=37)
+
+
+def fit(folder, rank, death):
+    def die(step, info):
+        if rank == 1 and step == death:
+            os._exit(9)  # at once, like a signal, which Windows does not have
+
+    return MFRSparseAutoencoder(
+        **PARAMETERS, checkpoint_dir=folder / "fits", checkpoint_every=10, callback=die
+    ).fit([folder / f"{i}.npy" for i in range(2)])
 
 
 @pytest.fixture(scope="module")
@@ -152,14 +141,14 @@ def alone():
 
 
 @pytest.fixture(scope="module")
-def lost_and_resumed(tmp_path_factory, alone):
+def lost_and_resumed(tmp_path_factory, call_in_process, alone):
     """Folder of a fit that lost a process, and of the same one resumed.
 
     After the one alone, which has compiled the kernels for all of them.
     """
     folder = tmp_path_factory.mktemp("distributed")
-    ended = run(folder)
-    assert ended.returncode == 0, ended.stderr
+    ended = call_in_process(run, folder)
+    assert ended.exitcode == 0, ended.result
     return folder
 
 

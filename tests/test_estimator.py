@@ -3,12 +3,10 @@
 import os
 import pickle
 import re
-import subprocess
-import sys
 import warnings
 from copy import deepcopy
 from math import ceil
-from pathlib import Path
+from multiprocessing import Pipe
 
 import dask.array
 import distributed
@@ -18,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import zarr
+from forks import CONTEXT, workers_of_joblib
 from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
@@ -469,35 +468,6 @@ def test_rows_that_a_witness_has_seen_cannot_be_unseen(apart):
         sae.fit(X)
     sae.set_params(witness_rows="disjoint", max_steps=2).fit(X)
     assert sae.n_steps_ == 62
-
-
-# In a new process, for a package is imported once.
-FROM_IMPORT_TO_CODES = """
-import random, sys
-import numpy as np, torch
-
-def state():
-    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-
-def assert_same(before):
-    *numbers, of_torch = state()
-    assert numbers == list(before[:2]) and torch.equal(of_torch, before[2])
-
-before = state()
-from skmfr import MFRSparseAutoencoder, agreement, inspection, io, metrics
-assert_same(before)
-X = np.random.default_rng(0).standard_normal((50, 4))
-sae = MFRSparseAutoencoder(
-    8, k=2, max_steps=5, reinit_threshold=0.0, reinit_every=1, verbose=1, random_state=0
-).fit(X).partial_fit(X)
-for algorithm in ("encoder", "lstsq", "omp"):
-    sae.set_params(transform_algorithm=algorithm).transform(X)
-assert_same(before)
-"""
-
-
-def test_global_generators_are_left_alone():
-    subprocess.run([sys.executable, "-c", FROM_IMPORT_TO_CODES], check=True)
 
 
 def test_no_seed_draws_from_numpys_global_generator():
@@ -1149,21 +1119,17 @@ def test_a_fit_resumes_from_its_checkpoint_to_the_same_bytes(tmp_path, plain):
     assert same_state(resumed, plain)
 
 
-KILLED_FITS = """
-import os, sys
-from multiprocessing import get_context
-import numpy as np
-from skmfr import MFRSparseAutoencoder
-
 def die(*args, **kwargs):
     os._exit(9)  # at once, like a signal, which Windows does not have
+
 
 def write_half_and_die(file, **arrays):
     file.write(bytes(1000))
     file.flush()
     die()
 
-def fit(data, folder, place):
+
+def fit_and_die(folder, place):
     def after_the_second(step, info):
         if step == 20:
             if place == "writing":
@@ -1171,48 +1137,18 @@ def fit(data, folder, place):
             if place == "replacing":
                 os.replace = die
 
-    MFRSparseAutoencoder(
-        32, k=4, n_witnesses=1, max_steps=60, random_state=0, checkpoint_dir=folder,
-        checkpoint_every=7, callback=after_the_second,
-    ).fit(np.load(data))
-
-if __name__ == "__main__":
-    # Forks find imported what takes seconds. They are safe as long as no thread began.
-    processes = get_context("fork" if sys.platform == "linux" else "spawn")
-    for folder in sys.argv[2:]:
-        place = os.path.basename(folder)
-        process = processes.Process(target=fit, args=(sys.argv[1], folder, place))
-        process.start()
-        process.join()
-        assert process.exitcode == 9, process.exitcode
-"""
-KILLED_AT = ["writing", "replacing"]
+    small(checkpoint_dir=folder, checkpoint_every=7, callback=after_the_second).fit(X)
 
 
-@pytest.fixture(scope="module")
-def killed_fits(tmp_path_factory):
-    """A folder with one for each place: checkpoints of a fit that was killed there."""
-    root = tmp_path_factory.mktemp("killed")
-    np.save(root / "X.npy", X)
-    script = root / "fits.py"
-    script.write_text(KILLED_FITS)
-    folders = [root / place for place in KILLED_AT]
-    subprocess.run(
-        [sys.executable, script, root / "X.npy", *folders],
-        check=True,
-        # The package that is tested, wherever the script is.
-        env=os.environ | {"PYTHONPATH": str(Path(skmfr.__file__).parents[1])},
-    )
-    return root
-
-
-@pytest.mark.parametrize("place", KILLED_AT)
+@pytest.mark.parametrize("place", ["writing", "replacing"])
 def test_a_fit_killed_at_a_checkpoint_ends_with_the_same_bytes(
-    killed_fits, plain, place
+    call_in_process, plain, place, tmp_path
 ):
+    ended = call_in_process(fit_and_die, tmp_path, place)
+    assert ended.exitcode == 9, ended.result
     steps = []
     resumed = small(
-        checkpoint_dir=killed_fits / place,
+        checkpoint_dir=tmp_path,
         checkpoint_every=7,
         callback=lambda step, info: steps.append(step),
     ).fit(X)
@@ -1337,45 +1273,68 @@ def test_warns_of_unstable_reinitialisation():
 # Life in scikit-learn
 
 
-def test_grid_search_over_a_pipeline_in_two_processes():
-    pipeline = make_pipeline(MaxAbsScaler(), small(max_steps=30))
-    search = GridSearchCV(
-        pipeline,
-        {
-            "mfrsparseautoencoder__k": [1, 6],
-            "mfrsparseautoencoder__alpha": [0.0, 0.1],
-        },
-        cv=2,
-        n_jobs=2,
-        error_score="raise",
-    ).fit(X)
+def test_grid_search_over_a_pipeline_in_two_processes(call_in_process):
+    pipeline = make_pipeline(MaxAbsScaler(), small(max_steps=10))
+    grid = {
+        "mfrsparseautoencoder__k": [1, 6],
+        "mfrsparseautoencoder__alpha": [0.0, 0.1],
+    }
+    search = GridSearchCV(pipeline, grid, cv=2, n_jobs=2, error_score="raise")
+    exitcode, found = call_in_process(searched, search)
+    assert exitcode == 0, found
     # More atoms reconstruct better.
-    assert search.best_params_["mfrsparseautoencoder__k"] == 6
-    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert found.best_params_["mfrsparseautoencoder__k"] == 6
+    assert np.isfinite(found.cv_results_["mean_test_score"]).all()
 
 
-def test_grid_search_over_the_workers_of_a_dask_cluster(tmp_path):
+def searched(search):
+    with workers_of_joblib():
+        return search.fit(X)
+
+
+def test_grid_search_over_the_workers_of_a_dask_cluster(tmp_path, call_in_process):
     grid = {"k": [1, 6], "callback": [NoteOfProcess(tmp_path)]}
     # In float64, since workers sum in other parts than this process.
     sae = small(max_steps=10, precision="float64")
-    search = GridSearchCV(sae, grid, cv=2, error_score="raise")
+    search = GridSearchCV(sae, grid, cv=2, refit=False, error_score="raise")
     expected = clone(search).fit(X).cv_results_["mean_test_score"]
     # Of this process.
     for note in tmp_path.iterdir():
         note.unlink()
+    exitcode, result = call_in_process(search_over_a_cluster, search)
+    assert exitcode == 0, result
+    found, workers = result
+    # The fits ran there, and none where the search did.
+    assert {int(note.name) for note in tmp_path.iterdir()} == workers
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def search_over_a_cluster(search):
+    """Scores, and the numbers of the processes of the cluster's workers."""
+    ours, theirs = Pipe()
+    cluster = CONTEXT.Process(target=host_a_cluster, args=(theirs,))
+    cluster.start()
     with (
-        distributed.LocalCluster(
-            n_workers=1, threads_per_worker=2, dashboard_address=None
-        ) as cluster,
-        distributed.Client(cluster) as client,
+        distributed.Client(ours.recv()) as client,
         joblib.parallel_config(backend="dask"),
     ):
         workers = set(client.run(os.getpid).values())
-        search.set_params(refit=False).fit(X)
-    # The fits ran there, and none here.
-    assert {int(note.name) for note in tmp_path.iterdir()} == workers
-    found = search.cv_results_["mean_test_score"]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+        search.fit(X)
+    ours.send("over")
+    cluster.join()
+    return search.cv_results_["mean_test_score"], workers
+
+
+def host_a_cluster(connection):
+    with distributed.LocalCluster(
+        n_workers=1,
+        threads_per_worker=2,
+        processes=False,
+        protocol="tcp",
+        dashboard_address=None,
+    ) as cluster:
+        connection.send(cluster.scheduler_address)
+        connection.recv()
 
 
 class NoteOfProcess:

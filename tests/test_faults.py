@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -15,11 +16,20 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
+import skmfr.activations._storage
 from skmfr import MFRSparseAutoencoder
+from skmfr._training.checkpoint import Checkpoints
 from skmfr._training.optimiser import SphericalAdam
+from skmfr._training.settings import settings_of
+from skmfr._training.state import from_arrays
 from skmfr.activations import ActivationExtractor
 from skmfr.inspection import report
 from skmfr.io import load, save
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 
@@ -76,18 +86,13 @@ def contents(folder):
 
 # Kills
 
-KILLED = """
-import os, resource, signal, sys
-from pathlib import Path
-from test_faults import WRITERS, fitted
-import skmfr.activations._storage
-
-skmfr.activations._storage.SECONDS_BETWEEN_NOTES = 0
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
+
 def write_and_die(kind, place, folder):
+    skmfr.activations._storage.SECONDS_BETWEEN_NOTES = 0
     if place == "replacing":
         os.replace = die
     else:
@@ -97,20 +102,12 @@ def write_and_die(kind, place, folder):
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
     WRITERS[kind](folder, again=True)
 
-# Forks find imported and compiled what takes seconds.
-fitted(max_steps=1)
-for folder in map(Path, sys.argv[1:]):
-    process = os.fork()
-    if not process:
-        write_and_die(*folder.name.split(), folder)
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
-"""
+
 KINDS, PLACES = ["model", "page", "activations"], ["writing", "replacing"]
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
+def killed(tmp_path_factory, call_in_process):
     """Folders, by kind and place, what was in them, and what had been written whole."""
     root = tmp_path_factory.mktemp("killed")
     before = {}
@@ -120,19 +117,11 @@ def killed(tmp_path_factory):
         WRITERS[kind](whole)
         before[kind] = contents(whole)
         for place in PLACES:
-            shutil.copytree(whole, root / f"{kind} {place}")
+            folder = root / f"{kind} {place}"
+            shutil.copytree(whole, folder)
+            ended = call_in_process(write_and_die, kind, place, folder)
+            assert ended.exitcode in (-signal.SIGKILL, -signal.SIGXFSZ), ended.result
         WRITERS[kind](whole, again=True)
-    folders = [root / f"{kind} {place}" for kind in KINDS for place in PLACES]
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLED, *folders],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        env=environment(),
-    )
-    codes = set(map(int, ended.stdout.split()))
-    assert codes == {-signal.SIGKILL, -signal.SIGXFSZ}
     return root, before
 
 
@@ -157,12 +146,6 @@ def test_a_killed_writer_leaves_what_was_whole_and_can_be_repeated(killed, kind,
     # safetensors writes first.
     more = {path.name for path in folder.iterdir()} - {p.name for p in whole.iterdir()}
     assert all(name.endswith(".tmp") or name.startswith(".tmp") for name in more)
-
-
-def environment():
-    """Processes find the package that is tested, wherever they run."""
-    root = str(Path(__file__).parents[1])
-    return os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
 
 
 # Disks
@@ -286,16 +269,11 @@ def test_an_interrupt_does_not_leave_gradients_switched_off(monkeypatch):
 
 # Memory
 
-RESIDENT = """
-import os, sys
-from pathlib import Path
-import numpy as np
-from skmfr import MFRSparseAutoencoder
-import skmfr.io
 
 def resident(name):
     status = Path("/proc/self/status").read_text()
     return int(status.split(name + ":")[1].split()[0]) * 1024
+
 
 def growth(function, *arguments):
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak
@@ -303,108 +281,81 @@ def growth(function, *arguments):
     function(*arguments)
     return resident("VmHWM") - before
 
-# Forks find imported what takes seconds, and nothing that another left in memory.
-folder = Path(sys.argv[1])
-for script in sys.argv[2:]:
-    process = os.fork()
-    if not process:
-        exec(script)
-        sys.stdout.flush()
-        os._exit(0)
-    assert os.waitpid(process, 0)[1] == 0
-"""
 
-N_ROWS = 12_000
-SCORES = """
-X = np.load(folder / "X.npy", mmap_mode="r")
-sae = MFRSparseAutoencoder(
-    4096, k=2, n_saes=1, n_witnesses=0, max_steps=1, sparse_output=True
-).fit(X[:1000])
-for algorithm in ("encoder", "lstsq"):
-    sae.set_params(transform_algorithm=algorithm).transform(X[:2000])
-    print(growth(sae.transform, X))
-print(growth(sae.score, X))
-"""
-
-LOADING = """
-from zipfile import ZipFile
-from skmfr._training.checkpoint import Checkpoints
-from skmfr._training.settings import settings_of
-from skmfr._training.state import from_arrays
-from skmfr.io import load, save
-
-def refused(load, *arguments):
-    try:
-        load(*arguments)
-    except ValueError:
-        return
-    raise AssertionError("was not refused")
-
-def size(path):
-    return path.stat().st_size
-
-X = np.random.default_rng(0).standard_normal((100, 256))
-sae = MFRSparseAutoencoder(4096, k=2, n_saes=1, n_witnesses=1, max_steps=1)
-sae.partial_fit(X)
-settings = settings_of(sae.get_params(), 256, seed=0)
-
-model = folder / "model"
-save(sae, model)
-load(model)
-print(growth(load, model), size(model))
-content = model.read_bytes()
-model.write_bytes(content[:-1])
-print(growth(refused, load, model), size(model))
-model.write_bytes((2**62).to_bytes(8, "little") + content[8:])
-print(growth(refused, load, model), size(model))
-
-checkpoints = Checkpoints(folder, {})
-decoder = np.concatenate([sae.dictionaries_, sae.witness_dictionaries_])
-arrays = sae._training | {"decoder": decoder.astype(np.float32)}
-checkpoints.save(from_arrays(arrays, settings))
-(path,) = checkpoints.paths()
-print(growth(checkpoints.load, settings), size(path))
-with ZipFile(path) as archive:
-    members = {name: archive.read(name) for name in archive.namelist()}
-with ZipFile(path, "w") as archive:
-    for name, member in members.items():
-        if name == "decoder.npy":
-            assert b"4096, 256)" in member
-            member = member.replace(b"4096, 256)", b"409600256)")
-        archive.writestr(name, member)
-print(growth(refused, checkpoints.load, settings), size(path))
-"""
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """What the scripts print: how memory grows, and sizes of files."""
-    folder = tmp_path_factory.mktemp("measured")
-    X = np.random.default_rng(0).standard_normal((N_ROWS, 16)).astype(np.float32)
-    np.save(folder / "X.npy", X)
-    run = subprocess.run(
-        [sys.executable, "-c", RESIDENT, folder, SCORES, LOADING],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        env=environment(),
-    )
-    return [int(line) for line in run.stdout.split()]
+def growths_by_scores(path):
+    X = np.load(path, mmap_mode="r")
+    sae = MFRSparseAutoencoder(
+        4096, k=2, n_saes=1, n_witnesses=0, max_steps=1, sparse_output=True
+    ).fit(X[:1000])
+    peaks = []
+    for algorithm in ("encoder", "lstsq"):
+        sae.set_params(transform_algorithm=algorithm).transform(X[:2000])
+        peaks.append(growth(sae.transform, X))
+    return [*peaks, growth(sae.score, X)]
 
 
 @linux
-def test_scores_of_all_samples_are_never_in_memory_at_once(measured):
-    peaks = measured[:3]
-    assert max(peaks) < 4 * N_ROWS * 4096 / 4, peaks
+def test_scores_of_all_samples_are_never_in_memory_at_once(tmp_path, call_in_process):
+    n_rows = 12_000
+    X = np.random.default_rng(0).standard_normal((n_rows, 16)).astype(np.float32)
+    np.save(tmp_path / "X.npy", X)
+    exitcode, peaks = call_in_process(growths_by_scores, tmp_path / "X.npy")
+    assert exitcode == 0, peaks
+    assert max(peaks) < 4 * n_rows * 4096 / 4, peaks
+
+
+def refused(load, argument, path):
+    with pytest.raises(ValueError, match=path.name):
+        load(argument)
+
+
+def growths_by_loading(folder):
+    """Growth with files, whole and damaged, and their sizes."""
+    numbers = []
+
+    def note(path, *call):
+        numbers.append((growth(*call), path.stat().st_size))
+
+    X = np.random.default_rng(0).standard_normal((100, 256))
+    sae = MFRSparseAutoencoder(4096, k=2, n_saes=1, n_witnesses=1, max_steps=1)
+    sae.partial_fit(X)
+    settings = settings_of(sae.get_params(), 256, seed=0)
+
+    model = folder / "model"
+    save(sae, model)
+    load(model)
+    note(model, load, model)
+    content = model.read_bytes()
+    model.write_bytes(content[:-1])
+    note(model, refused, load, model, model)
+    model.write_bytes((2**62).to_bytes(8, "little") + content[8:])
+    note(model, refused, load, model, model)
+
+    checkpoints = Checkpoints(folder, {})
+    decoder = np.concatenate([sae.dictionaries_, sae.witness_dictionaries_])
+    arrays = sae._training | {"decoder": decoder.astype(np.float32)}
+    checkpoints.save(from_arrays(arrays, settings))
+    (path,) = checkpoints.paths()
+    note(path, checkpoints.load, settings)
+    with ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with ZipFile(path, "w") as archive:
+        for name, member in members.items():
+            if name == "decoder.npy":
+                assert b"4096, 256)" in member
+                member = member.replace(b"4096, 256)", b"409600256)")
+            archive.writestr(name, member)
+    note(path, refused, checkpoints.load, settings, path)
+    return numbers
 
 
 @linux
-def test_loading_takes_at_most_twice_the_size_of_a_file(measured):
-    numbers = measured[3:]
-    assert len(numbers) == 10
-    for growth, size in zip(numbers[::2], numbers[1::2], strict=True):
+def test_loading_takes_at_most_twice_the_size_of_a_file(tmp_path, call_in_process):
+    exitcode, numbers = call_in_process(growths_by_loading, tmp_path)
+    assert exitcode == 0, numbers
+    assert len(numbers) == 5
+    for grown, size in numbers:
         assert size > 2**24
         # Pages of the mapped file count as long as the system keeps them mapped, beside
         # the arrays made from them; allocators round up.
-        assert growth < 2.3 * size, numbers
+        assert grown < 2.3 * size, numbers

@@ -273,7 +273,7 @@ def _run_in_threads(kernel: Callable[[int, int, int], None], bounds: list[int]) 
 @inner(fastmath=IN_VECTORS)
 def _add_rows(x, n_features, X, rows, weights, n_entries, sign):
     """Add to x, or subtract from it, a weighted sum of rows of X."""
-    whole = n_entries - n_entries % 4
+    whole = n_entries & -4
     for e in range(0, whole, 4):
         x0, x1 = after(X, rows[e] * n_features), after(X, rows[e + 1] * n_features)
         x2, x3 = after(X, rows[e + 2] * n_features), after(X, rows[e + 3] * n_features)
@@ -290,7 +290,7 @@ def _add_rows(x, n_features, X, rows, weights, n_entries, sign):
 @inner(fastmath=IN_VECTORS)
 def _dot_rows(x, n_features, X, rows, products, n_entries, zero):
     """Dot products of x with rows of X."""
-    whole = n_entries - n_entries % 4
+    whole = n_entries & -4
     for e in range(0, whole, 4):
         x0, x1 = after(X, rows[e] * n_features), after(X, rows[e + 1] * n_features)
         x2, x3 = after(X, rows[e + 2] * n_features), after(X, rows[e + 3] * n_features)
@@ -386,7 +386,8 @@ def _largest(integer):
         n_groups, k = width(table, 2), width(table, 7)
         maxima, candidates = row(table, 2, part, integer), row(table, 3, part, integer)
         groups, columns = row(table, 5, part, np.int64), row(table, 6, part, np.int64)
-        size = row(table, 8, 0, np.int64)[0]
+        # A literal 0 has another type, for which _threshold would be compiled again.
+        size, zero = row(table, 8, 0, np.int64)[0], np.int64(0)
         # Rejected entries are overwritten, which avoids a branch.
         for i in range(bounds[part], bounds[part + 1]):
             numbers = row(table, 1, i, integer)
@@ -399,11 +400,11 @@ def _largest(integer):
                 for g in range(n_groups):
                     maxima[g] = run[g] if run[g] > maxima[g] else maxima[g]
             least = _threshold(maxima, n_groups, k, integer)
-            n_chosen = 0
+            n_chosen = zero
             for g in range(n_groups):
                 groups[n_chosen] = g
                 n_chosen += maxima[g] >= least
-            n_candidates = 0
+            n_candidates = zero
             for member in range(size):
                 start = member * n_groups
                 for c in range(n_chosen):
@@ -417,7 +418,7 @@ def _largest(integer):
                 n_candidates += numbers[column] >= least
 
             least = _threshold(candidates, n_candidates, k, integer)
-            n_found = 0
+            n_found = zero
             for c in range(n_candidates):
                 if candidates[c] > least:
                     found[n_found] = candidates[c]

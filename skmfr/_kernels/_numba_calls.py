@@ -16,6 +16,7 @@ from functools import cache, partial
 import numba
 import numpy as np
 import torch
+from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 from torch import Tensor
@@ -42,8 +43,9 @@ def compiled(wrap: Callable = numba.njit, **options) -> Callable:
     return decorate
 
 
-# Without the wrappers that calls from Python need, which take long to compile.
-inner = partial(compiled, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+# Without the wrappers that calls from Python need, which take long to compile.  Stored
+# with the kernels that call them.
+inner = partial(numba.njit, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def kernel(**options) -> Callable:
@@ -150,10 +152,33 @@ def call(
     if len(bounds) == 2:
         compiled_kernel.ctypes(0, table.ctypes.data)
     else:
-        _call_parts(compiled_kernel, len(bounds) - 1, table.ctypes.data)
+        n_parts = len(bounds) - 1
+        _call_parts().ctypes(compiled_kernel.address, n_parts, table.ctypes.data)
 
 
-@compiled(parallel=True)
-def _call_parts(kernel, n_parts, table):
-    for part in prange(n_parts):
-        kernel(np.intp(part), table)  # prange counts without signs
+def _call_at(typing, address, part, table):
+    """Call the kernel at an address."""
+
+    def build(context, builder, signature, arguments):
+        address, *arguments = arguments
+        words = [argument.type for argument in arguments]
+        kernel = ir.FunctionType(ir.VoidType(), words).as_pointer()
+        builder.call(builder.inttoptr(address, kernel), arguments)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), build
+
+
+call_at: Callable = intrinsic(_call_at)
+
+
+@cache
+def _call_parts():
+    # Called through an address, like kernels: to read a function of Python's takes as
+    # long to compile as the parallel loop.
+    def call_parts(kernel, n_parts, table):
+        for part in prange(n_parts):
+            call_at(kernel, np.intp(part), table)  # prange counts without signs
+
+    entry = partial(numba.cfunc, types.void(types.intp, types.intp, types.intp))
+    return compiled(entry, parallel=True)(call_parts)

@@ -3,9 +3,9 @@
 import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -147,31 +147,27 @@ def test_compiled_kernels_get_no_arrays_that_they_would_misread():
         kernels.bag_sums(X, indices[:, 0], torch.arange(3), torch.ones(2), sums, False)
 
 
-# Of several copies of the package, one after the other, in one process.
-COMPILE = """
-import os, sys
-import torch
-
-for folder in sys.argv[1:]:
-    os.environ |= dict.fromkeys(
-        ["HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"], os.path.join(folder, "user")
-    )
-    sys.path.insert(0, os.path.join(folder, "package"))
+def compile_kernel(folder):
+    """Call a kernel of the copy of the package in a folder, in a home of its own."""
+    homes = dict.fromkeys(["HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"], folder / "user")
+    os.environ |= {name: str(home) for name, home in homes.items()}
+    import_module("numba").config.CACHE_DIR = ""
+    sys.path.insert(0, str(folder / "package"))
     for name in [name for name in sys.modules if name.split(".")[0] == "skmfr"]:
         del sys.modules[name]
-    from skmfr._kernels import _numba
-
-    assert _numba.__file__.startswith(folder)
-    _numba.bag_sums(*[torch.ones(1, 1), torch.zeros(1).long(), torch.arange(2)],
-                    torch.ones(1), torch.ones(1, 1), False)
-"""
+    kernels = import_module("skmfr._kernels._numba")
+    assert kernels.__file__.startswith(str(folder))
+    one, first = torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64)
+    kernels.gather_dot(one, one, first)
 
 
-def test_compiled_kernels_are_kept_where_files_may_be_written(tmp_path):
+def test_compiled_kernels_are_kept_where_files_may_be_written(
+    tmp_path, call_in_process
+):
     pytest.importorskip("numba")
     # And where they are kept.
     cases = {"package": {"package"}, "user's folder": {"user"}, "neither": set()}
-    for may_be_written in cases:
+    for may_be_written, expected in cases.items():
         package, user = (tmp_path / may_be_written / x for x in ("package", "user"))
         shutil.copytree(
             Path(skmfr.__file__).parent,
@@ -185,16 +181,10 @@ def test_compiled_kernels_are_kept_where_files_may_be_written(tmp_path):
             user.touch()
         else:
             user.mkdir()
-    ended = subprocess.run(
-        [sys.executable, "-c", COMPILE, *(str(tmp_path / name) for name in cases)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"NUMBA_CACHE_DIR": ""},
-    )
-    assert ended.returncode == 0, ended.stderr
-    for may_be_written, expected in cases.items():
+        ended = call_in_process(compile_kernel, tmp_path / may_be_written)
+        assert ended.exitcode == 0, ended.result
         kept = {
             file.relative_to(tmp_path / may_be_written).parts[0]
-            for file in (tmp_path / may_be_written).rglob("_numba._bag_sums*.nbc")
+            for file in (tmp_path / may_be_written).rglob("_numba._gather_dot*.nbc")
         }
         assert kept == expected

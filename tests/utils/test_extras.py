@@ -1,6 +1,5 @@
 """Packages that only parts of skmfr need: imported when used, and named if missing."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -16,59 +15,6 @@ from skmfr.inspection import (
     SimilarityDisplay,
     TrainingCurveDisplay,
 )
-
-IMPORTED = """
-import importlib, sys
-
-def audit(event, arguments):
-    if event in ("socket.connect", "socket.getaddrinfo"):
-        raise RuntimeError(f"{event} during an import")
-
-heavy, *stages = (argument.split() for argument in sys.argv[1:])
-sys.addaudithook(audit)
-for names in stages:
-    for name in names:
-        importlib.import_module(name)
-    print(*(name for name in heavy if name in sys.modules))
-"""
-HEAVY = (
-    "dask matplotlib mne numba pandas polars pooch safetensors torch transformers "
-    "triton zarr"
-)
-LIGHT = "agreement datasets eeg inspection io metrics"
-# Each after those before it, in one process.
-STAGES = {
-    "scikit-learn": "sklearn.decomposition",
-    "light": " ".join(["skmfr", *(f"skmfr.{name}" for name in LIGHT.split())]),
-    "torch": "torch.distributed.nn.functional",
-    "about torch": "skmfr.activations skmfr.distributed",
-    "training": "skmfr._estimator skmfr._training.fit skmfr._sae.coder",
-}
-
-
-@pytest.fixture(scope="module")
-def imported():
-    """Which heavy packages are imported after each stage."""
-    arguments = [sys.executable, "-c", IMPORTED, HEAVY, *STAGES.values()]
-    run = subprocess.run(arguments, check=True, capture_output=True, text=True)
-    found = (set(line.split()) for line in run.stdout.splitlines())
-    return dict(zip(STAGES, found, strict=True))
-
-
-def test_imports_are_light_and_need_no_network(imported):
-    # scikit-learn may import some itself.
-    assert imported["light"] == imported["scikit-learn"]
-
-
-def test_what_is_about_torch_imports_it_and_nothing_else(imported):
-    # With torch comes what it imports itself.
-    assert "torch" in imported["torch"]
-    assert imported["about torch"] == imported["torch"]
-
-
-def test_training_imports_its_kernels_when_it_needs_them(imported):
-    assert imported["training"] == imported["torch"]
-
 
 # A package, the extra that brings it, and what asks for it before it looks at anything.
 USES = [

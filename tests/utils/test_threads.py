@@ -1,17 +1,14 @@
 """The same results in other processes and threads, and no waiting for ever."""
 
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from multiprocessing import get_context
 
 import joblib
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-import skmfr
 from skmfr import MFRSparseAutoencoder
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -33,73 +30,43 @@ def threads():
     return [library["num_threads"] for library in threadpool_info()]
 
 
-# Fits and transforms here, in a forked process and in a new one.
-SCRIPT = """
-import multiprocessing, sys, warnings
-import numpy as np
-from test_threads import X, estimator, threads
-
-warnings.simplefilter("ignore")
-sae = estimator(precision="float64").fit(X)
-found = {"atoms": sae.components_, "codes": sae.transform(X), "threads": threads()}
-for method in {"fork", "spawn"}.intersection(multiprocessing.get_all_start_methods()):
-    with multiprocessing.get_context(method).Pool(1) as pool:
-        found[f"{method} threads"] = pool.apply(threads)
-        found[f"{method} codes"] = pool.apply(sae.transform, [X])
-        found[f"{method} atoms"] = pool.apply(sae.fit, [X]).components_
-        found[f"{method} threads after"] = pool.apply(threads)
-np.savez(sys.argv[1], **found)
-"""
-
-
 @pytest.fixture(scope="module")
-def results_of_processes(tmp_path_factory):
-    path = tmp_path_factory.mktemp("results") / "found.npz"
-    folders = [Path(skmfr.__file__).parents[1], Path(__file__).parent]
-    subprocess.run(
-        [sys.executable, "-c", SCRIPT, path],
-        check=True,
-        timeout=200,
-        env=os.environ
-        | {
-            "PYTHONPATH": os.pathsep.join(map(str, folders)),
-            # A fork believes that it has both threads.
-            "OMP_NUM_THREADS": "2",
-            "MKL_NUM_THREADS": "2",
-            # Nothing depends on the order of sets.
-            "PYTHONHASHSEED": "random",
-        },
-    )
-    with np.load(path) as file:
-        return dict(file)
-
-
-@pytest.mark.parametrize("what", ["atoms", "codes"])
-def test_another_process_gives_the_same_bytes(results_of_processes, what):
-    found = results_of_processes
-    np.testing.assert_array_equal(found[f"spawn {what}"], found[what])
+def in_two_threads():
+    """A fit, its codes, and threads, here and in a forked process."""
+    found = {}
+    with threadpool_limits(2):
+        sae = estimator(precision="float64").fit(X)
+        found |= {"atoms": sae.components_, "codes": sae.transform(X)}
+        found["threads"] = threads()
+        if hasattr(os, "fork"):
+            # It believes that it has both threads.
+            with get_context("fork").Pool(1) as pool:
+                found["fork threads"] = pool.apply(threads)
+                found["fork codes"] = pool.apply(sae.transform, [X])
+                found["fork atoms"] = pool.apply(components, [sae])
+                found["fork threads after"] = pool.apply(threads)
+    return found
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_forked_process_computes_and_does_not_wait_for_ever(results_of_processes):
+def test_a_forked_process_computes_and_does_not_wait_for_ever(in_two_threads):
     # In one thread, which rounds sums differently.
     for what in ("atoms", "codes"):
-        found = results_of_processes[f"fork {what}"]
-        np.testing.assert_allclose(found, results_of_processes[what], atol=1e-9)
+        found = in_two_threads[f"fork {what}"]
+        np.testing.assert_allclose(found, in_two_threads[what], atol=1e-9)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_forked_process_keeps_its_threads(results_of_processes):
-    found = results_of_processes
-    assert max(found["threads"]) == 2
-    np.testing.assert_array_equal(found["fork threads"], found["threads"])
-    np.testing.assert_array_equal(found["fork threads after"], found["threads"])
+def test_a_forked_process_keeps_its_threads(in_two_threads):
+    assert max(in_two_threads["threads"]) == 2
+    for when in ("fork threads", "fork threads after"):
+        np.testing.assert_array_equal(in_two_threads[when], in_two_threads["threads"])
 
 
-def test_another_number_of_threads_gives_the_same_up_to_rounding(results_of_processes):
+def test_another_number_of_threads_gives_the_same_up_to_rounding(in_two_threads):
     with threadpool_limits(1):
         atoms = components(estimator(precision="float64"))
-    np.testing.assert_allclose(results_of_processes["atoms"], atoms, atol=1e-9)
+    np.testing.assert_allclose(in_two_threads["atoms"], atoms, atol=1e-9)
 
 
 @pytest.mark.parametrize("algorithm", ["encoder", "lstsq", "omp"])
