@@ -386,7 +386,7 @@ def _largest(integer):
         n_groups, k = width(table, 2), width(table, 7)
         maxima, candidates = row(table, 2, part, integer), row(table, 3, part, integer)
         groups, columns = row(table, 5, part, np.int64), row(table, 6, part, np.int64)
-        # A literal 0 has another type, for which _threshold would be compiled again.
+        # A literal 0 has another type: _threshold would be compiled for it, too.
         size, zero = row(table, 8, 0, np.int64)[0], np.int64(0)
         # Rejected entries are overwritten, which avoids a branch.
         for i in range(bounds[part], bounds[part + 1]):

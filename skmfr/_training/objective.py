@@ -267,8 +267,8 @@ def add_encoder_penalty_(
     auxiliary loss could not revive it.
 
     That a penalty on weights makes SAEs of several runs more alike is due to
-    arXiv:2603.04198.  As a share of FVU, it is the same for data of which much or
-    little is explained.
+    arXiv:2603.04198.  As a share of FVU, it has the same effect whether the codes
+    explain much or little of the data.
 
     Parameters
     ----------
