@@ -106,14 +106,14 @@ for name, error in errors.items():
     print(f"relative error, {name}: {error.mean():.2f}")
 
 # %%
-# One epoch with a blink, one with muscles; of each kind, the one whose error before
+# One epoch with a blink, one with muscles; of each kind, the one whose error after
 # denoising is in the middle.
 
 is_blink = np.abs(np.fft.rfft(artefacts[200:][noise_index])).argmax(axis=1) < 20
 fig, axes = plt.subplots(2, 1, figsize=(9, 5.2), sharex=True, layout="constrained")
 for ax, kind, name in [(axes[0], is_blink, "blink"), (axes[1], ~is_blink, "muscles")]:
     members = np.flatnonzero(kind)
-    epoch = members[np.argsort(errors["noisy"][members])[len(members) // 2]]
+    epoch = members[np.argsort(errors["denoised"][members])[len(members) // 2]]
     ax.plot(times, noisy_test[epoch], color="tab:orange", linewidth=1, label="noisy")
     ax.plot(times, clean_test[epoch], color="0.6", linewidth=3, label="clean")
     ax.plot(times, denoised[epoch], color="black", linewidth=1.2, label="denoised")
