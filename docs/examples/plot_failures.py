@@ -142,7 +142,7 @@ ax.set(
     xlabel="Gradient step",
     ylabel="FVU of the batch, mean of 3 SAEs",
     xlim=(60, 200),
-    ylim=(0.12, 0.28),
+    ylim=(0.11, 0.28),
 )
 ax.legend()
 
