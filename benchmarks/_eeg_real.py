@@ -10,7 +10,13 @@ import numpy as np
 from benchmarks import _data, _eeg_kept, _eeg_peers
 from benchmarks._eeg_baselines import SFREQ
 from benchmarks._eeg_methods import FRONTAL
+from benchmarks._methods import in_columns
 from benchmarks._results import Row
+
+WAYS: dict[str, _eeg_peers.Peer] = {
+    "ICA": _eeg_peers.independent_components,
+    "ours": _eeg_peers.without_found_atoms,
+}
 
 
 def of_whole_recordings(arguments: argparse.Namespace) -> Iterator[Row]:
@@ -21,39 +27,35 @@ def of_whole_recordings(arguments: argparse.Namespace) -> Iterator[Row]:
     for name, eyes_are in eyes.items():
         path = arguments.data / "eegmmidb" / f"S001{name}.edf"
         recordings[f"S001{name}, eyes {eyes_are}"] = _data.eegmmidb([path])
-    ways = {
-        "ICA": _eeg_peers.independent_components,
-        "ours": _eeg_peers.without_found_atoms,
-    }
     for name in filter(partial(re.search, arguments.only), recordings):
-        raw = recordings[name]
-        raw.resample(SFREQ, verbose="error").filter(1.0, 40.0, verbose="error")
-        raw.set_eeg_reference("average", verbose="error")
-        signals = (1e6 * raw.get_data())[None]
-        frontal = [channel for channel in FRONTAL if channel in raw.ch_names]
-        front = [raw.ch_names.index(channel) for channel in frontal]
-        back = raw.ch_names.index("Oz" if "Oz" in raw.ch_names else "O1")
-        peaks = _eeg_kept.blinks(signals[0, front].mean(0), SFREQ)
+        yield {"recording": name} | cleaned_up(recordings[name], arguments.seeds)
 
-        def largest(X: np.ndarray, place: int = front[0]) -> float:
-            return float(np.quantile(np.abs(X[0, place]), 0.999))
 
-        def of_blinks(X: np.ndarray, places=front, peaks=peaks) -> float | None:
-            return _eeg_kept.of_blinks(X[0, places], peaks, SFREQ)
+def cleaned_up(raw, n_seeds: int) -> Row:
+    """What there is in a recording of MNE, and what each way leaves of it, by seed."""
+    raw.resample(SFREQ, verbose="error").filter(1.0, 40.0, verbose="error")
+    raw.set_eeg_reference("average", verbose="error")
+    signals = (1e6 * raw.get_data())[None]
+    frontal = [channel for channel in FRONTAL if channel in raw.ch_names]
+    front = [raw.ch_names.index(channel) for channel in frontal]
+    back = raw.ch_names.index("Oz" if "Oz" in raw.ch_names else "O1")
+    peaks = _eeg_kept.blinks(signals[0, front].mean(0), SFREQ)
 
-        row: Row = {
-            "recording": name,
-            "Fp1, µV": largest(signals),
-            "blinks": len(peaks),
-            "of blinks, µV": of_blinks(signals),
+    def sizes(X: np.ndarray) -> dict[str, float | None]:
+        return {
+            "Fp1, µV": float(np.quantile(np.abs(X[0, front[0]]), 0.999)),
+            "of blinks, µV": _eeg_kept.of_blinks(X[0, front], peaks, SFREQ),
         }
-        for way, clean_up in ways.items():
-            cleaned = clean_up(signals, raw.ch_names, frontal, 0)
-            removed = np.square(signals - cleaned).sum() / np.square(signals).sum()
-            row[f"{way}, removed"] = float(removed)
-            row[f"{way}, Fp1, µV"] = largest(cleaned)
-            row[f"{way}, of blinks, µV"] = of_blinks(cleaned)
-            row[f"{way}, alpha"] = _eeg_kept.alpha_kept(
-                signals[0, back], cleaned[0, back], peaks, SFREQ
-            )
-        yield row
+
+    def measured(clean_up: _eeg_peers.Peer, seed: int) -> dict[str, float | None]:
+        cleaned = clean_up(signals, raw.ch_names, frontal, seed)
+        removed = np.square(signals - cleaned).sum() / np.square(signals).sum()
+        pair = signals[0, back], cleaned[0, back]
+        alpha = _eeg_kept.alpha_kept(*pair, peaks, SFREQ)
+        return {"removed": float(removed), **sizes(cleaned), "alpha": alpha}
+
+    row: Row = {"blinks": len(peaks)} | sizes(signals)
+    for way, clean_up in WAYS.items():
+        cells = in_columns([measured(clean_up, seed) for seed in range(n_seeds)])
+        row |= {f"{way}, {column}": cell for column, cell in cells.items()}
+    return row

@@ -5,7 +5,7 @@ of steps, batch size, atoms and active atoms.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import NamedTuple
 
@@ -259,6 +259,6 @@ def over_seeds(name: str, rows: list[dict[str, float]]) -> Row:
     return {"method": name} | in_columns(rows)
 
 
-def in_columns(rows: list[dict[str, float]]) -> Row:
+def in_columns(rows: Sequence[Mapping[str, float | None]]) -> Row:
     """Cells with the values of all seeds."""
     return {column: {"values": [row[column] for row in rows]} for column in rows[0]}

@@ -29,11 +29,12 @@ from ._windows import cut_windows, overlap_add, taper
 # Topographies at most, and what artefacts contribute to each, relative to the brain's
 # power in it.  Atoms contained up to 0.17 of this where there was no artefact.
 N_TOPOGRAPHIES = 5
-LEAST_POWER = 0.25
+LEAST_POWER = 0.2
 # Topographies of the artefacts in which windows are loud or quiet, at most, and the
-# power, relative to the first, of the last.
+# power, relative to the first, of the last.  What marked atoms had in weaker ones, a
+# fifth at most, was the brain's and differed between seeds.
 N_LOUD = 3
-LEAST_LOUD = 0.05
+LEAST_LOUD = 0.25
 # Windows, or samples, below this quantile of loudness are all as quiet.
 QUIETEST = 0.05
 # Loudness of samples is an average over this share of a window; it and the filter are
