@@ -140,12 +140,23 @@ for atom, row in table[returning].nlargest(6, "agreement").iterrows():
 # Atoms of topics
 # ---------------
 # The model was never told a topic. Of the returning atoms that keep to the stories on
-# one, we take the most active. A topic without such an atom has none.
+# one, and whose likeliest words are on it too, we take the most active. A topic without
+# such an atom has none.
 
+topic_of = {
+    word + ending: topic
+    for topic, kinds in TOPICS.items()
+    for word in " ".join(kinds).split()
+    for ending in ["", "s"]
+}
 codes = codes.reshape(*train.shape, -1)
 activity = np.array([codes[topics[:1200] == t].mean(axis=(0, 1)) for t in TOPICS])
 share = activity / activity.sum(axis=0).clip(1e-9)
-own = np.where(returning & (share > 0.8), activity, 0)
+likely = np.array(
+    [[topic_of.get(vocabulary[i]) for i in ids] for ids in effects.promoted]
+)
+speaks = np.array([(likely == topic).all(axis=1) for topic in TOPICS])
+own = np.where(returning & (share > 0.8) & speaks, activity, 0)
 atoms = {t: row.argmax() for t, row in zip(TOPICS, own, strict=True) if row.any()}
 for topic, atom in atoms.items():
     print(f"{topic:>8}: atom {atom}, returns with {sae.reappearance_[atom]:.2f}")
@@ -221,12 +232,6 @@ for atom in attribution.abs().topk(4).indices.tolist():
 
 N_GIVEN = 8
 prompts = torch.tensor(test[:50, :N_GIVEN])
-topic_of = {
-    word + ending: topic
-    for topic, kinds in TOPICS.items()
-    for word in " ".join(kinds).split()
-    for ending in ["", "s"]
-}
 
 
 def continued() -> np.ndarray:
