@@ -32,7 +32,7 @@ def of_whole_recordings(arguments: argparse.Namespace) -> Iterator[Row]:
 
 
 def cleaned_up(raw, n_seeds: int) -> Row:
-    """What there is in a recording of MNE, and what each way leaves of it, by seed."""
+    """Blinks and alpha in a recording of MNE, and after each way, by seed."""
     raw.resample(SFREQ, verbose="error").filter(1.0, 40.0, verbose="error")
     raw.set_eeg_reference("average", verbose="error")
     signals = (1e6 * raw.get_data())[None]
