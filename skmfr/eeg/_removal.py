@@ -31,7 +31,7 @@ from ._windows import cut_windows, overlap_add, taper
 N_TOPOGRAPHIES = 5
 LEAST_POWER = 0.2
 # Topographies of the artefacts in which windows are loud or quiet, at most, and the
-# power, relative to the first, of the last.  The weaker ones of marked atoms, a fifth at
+# power, relative to the first, of the last.  Weaker ones of marked atoms, a fifth at
 # most, were of the brain and differed between seeds.
 N_LOUD = 3
 LEAST_LOUD = 0.25
