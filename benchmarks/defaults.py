@@ -29,6 +29,7 @@ from benchmarks import recovery
 from benchmarks._methods import Problem, estimator, in_columns
 from benchmarks._results import Command, Row
 from skmfr._training.initial import initial_atoms
+from skmfr._training.schedule import ENCODER_PENALTY
 from skmfr._training.settings import auto_learning_rate
 from skmfr.metrics import dead_fraction, recall_precision
 
@@ -147,7 +148,9 @@ CHANGES = {
         {"optimiser.ENCODER_RATE": 1.0}, common_learning_rate
     ),
     "no penalty on encoders": Change({"schedule.ENCODER_PENALTY": 0.0}),
-    "penalty on encoders x 3": Change({"schedule.ENCODER_PENALTY": 0.03}),
+    "penalty on encoders x 3": Change(
+        {"schedule.ENCODER_PENALTY": 3 * ENCODER_PENALTY}
+    ),
     "batches of half the size": Change(parameters=smaller_batches),
     "along principal axes": Change(start=in_all_directions, data=along_principal_axes),
 }

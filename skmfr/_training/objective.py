@@ -281,7 +281,7 @@ def add_encoder_penalty_(
         Whether an atom is active in any sample of the batch.
     weight : float
     """
-    share = (fvu.unsqueeze(1) * active).to(encoder)
+    share = fvu.unsqueeze(1) * active
     gradient.addcmul_(encoder, share.unsqueeze(2), value=weight)
 
 
