@@ -45,23 +45,10 @@ SHARED = 0.8
 N_LOSSES, N_LOSSES_QUICK = 64, 16
 
 
-class Budget(NamedTuple):
-    """Of a table."""
-
-    what: str
-    n_components: int
-    k: int
-    n_steps: int
-    n_seeds: int
-    sites: tuple[str, ...]
-
-
-FULL = Budget("smollm2", 2304, 32, 1000, 3, _smollm2.SITES)
-# The size, and the weight of the penalty, of the paper's language model.
-PAPER = Budget("smollm2-mfr", 9216, 6, 1000, 1, _smollm2.SITES[:1])
+# The weight of the penalty of the paper's language model.
 PAPER_ALPHA, PAPER_SAES = 0.005, 10
-QUICK = Budget("smollm2", 2304, 32, 300, 1, _smollm2.SITES[:1])
-IMAGES = Budget("efficientnet", 256, 16, 300, 3, _efficientnet.SITES)
+# Rows beside those of all methods.
+ALL_TOKENS, CONTROL = "ours, default, all tokens", "ours, default, random weights"
 
 
 class Site(NamedTuple):
@@ -96,13 +83,42 @@ def pairs() -> Iterator[tuple[str, dict[str, Fit]]]:
         yield f"ours, {name}", {"": ours(n_saes=PAPER_SAES, alpha=alpha)}
 
 
+class Budget(NamedTuple):
+    """Of a table, and its rows."""
+
+    what: str
+    n_components: int
+    k: int
+    n_steps: int
+    n_seeds: int
+    sites: tuple[str, ...]
+    methods: Callable[[], Iterator[tuple[str, dict[str, Fit]]]] = methods
+
+
+FULL = Budget("smollm2", 2304, 32, 1000, 3, _smollm2.SITES)
+# The size of the paper's language model.
+PAPER = Budget("smollm2-mfr", 9216, 6, 1000, 1, _smollm2.SITES[:1], pairs)
+QUICK = Budget("smollm2", 2304, 32, 300, 1, _smollm2.SITES[:1])
+IMAGES = Budget("efficientnet", 256, 16, 300, 3, _efficientnet.SITES)
+
+
+def chosen(budgets: list[Budget], arguments: argparse.Namespace) -> Iterator[Budget]:
+    """Those that have a row to make, with as many seeds as asked for."""
+    for budget in budgets:
+        names = [name for name, _ in budget.methods()]
+        if budget is FULL:
+            names += [ALL_TOKENS, CONTROL]
+        if any(re.search(arguments.only, name) for name in names):
+            yield budget._replace(n_seeds=arguments.seeds or budget.n_seeds)
+
+
 def compare(arguments: argparse.Namespace, report: Report) -> None:
     cache = arguments.cache
     cache.mkdir(parents=True, exist_ok=True)
     folder = _smollm2.model_folder(cache)
     tokens = _smollm2.windows(cache, arguments.text, arguments.tokens)
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    for budget in [QUICK] if arguments.quick else [FULL, PAPER]:
+    for budget in chosen([QUICK] if arguments.quick else [FULL, PAPER], arguments):
         sites = tuple(arguments.layers or budget.sites)
         for site in sites:
             rows = of_site(cache, folder, model, tokens, site, sites, budget, arguments)
@@ -110,11 +126,13 @@ def compare(arguments: argparse.Namespace, report: Report) -> None:
 
 
 def compare_on_images(arguments: argparse.Namespace, report: Report) -> None:
-    for name in arguments.layers or IMAGES.sites:
-        X, X_test = _efficientnet.activations(arguments.cache, name)
-        site = Site(name, X, X_test, X.copy, None)
-        rows = rows_of(arguments.cache, site, methods(), IMAGES, arguments.only)
-        report_site(report, rows, IMAGES, name)
+    for budget in chosen([IMAGES], arguments):
+        for name in arguments.layers or budget.sites:
+            X, X_test = _efficientnet.activations(arguments.cache, name)
+            site = Site(name, X, X_test, X.copy, None)
+            kinds = budget.methods()
+            rows = rows_of(arguments.cache, site, kinds, budget, arguments.only)
+            report_site(report, rows, budget, name)
 
 
 def report_site(report: Report, rows: Iterator[Row], budget: Budget, site: str) -> None:
@@ -129,18 +147,19 @@ def of_site(
     """The rows of one site."""
     n_losses = N_LOSSES_QUICK if arguments.quick else N_LOSSES
     site = site_of(cache, model, tokens, name, list(sites), n_losses)
-    kinds = methods() if budget is not PAPER else pairs()
-    yield from rows_of(cache, site, kinds, budget, arguments.only)
-    if budget is not FULL:
+    only = arguments.only
+    yield from rows_of(cache, site, budget.methods(), budget, only)
+    if budget.what != FULL.what or arguments.quick:
         return
-    if name == _smollm2.RESIDUAL:
+    if name == _smollm2.RESIDUAL and re.search(only, ALL_TOKENS):
         everything = site._replace(train=site.every())
-        kinds = iter([("ours, default, all tokens", {"": ours()})])
-        yield from rows_of(cache, everything, kinds, budget, arguments.only)
-    control = _smollm2.untrained(folder)
-    site = site_of(cache, control, tokens, name, list(sites), 0, "random")
-    kinds = iter([("ours, default, random weights", {"": ours()})])
-    yield from rows_of(cache, site, kinds, budget, arguments.only)
+        yield from rows_of(
+            cache, everything, iter([(ALL_TOKENS, {"": ours()})]), budget, only
+        )
+    if re.search(only, CONTROL):
+        control = _smollm2.untrained(folder)
+        site = site_of(cache, control, tokens, name, list(sites), 0, "random")
+        yield from rows_of(cache, site, iter([(CONTROL, {"": ours()})]), budget, only)
 
 
 def site_of(

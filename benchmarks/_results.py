@@ -144,7 +144,7 @@ class Report:
             "commit": commit(),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "processor": processor(),
-            "seeds": list(range(getattr(arguments, "seeds", 1))),
+            "seeds": list(range(getattr(arguments, "seeds", None) or 1)),
         }
 
     def __call__(

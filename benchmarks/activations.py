@@ -63,6 +63,7 @@ N_REFERENCE = 32
 # Windows of tokens, a million in all, and how often each way is timed.
 N_TIMED = 3906
 N_REPEATS = 5
+N_SEEDS = 5
 
 
 def methods() -> Iterator[tuple[str, Callable[[Problem, int], Fitted]]]:
@@ -123,6 +124,7 @@ def compare(arguments: argparse.Namespace, report: Report) -> None:
         return
     model = AutoModelForCausalLM.from_pretrained(arguments.model)
     windows, held_out = _data.story_windows(arguments.tokens, N_HELD_OUT)
+    n_seeds = arguments.seeds or N_SEEDS
     for layer in arguments.layers or LAYERS:
         X, X_test = (
             _data.activations(model, layer, part) for part in (windows, held_out)
@@ -134,7 +136,7 @@ def compare(arguments: argparse.Namespace, report: Report) -> None:
         for n_components in arguments.n_components:
             for k in arguments.k:
                 problem = Problem(X, X_test, None, n_components, k, N_STEPS, BATCH_SIZE)
-                rows = compared(problem, recovered, arguments.seeds, arguments.only)
+                rows = compared(problem, recovered, n_seeds, arguments.only)
                 report(
                     rows,
                     {
@@ -144,6 +146,7 @@ def compare(arguments: argparse.Namespace, report: Report) -> None:
                         "k": k,
                     },
                     DIGITS,
+                    seeds=list(range(n_seeds)),
                 )
 
 
@@ -206,7 +209,7 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", help="instead of the usual ones")
     parser.add_argument("--k", nargs="+", type=int, default=[4, 8, 16])
     parser.add_argument("--n-components", nargs="+", type=int, default=[256, 512, 2048])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, help="instead of the usual number")
     parser.add_argument("--only", default="", help="regex of names of rows to make")
     arguments, report = parser.parse()
     {"compare": compare, "extraction": extraction}[arguments.what](arguments, report)
