@@ -15,9 +15,10 @@ SMALL = 1e-12
 def linear(X: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As ``torch.nn.functional.linear``: X weight^T + bias.
 
-    PyTorch uses MKL for float32 products. On the AMD processor of our measurements
+    PyTorch uses MKL for float32 products. On an AMD processor with AVX-512
     (docs/speed.md) it takes 10 % longer than oneDNN, which also adds the bias while it
-    writes the product. On the Intel processor oneDNN takes a third longer.
+    writes the product. On an AMD processor without AVX-512, oneDNN takes 15 % longer,
+    and on the Intel processor a third.
 
     Parameters
     ----------
@@ -37,24 +38,30 @@ def linear(X: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 @cache
 def _dtypes_of_onednn() -> frozenset[torch.dtype]:
     """Dtypes that oneDNN computes with where PyTorch would call MKL."""
-    # The operator is meant for PyTorch's compiler, and its signature may change.
-    if not (
-        torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    ):
+    if not _has_both():
         return frozenset()
-    dtypes = set() if _is_intel() else {torch.float32}
+    dtypes = set() if _suits_mkl() else {torch.float32}
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         dtypes.add(torch.bfloat16)
     return frozenset(dtypes)
 
 
-def _is_intel() -> bool:
-    """Whether the processor is one that MKL is made for, as far as PyTorch knows."""
+def _has_both() -> bool:
+    """Whether PyTorch has both libraries, and the operator of oneDNN."""
+    # It is meant for PyTorch's compiler, and its signature may change.
+    return (
+        torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def _suits_mkl() -> bool:
+    """Whether MKL is the faster one on this processor, as far as PyTorch knows it."""
     if not hasattr(torch.cpu, "get_capabilities"):  # an old PyTorch
         return False
-    return "Intel" in str(torch.cpu.get_capabilities().get("cpu_name"))
+    able = torch.cpu.get_capabilities()
+    return "Intel" in str(able.get("cpu_name")) or not able.get("avx512_f", True)
 
 
 def lengths(X: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-13, torch.bfloat16: 0.5}
 def library(request, monkeypatch):
     if request.param == "torch":
         monkeypatch.setattr(skmfr._kernels.dense, "_dtypes_of_onednn", frozenset)
-    elif not (dtypes := skmfr._kernels.dense._dtypes_of_onednn()):
-        pytest.skip("needs oneDNN")
+    elif not skmfr._kernels.dense._has_both():
+        pytest.skip("needs MKL and oneDNN")
     else:
         # For float32 too, on any processor.
-        both = dtypes | {torch.float32}
+        both = skmfr._kernels.dense._dtypes_of_onednn() | {torch.float32}
         monkeypatch.setattr(skmfr._kernels.dense, "_dtypes_of_onednn", lambda: both)
 
 
@@ -61,15 +61,22 @@ def test_what_is_not_contiguous_and_not_finite():
 
 
 # With a new PyTorch it may not, and nobody would notice but by the time it takes.
-@pytest.mark.parametrize("maker", ["AMD EPYC 7763", "Intel Xeon", None])
-def test_onednn_serves_beside_mkl_but_for_float32_on_intel(maker, monkeypatch):
+@pytest.mark.parametrize(
+    ("known", "suits_mkl"),
+    [
+        ({"cpu_name": "AMD EPYC 9654", "avx512_f": True}, False),
+        ({"cpu_name": "AMD EPYC 7763", "avx512_f": False}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_f": True}, True),
+        ({}, False),
+    ],
+)
+def test_onednn_serves_beside_mkl_where_it_is_faster(known, suits_mkl, monkeypatch):
     has_both = (
         torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
     )
-    known = {"cpu_name": maker} if maker else {}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
     dtypes = skmfr._kernels.dense._dtypes_of_onednn.__wrapped__()
-    assert (torch.float32 in dtypes) == (has_both and maker != "Intel Xeon")
+    assert (torch.float32 in dtypes) == (has_both and not suits_mkl)
     has_bfloat16 = has_both and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert (torch.bfloat16 in dtypes) == has_bfloat16
 
