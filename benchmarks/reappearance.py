@@ -277,7 +277,10 @@ def main() -> None:
     parser.add_argument("--fits", type=int, default=5, help="of each source")
     parser.add_argument("--witnesses", type=int, default=2, help="of each fit")
     parser.add_argument(
-        "--rows", default="same", choices=["same", "disjoint"], help="of witnesses"
+        "--rows",
+        default="auto",
+        choices=["auto", "same", "disjoint"],
+        help="of witnesses",
     )
     parser.add_argument("--model", type=Path, metavar="DIR", help="stories260k")
     parser.add_argument("--tokens", type=Path, metavar="FILE", help="for it, .npy")

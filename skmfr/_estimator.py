@@ -165,13 +165,14 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         one witness and ``alpha > 0``, only two SAEs are independent of each other, and
         `reappearance_` can be too high; see :func:`skmfr.agreement.reappearance`.
 
-    witness_rows : {"same", "disjoint"}, default="same"
+    witness_rows : {"auto", "same", "disjoint"}, default="auto"
         Rows that witnesses see: the rows of the group, or, with several witnesses, a
         random part of its own for each, of each batch as of all data, while the group
         sees all rows. An atom that two witnesses with disjoint rows share is not an
         accident of the sample. All of them together code as many rows as one witness.
         The values of a row decide its part, so it stays there in further calls, and
-        equal rows are in the same part.
+        equal rows are in the same part. "auto" is "disjoint" in a `fit` to fewer than
+        50 rows for each atom, and otherwise "same".
 
     device : str or torch.device, default="auto"
         Device to compute on: "cpu", "cuda", "cuda:1", ... "auto" selects a CUDA GPU if
@@ -264,6 +265,9 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         Median of the Euclidean norms of the training rows, before centring. After
         `partial_fit`, the mean of the medians of all calls, weighted by their number of
         rows. NaN for models from other packages.
+
+    witness_rows_ : {"same", "disjoint"}
+        Rows that the witnesses saw.
 
     n_outliers_, inlier_fvu_, outlier_fvu_ : int, float, float
         Number of outlying training rows so far, which training :ref:`scales down
@@ -359,7 +363,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         "matching": [StrOptions({"hungarian", "max"})],
         "share_atoms": ["boolean"],
         "n_witnesses": [Interval(Integral, 0, None, closed="left")],
-        "witness_rows": [StrOptions({"same", "disjoint"})],
+        "witness_rows": [StrOptions({"auto", "same", "disjoint"})],
         "device": [Device()],
         "precision": [StrOptions({"float32", "float64", "bfloat16"})],
         "checkpoint_dir": [str, PathLike, None],
@@ -378,6 +382,10 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     mutual_agreement_ = Late(fitted.make_agreement)
     trusted_ = Late(fitted.make_agreement)
     reappearance_ = Late(fitted.make_reappearance)
+
+    @property
+    def witness_rows_(self):
+        return fitted.rows_of_witnesses(self._training)
 
     def __init__(
         self,
@@ -405,7 +413,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         matching="hungarian",
         share_atoms=True,
         n_witnesses=2,
-        witness_rows="same",
+        witness_rows="auto",
         device="auto",
         precision="float32",
         checkpoint_dir=None,

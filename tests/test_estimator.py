@@ -403,7 +403,7 @@ def apart():
 
 
 def test_witnesses_with_rows_of_their_own_leave_the_group_as_it_is(apart):
-    same = small(n_witnesses=2, batch_size=100).fit(X)
+    same = small(**DISJOINT | {"witness_rows": "same"}).fit(X)
     np.testing.assert_array_equal(apart.dictionaries_, same.dictionaries_)
     difference = apart.witness_dictionaries_ - same.witness_dictionaries_
     assert (np.abs(difference).max((1, 2)) > 0.01).all()
@@ -460,6 +460,24 @@ def test_one_witness_has_all_rows():
     one = small(witness_rows="disjoint", max_steps=3).fit(X)
     same = small(max_steps=3).fit(X)
     np.testing.assert_array_equal(one.witness_dictionaries_, same.witness_dictionaries_)
+
+
+@pytest.mark.parametrize("n_rows", [50 * 24 - 1, 50 * 24])
+def test_few_rows_for_each_atom_are_disjoint_by_default(n_rows):
+    rows = np.resize(X, (n_rows, X.shape[1]))
+    usual = {"n_components": 24, "n_witnesses": 2, "max_steps": 3}
+    sae = small(**usual).fit(rows)
+    assert sae.witness_rows_ == ("same" if n_rows == 1200 else "disjoint")
+    chosen = small(**usual, witness_rows=sae.witness_rows_).fit(rows)
+    np.testing.assert_array_equal(
+        sae.witness_dictionaries_, chosen.witness_dictionaries_
+    )
+    # What was chosen stays, whatever comes.
+    sae.partial_fit(np.resize(X, (2000, X.shape[1])))
+    assert sae.witness_rows_ == chosen.witness_rows_
+    # More rows may follow the first.
+    assert small(**usual).partial_fit(rows).witness_rows_ == "same"
+    assert small(**usual | {"n_witnesses": 1}).fit(rows).witness_rows_ == "same"
 
 
 def test_rows_that_a_witness_has_seen_cannot_be_unseen(apart):

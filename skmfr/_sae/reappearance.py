@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
+from scipy.stats import rankdata
 from sklearn.isotonic import IsotonicRegression
 
 from .cosines import Nearest, at_least, nearest_of_pairs
@@ -26,6 +27,7 @@ def reappearance(
     group: Sequence[int],
     witnesses: Sequence[int],
     tau: float,
+    disjoint: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probability that an independent dictionary has an atom at cosine tau or more.
 
@@ -41,6 +43,10 @@ def reappearance(
     With one witness, both are members of the group.  A group of one is like a witness,
     and then all pairs count.
 
+    Witnesses with disjoint rows have no rows in common, but the group has seen those of
+    both.  Few rows make it more similar to each than they are to each other.  Then
+    ranks among the atoms of a dictionary take the place of cosines.
+
     The deviation is a jackknife estimate over the dictionaries in which atoms return.
 
     Parameters
@@ -52,6 +58,8 @@ def reappearance(
     group, witnesses : sequence of int
         The other dictionaries; the group contains the reference.
     tau : float
+    disjoint : bool
+        Whether the witnesses saw disjoint rows.
 
     Returns
     -------
@@ -61,7 +69,12 @@ def reappearance(
     others = [*group, *witnesses]
     apart = len(group) > 1 and len(witnesses) > 1
     seen_in, found_in = (witnesses, group) if apart else (others, others)
-    known = np.stack([nearest[reference, witness] for witness in witnesses])
+    likeness = {
+        (i, j): ranks(nearest[i, j]) if disjoint else nearest[i, j]
+        for i, j in product([reference, *witnesses], others)
+        if i != j
+    }
+    known = np.stack([likeness[reference, witness] for witness in witnesses])
     returns = {
         (witness, target): at_least(tau, nearest[witness, target])
         for witness in witnesses
@@ -80,7 +93,7 @@ def reappearance(
                 if target not in (witness, other, left_out)
             ]
             if targets:
-                seen.append(nearest[witness, other])
+                seen.append(likeness[witness, other])
                 share.append(np.mean(targets, axis=0))
                 n_targets.append(len(targets))
         weights = len(witnesses) / sum(n_targets) * np.array(n_targets)
@@ -93,11 +106,17 @@ def reappearance(
     return probability, np.sqrt((1 - 1 / len(others)) * spread)
 
 
+def ranks(cosines: np.ndarray) -> np.ndarray:
+    """Ranks of cosines (n_components,), between 0 and 1, the same for equal ones."""
+    return (rankdata(cosines) - 0.5) / len(cosines)
+
+
 def reappearance_in_fit(
     reference: int,
     group: np.ndarray,
     witnesses: np.ndarray,
     tau: float,
+    disjoint: bool,
     nearest: Nearest | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """:func:`reappearance` of the reference, NaN if there are too few dictionaries.
@@ -107,6 +126,8 @@ def reappearance_in_fit(
     reference : int
     group, witnesses : ndarray of shape (n, n_components, n_features)
     tau : float
+    disjoint : bool
+        Whether the witnesses saw disjoint rows.
     nearest : dict of ndarray of shape (n_components,), optional
         From :func:`nearest_of_pairs`, of the group and then the witnesses.
     """
@@ -116,7 +137,8 @@ def reappearance_in_fit(
     if nearest is None:
         nearest = nearest_of_pairs([*group, *witnesses])
     n_saes, n_all = len(group), len(group) + len(witnesses)
-    return reappearance(nearest, reference, range(n_saes), range(n_saes, n_all), tau)
+    members, others = range(n_saes), range(n_saes, n_all)
+    return reappearance(nearest, reference, members, others, tau, disjoint)
 
 
 def too_few(n_saes: int, n_witnesses: int) -> str | None:
@@ -137,7 +159,7 @@ def warn_of_too_few(n_saes: int, n_witnesses: int, stacklevel: int) -> None:
 
 
 def _calibrated(seen: list[np.ndarray], share: list[np.ndarray], weights: np.ndarray):
-    """Monotone regression of shares on cosines, with a weight for each part.
+    """Monotone regression of shares on cosines or ranks, with a weight for each part.
 
     An added atom at each end, which returns half of the time, keeps probabilities away
     from 0 and 1, more so if there are few atoms: n atoms that all return do so with

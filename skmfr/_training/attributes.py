@@ -116,6 +116,11 @@ def _add(estimator, made: Mapping[str, Any]) -> None:
     set_fitted(estimator, {name: made[name] for name in missing})
 
 
+def rows_of_witnesses(training: Mapping[str, np.ndarray]) -> str:
+    """Rows that witnesses saw, "same" or "disjoint"; only "same" in earlier builds."""
+    return "disjoint" if training.get("disjoint") else "same"
+
+
 def along_of(
     training: Mapping[str, np.ndarray],
     reference: int,

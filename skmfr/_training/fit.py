@@ -7,7 +7,7 @@ earlier fit or a checkpoint. They are trained together, and the result becomes a
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,22 +36,12 @@ from .results import (
     training_arrays,
 )
 from .schedule import Plateau, Schedule, due
-from .settings import Settings, n_steps_of, settings_of
+from .settings import RESOLVED, Settings, n_steps_of, settings_of
 from .state import TrainingState, from_arrays, new_state
 from .variance import N_ROWS, N_ROWS_OF_MANY, variance_along
 
 # Default number of steps between checkpoints.
 CHECKPOINT_EVERY = 500
-# Parameters whose values can be written in several ways, such as "auto".
-RESOLVED = (
-    "n_components",
-    "witness_rows",
-    "k",
-    "alpha",
-    "tied",
-    "learning_rate",
-    "device",
-)
 # Parameters that do not affect training.
 INDIFFERENT_TO_TRAINING = {
     "transform_algorithm",  # except for pursuit or not
@@ -137,7 +127,9 @@ def fit(
     ValueError
         If parameters do not match the data or the earlier fit, or training diverges.
     """
-    settings = settings_of(parameters, X.shape[1], seed)
+    n_rows = inf if one_pass else len(X)
+    given = earlier.witness_rows if earlier else None
+    settings = settings_of(parameters, X.shape[1], seed, n_rows, given)
     rows, held_out = None, None
     if parameters["early_stopping"] and not one_pass:
         rows, held_out = split(X, parameters["validation_fraction"], seed)

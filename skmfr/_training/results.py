@@ -16,7 +16,7 @@ from .._sae.reappearance import (
     trusted,
     warn_of_too_few,
 )
-from .attributes import along_of
+from .attributes import along_of, rows_of_witnesses
 from .diagnostics import check_convergence, failure_signs, share_of_duplicates
 from .revive import MAX_REINITS
 from .schedule import Schedule
@@ -55,7 +55,7 @@ class Earlier(NamedTuple):
     @property
     def witness_rows(self) -> str:
         """As the parameter has it."""
-        return "disjoint" if self.arrays.get("disjoint") else "same"
+        return rows_of_witnesses(self.arrays)
 
     @property
     def moments(self) -> Moments:
@@ -184,8 +184,9 @@ def agreement_of(attributes: dict) -> dict[str, np.ndarray]:
     agreement = mutual[reference]
     if len(witnesses):
         agreement = mean(reference, range(len(group), len(group) + len(witnesses)))
+    disjoint = rows_of_witnesses(attributes["_training"]) == "disjoint"
     probability, deviation = reappearance_in_fit(
-        reference, group, witnesses, TAU, nearest
+        reference, group, witnesses, TAU, disjoint, nearest
     )
     found = {"feature_agreement_": agreement, "mutual_agreement_": mutual}
     # Where nothing is known of it, who reads it is told.
@@ -210,7 +211,8 @@ def reappearance_of(attributes: dict) -> np.ndarray:
     witnesses = attributes["witness_dictionaries_"]
     reference = attributes["reference_sae_"]
     warn_of_too_few(len(group), len(witnesses), stacklevel=4)
-    found = reappearance_in_fit(reference, group, witnesses, TAU)
+    disjoint = rows_of_witnesses(attributes["_training"]) == "disjoint"
+    found = reappearance_in_fit(reference, group, witnesses, TAU, disjoint)
     return found[0].astype(group.dtype)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
 import torch
 
@@ -16,6 +16,18 @@ DEFAULT_EPOCHS = 500
 # Default learning rate, times the fourth root of the number of features.
 AUTO_LEARNING_RATE = 0.1
 MAX_AUTO_COMPONENTS = 4096
+# Parameters whose values can be written in several ways, such as "auto".
+RESOLVED = (
+    "n_components",
+    "witness_rows",
+    "k",
+    "alpha",
+    "tied",
+    "learning_rate",
+    "device",
+)
+# Number of rows for each atom below which witnesses see disjoint rows by default.
+FEW_ROWS = 50
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class Settings:
     n_saes: int
     n_witnesses: int
     witness_rows: str
-    """"same" for fewer than two witnesses"""
+    """"same" or "disjoint"; "same" for fewer than two witnesses"""
     k: int
     alpha: float
     matching: str
@@ -60,8 +72,37 @@ def auto_learning_rate(n_features: int, tied: bool) -> float:
     return part * AUTO_LEARNING_RATE / n_features**0.25
 
 
-def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
-    """Settings for data with this many features.
+def witness_rows_of(parameters: Mapping, n_rows: float, n_components: int) -> str:
+    """Rows that witnesses of a new fit see: the same, or disjoint ones.
+
+    SAEs that see the same few rows agree on the peculiarities of these rows, so by
+    default witnesses then see disjoint ones.
+    """
+    if parameters["n_witnesses"] < 2:
+        return "same"
+    if parameters["witness_rows"] != "auto":
+        return parameters["witness_rows"]
+    return "disjoint" if n_rows < FEW_ROWS * n_components else "same"
+
+
+def settings_of(
+    parameters: Mapping,
+    n_features: int,
+    seed: int,
+    n_rows: float = inf,
+    witness_rows: str | None = None,
+) -> Settings:
+    """Settings for data with so many features and rows.
+
+    Parameters
+    ----------
+    parameters : mapping
+        Checked parameters of the estimator.
+    n_features, seed : int
+    n_rows : float
+        inf if more rows may follow in later calls.
+    witness_rows : str, optional
+        Rows that witnesses saw in the fit to continue.
 
     Raises
     ------
@@ -90,12 +131,14 @@ def settings_of(parameters: Mapping, n_features: int, seed: int) -> Settings:
                 f"{name}={value:g} is too large for precision={precision!r}: it must "
                 f"be at most {largest:g}."
             )
-    several = parameters["n_witnesses"] > 1
+    rows = witness_rows_of(parameters, n_rows, n_components)
+    if witness_rows is not None and parameters["witness_rows"] == "auto":
+        rows = witness_rows
     same = "n_saes", "n_witnesses", "matching", "reinit_threshold", "reinit_every"
     return Settings(
         **{name: parameters[name] for name in same},
         n_components=n_components,
-        witness_rows=parameters["witness_rows"] if several else "same",
+        witness_rows=rows,
         k=min(parameters["k"], n_components),
         alpha=float(parameters["alpha"]),
         tied=bool(parameters["tied"]),

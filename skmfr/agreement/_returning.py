@@ -13,7 +13,7 @@ from .._sae.reappearance import (
     trusted,
     warn_of_too_few,
 )
-from .._training.attributes import along_of
+from .._training.attributes import along_of, rows_of_witnesses
 from .._utils.checks import Interval
 
 
@@ -92,7 +92,8 @@ def reappearance(sae, tau=TAU) -> tuple[np.ndarray, np.ndarray]:
     check_is_fitted(sae)
     witnesses, group = sae.witness_dictionaries_, sae.dictionaries_
     warn_of_too_few(len(group), len(witnesses), stacklevel=3)
-    return reappearance_in_fit(sae.reference_sae_, group, witnesses, tau)
+    disjoint = rows_of_witnesses(getattr(sae, "_training", {})) == "disjoint"
+    return reappearance_in_fit(sae.reference_sae_, group, witnesses, tau, disjoint)
 
 
 @validate_params(

@@ -15,6 +15,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
 from skmfr import MFRSparseAutoencoder
+from skmfr.agreement import reappearance
 from skmfr.io import load, save
 
 stored = pytest.importorskip("safetensors.numpy")
@@ -122,6 +123,13 @@ def test_outliers_are_remembered(path):
         each.partial_fit(X[:100])
     assert loaded.n_outliers_ == len(X[::64]) + 2
     assert_equal(loaded, sae)
+
+
+def test_rows_of_witnesses_are_remembered(path):
+    sae = fitted(n_witnesses=2, witness_rows="disjoint")
+    loaded = saved_and_loaded(sae, path)
+    assert loaded.witness_rows_ == "disjoint"
+    np.testing.assert_array_equal(reappearance(loaded, 0.7), reappearance(sae, 0.7))
 
 
 @pytest.mark.parametrize("parameters", FITS.values(), ids=FITS)

@@ -7,6 +7,7 @@ import pytest
 from sklearn.preprocessing import normalize
 
 from skmfr._sae.reappearance import binned, largest_set, reappearance_in_fit
+from skmfr._sae.reappearance import reappearance as of_runs
 
 N_FEATURES = 200
 N_ALWAYS = N_SOMETIMES = 150
@@ -30,14 +31,47 @@ def runs(n_runs, seed=0, missing=0.5):
         yield normalize(atoms)
 
 
-def reappearance(group, witnesses, tau=0.8):
+def reappearance(group, witnesses, tau=0.8, disjoint=False):
     """Of the first of the group."""
     witnesses = np.reshape(witnesses, (-1, *np.shape(group)[1:]))
-    return reappearance_in_fit(0, np.array(group), witnesses, tau)
+    return reappearance_in_fit(0, np.array(group), witnesses, tau, disjoint)
 
 
 def found(atoms, others, tau=0.8):
     return (atoms @ others.T).max(1) >= tau
+
+
+def test_ranks_count_if_witnesses_are_less_alike_than_the_group_is_to_them():
+    rng = np.random.default_rng(0)
+    likely = rng.random((3, 2000))
+    nearest = {}
+    for run, probability in enumerate(likely):
+        returns = rng.random((3, 2000)) < probability
+        # The group is run 0, the witnesses are 1 and 2, and the third is independent.
+        for other in {0, 1, 2, 3} - {run}:
+            nearest[run, other] = np.where(returns[other - 1], 0.9, 0.7)
+    nearest[1, 2], nearest[2, 1] = likely[1] / 2, likely[2] / 2
+    nearest[0, 1], nearest[0, 2] = likely[0], likely[0]
+    arguments = nearest, 0, [0, 3], [1, 2], 0.8
+    by_ranks, deviation = of_runs(*arguments, disjoint=True)
+    np.testing.assert_allclose(by_ranks, likely[0], atol=0.15)
+    np.testing.assert_allclose(by_ranks.mean(), likely[0].mean(), atol=0.02)
+    assert (deviation < 0.1).all()
+    by_cosines, _ = of_runs(*arguments)
+    assert by_cosines.mean() > likely[0].mean() + 0.2
+
+
+def test_ranks_tell_what_cosines_tell_if_they_are_alike():
+    *dictionaries, fresh = runs(6)
+    group, witnesses = dictionaries[:3], dictionaries[3:]
+    probability, deviation = reappearance(group, witnesses, disjoint=True)
+    by_cosines, _ = reappearance(group, witnesses)
+    np.testing.assert_allclose(probability.mean(), by_cosines.mean(), atol=0.02)
+    assert abs(probability.mean() - found(group[0], fresh).mean()) < 0.05
+    assert (deviation >= 0).all()
+    # Equal atoms have equal probabilities.
+    same = np.repeat(group[0][:1], 300, axis=0)
+    assert len(set(reappearance([same] * 3, witnesses, disjoint=True)[0])) == 1
 
 
 @pytest.mark.parametrize(("n_saes", "n_witnesses"), [(3, 1), (2, 1), (1, 2), (3, 2)])
