@@ -63,9 +63,11 @@ def reappearance(sae, tau=TAU) -> tuple[np.ndarray, np.ndarray]:
 
     Notes
     -----
-    Witnesses see the rows of the group. The probability is for fits on so many other
-    rows if there are many rows for each atom; with few, all SAEs of a fit share what is
-    peculiar to them, and it is too high.
+    The probability is for fits on as many other rows. With few rows for each atom, SAEs
+    that see the same rows share what is peculiar to them, and it would be too high. By
+    default, witnesses then see disjoint rows (`witness_rows`). The group still sees the
+    rows of both, so the ranks of cosines among the atoms of a dictionary take the place
+    of cosines.
 
     Calibration needs three independent SAEs: the witness, one that resembles it, and
     one in which its atoms return. With one witness and ``alpha > 0``, the last two are
