@@ -114,10 +114,14 @@ def of_blinks(signals: np.ndarray, peaks: np.ndarray, sfreq: float) -> float | N
 def alpha_kept(
     before: np.ndarray, after: np.ndarray, peaks: np.ndarray, sfreq: float
 ) -> float:
-    """Share of alpha power left in seconds of a channel (n_times,) without a blink."""
-    length = round(sfreq)
+    """Share of alpha power left in seconds of a channel (n_times,) without a blink.
+
+    A second that begins or ends less than `AROUND` from the peak of one is not counted.
+    """
+    length, margin = round(sfreq), round(AROUND * sfreq)
     n = len(before) // length
-    free = np.setdiff1d(np.arange(n), peaks // length)
+    touched = [(peaks + side) // length for side in (-margin, 0, margin)]
+    free = np.setdiff1d(np.arange(n), touched)
     pair = (x[: n * length].reshape(n, 1, length)[free] for x in (before, after))
     # Tapered, for slow waves would leak into the band.
     taper = np.hanning(length)

@@ -701,6 +701,18 @@ def test_added_heartbeats_have_the_ecg_and_their_size(monkeypatch):
     assert beats[0] @ beats[4] < 0
 
 
+def test_alpha_near_a_blink_does_not_count():
+    alpha = np.sin(2 * np.pi * 10 * np.arange(10 * 128) / 128)
+    peaks = np.array([3 * 128 + 20, 7 * 128 + 64])
+    less = alpha.copy()
+    less[2 * 128 : 4 * 128] = less[7 * 128 : 8 * 128] = 0.0
+    # The first blink reaches into the second before it.
+    assert _eeg_kept.alpha_kept(alpha, less, peaks, 128.0) == pytest.approx(1)
+    less[4 * 128 : 5 * 128] *= 0.5
+    kept = _eeg_kept.alpha_kept(alpha, less, peaks, 128.0)
+    assert kept == pytest.approx(1 - 0.75 / 7)
+
+
 def test_eeg(table, tmp_path, monkeypatch):
     monkeypatch.setattr(_eeg_methods, "SFREQ", 64.0)
     sae = MFRSparseAutoencoder(8, k=2, max_steps=5)
