@@ -206,13 +206,15 @@ def fitted(source: Source, X: np.ndarray, seed: int, **parameters):
     ).fit(X)
 
 
-def row(name: str, source: Source, **parameters) -> Row:
+def row(name: str, source: Source, n_rows: int | None, **parameters) -> Row:
     # Of each atom of a fit, with each other fit on the same deal.
     said, told = [], []
     chosen: dict[float, list[np.ndarray]] = {rate: [] for rate in RATES}
     seeds = count()
     for parts in source.deals:
-        fits = [fitted(source, part, next(seeds), **parameters) for part in parts]
+        fits = [
+            fitted(source, part[:n_rows], next(seeds), **parameters) for part in parts
+        ]
         for fit in fits:
             probability, _ = reappearance(fit, TAU)
             sets = {rate: trusted_atoms(fit, rate, TAU) for rate in RATES}
@@ -275,6 +277,7 @@ def costs() -> Iterator[Row]:
 def main() -> None:
     parser = Command("reappearance", __doc__)
     parser.add_argument("--fits", type=int, default=5, help="of each source")
+    parser.add_argument("--n-rows", type=int, help="of each fit, instead of all")
     parser.add_argument("--witnesses", type=int, default=2, help="of each fit")
     parser.add_argument(
         "--rows",
@@ -299,6 +302,7 @@ def main() -> None:
         row(
             name,
             make(arguments.fits),
+            arguments.n_rows,
             n_witnesses=arguments.witnesses,
             witness_rows=arguments.rows,
         )

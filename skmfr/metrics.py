@@ -346,6 +346,8 @@ def agreement_scorer(estimator, X, y=None) -> float:
     Here :math:`\bar a` is the mean of `feature_agreement_`, and :math:`a_0` is its null
     level, `agreement_null_`.  With more atoms, chance alone gives a higher agreement.
     Relative to chance, candidates with different `n_components` are comparable.
+    Witnesses that see disjoint rows agree less.  With few rows, the default of
+    `witness_rows` depends on `n_components`, so set it in a grid.
 
     Pass it as ``scoring`` to a grid search, together with :func:`make_fixed_l0_scorer`:
     agreement alone favours a penalty that makes all SAEs equally bad.
