@@ -44,42 +44,96 @@ TILE, TILES = 32, 32
 
 
 @inner(fastmath={"contract"})
+def _less_four(t, whole, gram, support, z, r):
+    """Subtract a combination of four rows of the Gram matrix."""
+    j0, j1, j2, j3 = support[t], support[t + 1], support[t + 2], support[t + 3]
+    z0, z1 = r.dtype.type(z[t]), r.dtype.type(z[t + 1])
+    z2, z3 = r.dtype.type(z[t + 2]), r.dtype.type(z[t + 3])
+    for f in range(whole):
+        r[f] = (
+            r[f]
+            - z0 * gram[j0, f]
+            - z1 * gram[j1, f]
+            - z2 * gram[j2, f]
+            - z3 * gram[j3, f]
+        )
+
+
+@inner(fastmath={"contract"})
+def _less_eight(t, whole, gram, support, z, r):
+    """Subtract a combination of eight rows of the Gram matrix."""
+    j0, j1, j2, j3 = support[t], support[t + 1], support[t + 2], support[t + 3]
+    j4, j5, j6, j7 = support[t + 4], support[t + 5], support[t + 6], support[t + 7]
+    z0, z1 = r.dtype.type(z[t]), r.dtype.type(z[t + 1])
+    z2, z3 = r.dtype.type(z[t + 2]), r.dtype.type(z[t + 3])
+    z4, z5 = r.dtype.type(z[t + 4]), r.dtype.type(z[t + 5])
+    z6, z7 = r.dtype.type(z[t + 6]), r.dtype.type(z[t + 7])
+    for f in range(whole):
+        r[f] = (
+            r[f]
+            - z0 * gram[j0, f]
+            - z1 * gram[j1, f]
+            - z2 * gram[j2, f]
+            - z3 * gram[j3, f]
+            - z4 * gram[j4, f]
+            - z5 * gram[j5, f]
+            - z6 * gram[j6, f]
+            - z7 * gram[j7, f]
+        )
+
+
+@inner(fastmath={"contract"})
 def _products(n, i, P, gram, support, z, r):
     """Row i of P minus a combination of rows of the Gram matrix.
 
-    z is padded with zeros to a multiple of four atoms.
+    z is padded with zeros.  Most time goes to loads, of which eight rows at once need
+    fewer; four at the beginning and the end read fewer rows of padding.
     """
     whole = np.uint64(P.shape[1])
-    for f in range(whole):
-        r[f] = P[i, f]
-    for t in range(0, n, 4):
-        j0, j1, j2, j3 = support[t], support[t + 1], support[t + 2], support[t + 3]
-        z0, z1 = r.dtype.type(z[t]), r.dtype.type(z[t + 1])
-        z2, z3 = r.dtype.type(z[t + 2]), r.dtype.type(z[t + 3])
+    if n == 0:
         for f in range(whole):
-            r[f] = (
-                r[f]
-                - z0 * gram[j0, f]
-                - z1 * gram[j1, f]
-                - z2 * gram[j2, f]
-                - z3 * gram[j3, f]
-            )
+            r[f] = P[i, f]
+        return
+    j0, j1, j2, j3 = support[0], support[1], support[2], support[3]
+    z0, z1 = r.dtype.type(z[0]), r.dtype.type(z[1])
+    z2, z3 = r.dtype.type(z[2]), r.dtype.type(z[3])
+    for f in range(whole):
+        r[f] = (
+            P[i, f]
+            - z0 * gram[j0, f]
+            - z1 * gram[j1, f]
+            - z2 * gram[j2, f]
+            - z3 * gram[j3, f]
+        )
+    t = np.int64(4)
+    while n - t > 4:
+        _less_eight(t, whole, gram, support, z, r)
+        t += 8
+    if t < n:
+        _less_four(t, whole, gram, support, z, r)
 
 
 @inner()
 def _peaks(bits, mask, peaks):
     """The largest number of each tile, as a bit pattern, at least 0.
 
-    Tiles are strided, so that maxima are taken over contiguous vectors.
+    Tiles are strided, so that maxima are taken over contiguous vectors.  Four of these
+    at once read and write the maxima a fourth as often.
     """
     whole, n_tiles = np.uint64(len(bits)), np.uint64(len(peaks))
     for tile in range(n_tiles):
         peaks[tile] = 0
-    start = np.uint64(0)
+    start, two, three = np.uint64(0), np.uint64(2) * n_tiles, np.uint64(3) * n_tiles
+    while start + n_tiles + three <= whole:
+        for tile in range(n_tiles):
+            f = start + tile
+            a, b = bits[f] & mask[0], bits[f + n_tiles] & mask[0]
+            c, d = bits[f + two] & mask[0], bits[f + three] & mask[0]
+            peaks[tile] = max(max(max(a, b), max(c, d)), peaks[tile])
+        start += n_tiles + three
     while start < whole:
         for tile in range(min(n_tiles, whole - start)):
-            number = bits[start + tile] & mask[0]
-            peaks[tile] = number if number > peaks[tile] else peaks[tile]
+            peaks[tile] = max(bits[start + tile] & mask[0], peaks[tile])
         start += n_tiles
 
 
@@ -95,10 +149,10 @@ def _tallest(peaks):
 @inner()
 def _find(r, bits, mask, heights, least, found):
     """Find atoms with a product of at least `least`; returns their number."""
-    n_found, n_tiles = 0, len(heights)
+    n_found, n_tiles, whole = 0, np.uint64(len(heights)), np.uint64(len(r))
     for tile in range(n_tiles):
         if heights[tile] >= least:
-            for f in range(tile, len(r), n_tiles):
+            for f in range(tile, whole, n_tiles):
                 if (bits[f] & mask[0]) > 0 and abs(r[f]) >= least:
                     found[n_found] = f
                     n_found += 1
@@ -162,7 +216,8 @@ def _pursuit(
                 # Non-negative floats have the order of their bit patterns.
                 height[0] = _tallest(peaks)
                 best = largest[0]
-                n_found = _find(r, bits, mask, heights, best - margin, contenders)
+                least = r.dtype.type(best - margin)
+                n_found = _find(r, bits, mask, heights, least, contenders)
                 # Their residual is rounding error, or they were rejected before.
                 n_dropped = _drop(contenders, n_found, support, n, r)
                 n_dropped += _drop(contenders, n_found, refused, n_refused, r)
