@@ -228,9 +228,10 @@ def _pursuit(
                 break
             atom = contenders[0]
             if n_found > 1:
+                shrink = rounding * n / nearest
                 _copy(n, z, found)
                 if not exact and not _settle(
-                    n, i, X, atoms, support, L, own, rest, left, change, found
+                    n, i, X, atoms, support, L, own, rest, left, change, shrink, found
                 ):
                     exact = yes
                     _factor_rows(zero, n, i, X, atoms, P, gram, support, exact, L, y)
@@ -259,8 +260,9 @@ def _pursuit(
             if n == 0 or support[n - 1] != atom:
                 refused[n_refused] = atom
                 n_refused += 1
+        shrink = rounding * n / nearest
         if not exact and not _settle(
-            n, i, X, atoms, support, L, own, rest, left, change, z
+            n, i, X, atoms, support, L, own, rest, left, change, shrink, z
         ):
             exact = yes
             _factor_rows(zero, n, i, X, atoms, P, gram, support, exact, L, y)

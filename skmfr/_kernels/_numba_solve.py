@@ -13,12 +13,9 @@ from .batched import RIDGE
 # Places after those of the atoms, so that loops take whole groups of atoms.
 MORE = 8
 # Number of corrections after which coefficients are computed again from a float64
-# factor; and the relative size of a correction that may be the last.  A correction
-# multiplies the error by (inverse of the Gram matrix) * (error of the Gram matrix).
-# That product also made the first error, from coefficients of relative size 1.  So
-# after a relative correction of 1e-5, about 1e-10 is left, less than a hundredth of
-# the rounding of float32.
-MAX_CORRECTIONS, SETTLED = 5, 1e-5
+# factor; and the error that may be left, relative to the largest coefficient, a
+# thirtieth of the rounding of float32.
+MAX_CORRECTIONS, SETTLED = 5, 2e-9
 
 
 @inner(fastmath=IN_VECTORS)
@@ -179,8 +176,12 @@ def _dot_atoms(n, x, atoms, support, products):
 
 
 @inner(fastmath=IN_VECTORS, error_model="numpy")
-def _settle(n, i, X, atoms, support, L, own, rest, left, change, z):
-    """Correct coefficients until they equal those of float64; whether that succeeds."""
+def _settle(n, i, X, atoms, support, L, own, rest, left, change, shrink, z):
+    """Correct coefficients until they equal those of float64; whether that succeeds.
+
+    A correction removes the error but for a share `shrink`, which is at most about the
+    norm of (inverse of the Gram matrix) * (rounding error of the Gram matrix).
+    """
     for _ in range(MAX_CORRECTIONS):
         _less_atoms(n, i, X, atoms, support, z, left)
         _dot_atoms(n, left, atoms, support, own)
@@ -194,6 +195,6 @@ def _settle(n, i, X, atoms, support, L, own, rest, left, change, z):
         for t in range(n):
             z[t] += change[t]
             largest, most = max(largest, abs(change[t])), max(most, abs(z[t]))
-        if largest <= SETTLED * most:
+        if largest * shrink <= SETTLED * most:
             return True
     return False
