@@ -183,7 +183,7 @@ def pursuit(
     """As in `batched`, which is used if there is no Gram matrix."""
     if gram is None:
         return batched.pursuit(X, atoms, gram, k, positive)
-    from ._numba_pursuit import MIN_TILES, TILE, _pursuit
+    from ._numba_pursuit import TILE, TILES, _pursuit
 
     n_samples, n_components = len(X), len(atoms)
     values = X.new_zeros(n_samples, k)
@@ -197,7 +197,7 @@ def pursuit(
     bounds = _bounds(n_samples, READ * k * k * n_components * n_samples)
     n_parts = len(bounds) - 1
     products = X.new_empty(n_parts, n_components)
-    peaks = X.new_empty(n_parts, max(MIN_TILES, -(-n_components // TILE)))
+    peaks = X.new_empty(n_parts, -(-n_components // (TILE * TILES)) * TILES)
     of_products, of_peaks = as_integers(products), as_integers(peaks)
     all_but_sign = torch.iinfo(of_products.dtype).max
     # Drop signs, or make negative numbers smaller than all non-negative ones.
@@ -230,7 +230,7 @@ def least_squares(
     positive: bool,
 ) -> Tensor:
     """As in `batched`."""
-    from ._numba_pursuit import _least_squares
+    from ._numba_lstsq import _least_squares
 
     values = X.new_empty(indices.shape)
     nothing = batched.NOTHING * lengths(X)

@@ -186,3 +186,42 @@ def test_least_squares_leave_out_atoms_that_nearly_depend_on_others(modules):
     np.testing.assert_allclose(both[0], [1 + 50 * atoms[1, 0], -50, 0.5], rtol=1e-6)
     first = modules.least_squares(*tensors, *arguments, 0.05**2, False)
     np.testing.assert_allclose(first[0], [1.0, 0.0, 0.5], atol=1e-9)
+
+
+@pytest.mark.parametrize("n_components", [20, 31, 128, 131, 300])
+@pytest.mark.parametrize("k", [1, 4, 5, 13, 20])
+def test_any_numbers_of_atoms_are_pursued_as_scikit_learn_does(n_components, k):
+    """Loops over groups of atoms and of columns, with and without remainders."""
+    atoms, X = dictionary(n_components, 40), numbers(7, 40, seed=1)
+    expected = orthogonal_mp_gram(atoms @ atoms.T, atoms @ X.T, n_nonzero_coefs=k).T
+    found = pursued(_numba, *map(torch.from_numpy, (X, atoms)), k, False)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("n_used", range(8))
+def test_least_squares_of_any_number_of_atoms_are_those_of_numpy(n_used):
+    """The same, for the tiles of products; atoms that are not used have value 0."""
+    atoms, X = dictionary(30, 13), numbers(5, 13, seed=1)
+    rng = np.random.default_rng(2)
+    indices = np.stack([rng.permutation(30)[:7] for _ in X])
+    used = np.stack([rng.permutation(7) < n_used for _ in X])
+    arrays = map(torch.from_numpy, (X, atoms, indices, used))
+    found = _numba.least_squares(*arrays, 1e-9, False).numpy()
+    for i, x in enumerate(X):
+        expected = np.linalg.lstsq(atoms[indices[i, used[i]]].T, x)[0]
+        np.testing.assert_allclose(found[i, used[i]], expected, atol=1e-9)
+        assert not found[i, ~used[i]].any()
+
+
+def test_coefficients_of_nearly_dependent_atoms_are_those_of_float64():
+    """Up to the rounding of the result, whatever the rounding of the Gram matrix."""
+    atoms = dictionary(60, 40)
+    atoms[30:] = atoms[:30] + 0.05 * numbers(30, 40, seed=3) / np.sqrt(40)
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    X = numbers(50, 40, seed=1)
+    tensors = [torch.from_numpy(array).float() for array in (X, atoms)]
+    values, indices = _numba.pursuit(*tensors, _numba.gram(tensors[1]), 20, False)
+    X, atoms = (tensor.double().numpy() for tensor in tensors)
+    for x, z, support in zip(X, values.double().numpy(), indices, strict=True):
+        expected = np.linalg.lstsq(atoms[support].T, x)[0]
+        np.testing.assert_allclose(z, expected, rtol=0, atol=1e-7 * abs(z).max())
