@@ -13,9 +13,9 @@ from .batched import RIDGE
 # Places after those of the atoms, so that loops take whole groups of atoms.
 MORE = 8
 # Number of corrections after which coefficients are computed again from a float64
-# factor; and the error that may be left, relative to the largest coefficient, a
-# thirtieth of the rounding of float32.
-MAX_CORRECTIONS, SETTLED = 5, 2e-9
+# factor; and the error that may be left, relative to the largest coefficient, a 300th
+# of the rounding of float32.
+MAX_CORRECTIONS, SETTLED = 5, 2e-10
 
 
 @inner(fastmath=IN_VECTORS)
