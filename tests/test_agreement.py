@@ -1,5 +1,6 @@
 """Agreement against brute force, its null level against Monte Carlo."""
 
+import re
 from itertools import permutations
 
 import numpy as np
@@ -529,7 +530,8 @@ def test_time_is_told_before_and_silence_is_kept(three, capsys):
     assert capsys.readouterr().err == ""
     compare(three)
     told = capsys.readouterr().err
-    assert told.startswith("Comparing 3 SAEs of 30, 20, 700 atoms: about 0 s on ")
+    # However long a busy machine takes.
+    assert re.match(r"Comparing 3 SAEs of 30, 20, 700 atoms: about \d+ s on ", told)
     assert "100%" in told
 
 
