@@ -385,6 +385,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
 
     @property
     def witness_rows_(self):
+        """Rows that the witnesses saw, "same" or "disjoint"."""
         return fitted.rows_of_witnesses(self._training)
 
     def __init__(

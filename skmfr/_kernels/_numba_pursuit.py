@@ -86,8 +86,8 @@ def _less_eight(t, whole, gram, support, z, r):
 def _products(n, i, P, gram, support, z, r):
     """Row i of P minus a combination of rows of the Gram matrix.
 
-    z is padded with zeros.  Most time goes to loads, of which eight rows at once need
-    fewer; four at the beginning and the end read fewer rows of padding.
+    z is padded with zeros.  Most time goes to loads, and eight rows at once need fewer.
+    Four at the beginning and the end read fewer rows of padding.
     """
     whole = np.uint64(P.shape[1])
     if n == 0:

@@ -179,8 +179,8 @@ def _dot_atoms(n, x, atoms, support, products):
 def _settle(n, i, X, atoms, support, L, own, rest, left, change, shrink, z):
     """Correct coefficients until they equal those of float64; whether that succeeds.
 
-    A correction removes the error but for a share `shrink`, which is at most about the
-    norm of (inverse of the Gram matrix) * (rounding error of the Gram matrix).
+    A correction leaves a share of the error, at most about `shrink`, the norm of
+    (inverse of the Gram matrix) * (rounding error of the Gram matrix).
     """
     for _ in range(MAX_CORRECTIONS):
         _less_atoms(n, i, X, atoms, support, z, left)
