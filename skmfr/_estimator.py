@@ -383,11 +383,6 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     trusted_ = Late(fitted.make_agreement)
     reappearance_ = Late(fitted.make_reappearance)
 
-    @property
-    def witness_rows_(self):
-        """Rows that the witnesses saw, "same" or "disjoint"."""
-        return fitted.rows_of_witnesses(self._training)
-
     def __init__(
         self,
         n_components=None,

@@ -136,6 +136,7 @@ def fitted_attributes(
     scale = dtype.type(standardiser.scale)
     return {
         "reference_sae_": reference,
+        "witness_rows_": settings.witness_rows,
         # ReLU and TopK commute with the scale, so the biases take it.
         "encoder_bias_": encoder_bias * scale,
         "decoder_bias_": standardiser.mean + decoder_bias * scale,

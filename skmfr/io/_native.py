@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._base import BaseSparseAutoencoder
 from .._estimator import MFRSparseAutoencoder, check_parameters
 from .._pretrained import PretrainedSAE
-from .._training.attributes import set_fitted
+from .._training.attributes import rows_of_witnesses, set_fitted
 from ._earlier import TRAINING, layouts_in, prefix_in, update
 from ._names import names_of, set_names
 from ._safetensors import (
@@ -417,6 +417,7 @@ def _set_attributes(
         "n_outliers_": checked_number(
             {"n_outliers_": 0} | attributes, "n_outliers_", int, 0
         ),
+        "witness_rows_": rows_of_witnesses(training),
         "history_": [],
         "median_norm_": nan,
         "_training": training,
