@@ -279,6 +279,7 @@ def estimator_with(sae: SAE, weights: Weights) -> SAE:
         "reappearance_": unknown,
         "trusted_": np.zeros(n_components, dtype=bool),
         "median_norm_": float("nan"),
+        "witness_rows_": "same",
         "n_outliers_": 0,
         "inlier_fvu_": None,
         "outlier_fvu_": None,
