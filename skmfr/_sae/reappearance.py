@@ -69,11 +69,9 @@ def reappearance(
     others = [*group, *witnesses]
     apart = len(group) > 1 and len(witnesses) > 1
     seen_in, found_in = (witnesses, group) if apart else (others, others)
-    likeness = {
-        (i, j): ranks(nearest[i, j]) if disjoint else nearest[i, j]
-        for i, j in product([reference, *witnesses], others)
-        if i != j
-    }
+    likeness = nearest
+    if disjoint:
+        likeness = {pair: ranks(cosines) for pair, cosines in nearest.items()}
     known = np.stack([likeness[reference, witness] for witness in witnesses])
     returns = {
         (witness, target): at_least(tau, nearest[witness, target])

@@ -72,16 +72,20 @@ def auto_learning_rate(n_features: int, tied: bool) -> float:
     return part * AUTO_LEARNING_RATE / n_features**0.25
 
 
-def witness_rows_of(parameters: Mapping, n_rows: float, n_components: int) -> str:
-    """Rows that witnesses of a new fit see: the same, or disjoint ones.
+def witness_rows_of(
+    parameters: Mapping, n_rows: float, n_components: int, earlier: str | None
+) -> str:
+    """Rows that witnesses see: the same, or disjoint ones.
 
-    SAEs that see the same few rows agree on the peculiarities of these rows, so by
-    default witnesses then see disjoint ones.
+    By default those of the fit to continue. In a new fit to few rows, witnesses see
+    disjoint ones, because SAEs that see the same few rows agree on their peculiarities.
     """
     if parameters["n_witnesses"] < 2:
         return "same"
     if parameters["witness_rows"] != "auto":
         return parameters["witness_rows"]
+    if earlier is not None:
+        return earlier
     return "disjoint" if n_rows < FEW_ROWS * n_components else "same"
 
 
@@ -131,14 +135,11 @@ def settings_of(
                 f"{name}={value:g} is too large for precision={precision!r}: it must "
                 f"be at most {largest:g}."
             )
-    rows = witness_rows_of(parameters, n_rows, n_components)
-    if witness_rows is not None and parameters["witness_rows"] == "auto":
-        rows = witness_rows
     same = "n_saes", "n_witnesses", "matching", "reinit_threshold", "reinit_every"
     return Settings(
         **{name: parameters[name] for name in same},
         n_components=n_components,
-        witness_rows=rows,
+        witness_rows=witness_rows_of(parameters, n_rows, n_components, witness_rows),
         k=min(parameters["k"], n_components),
         alpha=float(parameters["alpha"]),
         tied=bool(parameters["tied"]),
