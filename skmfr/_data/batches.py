@@ -1,8 +1,6 @@
 """Batches of data by number, and fingerprints of data."""
 
-from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
 
@@ -10,6 +8,7 @@ import joblib
 import numpy as np
 
 from .._utils.random import BATCHES, CHUNKS, random_numbers
+from .._utils.threads import computed_ahead
 from .._utils.workers import ALONE, Workers
 from .sources import Source, chunk_starts, in_memory, n_mixed
 
@@ -180,18 +179,8 @@ class Batches:
             return
         batch_bytes = self.batch_size * self.X.shape[1] * self.X.dtype.itemsize
         n_ahead = min(max(2, BLOCK_BYTES // batch_bytes), MOST_AHEAD)
-        with ThreadPoolExecutor(1, "skmfr reader") as reader:
-            waiting: deque[Future] = deque()
-            try:
-                for number in range(first, last):
-                    waiting.append(reader.submit(self.part, number))
-                    if len(waiting) > n_ahead:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        numbers = range(first, last)
+        yield from computed_ahead(self.part, numbers, n_threads=1, n_ahead=n_ahead)
 
 
 def _keep(cache: dict, key, value) -> None:

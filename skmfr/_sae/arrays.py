@@ -1,8 +1,8 @@
 """Cache the coder of a fitted estimator, and pass arrays through it in blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import is_
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,13 +14,19 @@ from .._data.sources import Source
 from .._utils.ambient import undisturbed
 from .._utils.checks import validate_parameters
 from .._utils.devices import resolve_device
+from .._utils.threads import computed_ahead, in_one_thread, without_its_threads
 from .coder import Coder
 from .codes import SparseCodes
 from .ensemble import Ensemble
 
+Result = TypeVar("Result")
 # Fitted attributes, in the order of an ensemble's parameters.
 WEIGHTS = ("encoder_weights_", "encoder_bias_", "components_", "decoder_bias_")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+# Blocks are coded at the same time if each thread gets at least so many of them, and if
+# their scores have at most so many numbers, 1 GB in float32.
+BLOCKS_OF_A_THREAD, MOST_SCORES = 2, 1 << 28
 
 # The last coder of each estimator, and the settings that it was made for.  They are
 # stored outside the estimators, so that pickles and copies exclude them.  There is no
@@ -81,15 +87,59 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     return coder
 
 
+def as_they_are(block: np.ndarray, codes: SparseCodes):
+    return block, codes
+
+
 def coded_blocks(
-    coder: Coder, X: np.ndarray | Source
-) -> Iterator[tuple[np.ndarray, SparseCodes]]:
-    """Blocks of samples with their codes, on the device of the coder."""
+    coder: Coder,
+    X: np.ndarray | Source,
+    finish: Callable[[np.ndarray, SparseCodes], Result] = as_they_are,
+) -> Iterator[Result]:
+    """Blocks of samples with their codes, or what is made of them.
+
+    On CPUs, each thread has blocks of its own if there are enough. Everything then
+    uses all cores; inside of a block, only large products and kernels would.
+
+    Parameters
+    ----------
+    coder : Coder
+    X : ndarray or Source of shape (n_samples, n_features)
+    finish : callable(block, codes) -> result, optional
+        Called in the thread of the block, with codes on the device of the coder.
+
+    Yields
+    ------
+    result
+        Block by block. By default, the block and its codes.
+    """
     n_rows = coder.n_rows
-    for start in range(0, len(X), n_rows):
-        # PyTorch warns of arrays that are read-only.
-        block = np.require(X[start : start + n_rows], requirements=["C", "W"])
-        yield block, coder(torch.from_numpy(block).to(coder.atoms.device))
+    # PyTorch warns of arrays that are read-only.
+    blocks = (
+        np.require(X[start : start + n_rows], requirements=["C", "W"])
+        for start in range(0, len(X), n_rows)
+    )
+
+    def finished(block: np.ndarray) -> Result:
+        return finish(block, coder(torch.from_numpy(block).to(coder.atoms.device)))
+
+    def finished_in_one_thread(block: np.ndarray) -> Result:
+        with in_one_thread():
+            return finished(block)
+
+    if (n_threads := threads_for_blocks(coder, len(X))) == 1:
+        return map(finished, blocks)
+    return computed_ahead(finished_in_one_thread, blocks, n_threads, n_threads + 1)
+
+
+def threads_for_blocks(coder: Coder, n_samples: int) -> int:
+    """Number of blocks to code at the same time, each in one thread."""
+    if coder.atoms.device.type != "cpu" or without_its_threads():
+        return 1
+    n_threads, n_blocks = torch.get_num_threads(), n_samples / coder.n_rows
+    scores = n_threads * coder.n_rows * len(coder.atoms)
+    enough = n_blocks >= BLOCKS_OF_A_THREAD * n_threads
+    return n_threads if enough and scores <= MOST_SCORES else 1
 
 
 def reconstructed_blocks(
@@ -101,14 +151,17 @@ def reconstructed_blocks(
     ----------
     coder : Coder
     X : ndarray or Source of shape (n_samples, n_features)
-        Atoms to use; all by default.
+    kept : ndarray of shape (n_components,), bool, optional
         Atoms that take part; all by default.
     """
-    for block, codes in coded_blocks(coder, X):
-        if kept is not None:
-            chosen = torch.tensor(kept, device=codes.indices.device)[codes.indices]
-            codes = codes._replace(values=codes.values * chosen)
-        yield block, coder.decode(codes).cpu().numpy()
+    chosen = None if kept is None else torch.tensor(kept, device=coder.atoms.device)
+
+    def with_reconstruction(block: np.ndarray, codes: SparseCodes):
+        if chosen is not None:
+            codes = codes._replace(values=codes.values * chosen[codes.indices])
+        return block, coder.decode(codes).cpu().numpy()
+
+    return coded_blocks(coder, X, with_reconstruction)
 
 
 def reconstruct(
@@ -137,10 +190,14 @@ def dense_codes(coder: Coder, X: np.ndarray | Source) -> np.ndarray:
 def csr_codes(coder: Coder, X: np.ndarray | Source) -> sparse.csr_array:
     """Codes, (n_samples, n_components), with the atoms of each sample in order."""
     n_components = len(coder.atoms)
-    blocks = [as_csr(codes, n_components) for _, codes in coded_blocks(coder, X)]
-    stacked = sparse.vstack(blocks, format="csr")
-    stacked.sort_indices()
-    return stacked
+
+    def in_order_of_atoms(block: np.ndarray, codes: SparseCodes) -> sparse.csr_array:
+        rows = as_csr(codes, n_components)
+        rows.sort_indices()
+        return rows
+
+    blocks = list(coded_blocks(coder, X, in_order_of_atoms))
+    return sparse.vstack(blocks, format="csr")
 
 
 def as_csr(codes: SparseCodes, n_components: int) -> sparse.csr_array:

@@ -1,15 +1,19 @@
-"""Threads in forked processes."""
+"""Threads of our own, of libraries, and in forked processes."""
 
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
+Item, Result = TypeVar("Item"), TypeVar("Result")
 _forked_with_torch = False
 
 
@@ -33,9 +37,38 @@ def without_its_threads() -> bool:
     return _forked_with_torch
 
 
+def computed_ahead(
+    compute: Callable[[Item], Result],
+    items: Iterable[Item],
+    n_threads: int,
+    n_ahead: int,
+) -> Generator[Result, None, None]:
+    """Results of all items, in order, from threads that compute the next ones.
+
+    The items are taken in the thread of the caller, at most `n_ahead` before the
+    result of the current one is fetched.  Closing the iterator ends the threads.
+    """
+    with ThreadPoolExecutor(n_threads, "skmfr ahead") as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(compute, item))
+                if len(waiting) > n_ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
 @contextmanager
 def in_one_thread() -> Iterator[None]:
     """Limit torch to one thread for calls from this Python thread."""
+    import torch
+
+    # The first call in a thread sets the limit of all threads, and must not come later.
+    torch.get_num_threads()
     # OpenMP's limit applies to the thread that sets it.  MKL ignores OpenMP's limit if
     # it has its own setting.
     set_threads_of_mkl = _setter_of_mkl()

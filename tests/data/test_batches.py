@@ -294,12 +294,12 @@ def test_a_thread_reads_ahead_and_ends_with_the_iterator(monkeypatch):
     while len(source.threads) < 5 and time.monotonic() < deadline:
         time.sleep(0.001)
     assert len(source.threads) == 5
-    assert all(name.startswith("skmfr reader") for name in source.threads)
+    assert all(name.startswith("skmfr ahead") for name in source.threads)
     source.may_read.release(100)
     next(turn)
     turn.close()
     assert len(source.threads) <= 7
-    assert not [t for t in threading.enumerate() if t.name.startswith("skmfr reader")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("skmfr ahead")]
 
 
 def test_no_more_than_some_small_batches_are_read_ahead(monkeypatch):
@@ -316,7 +316,7 @@ def test_batches_in_memory_are_read_ahead_if_wanted():
     batches = batches_of(random_data(), rows=None)
     turn = batches.in_turn(0, 3, ahead=True)
     np.testing.assert_array_equal(next(turn), batches[0])
-    assert [t for t in threading.enumerate() if t.name.startswith("skmfr reader")]
+    assert [t for t in threading.enumerate() if t.name.startswith("skmfr ahead")]
     np.testing.assert_array_equal(list(turn), [batches[1], batches[2]])
 
 
