@@ -230,16 +230,24 @@ def least_squares(
     positive: bool,
 ) -> Tensor:
     """As in `batched`."""
-    from ._numba_lstsq import _least_squares
+    from ._numba_lstsq import MORE, _least_squares
 
     values = X.new_empty(indices.shape)
     nothing = batched.NOTHING * lengths(X)
     arrays = _arrays(X, atoms, indices, used)
-    numbers = apart, nothing.numpy(), positive, values.numpy()
     bounds = _bounds(len(X), READ * indices.numel() * indices.shape[1] * X.shape[1])
-    _run_in_threads(
-        lambda part, begin, end: _least_squares(begin, end, *arrays, *numbers), bounds
+    rounded = X.dtype == torch.float32 and not positive
+    room = np.zeros(
+        (len(bounds) - 1, indices.shape[1] + MORE, X.shape[1]),
+        np.float32 if rounded else np.float64,
     )
+    limits = rounding(X) if rounded else 0.0, apart
+
+    def fit(part: int, begin: int, end: int) -> None:
+        numbers = limits, nothing.numpy(), positive, room[part], values.numpy()
+        _least_squares(begin, end, *arrays, *numbers)
+
+    _run_in_threads(fit, bounds)
     return values
 
 

@@ -1,16 +1,29 @@
 """Least squares in Numba for atoms that are given, one sample at a time.
 
 Most time goes to the products of a sample's atoms with each other.  The atoms are
-copied once, as float64, and the products then computed in tiles, so that each number
-that is read takes part in two or four of them.
+copied once, and the products then computed in tiles, so that each number that is read
+takes part in two or four of them.  Products of float32 atoms are float32, and signed
+coefficients are then corrected until they equal those of float64.  Non-negative ones
+use float64 throughout, because rounding would decide which of them are 0.
 """
 
 import numpy as np
 
 from ._numba import IN_VECTORS
 from ._numba_calls import compiled, inner
-from ._numba_solve import MORE, _contains, _factor_row, _feasible, _solve
+from ._numba_solve import (
+    MORE,
+    _contains,
+    _factor_row,
+    _feasible,
+    _settle,
+    _solve,
+)
 from .batched import TRIES
+
+# Distances of atoms, as multiples of the least one, between which rounding of float32
+# could decide.
+SURELY_DEPENDENT, SURELY_APART = 0.25, 4.0
 
 
 @inner()
@@ -30,7 +43,8 @@ def _tile(rows, t, u, system):
     """Dot products of two rows with four others."""
     t1, u1 = t + np.uint64(1), u + np.uint64(1)
     u2, u3 = u + np.uint64(2), u + np.uint64(3)
-    p0, p1, p2, p3, q0, q1, q2, q3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    zero = rows.dtype.type(0)
+    p0, p1, p2, p3, q0, q1, q2, q3 = zero, zero, zero, zero, zero, zero, zero, zero
     for f in range(np.uint64(rows.shape[1])):
         x, y = rows[t, f], rows[t1, f]
         x0, x1, x2, x3 = rows[u, f], rows[u1, f], rows[u2, f], rows[u3, f]
@@ -55,21 +69,45 @@ def _system(n, rows, system):
             system[u, t] = system[t, u]
 
 
+@inner()
+def _keep_apart(n_given, apart, rows, system, support, exact, L, y):
+    """Factor the atoms that are far enough from the span of the atoms before.
+
+    Returns their number, the smallest distance, and whether rounding could not decide.
+    Rounding errors of float32 grow with the inverse of a distance.
+    """
+    n, nearest, sure = np.int64(0), 1.0, True
+    for t in range(n_given):
+        support[n] = t
+        if exact:
+            left = _factor_row(n, n_given, rows, rows, rows, rows, support, exact, L, y)
+        else:
+            left = _factor_row(
+                n, n_given, system, system, system, system, support, exact, L, y
+            )
+        sure &= not SURELY_DEPENDENT * apart < left < SURELY_APART * apart
+        if left > apart:
+            n, nearest = n + 1, min(nearest, left)
+    return n, nearest, sure
+
+
 @compiled(error_model="numpy")
 def _least_squares(
-    begin, end, X, atoms, indices, used, apart, nothing, positive, values
+    begin, end, X, atoms, indices, used, limits, nothing, positive, room, values
 ):
     """See `.batched.least_squares`."""
     k, n_features = indices.shape[1], X.shape[1]
+    rounding, apart = limits
     # The atoms of a sample, their places, and those in use as indices among these.
     given, support = np.zeros(k + MORE, np.uint32), np.zeros(k + MORE, np.uint32)
     places, allowed = np.zeros(k, np.uint32), np.zeros(k, np.uint32)
-    rows, system = np.zeros((k + MORE, n_features)), np.zeros((k + MORE, k + MORE))
+    rows, system = room, np.zeros((k + MORE, k + MORE))
     L, y, z = np.zeros((k, k)), np.zeros(k + MORE), np.zeros(k + MORE)
     rest, found = np.zeros(k + MORE), np.zeros(k + MORE)
-    zero, no = np.int64(0), bool(0)
+    own, left = np.zeros(k + MORE), np.zeros((1, n_features))
+    zero, no, yes = np.int64(0), bool(0), bool(1)
     for i in range(begin, end):
-        n_given, n = zero, zero
+        n_given = zero
         for t in range(k):
             values[i, t] = 0.0
             if used[i, t]:
@@ -77,14 +115,7 @@ def _least_squares(
                 n_given += 1
         _gather(n_given, i, X, atoms, given, rows)
         _system(n_given, rows, system)
-        # Keep atoms that are far enough from the span of the atoms before.
-        for t in range(n_given):
-            support[n] = t
-            left = _factor_row(
-                n, n_given, system, system, system, system, support, no, L, y
-            )
-            if left > apart:
-                n += 1
+        n, nearest, sure = _keep_apart(n_given, apart, rows, system, support, no, L, y)
         if positive:
             n_allowed, n_tries = n, TRIES * k
             for t in range(n):
@@ -127,5 +158,27 @@ def _least_squares(
                     allowed[chosen] = allowed[n_allowed]
         else:
             _solve(n, L, y, rest, z)
+            shrink = rounding * n / nearest
+            if rounding > 0 and not (
+                sure
+                and _settle(
+                    n,
+                    n_given,
+                    rows,
+                    rows,
+                    support,
+                    L,
+                    own,
+                    rest,
+                    left,
+                    found,
+                    shrink,
+                    z,
+                )
+            ):
+                n, nearest, sure = _keep_apart(
+                    n_given, apart, rows, system, support, yes, L, y
+                )
+                _solve(n, L, y, rest, z)
         for t in range(n):
             values[i, places[support[t]]] = z[t]

@@ -87,16 +87,19 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     return coder
 
 
-def as_they_are(block: np.ndarray, codes: SparseCodes):
-    return block, codes
-
-
 def coded_blocks(
+    coder: Coder, X: np.ndarray | Source
+) -> Iterator[tuple[np.ndarray, SparseCodes]]:
+    """Blocks of samples with their codes, on the device of the coder."""
+    return finished_blocks(coder, X, lambda block, codes: (block, codes))
+
+
+def finished_blocks(
     coder: Coder,
     X: np.ndarray | Source,
-    finish: Callable[[np.ndarray, SparseCodes], Result] = as_they_are,
+    finish: Callable[[np.ndarray, SparseCodes], Result],
 ) -> Iterator[Result]:
-    """Blocks of samples with their codes, or what is made of them.
+    """What is made of the codes of each block of samples.
 
     On CPUs, each thread has blocks of its own if there are enough. Everything then
     uses all cores; inside of a block, only large products and kernels would.
@@ -105,13 +108,13 @@ def coded_blocks(
     ----------
     coder : Coder
     X : ndarray or Source of shape (n_samples, n_features)
-    finish : callable(block, codes) -> result, optional
+    finish : callable(block, codes) -> result
         Called in the thread of the block, with codes on the device of the coder.
 
     Yields
     ------
     result
-        Block by block. By default, the block and its codes.
+        In the order of the blocks.
     """
     n_rows = coder.n_rows
     # PyTorch warns of arrays that are read-only.
@@ -161,7 +164,7 @@ def reconstructed_blocks(
             codes = codes._replace(values=codes.values * chosen[codes.indices])
         return block, coder.decode(codes).cpu().numpy()
 
-    return coded_blocks(coder, X, with_reconstruction)
+    return finished_blocks(coder, X, with_reconstruction)
 
 
 def reconstruct(
@@ -196,7 +199,7 @@ def csr_codes(coder: Coder, X: np.ndarray | Source) -> sparse.csr_array:
         rows.sort_indices()
         return rows
 
-    blocks = list(coded_blocks(coder, X, in_order_of_atoms))
+    blocks = list(finished_blocks(coder, X, in_order_of_atoms))
     return sparse.vstack(blocks, format="csr")
 
 

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _forked_with_torch = False
 
 

@@ -9,7 +9,7 @@ from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp_gram
 from threadpoolctl import threadpool_limits
 
-from skmfr._kernels import _numba, _torch
+from skmfr._kernels import _numba, _torch, batched
 
 # Parts of the rows run in several threads in the same way for both types.
 ON_THREADS = [(torch.float32, 1), (torch.float64, 1), (torch.float32, 2)]
@@ -225,3 +225,48 @@ def test_coefficients_of_nearly_dependent_atoms_are_those_of_float64():
     for x, z, support in zip(X, values.double().numpy(), indices, strict=True):
         expected = np.linalg.lstsq(atoms[support].T, x)[0]
         np.testing.assert_allclose(z, expected, rtol=0, atol=1e-7 * abs(z).max())
+
+
+def kahan(n: int, cosine: float) -> np.ndarray:
+    """Atoms of Kahan (1966), each not far from the span of those before.
+
+    All together depend on each other much more than these distances show.
+    """
+    sine = np.sqrt(1 - cosine**2)
+    upper = np.eye(n) - np.triu(np.full((n, n), cosine), 1)
+    return (np.diag(sine ** np.arange(n)) @ upper).T
+
+
+@pytest.mark.parametrize(("n", "cosine"), [(24, 0.1), (16, 0.5), (32, 0.3)])
+def test_least_squares_in_float32_are_those_of_float64(n, cosine):
+    """Also if float32 products of the last atoms are too rough to be corrected."""
+    atoms = torch.from_numpy(kahan(n, cosine)).float()
+    X = torch.from_numpy(numbers(20, n, seed=1)).float()
+    indices = torch.arange(n).repeat(20, 1)
+    used = torch.ones_like(indices, dtype=torch.bool)
+    found = _numba.least_squares(X, atoms, indices, used, 0.0025, False).double()
+    atoms, X = atoms.double().numpy(), X.double().numpy()
+    system = atoms @ atoms.T + batched.RIDGE * np.eye(n)
+    for x, z in zip(X, found.numpy(), strict=True):
+        expected = np.linalg.solve(system, atoms @ x)
+        np.testing.assert_allclose(z, expected, rtol=0, atol=1e-5 * abs(expected).max())
+
+
+def test_float64_decides_which_atoms_nearly_depend_on_others():
+    """Sines differ from the least one by less than their rounding in float32."""
+    first, other = dictionary(40, 200), dictionary(40, 200, seed=1)
+    other -= (first * other).sum(1, keepdims=True) * first
+    other /= np.linalg.norm(other, axis=1, keepdims=True)
+    sine = 0.05 * np.linspace(1 - 1e-5, 1 + 1e-5, 40)[:, None]
+    atoms = np.concatenate([first, np.sqrt(1 - sine**2) * first + sine * other])
+    atoms = torch.from_numpy(atoms).float()
+    X = torch.from_numpy(numbers(40, 200, seed=2)).float()
+    pairs = torch.arange(40)[:, None] + torch.tensor([0, 40])
+    arguments = X, atoms, pairs, torch.ones_like(pairs, dtype=bool), 0.05**2, False
+    found = _numba.least_squares(*arguments)
+    a, b = atoms.double().split(40)
+    apart = (b * b).sum(1) - (a * b).sum(1) ** 2 / (a * a).sum(1)
+    np.testing.assert_array_equal(found[:, 1] != 0, apart > 0.05**2)
+    assert 10 < (apart > 0.05**2).sum() < 30
+    expected = batched.least_squares(*arguments)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

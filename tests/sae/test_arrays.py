@@ -4,7 +4,7 @@ import gc
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
-from threading import Barrier
+from threading import Barrier, current_thread
 from weakref import ref
 
 import joblib
@@ -13,10 +13,11 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits
 
 import skmfr.io
 from skmfr import MFRSparseAutoencoder
-from skmfr._sae.arrays import WEIGHTS, coder_of
+from skmfr._sae.arrays import WEIGHTS, coded_blocks, coder_of
 from skmfr._sae.coder import ALGORITHMS, Coder
 
 X = load_digits(return_X_y=True)[0][:300].astype(np.float32)
@@ -198,3 +199,62 @@ def test_a_coder_is_no_part_of_the_mode_that_it_is_called_in(sae, algorithm):
     assert torch.equal(X_hat, expected)
     (leaf - X_hat).square().sum().backward()
     torch.testing.assert_close(leaf.grad, 2 * (samples - expected))
+
+
+@pytest.fixture
+def coded_in(monkeypatch) -> set[tuple[str, int]]:
+    """Names of threads that code blocks of 16 samples, and torch's limit in each."""
+    found, code = set(), Coder.__call__
+
+    def noting(self, X):
+        found.add((current_thread().name, torch.get_num_threads()))
+        return code(self, X)
+
+    monkeypatch.setattr(Coder, "__call__", noting)
+    monkeypatch.setattr("skmfr._sae.coder.rows_per_block", lambda *_: 16)
+    return found
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("changes", [{}, {"sparse_output": True}])
+def test_threads_code_blocks_as_one_does(sae, coded_in, algorithm, changes):
+    sae.set_params(transform_algorithm=algorithm, **changes)
+    found = []
+    for n_threads in (1, 3):
+        with threadpool_limits(n_threads):
+            codes = sae.transform(X)
+            results = codes if isinstance(codes, np.ndarray) else codes.toarray()
+            trusted = sae.reconstruct(X, trusted_only=True)
+            found.append((results, sae.reconstruct(X), trusted, sae.score(X)))
+    # Each product is computed in one thread, so that even its rounding is the same.
+    for one, three in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, three)
+    workers = {
+        name for name, limit in coded_in if name.startswith("skmfr") or limit > 1
+    }
+    assert len(workers) == 3
+    assert {limit for _, limit in coded_in} == {1}
+
+
+def test_few_blocks_have_all_threads_each(sae, coded_in):
+    with threadpool_limits(3):
+        sae.transform(X[:80])
+    assert coded_in == {(current_thread().name, 3)}
+
+
+def test_errors_of_threads_are_raised_and_later_blocks_not_coded(sae, coded_in):
+    n_read = []
+
+    class Failing:
+        shape, dtype = X.shape, X.dtype
+
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, rows):
+            n_read.append(rows)
+            return X[rows, :-1] if rows.start == 64 else X[rows]
+
+    with threadpool_limits(2), pytest.raises(RuntimeError, match="size"):
+        list(coded_blocks(coder_of(sae, X), Failing()))
+    assert 5 <= len(n_read) <= 8
