@@ -24,9 +24,8 @@ Result = TypeVar("Result")
 WEIGHTS = ("encoder_weights_", "encoder_bias_", "components_", "decoder_bias_")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
-# Blocks are coded at the same time if each thread gets at least so many of them, and if
-# their scores have at most so many numbers, 1 GB in float32.
-BLOCKS_OF_A_THREAD, MOST_SCORES = 2, 1 << 28
+# Scores of blocks that are coded at the same time, 1 GB in float32.
+MOST_SCORES = 1 << 28
 
 # The last coder of each estimator, and the settings that it was made for.  They are
 # stored outside the estimators, so that pickles and copies exclude them.  There is no
@@ -116,7 +115,7 @@ def finished_blocks(
     result
         In the order of the blocks.
     """
-    n_rows = coder.n_rows
+    n_threads, n_rows = threads_and_rows(coder, len(X))
     # PyTorch warns of arrays that are read-only.
     blocks = (
         np.require(X[start : start + n_rows], requirements=["C", "W"])
@@ -130,19 +129,27 @@ def finished_blocks(
         with in_one_thread():
             return finished(block)
 
-    if (n_threads := threads_for_blocks(coder, len(X))) == 1:
-        return map(finished, blocks)
-    return computed_ahead(finished_in_one_thread, blocks, n_threads, n_threads + 1)
+    if n_threads == 1:
+        yield from map(finished, blocks)
+        return
+    if not coder.has_coded:
+        # Otherwise each thread would compute the Gram matrix of matching pursuit.
+        yield finished(next(blocks))
+    yield from computed_ahead(finished_in_one_thread, blocks, n_threads, n_threads + 1)
 
 
-def threads_for_blocks(coder: Coder, n_samples: int) -> int:
-    """Number of blocks to code at the same time, each in one thread."""
+def threads_and_rows(coder: Coder, n_samples: int) -> tuple[int, int]:
+    """Number of blocks to code at the same time, each in one thread, and their rows."""
+    n_rows = coder.n_rows
     if coder.atoms.device.type != "cpu" or without_its_threads():
-        return 1
-    n_threads, n_blocks = torch.get_num_threads(), n_samples / coder.n_rows
-    scores = n_threads * coder.n_rows * len(coder.atoms)
-    enough = n_blocks >= BLOCKS_OF_A_THREAD * n_threads
-    return n_threads if enough and scores <= MOST_SCORES else 1
+        return 1, n_rows
+    n_threads = torch.get_num_threads()
+    n_scores = n_threads * n_rows * len(coder.atoms)
+    if n_samples < n_threads * n_rows // 2 or n_scores > MOST_SCORES:
+        return 1, n_rows
+    # As many blocks for each thread, of equal size.
+    n_blocks = n_threads * -(-n_samples // (n_threads * n_rows))
+    return n_threads, -(-n_samples // n_blocks)
 
 
 def reconstructed_blocks(

@@ -67,6 +67,8 @@ class Coder:
         if algorithm != "encoder":
             coder_of = for_any_norms(coder_of)
         self._codes_of_block = coder_of(sae, self.k, positive, threshold)
+        self.has_coded = False
+        """whether everything that is computed at first use is there"""
 
     @property
     def atoms(self) -> Tensor:
@@ -78,7 +80,8 @@ class Coder:
         """Number of samples to code at once, which bounds intermediate arrays."""
         n_components, n_features = self.atoms.shape
         device = self.atoms.device
-        most = rows_per_block(n_components, device, self.atoms.dtype)
+        # Twice as many as in training: the scores overwrite those of the last block.
+        most = 2 * rows_per_block(n_components, device, self.atoms.dtype)
         return min(most, max(16, block_size(device) // n_features))
 
     # A calling model may use autocast, in which products would be bfloat16.
@@ -86,6 +89,7 @@ class Coder:
     def __call__(self, X: Tensor) -> SparseCodes:
         """Codes of samples (n_samples, n_features), for any number of samples."""
         blocks = [self._codes_of_block(block) for block in X.split(self.n_rows)]
+        self.has_coded = True
         return blocks[0] if len(blocks) == 1 else stacked(blocks)
 
     @undisturbed()

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._kernels.dense import lengths, linear, rounding, same_dot
+from .._kernels.dense import lengths, linear, passing_linear, rounding, same_dot
 from .codes import BlockCoder, SparseCodes, gather_dot, top_k
 from .ensemble import Ensemble
 
@@ -33,9 +33,8 @@ MORE_CANDIDATES = 8
 def rows_per_block(n_components: int, device: torch.device, dtype: torch.dtype) -> int:
     """Number of samples whose scores are computed and searched at once."""
     if device.type == "cpu":
-        # The scores then stay in the last-level cache, in memory that is reused. Fresh
-        # pages would cost as much as the product.  The product is slower with fewer
-        # rows (a tenth with 256), and if their number is not a power of two.
+        # The scores then stay in the last-level cache.  The product is slower with
+        # fewer rows (a tenth with 256), and if their number is not a power of two.
         n_rows = (1 << 23) // (n_components * dtype.itemsize)
         return max(512, 1 << n_rows.bit_length() >> 1)
     return max(1024, (1 << 23) // n_components)
@@ -170,7 +169,7 @@ def _scorer(sae: Ensemble) -> Callable[[Tensor], tuple[Tensor, Tensor, Rescore]]
             return same_dot(X_centred[rows], encoder, atoms) + bias[atoms]
 
         margin = rounding(X) * lengths(X_centred) * size + offset
-        return linear(X_centred, encoder, bias), margin, rescore
+        return passing_linear(X_centred, encoder, bias), margin, rescore
 
     return scores_of
 

@@ -1,12 +1,14 @@
 """Dense products against NumPy's, in float64."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
 import skmfr._kernels.dense
-from skmfr._kernels.dense import lengths, linear
+from skmfr._kernels.dense import lengths, linear, passing_linear
 
 # Of sums of 70 products of size 1, less than 100: units in the last place.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-13, torch.bfloat16: 0.5}
@@ -91,3 +93,34 @@ def test_lengths_are_right_where_squares_leave_float32(dtype):
     np.testing.assert_allclose(lengths(X), expected, rtol=1e-6)
     assert lengths(X).dtype == torch.float64
     assert torch.equal(lengths(X)[:1], lengths(X[:1]))
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_passing_product_is_that_of_numpy(dtype, with_bias):
+    weight, bias = random_numbers(7, 5), random_numbers(7, seed=1) * with_bias
+    for n_samples in (20, 30, 10):
+        X = random_numbers(n_samples, 5, seed=n_samples)
+        arguments = X.to(dtype), weight.to(dtype), bias.to(dtype) if with_bias else None
+        found = passing_linear(*arguments)
+        expected = X.numpy() @ weight.numpy().T + bias.numpy()
+        np.testing.assert_allclose(found, expected, atol=TOLERANCE[dtype])
+
+
+def test_the_next_passing_product_of_the_thread_overwrites_it(monkeypatch):
+    monkeypatch.setattr(skmfr._kernels.dense, "_dtypes_of_onednn", frozenset)
+    found = passing_linear(torch.ones(2, 3), torch.eye(3))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(passing_linear, torch.zeros(2, 3), torch.eye(3)).result()
+    np.testing.assert_array_equal(found, 1)
+    passing_linear(torch.zeros(2, 3), torch.eye(3))
+    np.testing.assert_array_equal(found, 0)
+
+
+def test_memory_of_large_passing_products_is_not_kept(monkeypatch):
+    monkeypatch.setattr(skmfr._kernels.dense, "_dtypes_of_onednn", frozenset)
+    monkeypatch.setattr(skmfr._kernels.dense, "MOST_KEPT", 100)
+    found = passing_linear(torch.ones(5, 6), torch.eye(6))
+    passing_linear(torch.zeros(5, 6), torch.eye(6))
+    np.testing.assert_array_equal(found, 1)

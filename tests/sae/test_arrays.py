@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 import skmfr.io
 from skmfr import MFRSparseAutoencoder
+from skmfr._kernels import _numba
 from skmfr._sae.arrays import WEIGHTS, coded_blocks, coder_of
 from skmfr._sae.coder import ALGORITHMS, Coder
 
@@ -202,12 +203,12 @@ def test_a_coder_is_no_part_of_the_mode_that_it_is_called_in(sae, algorithm):
 
 
 @pytest.fixture
-def coded_in(monkeypatch) -> set[tuple[str, int]]:
-    """Names of threads that code blocks of 16 samples, and torch's limit in each."""
-    found, code = set(), Coder.__call__
+def coded_in(monkeypatch) -> list[tuple[str, int, int]]:
+    """Of each block, at most 32 samples: name and limit of its thread, and its rows."""
+    found, code = [], Coder.__call__
 
     def noting(self, X):
-        found.add((current_thread().name, torch.get_num_threads()))
+        found.append((current_thread().name, torch.get_num_threads(), len(X)))
         return code(self, X)
 
     monkeypatch.setattr(Coder, "__call__", noting)
@@ -226,23 +227,34 @@ def test_threads_code_blocks_as_one_does(sae, coded_in, algorithm, changes):
             results = codes if isinstance(codes, np.ndarray) else codes.toarray()
             trusted = sae.reconstruct(X, trusted_only=True)
             found.append((results, sae.reconstruct(X), trusted, sae.score(X)))
-    # Each product is computed in one thread, so that even its rounding is the same.
     for one, three in zip(*found, strict=True):
-        np.testing.assert_array_equal(one, three)
-    workers = {
-        name for name, limit in coded_in if name.startswith("skmfr") or limit > 1
-    }
-    assert len(workers) == 3
-    assert {limit for _, limit in coded_in} == {1}
+        np.testing.assert_allclose(one, three, atol=1e-5)
+    names, limits, sizes = zip(*coded_in, strict=True)
+    assert len({name for name in names if name.startswith("skmfr")}) == 3
+    assert set(limits) == {1}
+    # Four calls; ten blocks for one thread, and four for each of three.
+    assert len(sizes) == 4 * (10 + 12)
+    assert sum(sizes) == 8 * len(X)
 
 
-def test_few_blocks_have_all_threads_each(sae, coded_in):
+def test_few_samples_are_one_block_that_has_all_threads(sae, coded_in):
     with threadpool_limits(3):
-        sae.transform(X[:80])
-    assert coded_in == {(current_thread().name, 3)}
+        sae.transform(X[:32])
+    assert coded_in == [(current_thread().name, 3, 32)]
 
 
-def test_errors_of_threads_are_raised_and_later_blocks_not_coded(sae, coded_in):
+def test_threads_share_what_the_first_block_computes(sae, coded_in, monkeypatch):
+    made, gram = [], _numba.gram
+    monkeypatch.setattr(_numba, "gram", lambda atoms: made.append(1) or gram(atoms))
+    with threadpool_limits(3):
+        sae.set_params(transform_algorithm="omp").transform(X)
+    assert len(made) == 1
+    (name, limit, _), *others = coded_in
+    assert (name, limit) == (current_thread().name, 3)
+    assert all(other.startswith("skmfr") for other, *_ in others)
+
+
+def test_errors_of_threads_are_raised_and_later_blocks_not_read(sae, coded_in):
     n_read = []
 
     class Failing:
@@ -253,8 +265,8 @@ def test_errors_of_threads_are_raised_and_later_blocks_not_coded(sae, coded_in):
 
         def __getitem__(self, rows):
             n_read.append(rows)
-            return X[rows, :-1] if rows.start == 64 else X[rows]
+            return X[rows, :-1] if len(n_read) == 4 else X[rows]
 
     with threadpool_limits(2), pytest.raises(RuntimeError, match="size"):
         list(coded_blocks(coder_of(sae, X), Failing()))
-    assert 5 <= len(n_read) <= 8
+    assert 4 <= len(n_read) < 10
