@@ -35,7 +35,7 @@ from torch import Tensor
 
 from . import as_integers, batched
 from ._numba_calls import after, call, inner, kernel, row, width
-from .dense import lengths, linear, rounding
+from .dense import lengths, linear, passing_linear, rounding
 
 # Permissions that a sum of floats needs to be vectorised.  NaN and infinity are kept,
 # unless a reordered sum subtracts infinity from infinity.
@@ -210,7 +210,7 @@ def pursuit(
         np.zeros((n_parts, batched.TRIES * k), np.uint32),
         np.zeros((n_parts, n_components), np.uint32),
     )
-    arrays = _arrays(X, atoms, linear(X, atoms), gram, sizes)
+    arrays = _arrays(X, atoms, passing_linear(X, atoms), gram, sizes)
     results = _arrays(values, indices)
 
     def pursue(part: int, begin: int, end: int) -> None:
