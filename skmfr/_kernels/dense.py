@@ -57,7 +57,7 @@ def passing_linear(X: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 
 class _Kept(local):
-    """What each thread keeps."""
+    """Memory that each thread keeps."""
 
     product = torch.empty(0, dtype=torch.uint8)
 

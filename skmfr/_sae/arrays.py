@@ -98,7 +98,7 @@ def finished_blocks(
     X: np.ndarray | Source,
     finish: Callable[[np.ndarray, SparseCodes], Result],
 ) -> Iterator[Result]:
-    """What is made of the codes of each block of samples.
+    """Blocks of samples, each coded and passed to a function.
 
     On CPUs, each thread has blocks of its own if there are enough. Everything then
     uses all cores; inside of a block, only large products and kernels would.

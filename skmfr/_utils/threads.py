@@ -1,4 +1,4 @@
-"""Threads of our own, of libraries, and in forked processes."""
+"""Threads that compute ahead, limits of threads, and forked processes."""
 
 import ctypes
 import os
