@@ -154,6 +154,28 @@ def test_finders_give_what_find_artifacts_gives(denoiser, raw, method, kind, col
     assert bool(indices) == (kind != "muscular")
 
 
+def test_muscles_are_found_and_taken_out_of_fast_signals():
+    """Where they are; elsewhere the brain stays."""
+    rng = np.random.default_rng(0)
+    brain = rng.standard_normal((6, 6000)).cumsum(1)
+    there = np.repeat(np.tile([False, True], 15), 200)
+    emg = np.outer([0, 0.1, 1, 0.3, 0.1, 0], 9 * there * rng.standard_normal(6000))
+    info = mne.create_info(NAMES, 200, "eeg")
+    raw = mne.io.RawArray(1e-6 * (brain + emg), info, verbose="error")
+    fast = raw.copy().filter(10, None, verbose="error")
+    denoiser = EEGDenoiser(window=0.2, sae=small_sae()).fit(fast)
+    muscles, _ = denoiser.find_bads_muscle(fast)
+    assert muscles
+    artefacts = fast.get_data() - denoiser.apply(fast, exclude=muscles).get_data()
+    # What is slower than 10 of 100 Hz stays, a tenth of the power of white noise.
+    left = 1e6 * artefacts - emg
+    assert np.linalg.norm(left[:, there]) < 0.5 * np.linalg.norm(emg)
+    slow = 1e6 * (raw.get_data() - fast.get_data())
+    rest = np.linalg.norm((brain - slow)[:, ~there])
+    # Windows that reach into a stretch with the muscle count as loud.
+    assert np.linalg.norm(1e6 * artefacts[:, ~there]) < 0.4 * rest
+
+
 def test_finders_take_channels_by_name_and_thresholds(denoiser, raw):
     indices, scores = denoiser.find_bads_eog(raw, ["Fp1", "Fp2"])
     assert [len(each) for each in scores] == [12, 12]
