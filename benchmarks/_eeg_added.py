@@ -2,7 +2,8 @@
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import copy
 from functools import partial
 from pathlib import Path
 from time import process_time
@@ -23,6 +24,8 @@ HEARTBEAT = 30.0
 MUSCLE, STRETCH, SHARE, SITES = 20.0, 2, 0.2, ["T7", "T8"]
 
 
+# What finds artefacts in a recording, and in which copy of it.
+Ways = dict[str, tuple[Callable, Callable]]
 # Muscles are found in what is faster, Hz, and in shorter windows, seconds.
 FAST, SHORT = 10.0, 0.2
 
@@ -99,16 +102,17 @@ def as_raw(added: Added):
     return raw.add_channels([ecg], force_update_info=True)
 
 
+def fast(raw):
+    """A copy of a recording without slow waves."""
+    return raw.copy().filter(FAST, None, picks="eeg", verbose="error")
+
+
 def ours(raw, kind: str) -> tuple[np.ndarray, int]:
-    """Signals without the atoms that are found, microvolts, and how many these are."""
-    denoiser, seen = EEGDenoiser(random_state=0), raw
-    if kind == "muscle":
-        denoiser.set_params(window=SHORT)
-        seen = raw.copy().filter(FAST, None, picks="eeg", verbose="error")
-    found = getattr(denoiser.fit(seen), f"find_bads_{kind}")(seen)[0]
-    cleaned = denoiser.apply(seen, exclude=found)
-    artefacts = seen.get_data("eeg") - cleaned.get_data("eeg")
-    return (raw.get_data("eeg") - artefacts) / MICRO, len(found)
+    """What is taken out with the atoms that are found, microvolts, and their number."""
+    denoiser = EEGDenoiser(SHORT if kind == "muscle" else None, random_state=0)
+    found = getattr(denoiser.fit(raw), f"find_bads_{kind}")(raw)[0]
+    cleaned = denoiser.apply(raw, exclude=found)
+    return (raw.get_data("eeg") - cleaned.get_data("eeg")) / MICRO, len(found)
 
 
 def independent_components(raw, kind: str) -> tuple[np.ndarray, int]:
@@ -119,37 +123,40 @@ def independent_components(raw, kind: str) -> tuple[np.ndarray, int]:
     ica.fit(raw, verbose="error")
     found, _ = getattr(ica, f"find_bads_{kind}")(raw, verbose="error")
     cleaned = ica.apply(raw.copy(), exclude=found, verbose="error")
-    return cleaned.get_data("eeg") / MICRO, len(found)
+    return (raw.get_data("eeg") - cleaned.get_data("eeg")) / MICRO, len(found)
 
 
 def rows_of_added(arguments: argparse.Namespace) -> Iterator[Row]:
     """Error of each recording at rest, relative to the clean signals."""
-    ways = {"ours": ours, "ICA": independent_components}
-    semisim = arguments.data / "semisim"
-    kinds = {
-        # Recordings of one minute have too few beats.
-        "heartbeats": ("ecg", with_heartbeats, "*_1.edf"),
-        "muscles": ("muscle", partial(with_muscles, folder=semisim), "*.edf"),
+    heartbeats: Ways = {"ours": (ours, copy), "ICA": (independent_components, copy)}
+    fast_too: Ways = {"ICA of fast signals": (independent_components, fast)}
+    muscles = heartbeats | {"ours": (ours, fast)} | fast_too
+    add_muscles = partial(with_muscles, folder=arguments.data / "semisim")
+    # Recordings of one minute have too few beats.
+    kinds: dict[str, tuple[str, Callable, str, Ways]] = {
+        "heartbeats": ("ecg", with_heartbeats, "*_1.edf", heartbeats),
+        "muscles": ("muscle", add_muscles, "*.edf", muscles),
     }
-    for name, (kind, make, files) in kinds.items():
+    for name, (kind, make, files, ways) in kinds.items():
         for path in sorted((arguments.data / "eegmat").glob(files)):
             row: Row = {"added": f"{name}, {path.stem}"}
             if not re.search(arguments.only, str(row["added"])):
                 continue
             made = make(path)
             row["nothing"] = error(made, made.noisy)
-            for way, clean_up in ways.items():
+            for way, (artefacts_in, seen) in ways.items():
                 began = process_time()
-                cleaned, n_found = clean_up(as_raw(made), kind)
-                row[way] = error(made, cleaned)
+                artefacts, n_found = artefacts_in(seen(as_raw(made)), kind)
+                row[way] = error(made, made.noisy - artefacts)
                 row[f"{way}, found"] = n_found
                 elsewhere = made._replace(there=~made.there)
-                row[f"{way}, elsewhere"] = error(elsewhere, cleaned)
+                row[f"{way}, elsewhere"] = error(elsewhere, made.noisy - artefacts)
                 row[f"{way}, CPU seconds"] = process_time() - began
                 if kind == "muscle":
                     unchanged = made._replace(noisy=made.clean, there=made.there | True)
-                    cleaned, _ = clean_up(as_raw(unchanged), kind)
-                    row[f"{way}, nothing added"] = error(unchanged, cleaned)
+                    artefacts, _ = artefacts_in(seen(as_raw(unchanged)), kind)
+                    wrong = error(unchanged, made.clean - artefacts)
+                    row[f"{way}, nothing added"] = wrong
             yield row
 
 
