@@ -24,8 +24,6 @@ HEARTBEAT = 30.0
 MUSCLE, STRETCH, SHARE, SITES = 20.0, 2, 0.2, ["T7", "T8"]
 
 
-# What finds artefacts in a recording, and in which copy of it.
-Ways = dict[str, tuple[Callable, Callable]]
 # Muscles are found in what is faster, Hz, and in shorter windows, seconds.
 FAST, SHORT = 10.0, 0.2
 
@@ -128,35 +126,36 @@ def independent_components(raw, kind: str) -> tuple[np.ndarray, int]:
 
 def rows_of_added(arguments: argparse.Namespace) -> Iterator[Row]:
     """Error of each recording at rest, relative to the clean signals."""
-    heartbeats: Ways = {"ours": (ours, copy), "ICA": (independent_components, copy)}
-    fast_too: Ways = {"ICA of fast signals": (independent_components, fast)}
-    muscles = heartbeats | {"ours": (ours, fast)} | fast_too
     add_muscles = partial(with_muscles, folder=arguments.data / "semisim")
-    # Recordings of one minute have too few beats.
-    kinds: dict[str, tuple[str, Callable, str, Ways]] = {
-        "heartbeats": ("ecg", with_heartbeats, "*_1.edf", heartbeats),
-        "muscles": ("muscle", add_muscles, "*.edf", muscles),
+    kinds: dict[str, tuple[str, Callable, str, Callable]] = {
+        # Recordings of one minute have too few beats.
+        "heartbeats": ("ecg", with_heartbeats, "*_1.edf", copy),
+        "muscles": ("muscle", add_muscles, "*.edf", fast),
     }
-    for name, (kind, make, files, ways) in kinds.items():
+    for name, (kind, make, files, seen_by_ours) in kinds.items():
+        ways = {
+            "ours": (ours, seen_by_ours),
+            "ICA": (independent_components, copy),
+            "ICA of fast signals": (independent_components, fast),
+        }
         for path in sorted((arguments.data / "eegmat").glob(files)):
             row: Row = {"added": f"{name}, {path.stem}"}
             if not re.search(arguments.only, str(row["added"])):
                 continue
             made = make(path)
+            elsewhere = made._replace(there=~made.there)
+            unchanged = made._replace(noisy=made.clean, there=made.there | True)
             row["nothing"] = error(made, made.noisy)
             for way, (artefacts_in, seen) in ways.items():
                 began = process_time()
                 artefacts, n_found = artefacts_in(seen(as_raw(made)), kind)
+                row[f"{way}, CPU seconds"] = process_time() - began
                 row[way] = error(made, made.noisy - artefacts)
                 row[f"{way}, found"] = n_found
-                elsewhere = made._replace(there=~made.there)
                 row[f"{way}, elsewhere"] = error(elsewhere, made.noisy - artefacts)
-                row[f"{way}, CPU seconds"] = process_time() - began
-                if kind == "muscle":
-                    unchanged = made._replace(noisy=made.clean, there=made.there | True)
-                    artefacts, _ = artefacts_in(seen(as_raw(unchanged)), kind)
-                    wrong = error(unchanged, made.clean - artefacts)
-                    row[f"{way}, nothing added"] = wrong
+                artefacts, _ = artefacts_in(seen(as_raw(unchanged)), kind)
+                wrong = error(unchanged, made.clean - artefacts)
+                row[f"{way}, nothing added"] = wrong
             yield row
 
 
