@@ -106,7 +106,7 @@ def fast(raw):
 
 
 def ours(raw, kind: str) -> tuple[np.ndarray, int]:
-    """What is taken out with the atoms that are found, microvolts, and their number."""
+    """Artefacts of the atoms that are found, microvolts, and how many these are."""
     denoiser = EEGDenoiser(SHORT if kind == "muscle" else None, random_state=0)
     found = getattr(denoiser.fit(raw), f"find_bads_{kind}")(raw)[0]
     cleaned = denoiser.apply(raw, exclude=found)
