@@ -22,8 +22,6 @@ HEARTBEAT = 30.0
 # Of muscles: microvolts of their standard deviation where they are largest, seconds of
 # a stretch, the share of stretches with each, and where they are.
 MUSCLE, STRETCH, SHARE, SITES = 20.0, 2, 0.2, ["T7", "T8"]
-
-
 # Muscles are found in what is faster, Hz, and in shorter windows, seconds.
 FAST, SHORT = 10.0, 0.2
 

@@ -73,18 +73,14 @@ def _system(n, rows, system):
 def _keep_apart(n_given, apart, rows, system, support, exact, L, y):
     """Factor the atoms that are far enough from the span of the atoms before.
 
-    Returns their number, the smallest distance, and whether rounding could not decide.
+    Their products are those of the system, or exact ones of the rows.  Returns their
+    number, the smallest distance, and whether rounding could not decide.
     Rounding errors of float32 grow with the inverse of a distance.
     """
     n, nearest, sure = np.int64(0), 1.0, True
     for t in range(n_given):
         support[n] = t
-        if exact:
-            left = _factor_row(n, n_given, rows, rows, rows, rows, support, exact, L, y)
-        else:
-            left = _factor_row(
-                n, n_given, system, system, system, system, support, exact, L, y
-            )
+        left = _factor_row(n, n_given, rows, rows, system, system, support, exact, L, y)
         sure &= not SURELY_DEPENDENT * apart < left < SURELY_APART * apart
         if left > apart:
             n, nearest = n + 1, min(nearest, left)
@@ -176,9 +172,7 @@ def _least_squares(
                     z,
                 )
             ):
-                n, nearest, sure = _keep_apart(
-                    n_given, apart, rows, system, support, yes, L, y
-                )
+                n = _keep_apart(n_given, apart, rows, system, support, yes, L, y)[0]
                 _solve(n, L, y, rest, z)
         for t in range(n):
             values[i, places[support[t]]] = z[t]

@@ -68,7 +68,7 @@ class Coder:
             coder_of = for_any_norms(coder_of)
         self._codes_of_block = coder_of(sae, self.k, positive, threshold)
         self.has_coded = False
-        """whether everything that is computed at first use is there"""
+        """whether it has been called, and has made what the first call makes"""
 
     @property
     def atoms(self) -> Tensor:
