@@ -13,19 +13,16 @@ codes of n samples, and, for the search, the instructions per score.
   projection, optimiser and normalisation would each make a pass.
 
 All kernels treat rows independently, in the same way for any number of threads.
-Those of a training step use Numba's threads, which share OpenMP's with PyTorch. Python
+They use Numba's threads, which share OpenMP's with PyTorch. Python
 threads would wait for a core on which an OpenMP thread still spins, and steps took 1.3
-to 1.6 times as long.  Pursuit and least squares run for much longer than OpenMP spins.
-They use Python threads, which are as fast there: for Numba's, everything would be
-compiled once more.
+to 1.6 times as long.
 
 The first fit on a machine waits for the compiler, so little is compiled: only int64
 indices, and pointers to rows instead of arrays.  `_numba_calls` compiles one function
 that calls all kernels in parts.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from importlib import import_module
 
 import numba
@@ -184,40 +181,35 @@ def pursuit(
     if gram is None:
         return batched.pursuit(X, atoms, gram, k, positive)
     from ._numba_pursuit import TILE, TILES, _pursuit
+    from ._numba_solve import MORE
 
-    n_samples, n_components = len(X), len(atoms)
+    (n_samples, n_features), n_components = X.shape, len(atoms)
     values = X.new_zeros(n_samples, k)
     indices = torch.zeros(n_samples, k, dtype=torch.int64)
-    sizes = lengths(X)
-    limits = (
-        rounding(X),
-        batched.DEPENDENT[X.dtype],
-        rounding(X) + batched.NOTHING,
-    )
+    limits = rounding(X), batched.DEPENDENT[X.dtype], rounding(X) + batched.NOTHING
     bounds = _bounds(n_samples, READ * k * k * n_components * n_samples)
-    n_parts = len(bounds) - 1
-    products = X.new_empty(n_parts, n_components)
-    peaks = X.new_empty(n_parts, -(-n_components // (TILE * TILES)) * TILES)
-    of_products, of_peaks = as_integers(products), as_integers(peaks)
-    all_but_sign = torch.iinfo(of_products.dtype).max
-    # Drop signs, or make negative numbers smaller than all non-negative ones.
-    mask = -1 if positive else all_but_sign
-    masks = np.full((n_parts, 1), mask, of_products.numpy().dtype)
-    room = (
-        *_arrays(products, of_products),
-        masks,
-        *_arrays(of_peaks, peaks),
-        np.zeros((n_parts, batched.TRIES * k), np.uint32),
-        np.zeros((n_parts, n_components), np.uint32),
-    )
-    arrays = _arrays(X, atoms, passing_linear(X, atoms), gram, sizes)
-    results = _arrays(values, indices)
-
-    def pursue(part: int, begin: int, end: int) -> None:
-        own = tuple(each[part] for each in room)
-        _pursuit(begin, end, *arrays, k, positive, limits, own, *results)
-
-    _run_in_threads(pursue, bounds)
+    n_parts, n_places = len(bounds) - 1, k + MORE
+    n_tiles = -(-n_components // (TILE * TILES)) * TILES
+    numbers = [
+        *(each.contiguous() for each in (X, atoms)),
+        passing_linear(X, atoms),
+        gram,
+        X.new_empty(n_parts, n_components),
+        X.new_empty(n_parts, n_tiles + 1),
+        X.new_empty(n_parts, n_places),
+        values,
+    ]
+    n_integers = n_places + batched.TRIES * k + n_components + 1 + n_tiles + 1
+    n_floats = 6 * n_places + n_features + k * k
+    integers: list[Tensor | Sequence[int]] = [
+        indices,
+        [positive],
+        lengths(X).view(torch.int64),
+        torch.tensor(limits, dtype=torch.float64).view(torch.int64),
+        indices.new_empty(n_parts, n_integers),
+        indices.new_empty(n_parts, n_floats),
+    ]
+    call(_pursuit, bounds, numbers, integers)
     return values, indices
 
 
@@ -230,29 +222,27 @@ def least_squares(
     positive: bool,
 ) -> Tensor:
     """As in `batched`."""
-    from ._numba_lstsq import MORE, _least_squares
+    from ._numba_lstsq import _positive, _signed
+    from ._numba_solve import MORE
 
-    values = X.new_empty(indices.shape)
-    nothing = batched.NOTHING * lengths(X)
-    arrays = _arrays(X, atoms, indices, used)
-    bounds = _bounds(len(X), READ * indices.numel() * indices.shape[1] * X.shape[1])
+    values, n_features, k = X.new_empty(indices.shape), X.shape[1], indices.shape[1]
+    bounds = _bounds(len(X), READ * indices.numel() * k * n_features)
     rounded = X.dtype == torch.float32 and not positive
-    room = np.zeros(
-        (len(bounds) - 1, indices.shape[1] + MORE, X.shape[1]),
-        np.float32 if rounded else np.float64,
-    )
     limits = rounding(X) if rounded else 0.0, apart
-
-    def fit(part: int, begin: int, end: int) -> None:
-        numbers = limits, nothing.numpy(), positive, room[part], values.numpy()
-        _least_squares(begin, end, *arrays, *numbers)
-
-    _run_in_threads(fit, bounds)
+    n_parts, n_places = len(bounds) - 1, k + MORE
+    numbers = *(each.contiguous() for each in (X, atoms)), values
+    integers = [
+        indices.contiguous(),
+        used.long().contiguous(),
+        torch.tensor(limits, dtype=torch.float64).view(torch.int64),
+        indices.new_zeros(n_parts, n_places * n_features),
+        indices.new_zeros(n_parts, n_places),
+        indices.new_zeros(n_parts, 2 * n_places),
+        (batched.NOTHING * lengths(X)).view(torch.int64),
+        indices.new_zeros(n_parts, n_places * (n_places + 5) + n_features + k * k),
+    ]
+    call(_positive if positive else _signed, bounds, numbers, integers)
     return values
-
-
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.contiguous().numpy() for tensor in tensors]
 
 
 def _bounds(n_rows: int, time: float) -> list[int]:
@@ -264,18 +254,6 @@ def _bounds(n_rows: int, time: float) -> list[int]:
     most = min(torch.get_num_threads(), n_rows, int(time / WORTH_A_THREAD))
     n_parts = max(1, most)
     return [part * n_rows // n_parts for part in range(n_parts + 1)]
-
-
-def _run_in_threads(kernel: Callable[[int, int, int], None], bounds: list[int]) -> None:
-    """Call a kernel with the number, first and last row of each part, all at once."""
-    n_parts = len(bounds) - 1
-    if n_parts == 1:
-        kernel(0, *bounds)
-        return
-    # Threads that were kept would be missing in forked processes.
-    with ThreadPoolExecutor(n_parts) as pool:
-        # A list, so that errors are raised here.
-        list(pool.map(kernel, range(n_parts), bounds[:-1], bounds[1:]))
 
 
 @inner(fastmath=IN_VECTORS)

@@ -14,18 +14,18 @@ themselves, with sums in a fixed order: the largest of nearly equal products, an
 whether an atom depends on others.  At the end, coefficients are corrected until they
 equal those of float64.
 
-Functions in the inner loop are short and take no slices of arrays. The compiler then
-sees that nothing is freed, and omits reference counts, which take as long as 64
-products.  Indices are unsigned where the compiler would otherwise check for negative
-ones.  Each type of an argument, and each literal, compiles a function again, and all
-that it calls: constants are therefore variables with a type.
+Each type of an argument compiles a function again, and all that it calls: constants are
+therefore variables with a type.
 """
 
 import numpy as np
 
-from ._numba_calls import compiled, inner
+from ._numba_calls import after, inner, kernel, row, width
 from ._numba_solve import (
     MORE,
+    Factor,
+    Sample,
+    Scratch,
     _contains,
     _copy,
     _dot,
@@ -44,118 +44,118 @@ TILE, TILES = 32, 32
 
 
 @inner(fastmath={"contract"})
-def _less_four(t, whole, gram, support, z, r):
+def _less_four(t, whole, sample, support, z, r):
     """Subtract a combination of four rows of the Gram matrix."""
-    j0, j1, j2, j3 = support[t], support[t + 1], support[t + 2], support[t + 3]
-    z0, z1 = r.dtype.type(z[t]), r.dtype.type(z[t + 1])
-    z2, z3 = r.dtype.type(z[t + 2]), r.dtype.type(z[t + 3])
+    g0 = after(sample.gram, support[t] * sample.width)
+    g1 = after(sample.gram, support[t + 1] * sample.width)
+    g2 = after(sample.gram, support[t + 2] * sample.width)
+    g3 = after(sample.gram, support[t + 3] * sample.width)
+    z0, z1, z2, z3 = z[t], z[t + 1], z[t + 2], z[t + 3]
     for f in range(whole):
-        r[f] = (
-            r[f]
-            - z0 * gram[j0, f]
-            - z1 * gram[j1, f]
-            - z2 * gram[j2, f]
-            - z3 * gram[j3, f]
-        )
+        r[f] = r[f] - z0 * g0[f] - z1 * g1[f] - z2 * g2[f] - z3 * g3[f]
 
 
 @inner(fastmath={"contract"})
-def _less_eight(t, whole, gram, support, z, r):
+def _less_eight(t, whole, sample, support, z, r):
     """Subtract a combination of eight rows of the Gram matrix."""
-    j0, j1, j2, j3 = support[t], support[t + 1], support[t + 2], support[t + 3]
-    j4, j5, j6, j7 = support[t + 4], support[t + 5], support[t + 6], support[t + 7]
-    z0, z1 = r.dtype.type(z[t]), r.dtype.type(z[t + 1])
-    z2, z3 = r.dtype.type(z[t + 2]), r.dtype.type(z[t + 3])
-    z4, z5 = r.dtype.type(z[t + 4]), r.dtype.type(z[t + 5])
-    z6, z7 = r.dtype.type(z[t + 6]), r.dtype.type(z[t + 7])
+    g0 = after(sample.gram, support[t] * sample.width)
+    g1 = after(sample.gram, support[t + 1] * sample.width)
+    g2 = after(sample.gram, support[t + 2] * sample.width)
+    g3 = after(sample.gram, support[t + 3] * sample.width)
+    g4 = after(sample.gram, support[t + 4] * sample.width)
+    g5 = after(sample.gram, support[t + 5] * sample.width)
+    g6 = after(sample.gram, support[t + 6] * sample.width)
+    g7 = after(sample.gram, support[t + 7] * sample.width)
+    z0, z1, z2, z3 = z[t], z[t + 1], z[t + 2], z[t + 3]
+    z4, z5, z6, z7 = z[t + 4], z[t + 5], z[t + 6], z[t + 7]
     for f in range(whole):
         r[f] = (
             r[f]
-            - z0 * gram[j0, f]
-            - z1 * gram[j1, f]
-            - z2 * gram[j2, f]
-            - z3 * gram[j3, f]
-            - z4 * gram[j4, f]
-            - z5 * gram[j5, f]
-            - z6 * gram[j6, f]
-            - z7 * gram[j7, f]
+            - z0 * g0[f]
+            - z1 * g1[f]
+            - z2 * g2[f]
+            - z3 * g3[f]
+            - z4 * g4[f]
+            - z5 * g5[f]
+            - z6 * g6[f]
+            - z7 * g7[f]
         )
 
 
 @inner(fastmath={"contract"})
-def _products(n, i, P, gram, support, z, r):
-    """Row i of P minus a combination of rows of the Gram matrix.
+def _products(n, whole, sample, support, z, r):
+    """Products with the sample minus a combination of rows of the Gram matrix.
 
     z is padded with zeros.  Most time goes to loads, and eight rows at once need fewer.
     Four at the beginning and the end read fewer rows of padding.
     """
-    whole = np.uint64(P.shape[1])
-    if n == 0:
-        for f in range(whole):
-            r[f] = P[i, f]
-        return
-    j0, j1, j2, j3 = support[0], support[1], support[2], support[3]
-    z0, z1 = r.dtype.type(z[0]), r.dtype.type(z[1])
-    z2, z3 = r.dtype.type(z[2]), r.dtype.type(z[3])
+    p = sample.products
+    g0 = after(sample.gram, support[0] * sample.width)
+    g1 = after(sample.gram, support[1] * sample.width)
+    g2 = after(sample.gram, support[2] * sample.width)
+    g3 = after(sample.gram, support[3] * sample.width)
+    z0, z1, z2, z3 = z[0], z[1], z[2], z[3]
     for f in range(whole):
-        r[f] = (
-            P[i, f]
-            - z0 * gram[j0, f]
-            - z1 * gram[j1, f]
-            - z2 * gram[j2, f]
-            - z3 * gram[j3, f]
-        )
+        r[f] = p[f] - z0 * g0[f] - z1 * g1[f] - z2 * g2[f] - z3 * g3[f]
     t = np.int64(4)
     while n - t > 4:
-        _less_eight(t, whole, gram, support, z, r)
+        _less_eight(t, whole, sample, support, z, r)
         t += 8
     if t < n:
-        _less_four(t, whole, gram, support, z, r)
+        _less_four(t, whole, sample, support, z, r)
 
 
 @inner()
-def _peaks(bits, mask, peaks):
+def _peaks(bits, whole, mask, peaks, n_tiles):
     """The largest number of each tile, as a bit pattern, at least 0.
 
     Tiles are strided, so that maxima are taken over contiguous vectors.  Four of these
     at once read and write the maxima a fourth as often.
     """
-    whole, n_tiles = np.uint64(len(bits)), np.uint64(len(peaks))
     for tile in range(n_tiles):
         peaks[tile] = 0
-    start, two, three = np.uint64(0), np.uint64(2) * n_tiles, np.uint64(3) * n_tiles
-    while start + n_tiles + three <= whole:
+    start = np.int64(0)
+    while start + 4 * n_tiles <= whole:
+        b0, b1 = after(bits, start), after(bits, start + n_tiles)
+        b2, b3 = after(b0, 2 * n_tiles), after(b1, 2 * n_tiles)
         for tile in range(n_tiles):
-            f = start + tile
-            a, b = bits[f] & mask[0], bits[f + n_tiles] & mask[0]
-            c, d = bits[f + two] & mask[0], bits[f + three] & mask[0]
-            peaks[tile] = max(max(max(a, b), max(c, d)), peaks[tile])
-        start += n_tiles + three
+            first = max(b0[tile] & mask, b1[tile] & mask)
+            second = max(b2[tile] & mask, b3[tile] & mask)
+            peaks[tile] = max(max(first, second), peaks[tile])
+        start += 4 * n_tiles
     while start < whole:
+        rest = after(bits, start)
         for tile in range(min(n_tiles, whole - start)):
-            peaks[tile] = max(bits[start + tile] & mask[0], peaks[tile])
+            peaks[tile] = max(rest[tile] & mask, peaks[tile])
         start += n_tiles
 
 
 @inner()
-def _tallest(peaks):
+def _tallest(peaks, n_tiles):
     """The largest of all numbers."""
     high = peaks[0]
-    for tile in range(len(peaks)):
+    for tile in range(n_tiles):
         high = peaks[tile] if peaks[tile] > high else high
     return high
 
 
 @inner()
-def _find(r, bits, mask, heights, least, found):
-    """Find atoms with a product of at least `least`; returns their number."""
-    n_found, n_tiles, whole = 0, np.uint64(len(heights)), np.uint64(len(r))
+def _find(r, whole, positive, heights, n_tiles, least, found, tiles):
+    """Find atoms with a product of at least `least`; returns their number.
+
+    Rejected numbers are overwritten, which avoids branches.
+    """
+    n_high, n_found = np.int64(0), np.int64(0)
     for tile in range(n_tiles):
-        if heights[tile] >= least:
-            for f in range(tile, whole, n_tiles):
-                if (bits[f] & mask[0]) > 0 and abs(r[f]) >= least:
-                    found[n_found] = f
-                    n_found += 1
+        tiles[n_high] = tile
+        n_high += heights[tile] >= least
+    for t in range(n_high):
+        f = tiles[t]
+        while f < whole:  # a range would divide, to count its steps
+            height = r[f] if positive else abs(r[f])
+            found[n_found] = f
+            n_found += (height > 0) & (height >= least)
+            f += n_tiles
     return n_found
 
 
@@ -171,11 +171,14 @@ def _drop(found, n_found, taken, n, r):
 
 
 @inner()
-def _first_of_largest(left, atoms, contenders, n_found, positive):
+def _first_of_largest(left, sample, contenders, n_found, positive):
     """The contender with the largest product with the residual; the first if equal."""
+    n_features = sample.n_features
     size, atom = -np.inf, contenders[0]
     for c in range(n_found):
-        product = _dot(left, np.int64(0), atoms, contenders[c])
+        product = _dot(
+            left, after(sample.atoms, contenders[c] * n_features), n_features
+        )
         product = product if positive else abs(product)
         first = contenders[c] < atom
         if product > size or (product == size and first):
@@ -183,90 +186,127 @@ def _first_of_largest(left, atoms, contenders, n_found, positive):
     return atom
 
 
-@compiled(error_model="numpy")
-def _pursuit(
-    begin, end, X, atoms, P, gram, sizes, k, positive, limits, room, values, indices
-):
-    """See `pursuit`."""
-    n_features = X.shape[1]
-    rounding, dependent, nothing = limits
-    r, bits, mask, peaks, heights, refused, contenders = room
-    support = np.zeros(k + MORE, np.uint32)
-    L, y, z = np.zeros((k, k)), np.zeros(k + MORE), np.zeros(k + MORE)
-    rest, found = np.zeros(k + MORE), np.zeros(k + MORE)
-    own, change = np.zeros(k + MORE), np.zeros(k + MORE)
-    left = np.zeros((1, n_features))
-    height = np.zeros(1, bits.dtype)
-    largest = height.view(r.dtype)
-    zero, no, yes = np.int64(0), bool(0), bool(1)
-    for i in range(begin, end):
-        n, n_refused, n_added = zero, zero, zero
-        exact, nearest = no, 1.0
-        while n < k and n_added < TRIES * k:
-            weight = 0.0
-            for t in range(n):
-                weight += abs(z[t])
-            for t in range(n, n + MORE):
-                z[t], support[t] = 0.0, 0
-            _products(n, i, P, gram, support, z, r)
-            _peaks(bits, mask, peaks)
-            # Rounding errors grow as atoms come close to each other.
-            margin = rounding * (sizes[i] + weight) / np.sqrt(nearest)
-            while True:
-                # Non-negative floats have the order of their bit patterns.
-                height[0] = _tallest(peaks)
-                best = largest[0]
-                least = r.dtype.type(best - margin)
-                n_found = _find(r, bits, mask, heights, least, contenders)
-                # Their residual is rounding error, or they were rejected before.
-                n_dropped = _drop(contenders, n_found, support, n, r)
-                n_dropped += _drop(contenders, n_found, refused, n_refused, r)
-                if n_dropped == 0:
+@inner()
+def _round(n, z, rounded):
+    """Coefficients for `_products`; returns the sum of their sizes."""
+    weight = 0.0
+    for t in range(n):
+        rounded[t] = z[t]
+        weight += abs(z[t])
+    for t in range(n, n + MORE):
+        rounded[t] = 0.0
+    return weight
+
+
+@kernel(error_model="numpy")
+def _pursuit(real):
+    # Non-negative floats have the order of their bit patterns.
+    integer = np.int32 if real is np.float32 else np.int64
+    all_but_sign = integer(np.iinfo(integer).max)
+
+    def compute(part, table):
+        bounds, parameters = row(table, 0, 0, np.int64), row(table, 10, 0, np.int64)
+        n_features, whole = width(table, 1), width(table, 3)
+        # The last place is for the largest.
+        n_tiles = width(table, 6) - 1
+        k, positive = width(table, 8), parameters[0] != 0
+        sizes, limits = row(table, 11, 0, np.float64), row(table, 12, 0, np.float64)
+        rounding, dependent, nothing = limits[0], limits[1], limits[2]
+        # Drop signs, or make negative numbers smaller than all non-negative ones.
+        mask = integer(-1) if positive else all_but_sign
+        heights, peaks = row(table, 6, part, real), row(table, 6, part, integer)
+        rounded = row(table, 7, part, real)
+        support = row(table, 13, part, np.int64)
+        refused = after(support, k + MORE)
+        contenders = after(refused, TRIES * k)
+        tiles = after(contenders, whole + 1)
+        z = row(table, 14, part, np.float64)
+        found = after(z, k + MORE)
+        scratch = Scratch(
+            after(z, 2 * (k + MORE)),
+            after(z, 3 * (k + MORE)),
+            after(z, 4 * (k + MORE)),
+            after(z, 6 * (k + MORE)),
+        )
+        y = after(z, 5 * (k + MORE))
+        factor = Factor(after(scratch.left, n_features), y, k)
+        atoms, gram = row(table, 2, 0, real), row(table, 4, 0, real)
+        zero = np.int64(0)
+        for i in range(bounds[part], bounds[part + 1]):
+            x, p = row(table, 1, i, real), row(table, 3, i, real)
+            sample = Sample(x, atoms, n_features, p, gram, width(table, 4))
+            r, bits = p, row(table, 3, i, integer)
+            n, n_refused, n_added = zero, zero, zero
+            exact, nearest = False, 1.0
+            while n < k and n_added < TRIES * k:
+                weight = _round(n, z, rounded)
+                for t in range(n, n + MORE):
+                    support[t] = 0
+                if n > 0:
+                    r, bits = row(table, 5, part, real), row(table, 5, part, integer)
+                    _products(n, whole, sample, support, rounded, r)
+                _peaks(bits, whole, mask, peaks, n_tiles)
+                # Rounding errors grow as atoms come close to each other.
+                margin = rounding * (sizes[i] + weight) / np.sqrt(nearest)
+                while True:
+                    peaks[n_tiles] = _tallest(peaks, n_tiles)
+                    best = heights[n_tiles]
+                    least = real(best - margin)
+                    n_found = _find(
+                        r, whole, positive, heights, n_tiles, least, contenders, tiles
+                    )
+                    # Their residual is rounding error, or they were rejected before.
+                    n_dropped = _drop(contenders, n_found, support, n, r)
+                    n_dropped += _drop(contenders, n_found, refused, n_refused, r)
+                    if n_dropped == 0:
+                        break
+                    _peaks(bits, whole, mask, peaks, n_tiles)
+                if n_found == 0 or best <= nothing * sizes[i]:
                     break
-                _peaks(bits, mask, peaks)
-            if n_found == 0 or best <= nothing * sizes[i]:
-                break
-            atom = contenders[0]
-            if n_found > 1:
-                shrink = rounding * n / nearest
-                _copy(n, z, found)
-                if not exact and not _settle(
-                    n, i, X, atoms, support, L, own, rest, left, change, shrink, found
-                ):
-                    exact = yes
-                    _factor_rows(zero, n, i, X, atoms, P, gram, support, exact, L, y)
-                    _solve(n, L, y, rest, found)
-                _less_atoms(n, i, X, atoms, support, found, left)
-                atom = _first_of_largest(left, atoms, contenders, n_found, positive)
-            n_added += 1
-            support[n] = atom
-            apart = _factor_row(n, i, X, atoms, P, gram, support, exact, L, y)
-            if apart < 100 * dependent and not exact:
-                exact = yes
-                apart = _factor_rows(
-                    zero, n + 1, i, X, atoms, P, gram, support, exact, L, y
-                )
-            if apart <= dependent:
-                refused[n_refused] = atom
-                n_refused += 1
-                continue
-            nearest = min(nearest, apart)
-            n += 1
-            if not positive:
-                _solve(n, L, y, rest, z)
-                continue
-            z[n - 1] = 0.0
-            n = _feasible(n, i, X, atoms, P, gram, support, exact, L, y, rest, z, found)
-            if n == 0 or support[n - 1] != atom:
-                refused[n_refused] = atom
-                n_refused += 1
-        shrink = rounding * n / nearest
-        if not exact and not _settle(
-            n, i, X, atoms, support, L, own, rest, left, change, shrink, z
-        ):
-            exact = yes
-            _factor_rows(zero, n, i, X, atoms, P, gram, support, exact, L, y)
-            _solve(n, L, y, rest, z)
-        for t in range(n):
-            indices[i, t] = support[t]
-            values[i, t] = max(z[t], 0.0) if positive else z[t]
+                atom = contenders[0]
+                if n_found > 1:
+                    shrink = rounding * n / nearest
+                    _copy(n, z, found)
+                    if not exact and not _settle(
+                        n, sample, support, factor, scratch, shrink, found
+                    ):
+                        exact = True
+                        _factor_rows(zero, n, sample, support, exact, factor)
+                        _solve(n, factor, factor.y, scratch.rest, found)
+                    _less_atoms(n, sample, support, found, scratch.left)
+                    atom = _first_of_largest(
+                        scratch.left, sample, contenders, n_found, positive
+                    )
+                n_added += 1
+                support[n] = atom
+                apart = _factor_row(n, sample, support, exact, factor)
+                if apart < 100 * dependent and not exact:
+                    exact = True
+                    apart = _factor_rows(zero, n + 1, sample, support, exact, factor)
+                if apart <= dependent:
+                    refused[n_refused] = atom
+                    n_refused += 1
+                    continue
+                nearest = min(nearest, apart)
+                n += 1
+                if not positive:
+                    _solve(n, factor, factor.y, scratch.rest, z)
+                    continue
+                z[n - 1] = 0.0
+                n = _feasible(n, sample, support, exact, factor, scratch.rest, z, found)
+                if n == 0 or support[n - 1] != atom:
+                    refused[n_refused] = atom
+                    n_refused += 1
+            shrink = rounding * n / nearest
+            if not exact and not _settle(
+                n, sample, support, factor, scratch, shrink, z
+            ):
+                exact = True
+                _factor_rows(zero, n, sample, support, exact, factor)
+                _solve(n, factor, factor.y, scratch.rest, z)
+            values, indices = row(table, 8, i, real), row(table, 9, i, np.int64)
+            for t in range(n):
+                indices[t] = support[t]
+                values[t] = max(z[t], 0.0) if positive else z[t]
+
+    return compute

@@ -2,12 +2,16 @@
 
 Atoms enter one at a time, each with a row of the Cholesky factor L of their Gram
 matrix.  The functions are inner ones of pursuit and of least squares on given atoms.
+All arrays are pointers, whose rows follow each other.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from numba import types
 
 from ._numba import IN_VECTORS
-from ._numba_calls import inner
+from ._numba_calls import after, inner
 from .batched import RIDGE
 
 # Places after those of the atoms, so that loops take whole groups of atoms.
@@ -18,65 +22,103 @@ MORE = 8
 MAX_CORRECTIONS, SETTLED = 5, 2e-10
 
 
+class Sample(NamedTuple):
+    """A sample and its atoms."""
+
+    x: types.CPointer
+    """(n_features,)"""
+    atoms: types.CPointer
+    """(n_atoms, n_features)"""
+    n_features: int
+    products: types.CPointer
+    """(n_atoms,), of the atoms with the sample, rounded"""
+    gram: types.CPointer
+    """(n_atoms, width), products of the atoms with each other, rounded"""
+    width: int
+
+
+class Factor(NamedTuple):
+    """The Cholesky factor of the support's Gram matrix; float64."""
+
+    L: types.CPointer
+    """(k, k), with inverses on the diagonal"""
+    y: types.CPointer
+    """(k,), with L y = products of the support with the sample"""
+    k: int
+
+
+class Scratch(NamedTuple):
+    """Space for `_solve` and `_settle`; float64."""
+
+    own: types.CPointer
+    """(k + MORE,)"""
+    rest: types.CPointer
+    """(k + MORE,)"""
+    change: types.CPointer
+    """(k + MORE,)"""
+    left: types.CPointer
+    """(n_features,)"""
+
+
 @inner(fastmath=IN_VECTORS)
-def _dot(X, i, Y, j):
-    """Dot product of two rows in float64, in an order that depends on their length."""
+def _dot(x, y, n):
+    """Dot product in float64, in an order that depends on the number of terms."""
     total = 0.0
-    for f in range(X.shape[1]):
-        total += np.float64(X[i, f]) * np.float64(Y[j, f])
+    for f in range(n):
+        total += np.float64(x[f]) * np.float64(y[f])
     return total
 
 
-@inner()
-def _products_of_atom(s, gram, support, L):
-    """Set row s of L to the products of an atom with the atoms before it."""
-    atom = support[s]
-    for t in range(s):
-        L[s, t] = gram[atom, support[t]]
-
-
 @inner(fastmath=IN_VECTORS, error_model="numpy")
-def _substitute(s, left, product, L, y):
-    """Replace row s of L by that of the Cholesky factor, and y[s] in L y = products.
+def _substitute(s, left, product, factor):
+    """Replace row s of L by that of the Cholesky factor, and compute y[s].
 
-    The arguments are the atom's products with itself and with the sample.  The diagonal
-    of L holds inverses.  Returns the squared distance of the atom to the span of the
+    The arguments are the atom's products with itself and with the sample; row s has
+    those with the support.  Returns the squared distance of the atom to the span of the
     atoms before it.
     """
+    y, row = factor.y, after(factor.L, s * factor.k)
     left += RIDGE
     for t in range(s):
-        along = L[s, t]
+        before = after(factor.L, t * factor.k)
+        along = row[t]
         for u in range(t):
-            along -= L[t, u] * L[s, u]
-        along *= L[t, t]
-        L[s, t] = along
+            along -= before[u] * row[u]
+        along *= before[t]
+        row[t] = along
         left -= along * along
         product -= along * y[t]
-    factor = 1.0 / np.sqrt(left) if left > 0 else 0.0
-    L[s, s], y[s] = factor, product * factor
+    inverse = 1.0 / np.sqrt(left) if left > 0 else 0.0
+    row[s], y[s] = inverse, product * inverse
     return left
 
 
 @inner()
-def _factor_row(s, i, X, atoms, P, gram, support, exact, L, y):
+def _factor_row(s, sample, support, exact, factor):
     """Row s of the Cholesky factor, from given products or from exact ones."""
-    atom = support[s]
-    if not exact:
-        _products_of_atom(s, gram, support, L)
-        own, product = np.float64(gram[atom, atom]), np.float64(P[i, atom])
-        return _substitute(s, own, product, L, y)
-    for t in range(s):
-        L[s, t] = _dot(atoms, np.int64(atom), atoms, support[t])
-    own, product = _dot(atoms, np.int64(atom), atoms, atom), _dot(X, i, atoms, atom)
-    return _substitute(s, own, product, L, y)
+    atom, n_features = support[s], sample.n_features
+    row = after(factor.L, s * factor.k)
+    if exact:
+        x = after(sample.atoms, atom * n_features)
+        for t in range(s):
+            other = after(sample.atoms, support[t] * n_features)
+            row[t] = _dot(x, other, n_features)
+        own, product = _dot(x, x, n_features), _dot(sample.x, x, n_features)
+    else:
+        # Rows of atoms in use are closer than that of the new one.
+        for t in range(s):
+            row[t] = sample.gram[support[t] * sample.width + atom]
+        own = np.float64(sample.gram[atom * sample.width + atom])
+        product = np.float64(sample.products[atom])
+    return _substitute(s, own, product, factor)
 
 
 @inner()
-def _factor_rows(first, end, i, X, atoms, P, gram, support, exact, L, y):
+def _factor_rows(first, end, sample, support, exact, factor):
     """Rows of the Cholesky factor; returns the squared distance of the last atom."""
     left = 1.0
     for s in range(first, end):
-        left = _factor_row(s, i, X, atoms, P, gram, support, exact, L, y)
+        left = _factor_row(s, sample, support, exact, factor)
     return left
 
 
@@ -87,31 +129,26 @@ def _copy(n, x, copy):
 
 
 @inner(fastmath=IN_VECTORS)
-def _substitute_back(n, L, rest, z):
-    """z with L^T z = rest, which is changed."""
-    for t in range(n - 1, -1, -1):
-        number = rest[t] * L[t, t]
-        z[t] = number
-        for u in range(t):
-            rest[u] -= number * L[t, u]
-
-
-@inner()
-def _solve(n, L, y, rest, z):
+def _solve(n, factor, y, rest, z):
     """z with L^T z = y."""
     _copy(n, y, rest)
-    _substitute_back(n, L, rest, z)
+    for t in range(n - 1, -1, -1):
+        row = after(factor.L, t * factor.k)
+        number = rest[t] * row[t]
+        z[t] = number
+        for u in range(t):
+            rest[u] -= number * row[u]
 
 
 @inner(error_model="numpy")
-def _feasible(n, i, X, atoms, P, gram, support, exact, L, y, rest, z, found):
+def _feasible(n, sample, support, exact, factor, rest, z, found):
     """The inner loop of Lawson and Hanson (1974): move from z while it is >= 0.
 
     z holds non-negative coefficients of n atoms; the last atom is new and has 0.  Atoms
     that reach 0 leave the support.  Returns the number of atoms that stay.
     """
     while True:
-        _solve(n, L, y, rest, found)
+        _solve(n, factor, factor.y, rest, found)
         step, first = 1.0, -1
         for t in range(n):
             if found[t] <= 0:
@@ -119,8 +156,7 @@ def _feasible(n, i, X, atoms, P, gram, support, exact, L, y, rest, z, found):
                 if first < 0 or way < step:
                     step, first = way, t
         if first < 0:
-            for t in range(n):
-                z[t] = found[t]
+            _copy(n, found, z)
             return n
         for t in range(n):
             z[t] += step * (found[t] - z[t])
@@ -133,7 +169,7 @@ def _feasible(n, i, X, atoms, P, gram, support, exact, L, y, rest, z, found):
             else:
                 first = min(first, t)
         n = n_kept
-        _factor_rows(first, n, i, X, atoms, P, gram, support, exact, L, y)
+        _factor_rows(first, n, sample, support, exact, factor)
 
 
 @inner()
@@ -145,52 +181,59 @@ def _contains(numbers, n, number):
 
 
 @inner(fastmath=IN_VECTORS)
-def _less_atoms(n, i, X, atoms, support, z, left):
+def _less_atoms(n, sample, support, z, left):
     """Residual of a sample after a combination of the support's atoms, in float64."""
-    for f in range(X.shape[1]):
-        left[0, f] = X[i, f]
+    atoms, n_features = sample.atoms, sample.n_features
+    for f in range(n_features):
+        left[f] = sample.x[f]
     for t in range(n, n + 3):
-        z[t] = 0.0
+        z[t], support[t] = 0.0, 0
     for t in range(0, n, 4):
-        j0, j1, j2, j3 = support[t], support[t + 1], support[t + 2], support[t + 3]
+        a0 = after(atoms, support[t] * n_features)
+        a1 = after(atoms, support[t + 1] * n_features)
+        a2 = after(atoms, support[t + 2] * n_features)
+        a3 = after(atoms, support[t + 3] * n_features)
         w0, w1, w2, w3 = z[t], z[t + 1], z[t + 2], z[t + 3]
-        for f in range(X.shape[1]):
-            left[0, f] -= (w0 * atoms[j0, f] + w1 * atoms[j1, f]) + (
-                w2 * atoms[j2, f] + w3 * atoms[j3, f]
-            )
+        for f in range(n_features):
+            left[f] -= (w0 * a0[f] + w1 * a1[f]) + (w2 * a2[f] + w3 * a3[f])
 
 
 @inner(fastmath=IN_VECTORS)
-def _dot_atoms(n, x, atoms, support, products):
-    """Dot products in float64 of x with the support's atoms."""
+def _dot_atoms(n, x, sample, support, products):
+    """Dot products in float64 of x with the support's atoms, and with padding."""
+    atoms, n_features = sample.atoms, sample.n_features
     for t in range(0, n, 4):
-        j0, j1, j2, j3 = support[t], support[t + 1], support[t + 2], support[t + 3]
+        a0 = after(atoms, support[t] * n_features)
+        a1 = after(atoms, support[t + 1] * n_features)
+        a2 = after(atoms, support[t + 2] * n_features)
+        a3 = after(atoms, support[t + 3] * n_features)
         p0, p1, p2, p3 = 0.0, 0.0, 0.0, 0.0
-        for f in range(x.shape[1]):
-            p0 += x[0, f] * np.float64(atoms[j0, f])
-            p1 += x[0, f] * np.float64(atoms[j1, f])
-            p2 += x[0, f] * np.float64(atoms[j2, f])
-            p3 += x[0, f] * np.float64(atoms[j3, f])
+        for f in range(n_features):
+            p0 += x[f] * np.float64(a0[f])
+            p1 += x[f] * np.float64(a1[f])
+            p2 += x[f] * np.float64(a2[f])
+            p3 += x[f] * np.float64(a3[f])
         products[t], products[t + 1] = p0, p1
         products[t + 2], products[t + 3] = p2, p3
 
 
 @inner(fastmath=IN_VECTORS, error_model="numpy")
-def _settle(n, i, X, atoms, support, L, own, rest, left, change, shrink, z):
+def _settle(n, sample, support, factor, scratch, shrink, z):
     """Correct coefficients until they equal those of float64; whether that succeeds.
 
     A correction leaves a share of the error, at most about `shrink`, the norm of
     (inverse of the Gram matrix) * (rounding error of the Gram matrix).
     """
+    own, change = scratch.own, scratch.change
     for _ in range(MAX_CORRECTIONS):
-        _less_atoms(n, i, X, atoms, support, z, left)
-        _dot_atoms(n, left, atoms, support, own)
+        _less_atoms(n, sample, support, z, scratch.left)
+        _dot_atoms(n, scratch.left, sample, support, own)
         for t in range(n):
-            product = own[t]
+            row, product = after(factor.L, t * factor.k), own[t]
             for u in range(t):
-                product -= L[t, u] * own[u]
-            own[t] = product * L[t, t]
-        _solve(n, L, own, rest, change)
+                product -= row[u] * own[u]
+            own[t] = product * row[t]
+        _solve(n, factor, own, scratch.rest, change)
         largest, most = 0.0, 0.0
         for t in range(n):
             z[t] += change[t]
