@@ -219,32 +219,34 @@ def select(
 
     Returns
     -------
-    SparseCodes of shape (n_samples, k)
-        In descending order.
+    SparseCodes of shape (n_samples, k), unordered
     """
     n_components = scores.shape[1]
-    codes = in_order(top_k(scores, min(k + 1, n_components)))
-    values, indices = codes.values[:, :k], codes.indices[:, :k]
     if k == n_components:
-        return SparseCodes(values, indices)
-    smallest = values[:, -1]
-    close = smallest - codes.values[:, k] <= margin
+        return top_k(scores, k)
+    values, indices = top_k(scores, k + 1)
+    # The smallest of these goes to the last place, which takes less than sorting them.
+    left_out, place = values.min(1, keepdim=True)
+    for each in (values, indices):
+        each.scatter_(1, place, each[:, k:].clone())
+    values, indices = values[:, :k], indices[:, :k]
+    smallest = values.amin(1)
+    close = smallest - left_out[:, 0] <= margin
     rows = (close & (smallest > 0)).nonzero()[:, 0]
     if len(rows):
-        scores, values, indices = scores[rows], values.clone(), indices.clone()
+        scores = scores[rows]
         smallest, margin = smallest[rows].unsqueeze(1), margin[rows].unsqueeze(1)
         n_candidates = int((scores >= smallest - margin).sum(1).max())
         # Atoms far enough above the smallest are in, whatever the order of the others.
         n_in = k - int((values[rows] <= smallest + margin).sum(1).max())
-        ordered = in_order(top_k(scores, max(n_candidates, k))).indices
-        candidates = ordered[:, n_in:].sort(1).values
+        ordered = in_order(top_k(scores, max(n_candidates, k)))
+        candidates = ordered.indices[:, n_in:].sort(1).values
         settled = in_order(
             SparseCodes(rescore(rows, candidates).clamp_(min=0), candidates)
         )
-        values[rows, n_in:] = settled.values[:, : k - n_in].to(values.dtype)
-        indices[rows] = torch.cat(
-            [ordered[:, :n_in], settled.indices[:, : k - n_in]], dim=1
-        )
+        for each, first, rest in zip((values, indices), ordered, settled, strict=True):
+            chosen = rest[:, : k - n_in].to(each.dtype)
+            each[rows] = torch.cat([first[:, :n_in], chosen], dim=1)
     return SparseCodes(values, indices)
 
 

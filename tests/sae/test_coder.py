@@ -218,6 +218,15 @@ def test_of_equal_atoms_the_first_is_taken_whatever_the_batch(algorithm):
     assert not np.any(together[:, 100:200] & ~together[:, :100])
 
 
+def test_codes_are_the_scores_of_their_atoms_where_rounding_could_decide():
+    sae, X = random_sae(64, 300, dtype=torch.float32), samples(50, 64).float()
+    for tensor in (sae.encoder, sae.encoder_bias, sae.decoder):
+        tensor[:, 150:] = tensor[:, :150]
+    values, indices = encoder_coder(sae, 7)(X)
+    scores = (X - sae.decoder_bias) @ sae.encoder[0].T + sae.encoder_bias
+    torch.testing.assert_close(values, scores.gather(1, indices))
+
+
 def test_hardly_a_sample_is_scored_again(monkeypatch):
     sae, X = random_sae(64, 300, dtype=torch.float32), samples(500, 64)
     rescored = []
