@@ -103,9 +103,9 @@ def fast(raw):
     return raw.copy().filter(FAST, None, picks="eeg", verbose="error")
 
 
-def ours(raw, kind: str) -> tuple[np.ndarray, int]:
+def ours(raw, kind: str, seed: int = 0) -> tuple[np.ndarray, int]:
     """Artefacts of the atoms that are found, microvolts, and how many these are."""
-    denoiser = EEGDenoiser(SHORT if kind == "muscle" else None, random_state=0)
+    denoiser = EEGDenoiser(SHORT if kind == "muscle" else None, random_state=seed)
     found = getattr(denoiser.fit(raw), f"find_bads_{kind}")(raw)[0]
     cleaned = denoiser.apply(raw, exclude=found)
     return (raw.get_data("eeg") - cleaned.get_data("eeg")) / MICRO, len(found)

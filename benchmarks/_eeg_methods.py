@@ -108,24 +108,31 @@ APPLIED: dict[str, Method] = {
 def multi_methods(
     topographies: np.ndarray | None, ch_names: list[str]
 ) -> dict[str, Method]:
-    """Without topographies, only what needs neither them nor frontal channels."""
+    """Without topographies, those for muscles, which need no frontal channels."""
     learned = {
         "spatial ridge": selected(baselines.spatial_ridge),
         "spatial ridge by frequency": selected(baselines.spatial_ridge_by_frequency),
         "convolutional network": convolutional,
     }
+    calibrated = {"ASR (mne-denoise)": selected(baselines.artifact_subspace)}
+    frontal = [name for name in FRONTAL if name in ch_names]
+
+    def without_clean(peers: dict[str, _eeg_peers.Peer]) -> dict[str, Method]:
+        def method(clean_up: _eeg_peers.Peer) -> Method:
+            return lambda split, seed: clean_up(
+                split.noisy_test, ch_names, frontal, seed
+            )
+
+        return {name: method(clean_up) for name, clean_up in peers.items()}
+
     if topographies is None:
-        return {**FIRST, **learned, **APPLIED, **OURS}
+        muscular = without_clean(_eeg_peers.MUSCULAR)
+        return {**FIRST, **muscular, **calibrated, **learned, **APPLIED, **OURS}
 
     def ica(split: Split, seed: int) -> np.ndarray:
         seen = np.concatenate([split.noisy, split.noisy_test])
         family = baselines.independent_components(seen, ch_names, topographies, seed)
         return selected(family)(split, seed)
-
-    frontal = [name for name in FRONTAL if name in ch_names]
-
-    def peer(clean_up: _eeg_peers.Peer) -> Method:
-        return lambda split, seed: clean_up(split.noisy_test, ch_names, frontal, seed)
 
     def atoms(split: Split, seed: int) -> np.ndarray:
         denoiser = EEGDenoiser(sfreq=SFREQ, random_state=seed).fit(split.noisy)
@@ -137,8 +144,8 @@ def multi_methods(
         **FIRST,
         "SSP, true topographies": fixed(baselines.projection(topographies)),
         "ICA, true topographies": ica,
-        **{name: peer(clean_up) for name, clean_up in _eeg_peers.PEERS.items()},
-        "ASR (mne-denoise)": selected(baselines.artifact_subspace),
+        **without_clean(_eeg_peers.PEERS),
+        **calibrated,
         **learned,
         "ours, without atoms like the topographies": atoms,
         **APPLIED,

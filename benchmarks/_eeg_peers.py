@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from benchmarks._eeg_added import fast, ours
 from benchmarks._eeg_baselines import MICRO, SFREQ, as_epochs, info_of
 from skmfr.eeg import EEGDenoiser, find_artifacts, score_atoms
 
@@ -27,7 +28,11 @@ def as_raw(X: np.ndarray, ch_names: Sequence[str]):
 
 def back(cleaned, X: np.ndarray) -> np.ndarray:
     """An array like X of epochs or a recording of MNE."""
-    data = cleaned.get_data()
+    return like(cleaned.get_data(), X)
+
+
+def like(data: np.ndarray, X: np.ndarray) -> np.ndarray:
+    """An array like X of volts in epochs, or in epochs one after the other."""
     if data.ndim == 2:
         data = data.reshape(X.shape[1], len(X), -1).swapaxes(0, 1)
     return (data / MICRO).astype(X.dtype)
@@ -43,14 +48,30 @@ def without_found_atoms(X, ch_names, frontal, seed) -> np.ndarray:
     return back(denoiser.apply(epochs, exclude=artefacts.index), X)
 
 
+def without_found_muscles(X, ch_names, frontal, seed) -> np.ndarray:
+    """Ours, which finds muscles in a copy without slow waves."""
+    artefacts, _ = ours(fast(as_raw(X, ch_names)), "muscle", seed)
+    return X - like(MICRO * artefacts, X)
+
+
 def independent_components(X, ch_names, frontal, seed) -> np.ndarray:
     """MNE's ICA, without what `find_bads_eog` finds."""
+    return without_components(X, ch_names, seed, "eog", ch_name=list(frontal))
+
+
+def muscular_components(X, ch_names, frontal, seed) -> np.ndarray:
+    """MNE's ICA, without what `find_bads_muscle` finds."""
+    return without_components(X, ch_names, seed, "muscle")
+
+
+def without_components(X, ch_names, seed, kind: str, **given) -> np.ndarray:
+    """MNE's ICA, without what it finds of a kind."""
     import mne
 
     epochs = as_epochs(X, ch_names)
     ica = mne.preprocessing.ICA(random_state=seed, verbose="error")
     ica.fit(epochs, verbose="error")
-    bad, _ = ica.find_bads_eog(epochs, ch_name=list(frontal), verbose="error")
+    bad, _ = getattr(ica, f"find_bads_{kind}")(epochs, verbose="error", **given)
     return back(ica.apply(epochs, exclude=bad, verbose="error"), X)
 
 
@@ -129,4 +150,12 @@ PEERS: dict[str, Peer] = {
     "GEDAI (gedai)": generalised_eigenvalues,
     "ASR, default (mne-denoise)": artifact_subspace,
     "ours, without clean signals, find_artifacts": without_found_atoms,
+}
+# Those for muscles.
+MUSCULAR: dict[str, Peer] = {
+    "ICA, find_bads_muscle": muscular_components,
+    "ICA, ICLabel (mne-icalabel)": labelled_components,
+    "GEDAI (gedai)": generalised_eigenvalues,
+    "ASR, default (mne-denoise)": artifact_subspace,
+    "ours, without clean signals, find_bads_muscle": without_found_muscles,
 }
