@@ -13,9 +13,9 @@ codes of n samples, and, for the search, the instructions per score.
   projection, optimiser and normalisation would each make a pass.
 
 All kernels treat rows independently, in the same way for any number of threads.
-They use Numba's threads, which share OpenMP's with PyTorch. Python
-threads would wait for a core on which an OpenMP thread still spins, and steps took 1.3
-to 1.6 times as long.
+They use Numba's threads, which share OpenMP's with PyTorch. Python threads would wait
+for a core on which an OpenMP thread still spins, and steps took 1.3 to 1.6 times as
+long.
 
 The first fit on a machine waits for the compiler, so little is compiled: only int64
 indices, and pointers to rows instead of arrays.  `_numba_calls` compiles one function
@@ -206,6 +206,7 @@ def pursuit(
         [positive],
         lengths(X).view(torch.int64),
         torch.tensor(limits, dtype=torch.float64).view(torch.int64),
+        # Space for integers, and for floats.
         indices.new_empty(n_parts, n_integers),
         indices.new_empty(n_parts, n_floats),
     ]
@@ -235,6 +236,7 @@ def least_squares(
         indices.contiguous(),
         used.long().contiguous(),
         torch.tensor(limits, dtype=torch.float64).view(torch.int64),
+        # Space for copies of atoms, for integers, and at the end for floats.
         indices.new_zeros(n_parts, n_places * n_features),
         indices.new_zeros(n_parts, n_places),
         indices.new_zeros(n_parts, 2 * n_places),
