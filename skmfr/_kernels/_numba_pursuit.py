@@ -286,6 +286,10 @@ def _pursuit(real):
                 if apart <= dependent:
                     refused[n_refused] = atom
                     n_refused += 1
+                    # The factor is exact now, and z may not be.
+                    _solve(n, factor, factor.y, scratch.rest, z)
+                    for t in range(n if positive else zero):
+                        z[t] = max(z[t], 0.0)
                     continue
                 nearest = min(nearest, apart)
                 n += 1

@@ -136,6 +136,21 @@ def test_codes_of_odd_data_are_those_of_the_slow_path(data, positive, exponent):
 
 
 @pytest.mark.parametrize("positive", [False, True])
+def test_codes_are_exact_when_no_further_atom_is_independent(modules, positive):
+    # After 12 atoms, which are close to each other, all others depend on them.
+    atoms = 3 + numbers(33, 12, seed=1)
+    atoms = (atoms / np.linalg.norm(atoms, axis=1, keepdims=True)).astype("f")
+    X = numbers(400, 12).astype("f")
+    tensors = torch.from_numpy(X), torch.from_numpy(atoms)
+    for x, code in zip(X, pursued(modules, *tensors, 14, positive), strict=True):
+        used = np.flatnonzero(code)
+        expected = np.linalg.lstsq(atoms[used].T.astype(float), x, rcond=None)[0]
+        # Those of codes, which are rounded to float32.
+        tolerance = 1e-6 * np.abs(expected).max(initial=0.0)
+        np.testing.assert_allclose(code[used], expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("positive", [False, True])
 def test_of_equal_products_the_first_atom_is_taken(modules, positive):
     # Products of half a unit in any order of sums, and copies of each atom.
     atoms = np.repeat(np.eye(8), 2, axis=0)
