@@ -235,14 +235,15 @@ def _pursuit(real):
         for i in range(bounds[part], bounds[part + 1]):
             x, p = row(table, 1, i, real), row(table, 3, i, real)
             sample = Sample(x, atoms, n_features, p, gram, width(table, 4))
-            r, bits = p, row(table, 3, i, integer)
             n, n_refused, n_added = zero, zero, zero
             exact, nearest = False, 1.0
             while n < k and n_added < TRIES * k:
                 weight = _round(n, z, rounded)
                 for t in range(n, n + MORE):
                     support[t] = 0
-                if n > 0:
+                if n == 0:
+                    r, bits = p, row(table, 3, i, integer)
+                else:
                     r, bits = row(table, 5, part, real), row(table, 5, part, integer)
                     _products(n, whole, sample, support, rounded, r)
                 _peaks(bits, whole, mask, peaks, n_tiles)
