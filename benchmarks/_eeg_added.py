@@ -113,13 +113,18 @@ def ours(raw, kind: str, seed: int = 0) -> tuple[np.ndarray, int]:
 
 def independent_components(raw, kind: str) -> tuple[np.ndarray, int]:
     """The same of MNE's ICA."""
+    cleaned, found = without_components(raw, kind)
+    return (raw.get_data("eeg") - cleaned.get_data("eeg")) / MICRO, len(found)
+
+
+def without_components(recording, kind: str, seed: int = 0, **given):
+    """A copy without what MNE's ICA finds of a kind, and what these components are."""
     import mne
 
-    ica = mne.preprocessing.ICA(random_state=0, verbose="error")
-    ica.fit(raw, verbose="error")
-    found, _ = getattr(ica, f"find_bads_{kind}")(raw, verbose="error")
-    cleaned = ica.apply(raw.copy(), exclude=found, verbose="error")
-    return (raw.get_data("eeg") - cleaned.get_data("eeg")) / MICRO, len(found)
+    ica = mne.preprocessing.ICA(random_state=seed, verbose="error")
+    ica.fit(recording, verbose="error")
+    found, _ = getattr(ica, f"find_bads_{kind}")(recording, verbose="error", **given)
+    return ica.apply(recording.copy(), exclude=found, verbose="error"), found
 
 
 def rows_of_added(arguments: argparse.Namespace) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from benchmarks._eeg_added import fast, ours
+from benchmarks._eeg_added import fast, ours, without_components
 from benchmarks._eeg_baselines import MICRO, SFREQ, as_epochs, info_of
 from skmfr.eeg import EEGDenoiser, find_artifacts, score_atoms
 
@@ -28,14 +28,14 @@ def as_raw(X: np.ndarray, ch_names: Sequence[str]):
 
 def back(cleaned, X: np.ndarray) -> np.ndarray:
     """An array like X of epochs or a recording of MNE."""
-    return like(cleaned.get_data(), X)
+    return like(cleaned.get_data() / MICRO, X)
 
 
 def like(data: np.ndarray, X: np.ndarray) -> np.ndarray:
-    """An array like X of volts in epochs, or in epochs one after the other."""
+    """An array like X of epochs, which may be one after the other."""
     if data.ndim == 2:
         data = data.reshape(X.shape[1], len(X), -1).swapaxes(0, 1)
-    return (data / MICRO).astype(X.dtype)
+    return data.astype(X.dtype)
 
 
 def without_found_atoms(X, ch_names, frontal, seed) -> np.ndarray:
@@ -51,28 +51,18 @@ def without_found_atoms(X, ch_names, frontal, seed) -> np.ndarray:
 def without_found_muscles(X, ch_names, frontal, seed) -> np.ndarray:
     """Ours, which finds muscles in a copy without slow waves."""
     artefacts, _ = ours(fast(as_raw(X, ch_names)), "muscle", seed)
-    return X - like(MICRO * artefacts, X)
+    return X - like(artefacts, X)
 
 
 def independent_components(X, ch_names, frontal, seed) -> np.ndarray:
     """MNE's ICA, without what `find_bads_eog` finds."""
-    return without_components(X, ch_names, seed, "eog", ch_name=list(frontal))
+    epochs, frontal = as_epochs(X, ch_names), list(frontal)
+    return back(without_components(epochs, "eog", seed, ch_name=frontal)[0], X)
 
 
 def muscular_components(X, ch_names, frontal, seed) -> np.ndarray:
     """MNE's ICA, without what `find_bads_muscle` finds."""
-    return without_components(X, ch_names, seed, "muscle")
-
-
-def without_components(X, ch_names, seed, kind: str, **given) -> np.ndarray:
-    """MNE's ICA, without what it finds of a kind."""
-    import mne
-
-    epochs = as_epochs(X, ch_names)
-    ica = mne.preprocessing.ICA(random_state=seed, verbose="error")
-    ica.fit(epochs, verbose="error")
-    bad, _ = getattr(ica, f"find_bads_{kind}")(epochs, verbose="error", **given)
-    return back(ica.apply(epochs, exclude=bad, verbose="error"), X)
+    return back(without_components(as_epochs(X, ch_names), "muscle", seed)[0], X)
 
 
 def labelled_components(X, ch_names, frontal, seed) -> np.ndarray:
@@ -142,20 +132,22 @@ def generalised_eigenvalues(X, ch_names, frontal, seed) -> np.ndarray:
         return back(gedai.transform_raw(raw, verbose="error"), X)
 
 
+# Methods that tell artefacts of all kinds from the brain.
+OF_ANY_KIND: dict[str, Peer] = {
+    "ICA, ICLabel (mne-icalabel)": labelled_components,
+    "GEDAI (gedai)": generalised_eigenvalues,
+    "ASR, default (mne-denoise)": artifact_subspace,
+}
+# Those for artefacts of the eyes, and for muscles.
 PEERS: dict[str, Peer] = {
     "regression on frontal channels (EOGRegression)": eog_regression,
     "SSP, compute_proj_eog": signal_space_projection,
     "ICA, find_bads_eog": independent_components,
-    "ICA, ICLabel (mne-icalabel)": labelled_components,
-    "GEDAI (gedai)": generalised_eigenvalues,
-    "ASR, default (mne-denoise)": artifact_subspace,
+    **OF_ANY_KIND,
     "ours, without clean signals, find_artifacts": without_found_atoms,
 }
-# Those for muscles.
 MUSCULAR: dict[str, Peer] = {
     "ICA, find_bads_muscle": muscular_components,
-    "ICA, ICLabel (mne-icalabel)": labelled_components,
-    "GEDAI (gedai)": generalised_eigenvalues,
-    "ASR, default (mne-denoise)": artifact_subspace,
+    **OF_ANY_KIND,
     "ours, without clean signals, find_bads_muscle": without_found_muscles,
 }
