@@ -198,6 +198,16 @@ def _round(n, z, rounded):
     return weight
 
 
+@inner()
+def _corrected(n, sample, support, exact, factor, scratch, shrink, z):
+    """Make coefficients those of float64; returns whether the factor is now exact."""
+    if not exact and not _settle(n, sample, support, factor, scratch, shrink, z):
+        exact = True
+        _factor_rows(np.int64(0), n, sample, support, exact, factor)
+        _solve(n, factor, factor.y, scratch.rest, z)
+    return exact
+
+
 @kernel(error_model="numpy")
 def _pursuit(real):
     # Non-negative floats have the order of their bit patterns.
@@ -268,12 +278,9 @@ def _pursuit(real):
                 if n_found > 1:
                     shrink = rounding * n / nearest
                     _copy(n, z, found)
-                    if not exact and not _settle(
-                        n, sample, support, factor, scratch, shrink, found
-                    ):
-                        exact = True
-                        _factor_rows(zero, n, sample, support, exact, factor)
-                        _solve(n, factor, factor.y, scratch.rest, found)
+                    exact = _corrected(
+                        n, sample, support, exact, factor, scratch, shrink, found
+                    )
                     _less_atoms(n, sample, support, found, scratch.left)
                     atom = _first_of_largest(
                         scratch.left, sample, contenders, n_found, positive
@@ -303,12 +310,7 @@ def _pursuit(real):
                     refused[n_refused] = atom
                     n_refused += 1
             shrink = rounding * n / nearest
-            if not exact and not _settle(
-                n, sample, support, factor, scratch, shrink, z
-            ):
-                exact = True
-                _factor_rows(zero, n, sample, support, exact, factor)
-                _solve(n, factor, factor.y, scratch.rest, z)
+            _corrected(n, sample, support, exact, factor, scratch, shrink, z)
             values, indices = row(table, 8, i, real), row(table, 9, i, np.int64)
             for t in range(n):
                 indices[t] = support[t]
