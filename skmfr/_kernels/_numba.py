@@ -199,18 +199,19 @@ def pursuit(
         X.new_empty(n_parts, n_places),
         values,
     ]
-    n_integers = n_places + batched.TRIES * k + n_components + 1 + n_tiles + 1
-    n_floats = 6 * n_places + n_features + k * k
+    widths = n_places, batched.TRIES * k, n_components + 1, n_tiles + 1
     integers: list[Tensor | Sequence[int]] = [
         indices,
         [positive],
-        lengths(X).view(torch.int64),
-        torch.tensor(limits, dtype=torch.float64).view(torch.int64),
-        # Space for integers, and for floats.
-        indices.new_empty(n_parts, n_integers),
-        indices.new_empty(n_parts, n_floats),
+        *(indices.new_empty(n_parts, n) for n in widths),
     ]
-    call(_pursuit, bounds, numbers, integers)
+    sizes = lengths(X)
+    exact: list[Tensor | Sequence[float]] = [
+        sizes,
+        limits,
+        *_scratch(sizes, n_parts, n_places, n_features, k),
+    ]
+    call(_pursuit, bounds, numbers, integers, exact)
     return values, indices
 
 
@@ -235,16 +236,27 @@ def least_squares(
     integers = [
         indices.contiguous(),
         used.long().contiguous(),
-        torch.tensor(limits, dtype=torch.float64).view(torch.int64),
-        # Space for copies of atoms, for integers, and at the end for floats.
-        indices.new_zeros(n_parts, n_places * n_features),
-        indices.new_zeros(n_parts, n_places),
-        indices.new_zeros(n_parts, 2 * n_places),
-        (batched.NOTHING * lengths(X)).view(torch.int64),
-        indices.new_zeros(n_parts, n_places * (n_places + 5) + n_features + k * k),
+        *indices.new_zeros(3, n_parts, n_places),
     ]
-    call(_positive if positive else _signed, bounds, numbers, integers)
+    sizes = lengths(X)
+    exact: list[Tensor | Sequence[float]] = [
+        batched.NOTHING * sizes,
+        limits,
+        # For copies of atoms, which may have another type, and for their products.
+        sizes.new_zeros(n_parts, n_places * n_features),
+        sizes.new_zeros(n_parts, n_places * n_places),
+        *_scratch(sizes, n_parts, n_places, n_features, k),
+    ]
+    call(_positive if positive else _signed, bounds, numbers, integers, exact)
     return values
+
+
+def _scratch(
+    like: Tensor, n_parts: int, n_places: int, n_features: int, k: int
+) -> list[Tensor]:
+    """The space that `_numba_solve._space` divides, for each part of the rows."""
+    widths = *[n_places] * 5, n_features, n_places, k * k
+    return [like.new_zeros(n_parts, n) for n in widths]
 
 
 def _bounds(n_rows: int, time: float) -> list[int]:

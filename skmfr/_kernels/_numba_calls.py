@@ -118,10 +118,11 @@ def call(
     bounds: Sequence[int],
     numbers: Sequence[Tensor],
     integers: Sequence[Tensor | Sequence[int]],
+    exact: Sequence[Tensor | Sequence[float]] = (),
 ) -> None:
     """Call a kernel for all parts of the rows.
 
-    Its table has the bounds, the numbers, which have one type, and the integers.
+    Its table has the bounds, the numbers, the integers, and the exact numbers.
 
     Parameters
     ----------
@@ -129,24 +130,25 @@ def call(
         A function with the decorator `kernel`.
     bounds : sequence of n_parts + 1 int
         Of each part, the first row and the one after the last.
-    numbers, integers : sequences of contiguous tensors, of one dimension or two
-        Instead of a tensor of integers, a sequence of int.
+    numbers, integers, exact : sequences of contiguous tensors, of 1 or 2 dimensions
+        Of one type, int64, and float64.  Short lists serve as well as tensors.
     """
-    dtype, arrays = numbers[0].dtype, (bounds, *numbers, *integers)
-    lists = [each for each in arrays if not isinstance(each, Tensor)]
-    kept = np.array([number for each in lists for number in each], np.int64)
-    address = kept.ctypes.data
-    cells: list[int] = []
-    for place, each in enumerate(arrays):
-        if isinstance(each, Tensor):
-            right = dtype if place <= len(numbers) else torch.int64
-            # A kernel would read and write elsewhere.
-            if each.dtype != right or not each.is_contiguous():
-                raise TypeError(f"array {place} is not contiguous, or not of {right}")
-            cells += each.data_ptr(), each.shape[-1]
-        else:
-            cells += address, len(each)
-            address += kept.itemsize * len(each)
+    dtype, given = numbers[0].dtype, (bounds, *numbers, *integers, *exact)
+    types_of = [
+        torch.int64,
+        *[dtype] * len(numbers),
+        *[torch.int64] * len(integers),
+        *[torch.float64] * len(exact),
+    ]
+    arrays = [
+        each if isinstance(each, Tensor) else torch.tensor(each, dtype=right)
+        for each, right in zip(given, types_of, strict=True)
+    ]
+    for place, (array, right) in enumerate(zip(arrays, types_of, strict=True)):
+        # A kernel would read and write elsewhere.
+        if array.dtype != right or not array.is_contiguous():
+            raise TypeError(f"array {place} is not contiguous, or not of {right}")
+    cells = [cell for each in arrays for cell in (each.data_ptr(), each.shape[-1])]
     table = np.array(cells, np.intp)
     compiled_kernel = of_type(NUMPY[dtype])
     if len(bounds) == 2:

@@ -12,14 +12,13 @@ import numpy as np
 from ._numba import IN_VECTORS
 from ._numba_calls import after, inner, kernel, row, width
 from ._numba_solve import (
-    Factor,
     Sample,
-    Scratch,
     _contains,
     _factor_row,
     _feasible,
     _settle,
     _solve,
+    _space,
 )
 from .batched import TRIES
 
@@ -137,21 +136,16 @@ def _of_atoms(real, exact, positive):
 
     def compute(part, table):
         bounds, n_features = row(table, 0, 0, np.int64), width(table, 1)
-        k, n_places = width(table, 3), width(table, 8)
-        atoms, rows = row(table, 2, 0, real), row(table, 7, part, exact)
-        limits, nothing = row(table, 6, 0, np.float64), row(table, 10, 0, np.float64)
-        rounding, apart = limits[0], limits[1]
+        k, n_places = width(table, 3), width(table, 6)
+        atoms, rows = row(table, 2, 0, real), row(table, 11, part, exact)
         # The atoms in use, as numbers of those in rows, and the places of these.
-        support = row(table, 8, part, np.int64)
-        places = row(table, 9, part, np.int64)
-        allowed = after(places, n_places)
-        system = row(table, 11, part, np.float64)
-        z = after(system, n_places * n_places)
-        found, y = after(z, n_places), after(z, 2 * n_places)
-        left = after(z, 5 * n_places)
-        rest = after(z, 4 * n_places)
-        scratch = Scratch(after(z, 3 * n_places), rest, found, left)
-        factor = Factor(after(left, n_features), y, k)
+        support, places = row(table, 6, part, np.int64), row(table, 7, part, np.int64)
+        allowed = row(table, 8, part, np.int64)
+        nothing, limits = row(table, 9, 0, np.float64), row(table, 10, 0, np.float64)
+        rounding, apart = limits[0], limits[1]
+        system = row(table, 12, part, np.float64)
+        z, found, scratch, factor = _space(table, 13, part, k)
+        y, rest = factor.y, scratch.rest
         for i in range(bounds[part], bounds[part + 1]):
             indices, used = row(table, 4, i, np.int64), row(table, 5, i, np.int64)
             x, values = row(table, 1, i, real), row(table, 3, i, real)

@@ -23,9 +23,7 @@ import numpy as np
 from ._numba_calls import after, inner, kernel, row, width
 from ._numba_solve import (
     MORE,
-    Factor,
     Sample,
-    Scratch,
     _contains,
     _copy,
     _dot,
@@ -35,6 +33,7 @@ from ._numba_solve import (
     _less_atoms,
     _settle,
     _solve,
+    _space,
 )
 from .batched import TRIES
 
@@ -220,26 +219,21 @@ def _pursuit(real):
         # The last place is for the largest.
         n_tiles = width(table, 6) - 1
         k, positive = width(table, 8), parameters[0] != 0
-        sizes, limits = row(table, 11, 0, np.float64), row(table, 12, 0, np.float64)
+        support, refused = (
+            row(table, 11, part, np.int64),
+            row(table, 12, part, np.int64),
+        )
+        contenders, tiles = (
+            row(table, 13, part, np.int64),
+            row(table, 14, part, np.int64),
+        )
+        sizes, limits = row(table, 15, 0, np.float64), row(table, 16, 0, np.float64)
         rounding, dependent, nothing = limits[0], limits[1], limits[2]
+        z, found, scratch, factor = _space(table, 17, part, k)
         # Drop signs, or make negative numbers smaller than all non-negative ones.
         mask = integer(-1) if positive else all_but_sign
         heights, peaks = row(table, 6, part, real), row(table, 6, part, integer)
         rounded = row(table, 7, part, real)
-        support = row(table, 13, part, np.int64)
-        refused = after(support, k + MORE)
-        contenders = after(refused, TRIES * k)
-        tiles = after(contenders, whole + 1)
-        z = row(table, 14, part, np.float64)
-        found = after(z, k + MORE)
-        scratch = Scratch(
-            after(z, 2 * (k + MORE)),
-            after(z, 3 * (k + MORE)),
-            after(z, 4 * (k + MORE)),
-            after(z, 6 * (k + MORE)),
-        )
-        y = after(z, 5 * (k + MORE))
-        factor = Factor(after(scratch.left, n_features), y, k)
         atoms, gram = row(table, 2, 0, real), row(table, 4, 0, real)
         zero = np.int64(0)
         for i in range(bounds[part], bounds[part + 1]):

@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 
 from ._numba import IN_VECTORS
-from ._numba_calls import after, inner
+from ._numba_calls import after, inner, row
 from .batched import RIDGE
 
 # Places after those of the atoms, so that loops take whole groups of atoms.
@@ -58,6 +58,24 @@ class Scratch(NamedTuple):
     """(k + MORE,)"""
     left: types.CPointer
     """(n_features,)"""
+
+
+@inner()
+def _exact(table, array, part):
+    return row(table, array, part, np.float64)
+
+
+@inner()
+def _space(table, first, part, k):
+    """The space of a part: coefficients, coefficients again, and the rest.
+
+    In the table it begins with array `first`.  `_numba._scratch` has the same order.
+    """
+    z, found = _exact(table, first, part), _exact(table, first + 1, part)
+    own, rest = _exact(table, first + 2, part), _exact(table, first + 3, part)
+    change, left = _exact(table, first + 4, part), _exact(table, first + 5, part)
+    y, L = _exact(table, first + 6, part), _exact(table, first + 7, part)
+    return z, found, Scratch(own, rest, change, left), Factor(L, y, k)
 
 
 @inner(fastmath=IN_VECTORS)
