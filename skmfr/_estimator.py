@@ -272,7 +272,8 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     n_outliers_, inlier_fvu_, outlier_fvu_ : int, float, float
         Number of outlying training rows so far, which training :ref:`scales down
         <outliers>`; FVU of the other rows and of the outlying rows in the last call.
-        The FVUs are None if there are no such rows.
+        Each FVU is relative to the variance of its own rows, of which at most 4,096 are
+        coded. The FVUs are None if there are no such rows.
 
     n_iter_ : int
         Number of epochs of the last fit, including the one in which it ended; after
@@ -495,7 +496,8 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         Warns
         -----
         UserWarning
-            If less than 2 % of the rows hold more than half of the variance.
+            If few rows hold more than half of the variance: less than 2 %, or up to a
+            quarter if they are far from all others (:ref:`when <outliers>`).
         ConvergenceWarning
             If the fit is interrupted, or shows a sign of failure: poor reconstruction
             with high agreement, collapse to identical atoms, a penalty that costs

@@ -224,10 +224,11 @@ def prepare(
     Warns
     -----
     UserWarning
-        If the first training data have outliers.
+        If the data have outliers, unless data of an earlier pass had some.
     """
     n_rows, moments, median_norm, outliers = statistics
-    if outliers is not None and not (one_pass and earlier):
+    told = one_pass and earlier is not None and earlier.n_outliers > 0
+    if outliers is not None and not told:
         warn_of(outliers, n_rows)
     n_outliers, share = 0 if outliers is None else len(outliers.rows), 1.0
     if earlier is not None:

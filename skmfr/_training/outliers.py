@@ -13,7 +13,7 @@ from .._sae.coder import Coder
 from .._sae.ensemble import Ensemble
 from .settings import Settings
 
-# Number of rows of each kind that are coded to compute their FVU.
+# Most rows of each kind that are coded to compute their FVU.
 N_CODED = 4096
 
 
@@ -42,6 +42,8 @@ def fvu_of_kinds(
 ) -> dict[str, float | None]:
     """FVU of the training rows that are not outliers, and of the outliers.
 
+    Each is relative to the variance of rows of its kind, of which `N_CODED` are drawn.
+
     Parameters
     ----------
     sae : Ensemble of one member
@@ -55,6 +57,7 @@ def fvu_of_kinds(
     if outliers is None:
         return found
     X, rows = batches.X, batches.rows
+    draw = np.random.default_rng(0)
     rows = np.arange(len(X)) if rows is None else rows
     inliers = np.setdiff1d(rows, outliers, assume_unique=True)
     as_they_are = replace(standardiser, largest=np.inf)
@@ -69,6 +72,8 @@ def fvu_of_kinds(
 
     for name, kind in zip(found, (inliers, outliers), strict=True):
         if len(kind):
-            chosen = kind[:: max(1, len(kind) // N_CODED)]
-            found[name] = fvu_of_blocks(reconstructed(chosen))
+            # At random: rows at equal distances could all have one place in a text.
+            n_chosen = min(len(kind), N_CODED)
+            chosen = draw.choice(kind, n_chosen, replace=False, shuffle=False)
+            found[name] = fvu_of_blocks(reconstructed(np.sort(chosen)))
     return found

@@ -62,6 +62,25 @@ def test_fvu_of_outliers_and_of_the_others_are_kept(beside_outliers):
 
 
 @pytest.mark.filterwarnings("ignore:.*of its variance")
+def test_fvu_is_of_rows_at_all_places_of_a_text():
+    """A stride by the length of a text would take one place of all of them."""
+    draw = np.random.default_rng(0)
+    n_texts, length = 1024, 128
+    shape = n_texts, length, 8
+    data = draw.standard_normal((*shape[:2], 1)) * np.eye(8)[0]
+    data = data + 0.05 * draw.standard_normal(shape)
+    # Second tokens are like no others, and first ones huge.
+    data[:, 1] = draw.standard_normal((n_texts, 8))
+    data[:, 0] = 500 + draw.standard_normal((n_texts, 8))
+    data = data.reshape(-1, 8).astype(np.float32)
+    sae = small(n_components=8, k=1, max_steps=30, n_saes=1, n_witnesses=0).fit(data)
+    others = 1 - sae.score(data, sample_weight=np.arange(len(data)) % length > 0)
+    # A draw of 4,096 rows has 32 second tokens, give or take 6.
+    assert sae.inlier_fvu_ == pytest.approx(others, rel=0.5)
+    assert sae.inlier_fvu_ < 0.3
+
+
+@pytest.mark.filterwarnings("ignore:.*of its variance")
 @pytest.mark.parametrize("way", ["mapped", "shards", "zarr"])
 def test_outliers_are_the_same_wherever_data_are(way, tmp_path):
     data, first = activations()
@@ -98,6 +117,19 @@ def test_calls_of_partial_fit_remember_what_outliers_are():
     loaded = pickle.loads(pickle.dumps(sae)).partial_fit(data[700:])
     sae.partial_fit(data[700:])
     np.testing.assert_array_equal(loaded.dictionaries_, sae.dictionaries_)
+
+
+def test_the_call_with_the_first_outliers_warns():
+    data, first = activations()
+    sae = small(max_steps=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sae.partial_fit(data[~first][:500])
+    with pytest.warns(UserWarning, match="of its variance"):
+        sae.partial_fit(data[:500])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sae.partial_fit(data[500:])
 
 
 @pytest.mark.filterwarnings("ignore:.*of its variance")
