@@ -76,7 +76,7 @@ def norm_bound(sae, max_norm_ratio: float | None) -> float | None:
     if not np.isfinite(median):
         raise ValueError(
             f"max_norm_ratio={max_norm_ratio!r} needs sae.median_norm_, the median "
-            f"norm that fit stores, but this {type(sae).__name__} has none: fit it "
-            "again, or set the attribute."
+            f"norm that fit stores, but this {type(sae).__name__} has none: set it to "
+            "the median norm of the rows that it was fitted to."
         )
     return float(max_norm_ratio * median)

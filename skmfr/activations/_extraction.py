@@ -368,6 +368,8 @@ def _layers_of(extractor: ActivationExtractor) -> tuple[str, ...]:
         raise ValueError(
             f"layer must be the name of a layer, or a list of names, got {layers!r}."
         )
+    if len(set(layers)) < len(layers):
+        raise ValueError(f"layer must name each layer once, got {list(layers)!r}.")
     if extractor.sae is not None:
         raise ValueError(
             f"sae codes one layer, but layer names {len(layers)}: fit one SAE for each "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from numbers import Integral, Real
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any
 
 import joblib
@@ -68,7 +68,8 @@ class ActivationExtractor(
         Dotted name of a submodule, as in ``model.named_modules()``:
         "transformer.h.0.mlp". With a list of names, the model runs once for all of
         them, and the result is a list with the rows of each layer; `sae` is then not
-        supported.
+        supported. Do not pass this list to an SAE, which would train on all of its
+        parts: an SAE takes the rows of one layer.
 
     positions : {"last", "mean", "max", "all"} or int, default="last"
         Positions (tokens of a text, places in an image) that make the row of an input:
@@ -405,6 +406,8 @@ class ActivationExtractor(
                 f"out must list {len(extraction.layers)} files, one for each layer, "
                 f"got {self.out!r}."
             )
+        if len({fspath(path) for path in paths}) < len(paths):
+            raise ValueError(f"out must list each file once, got {self.out!r}.")
         return [
             RowFile(
                 path,

@@ -211,7 +211,7 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
             best = best or Best(codes.shape[1], n_contexts)
             best.add(codes, block.start, block.lengths, block.places)
     if best is None:
-        raise nothing_left("all inputs", "all")
+        raise nothing_left("all inputs", "top_contexts")
     stream = inputs.token_stream()
     tokens = None
     # The positions of a layer need not be tokens.

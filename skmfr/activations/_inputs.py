@@ -258,6 +258,11 @@ def check_inputs(
         )
     if len(X) == 0:
         raise ValueError(f"{name} is empty: at least one input is needed.")
+    if isinstance(X, np.ndarray) and X.shape[1:] == (1,) and isinstance(X[0, 0], str):
+        raise TypeError(
+            f"{name} is a table with one column of texts, of shape {X.shape}: pass the "
+            "column."
+        )
     if isinstance(X[0], str):
         return checks.sequences(_tokenized(X, tokenizer, name))
     if isinstance(X, np.ndarray) and X.dtype != object:

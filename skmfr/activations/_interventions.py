@@ -24,7 +24,7 @@ from .._sae.arrays import coder_of
 from .._sae.codes import SparseCodes, decode
 from .._utils.checks import Device, Interval
 from ._compiled import eager, uncompiled
-from ._inputs import Batch, Inputs, check_inputs
+from ._inputs import Batch, Inputs, check_inputs, holds_texts
 from ._loading import as_model
 from ._models import (
     call,
@@ -37,7 +37,7 @@ from ._models import (
 from ._pooling import nothing_left
 from ._positions import (
     LEAVING_OUT,
-    every_position,
+    in_shape,
     left_in,
     numbering,
     numbers_of,
@@ -122,7 +122,7 @@ def loss_recovered(
     Raises
     ------
     TypeError
-        If `sae` cannot reconstruct.
+        If `sae` cannot reconstruct, or `tokens` holds texts.
     ValueError
         If the layer does not exist, never runs, or does not change the loss; if its
         width differs from that of `sae`; if the model gives no logits of tokens; if
@@ -148,6 +148,10 @@ def loss_recovered(
     True
     """
     reconstruct = _reconstruction(sae)
+    if holds_texts(tokens):
+        raise TypeError(
+            "tokens must hold token ids, got texts: pass tokenizer(texts)['input_ids']."
+        )
     module, device = as_model(model, device)
     find_layer(module, layer)
     inputs = check_inputs(tokens, module, pad_token_id=pad_token_id, name="tokens")
@@ -178,7 +182,7 @@ def loss_recovered(
     with evaluating(module, device):
         losses = Bunch(clean=mean_loss(observed))
         if not n_tokens:
-            raise nothing_left("tokens", "all")
+            raise nothing_left("tokens", "loss_recovered")
         losses.spliced = mean_loss(spliced)
         constants = {"mean": total / n_tokens, "zero": torch.zeros_like(total)}
         for name in constants if return_losses else [ablation]:
@@ -200,11 +204,10 @@ def _mean_loss(
     total, n_tokens = 0.0, 0
     for batch in inputs.batches(model, batch_size):
         ids, counting = _ids(batch, model)
+        of_tokens = numbers_of(counting)
 
-        def changed(activations: Tensor, counting=counting) -> Tensor:
-            if activations.shape[1] == counting.shape[1]:
-                return change(activations, numbers_of(counting))
-            return change(activations, every_position(activations))
+        def changed(activations: Tensor, numbers=of_tokens) -> Tensor:
+            return change(activations, in_shape(numbers, activations))
 
         with replacing_output(model, layer, changed) as n_runs:
             output = call(model, batch.arguments)

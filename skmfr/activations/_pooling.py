@@ -100,16 +100,16 @@ def check_left(lengths: np.ndarray, positions: str | int, start: int = 0) -> Non
     """
     lost = lengths == 0
     if positions == "all" and lost.all():
-        raise nothing_left("all inputs", positions)
+        raise nothing_left("all inputs", f"positions={positions!r}")
     if positions != "all" and lost.any():
-        raise nothing_left(f"X[{start + lost.argmax()}]", positions)
+        raise nothing_left(f"X[{start + lost.argmax()}]", f"positions={positions!r}")
 
 
-def nothing_left(whose: str, positions: str | int) -> ValueError:
+def nothing_left(whose: str, needing: str) -> ValueError:
     """Error for inputs whose positions are all left out."""
     return ValueError(
         f"skip_first and max_norm_ratio leave out all positions of {whose}, but "
-        f"positions={positions!r} needs one: leave out fewer, or drop short inputs."
+        f"{needing} needs one: leave out fewer, or drop short inputs."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -128,42 +128,64 @@ def numbering(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
 class Pass(NamedTuple):
     """Arguments of a forward pass that determine the numbering of positions."""
 
-    n_tokens: int | None
-    """number of tokens of each input; None if there are no tokens"""
+    shape: tuple[int, int] | None
+    """(n_inputs, n_tokens); None if there are no tokens"""
     mask: Tensor | None
-    """(n_inputs, n_past + n_tokens), tokens that are not padding"""
+    """(n_inputs, at least n_past + n_tokens), bool, tokens that are not padding"""
     n_past: int
     """number of tokens of each input in previous passes"""
 
 
 def _pass(given: dict[str, Any]) -> Pass:
-    mask = given.get("attention_mask")
-    if not (isinstance(mask, Tensor) and mask.ndim == 2):
-        mask = None
-    return Pass(_n_tokens(given), mask, _n_past(given))
+    return Pass(_shape(given), _mask(given), _n_past(given))
 
 
 def _numbers(activations: Tensor, passes: list[Pass]) -> Tensor:
-    n_inputs, n_positions, _ = activations.shape
-    if not passes or passes[-1].n_tokens != n_positions:
+    shape, mask, n_past = passes[-1] if passes else Pass(None, None, 0)
+    if shape is None:
         return every_position(activations)
-    _, mask, n_past = passes[-1]
+    n_inputs, n_tokens = shape
     if mask is not None and len(mask) == n_inputs:
-        tokens = mask.to(activations.device, torch.bool)
-        return numbers_of(tokens)[:, -n_positions:]
-    begin = n_past + 1
-    numbers = torch.arange(begin, begin + n_positions, device=activations.device)
-    return numbers.expand(n_inputs, -1)
+        end = min(n_past + n_tokens, mask.shape[1])
+        numbers = numbers_of(mask.to(activations.device))[:, end - n_tokens : end]
+    else:
+        begin = n_past + 1
+        numbers = torch.arange(begin, begin + n_tokens, device=activations.device)
+        numbers = numbers.expand(n_inputs, -1)
+    return in_shape(numbers, activations)
 
 
-def _n_tokens(given: dict[str, Any]) -> int | None:
+def in_shape(numbers: Tensor, activations: Tensor) -> Tensor:
+    """Numbers of tokens, (n_inputs, n_tokens), for the positions of a layer.
+
+    They are those of the tokens; some layers have one row of tokens for all inputs.
+    """
+    shape = activations.shape[:2]
+    if shape == numbers.shape or shape == (numbers.numel(), 1):
+        return numbers.reshape(shape)
+    return every_position(activations)
+
+
+def _shape(given: dict[str, Any]) -> tuple[int, int] | None:
     embedded = given.get("inputs_embeds")
     if isinstance(embedded, Tensor):
-        return embedded.shape[1]
+        return len(embedded), embedded.shape[1]
     for value in given.values():
         if isinstance(value, Tensor) and value.ndim == 2:
-            return None if value.is_floating_point() else value.shape[1]
+            return None if value.is_floating_point() else (len(value), value.shape[1])
     return None
+
+
+def _mask(given: dict[str, Any]) -> Tensor | None:
+    mask = given.get("attention_mask")
+    if isinstance(mask, Mapping):  # by kind of attention; one of them sees all tokens
+        mask = mask.get("full_attention")
+    if not isinstance(mask, Tensor):
+        return None
+    if mask.ndim == 4:  # (n_inputs, 1, queries, keys): what the last token attends to
+        seen = mask[:, 0, -1]
+        return seen == 0 if seen.is_floating_point() else seen.bool()
+    return mask.bool() if mask.ndim == 2 else None
 
 
 def _n_past(given: dict[str, Any]) -> int:

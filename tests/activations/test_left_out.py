@@ -530,6 +530,57 @@ def test_generation_goes_on_counting(gpt2, pca):
     assert not any(torch.equal(other, expected) for other in others)
 
 
+def test_a_cache_of_fixed_size_does_not_change_the_count(gpt2, pca):
+    """Its mask has four dimensions, and columns for tokens to come."""
+    prompt = torch.tensor([[0, 2, 3], [0, 0, 6], [4, 5, 6]])
+    given = {"attention_mask": (prompt != 0).long(), "pad_token_id": 0}
+    usual = {"max_new_tokens": 5, "do_sample": False, **given}
+    plain = gpt2.generate(prompt, **usual)
+    with steer(gpt2, LAYER, pca, 0, 40.0, skip_first=4):
+        expected = gpt2.generate(prompt, **usual)
+        found = gpt2.generate(prompt, cache_implementation="static", **usual)
+    assert torch.equal(found, expected)
+    assert not torch.equal(plain, expected)
+
+
+class Flat(nn.Module):
+    """A language model with a layer whose rows are the tokens of all inputs."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.layer = nn.Embedding(20, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, 20)
+
+    def forward(self, input_ids):
+        rows = self.layer(self.embed(input_ids).flatten(0, 1))
+        return self.head(rows).unflatten(0, input_ids.shape)
+
+
+def test_tokens_of_all_inputs_in_one_row_are_counted_too():
+    model, ids = Flat().eval(), torch.randint(1, 20, (4, 6))
+    pca = PCA(2).fit(model.layer(model.embed(ids)).detach().reshape(-1, WIDTH))
+    n_rows = []
+
+    def same(rows):
+        n_rows.append(len(rows))
+        return rows
+
+    loss_recovered(model, "layer", same, ids, skip_first=2)
+    assert n_rows == [4 * 4]
+    kept = []
+    model.layer.register_forward_hook(lambda *given: kept.append(given[-1].clone()))
+    with torch.no_grad():
+        model(ids)
+        with steer(model, "layer", pca, 0, 9.0, skip_first=2):
+            model.layer._forward_hooks.move_to_end(
+                next(iter(model.layer._forward_hooks))
+            )
+            model(ids)
+    changed = (kept[0] != kept[1]).any(1).reshape(4, 6)
+    assert torch.equal(changed, torch.arange(6).expand(4, -1) >= 2)
+
+
 def test_vectors_of_inputs_are_steered_whatever_is_skipped():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.Identity())

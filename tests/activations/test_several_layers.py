@@ -106,11 +106,13 @@ def test_files_that_are_not_equally_far_go_on(model, tokens, tmp_path):
     [
         ({"layer": []}, "layer must be"),
         ({"layer": ["0", 1]}, "layer must be"),
+        ({"layer": ["0", "1", "0"]}, "layer must name each layer once"),
         ({"layer": ["0", "nowhere"]}, "layer='nowhere' is not a module"),
         ({"layer": ["0", "4"]}, "layer='4' never runs"),
         ({"sae": PCA(2)}, "sae codes one layer"),
         ({"out": "one.npy"}, "out must list 3"),
         ({"out": ["one.npy"]}, "out must list 3"),
+        ({"out": ["one.npy", "two.npy", "one.npy"]}, "out must list each file once"),
     ],
 )
 def test_what_cannot_be_done_is_told(model, tokens, wrong, message):
