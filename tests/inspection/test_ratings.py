@@ -5,6 +5,7 @@ import json
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.datasets import load_digits
@@ -139,6 +140,22 @@ def test_the_key_that_a_page_writes_is_read(tmp_path):
     assert found.models["one"].mean == 5
     assert found.models["other"].mean == 1
     assert rating_agreement(page.key, [file]).models == found.models
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_files_that_a_spreadsheet_has_saved_again_are_read(tmp_path, delimiter):
+    """With another delimiter, and floats where a cell is empty."""
+    key, ratings = key_of(3), np.array([1.0, 2, np.nan, 4, 5, 3])
+    file = saved(tmp_path, "A", ratings)
+    expected = rating_agreement(key, [file])
+    frame = pd.read_csv(file)
+    assert frame["rating"].dtype == float
+    frame.to_csv(file, index=False, sep=delimiter)
+    found = rating_agreement(key, [file])
+    assert found.models == expected.models
+    file.write_text(file.read_text().replace("line", "l\xefne"), "cp1252")
+    with pytest.raises(ValueError, match="answers-A.csv is not in UTF-8"):
+        rating_agreement(key, [file])
 
 
 def change(**changes):

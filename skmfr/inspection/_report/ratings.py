@@ -212,11 +212,17 @@ def _records(file) -> list[dict[str, Any]]:
     Raises
     ------
     ValueError
-        If the file is not CSV or JSON.
+        If the file is not CSV or JSON, or not in UTF-8.
     """
-    text = Path(file).read_text(encoding="utf-8-sig")
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{fspath(file)} is not in UTF-8: {error}.") from error
     if text.lstrip()[:1] not in ("[", "{"):
-        return list(csv.DictReader(text.splitlines(keepends=True)))
+        lines = text.splitlines(keepends=True)
+        # Spreadsheets write other delimiters in some countries.
+        delimiter = max(",;\t", key=lines[0].count) if lines else ","
+        return list(csv.DictReader(lines, delimiter=delimiter))
     try:
         records = json.loads(text)
     except ValueError as error:
@@ -268,6 +274,7 @@ def _number(value) -> int | None:
     if value is None or value == "":
         return None
     try:
-        return int(value) if float(value) == int(value) else -1
+        number = float(value)  # "2.0" if a table had empty cells
     except (TypeError, ValueError):
         return -1
+    return int(number) if number.is_integer() else -1
