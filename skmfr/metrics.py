@@ -14,6 +14,7 @@ from ._data.moments import fvu_of_blocks
 from ._sae.cosines import nearest_cosines, share_of_at_least
 from ._sae.levels import median_gain
 from ._sae.reappearance import too_few
+from ._training.attributes import is_saved_alone, reappearance_without_warning
 from ._utils.checks import Interval, as_matrix, unit_atoms
 
 __all__ = [
@@ -172,7 +173,7 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
 
     Parameters
     ----------
-    estimator : MFRSparseAutoencoder, PretrainedSparseAutoencoder or Pipeline
+    estimator : MFRSparseAutoencoder, PretrainedSAE or Pipeline
         Fitted. It is not changed.
     X : array-like of shape (n_samples, n_features)
         Samples that fit in memory, best held out. The covariance needs several times
@@ -332,10 +333,12 @@ def reappearance_scorer(estimator, X, y=None) -> float:
     True
     """
     _, sae = _split_pipeline(estimator)
-    message = too_few(len(sae.dictionaries_), len(sae.witness_dictionaries_))
-    if message:
-        raise ValueError(message)
-    return float(np.sum(sae.reappearance_))
+    probability = reappearance_without_warning(sae)
+    if np.isnan(probability).any():
+        raise ValueError(
+            too_few(len(sae.dictionaries_), len(sae.witness_dictionaries_))
+        )
+    return float(probability.sum())
 
 
 def agreement_scorer(estimator, X, y=None) -> float:
@@ -370,8 +373,8 @@ def agreement_scorer(estimator, X, y=None) -> float:
     Raises
     ------
     ValueError
-        If there are no other SAEs, or only SAEs under the penalty, or if chance alone
-        gives an agreement of 1, as in data with one feature.
+        If there are no other SAEs, or only SAEs under the penalty, or if the data have
+        one feature.
 
     Examples
     --------
@@ -390,15 +393,16 @@ def agreement_scorer(estimator, X, y=None) -> float:
             "feature_agreement_ is NaN, because one SAE without a witness has nothing "
             "to agree with. Set n_witnesses=1 or more."
         )
-    if sae.alpha > 0 and len(sae.witness_dictionaries_) == 0:
+    has_witness = len(sae.witness_dictionaries_) > 0 or is_saved_alone(sae)
+    if sae.alpha > 0 and not has_witness:
         raise ValueError(
             f"With alpha={sae.alpha:g} and n_witnesses=0, the penalty optimises "
             "agreement itself. Set n_witnesses=1 or more."
         )
-    if null == 1:
+    if sae.components_.shape[1] == 1:
         raise ValueError(
-            "agreement_null_ is 1: in one dimension, random atoms agree as well as "
-            "learned ones, so agreement carries no information."
+            "The data have one feature: in one dimension, random atoms agree as well "
+            "as learned ones, so agreement carries no information."
         )
     return float((agreement - null) / (1 - null))
 

@@ -437,6 +437,24 @@ def test_copies_of_an_atom_span_no_more_than_it():
     np.testing.assert_allclose(cosines, [[np.sqrt(0.5)] * 3])
 
 
+def test_a_span_is_not_that_of_one_atom_and_some_other():
+    axes = np.eye(32)
+    # Its negative is another feature.
+    assert subspace_agreement(-axes[:1], axes[:3]).fate.tolist() == ["lost"]
+    assert subspace_agreement(-axes[:3], axes[:3]).fate.tolist() == ["lost"] * 3
+    near, others = axes[:1] + axes[1] / 4, axes[[0, 5, 6]]
+    assert subspace_agreement(near, others, tau=0.99).fate.tolist() == ["lost"]
+
+
+def test_two_atoms_with_one_direction_do_not_turn():
+    axes = np.eye(32)
+    whole = np.repeat(axes[:1] + axes[1], 2, axis=0)
+    assert subspace_agreement(whole, axes[:2]).fate.tolist() == ["splits"] * 2
+    found = subspace_agreement(axes[:2], whole)
+    assert found.fate.tolist() == ["merges"] * 2
+    np.testing.assert_allclose(found.agreement, 1)
+
+
 def test_one_atom_has_no_span_to_be_in():
     assert subspace_agreement([[1.0, 0.0]], [[0.0, 1.0]]).fate.tolist() == ["lost"]
     assert subspace_agreement([[1.0, 0.0]], [[1.0, 0.0]]).fate.tolist() == ["returns"]

@@ -20,7 +20,7 @@ from forks import CONTEXT, workers_of_joblib
 from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
@@ -153,6 +153,17 @@ def test_share_of_variance_along_atoms_is_that_of_the_covariance(fitted):
         "smd,de,sme->sm", sae.dictionaries_, covariance, sae.dictionaries_
     ) / np.trace(covariance)
     np.testing.assert_allclose(sae._training["along"], expected, rtol=0.1)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("n_components", [64, 128])
+def test_atoms_that_start_alike_are_not_trusted(n_components):
+    """Few features have most of the variance, so that SAEs agree before they learn."""
+    X = load_breast_cancer().data
+    sae = small(n_components=n_components, k=4, n_saes=3, n_witnesses=2, max_steps=1)
+    sae.set_params(learning_rate=1e-9).fit(X)
+    assert sae.feature_agreement_.mean() > 0.9
+    assert not sae.trusted_.any()
 
 
 @pytest.mark.parametrize("missing", [{"n_witnesses": 0}, {"n_saes": 1}])

@@ -265,6 +265,10 @@ def test_agreement_scorer_needs_something_to_agree_with():
     sae = small_sae(n_saes=1, n_witnesses=0).fit(sparse_data())
     with pytest.raises(ValueError, match="n_witnesses"):
         agreement_scorer(sae, sparse_data())
+    # All atoms have one of two directions.
+    line = sparse_data()[:, :1]
+    with pytest.raises(ValueError, match="have one feature"):
+        agreement_scorer(small_sae(n_components=4, k=1).fit(line), line)
 
 
 @short_fits

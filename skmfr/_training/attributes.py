@@ -84,6 +84,11 @@ def reappearance_without_warning(estimator) -> np.ndarray:
         return estimator.reappearance_
 
 
+def is_saved_alone(estimator) -> bool:
+    """Whether a model was read from a file without the other SAEs of its fit."""
+    return estimator.n_witnesses > 0 and not estimator.__dict__.get("_training", True)
+
+
 def is_late(estimator) -> bool:
     """Whether attributes are left to be computed."""
     return "decoder" in estimator.__dict__.get("_training", ())
@@ -122,16 +127,29 @@ def rows_of_witnesses(training: Mapping[str, np.ndarray]) -> str:
 
 
 def along_of(
-    training: Mapping[str, np.ndarray],
-    reference: int,
-    n_components: int,
-    n_features: int,
+    training: Mapping[str, np.ndarray], reference: int, atoms: np.ndarray
 ) -> np.ndarray:
-    """Share of the variance of the data along each atom, (n_components,).
+    """Share of the variance along each atom, of the data or of the starts.
 
-    That of directions on the sphere where it is not known: in models of earlier builds
-    or other packages, and in files without the state of training.
+    Two SAEs agree before the first step if few features have most of the variance,
+    because :func:`~skmfr._training.initial.initial_atoms` vary as features do.  The
+    larger share counts.  That of directions on the sphere where it is not known: in
+    models of earlier builds or other packages, and in files without the state of
+    training.
+
+    Parameters
+    ----------
+    training : mapping
+    reference : int
+    atoms : ndarray of shape (n_components, n_features)
+        Those of the reference.
+
+    Returns
+    -------
+    ndarray of shape (n_components,)
     """
-    if "along" in training:
-        return training["along"][reference]
-    return np.full(n_components, 1 / n_features)
+    if "along" not in training:
+        return np.full(len(atoms), 1 / atoms.shape[1])
+    variance = training["variance"]
+    of_starts = np.square(atoms) @ variance / max(variance.sum(), np.finfo(float).tiny)
+    return np.maximum(training["along"][reference], of_starts)

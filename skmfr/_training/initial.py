@@ -20,10 +20,11 @@ PRETRAINED_NOISE = 0.5
 def initial_atoms(
     standardiser: Standardiser, settings: Settings, i: int, attempt: int = 0
 ) -> Tensor:
-    """Initial atoms of one member: random directions.
+    """Initial atoms of one member: random directions, scaled as the features are.
 
-    They contain nothing of the data except the standard deviation of each feature, so
-    members have learned whatever they agree on at the end.
+    They contain nothing of the data except the standard deviation of each feature.  If
+    a few features have most of the variance, members agree from the start, which
+    :func:`along_of` takes into account.
 
     Returns
     -------

@@ -194,7 +194,7 @@ def agreement_of(attributes: dict) -> dict[str, np.ndarray]:
     if not np.isnan(probability).any():
         found["reappearance_"] = probability.astype(agreement.dtype)
     n_features = group.shape[2]
-    along = along_of(attributes["_training"], reference, *group.shape[1:])
+    along = along_of(attributes["_training"], reference, group[reference])
     return found | {
         "trusted_": trusted(probability, deviation, agreement, along, n_features, FDR)
     }

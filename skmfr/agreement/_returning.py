@@ -1,5 +1,6 @@
 """Which atoms of a fit an independent one finds again."""
 
+import warnings
 from numbers import Real
 
 import numpy as np
@@ -13,8 +14,14 @@ from .._sae.reappearance import (
     trusted,
     warn_of_too_few,
 )
-from .._training.attributes import along_of, rows_of_witnesses
+from .._training.attributes import along_of, is_saved_alone, rows_of_witnesses
 from .._utils.checks import Interval
+
+SAVED_ALONE = (
+    "This model was saved without the other SAEs of its fit, so the probability that "
+    "an atom returns cannot be computed again. Save it with training_state=True, or "
+    "use reappearance_ and trusted_."
+)
 
 
 @validate_params(
@@ -49,13 +56,15 @@ def reappearance(sae, tau=TAU) -> tuple[np.ndarray, np.ndarray]:
     ------
     NotFittedError
         If `sae` is not fitted.
+    TypeError
+        If `sae` is no MFRSparseAutoencoder.
     ValueError
         If tau is not between 0 and 1.
 
     Warns
     -----
     UserWarning
-        If there is no witness, or no third SAE.
+        If there is no witness, or no third SAE; also if `sae` was saved without them.
 
     See Also
     --------
@@ -92,8 +101,15 @@ def reappearance(sae, tau=TAU) -> tuple[np.ndarray, np.ndarray]:
     (64,)
     """
     check_is_fitted(sae)
+    if not hasattr(sae, "witness_dictionaries_"):
+        raise TypeError(
+            f"sae must be an MFRSparseAutoencoder, got {type(sae).__name__}."
+        )
     witnesses, group = sae.witness_dictionaries_, sae.dictionaries_
-    warn_of_too_few(len(group), len(witnesses), stacklevel=3)
+    if is_saved_alone(sae):
+        warnings.warn(SAVED_ALONE, UserWarning, stacklevel=3)
+    else:
+        warn_of_too_few(len(group), len(witnesses), stacklevel=3)
     disjoint = rows_of_witnesses(getattr(sae, "_training", {})) == "disjoint"
     return reappearance_in_fit(sae.reference_sae_, group, witnesses, tau, disjoint)
 
@@ -133,7 +149,7 @@ def trusted_atoms(sae, fdr=FDR, tau=TAU) -> np.ndarray:
 
     Raises
     ------
-    NotFittedError, ValueError
+    NotFittedError, TypeError, ValueError
         As :func:`reappearance`.
 
     Warns
@@ -143,8 +159,9 @@ def trusted_atoms(sae, fdr=FDR, tau=TAU) -> np.ndarray:
 
     Notes
     -----
-    Models of earlier builds, and files without the state of training, lack what the
-    fit knew of the covariance: random atoms are uniform on the sphere then.
+    Models of earlier builds lack what the fit knew of the covariance: random atoms are
+    uniform on the sphere then. Files that were saved without the state of training have
+    no other SAEs: no atom is trusted then, though `trusted_` is that of the fit.
 
     References
     ----------
@@ -163,7 +180,7 @@ def trusted_atoms(sae, fdr=FDR, tau=TAU) -> np.ndarray:
     True
     """
     probability, deviation = reappearance(sae, tau)
-    shape, training = sae.components_.shape, getattr(sae, "_training", {})
-    along = along_of(training, sae.reference_sae_, *shape)
+    atoms, training = sae.components_, getattr(sae, "_training", {})
+    along = along_of(training, sae.reference_sae_, atoms)
     agreement = sae.feature_agreement_
-    return trusted(probability, deviation, agreement, along, shape[1], fdr)
+    return trusted(probability, deviation, agreement, along, atoms.shape[1], fdr)

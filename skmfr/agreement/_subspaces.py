@@ -49,9 +49,9 @@ def subspace_agreement(
     Atoms of either dictionary that the other has at a cosine of `tau` return. Of those
     left, each is sought in the span of a few that are left in the other dictionary, by
     matching pursuit. Atoms found in this way are linked, and atoms that are linked to
-    one another make a group: one atom here and several there is an atom that *splits*,
-    several here and one there are atoms that *merge*, and several on both sides are
-    atoms that *turn* in a span that both dictionaries have.
+    one another make a group. Atoms of a group *split* if they are in the span of its
+    atoms there, and *merge* if those there are in their span. If both is so, the
+    dictionaries have the same span, in which atoms *turn*.
 
     Parameters
     ----------
@@ -117,15 +117,15 @@ def subspace_agreement(
         of_here = places[places < len(here)]
         of_there = places[places >= len(here)] - len(here)
         mine, theirs = sides[0][of_here], sides[1][of_there]
-        if len(theirs) == 1:
-            name, cosine = "merges", _cosine_with_span(theirs, mine)
-        else:
-            name = "splits" if len(mine) == 1 else "turns"
-            cosine = _cosine_with_span(mine, theirs)
-        found = np.broadcast_to(cosine >= span_tau, len(mine))
+        cosine, back = _cosine_with_span(mine, theirs), _cosine_with_span(theirs, mine)
+        found, found_back = cosine >= span_tau, (back >= span_tau).all()
+        name = "turns" if found_back and found.all() else "splits"
+        if found_back and not found.all():
+            name, cosine = "merges", np.full(len(mine), back.min())
+            found[:] = True
         places = here[of_here][found]
         fate[places], group[places] = name, number
-        agreement[places] = np.broadcast_to(cosine, len(mine))[found]
+        agreement[places] = cosine[found]
     return SubspaceAgreement(fate, group, agreement)
 
 
@@ -144,7 +144,8 @@ def _links(
     level[level >= 1] = np.inf
     level[0] = np.inf
     chosen, cosines = _pursued(atoms, others, max_atoms)
-    in_span = cosines >= level
+    # Nor is an atom sought in a span if another one, or its negative, is nearly equal.
+    in_span = (cosines >= level) & (cosines[:, :1] < span_tau)
     n_atoms = np.where(in_span.any(1), in_span.argmax(1) + 1, 0)
     atom, place = np.nonzero(np.arange(max_atoms) < n_atoms[:, None])
     return np.stack([atom, chosen[atom, place]])

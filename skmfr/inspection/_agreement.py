@@ -150,7 +150,8 @@ class FeatureAgreementDisplay:
             Data to measure how often each atom is used, for "usage".
         truth : estimator, or array-like of shape (n_atoms, n_features), default=None
             For "calibration" and "truth": an independent fit, with another seed and on
-            other samples; or the known features. The reference of a fit counts.
+            other samples; or the known features. The reference of a fit counts. Atoms
+            of pipelines are compared as directions of the data that enter them.
         kind : {"usage", "calibration", "truth"}, default="usage"
             Kind of picture.
         ax : matplotlib Axes, default=None
@@ -173,8 +174,8 @@ class FeatureAgreementDisplay:
             If the estimator has an unsupported type.
         ValueError
             If it is not fitted, X or the truth does not match it, there is no agreement
-            because a single SAE was fitted without a witness, or something that this
-            kind draws is missing.
+            because a single SAE was fitted without a witness, something that this kind
+            draws is missing, or pipelines have steps without `inverse_transform`.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         before, sae = split_fitted(estimator)
@@ -187,7 +188,7 @@ class FeatureAgreementDisplay:
             agreement_with=agreement_with(sae),
             trusted=sae.trusted_,
             reappearance=None if np.isnan(probability).any() else probability,
-            truth=None if truth is None else _cosine_with_truth(sae, truth),
+            truth=(None if truth is None else _cosine_with_truth(before, sae, truth)),
         )
         return display.plot(
             ax, kind=kind, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs
@@ -407,11 +408,31 @@ def _checked(agreement: np.ndarray) -> np.ndarray:
     return agreement
 
 
-def _cosine_with_truth(sae, truth) -> np.ndarray:
-    """Cosine of each atom with the nearest of an estimator or array."""
-    if hasattr(truth, "fit"):
-        truth = split_fitted(truth)[1].components_
-    return nearest_atoms(sae.components_, truth)[0]
+def _cosine_with_truth(before, sae, truth) -> np.ndarray:
+    """Cosine of each atom with the nearest of an estimator or array.
+
+    Atoms of two pipelines are compared as directions of the data that enter these,
+    because the steps before the SAEs may differ, like axes of principal components.
+    """
+    if not hasattr(truth, "fit"):
+        return nearest_atoms(sae.components_, truth)[0]
+    before_truth, truth = split_fitted(truth)
+    ways = (before, sae), (before_truth, truth)
+    return nearest_atoms(*(_directions(*way) for way in ways))[0]
+
+
+def _directions(before, sae) -> np.ndarray:
+    """Atoms as directions of the data that enter a pipeline, (n_components, n)."""
+    atoms = sae.components_
+    if before is None:
+        return atoms
+    if not hasattr(before, "inverse_transform"):
+        raise ValueError(
+            "Atoms of two pipelines cannot be compared if a step before the SAE has no "
+            "inverse_transform. Fit the SAEs to data that one transformer has made."
+        )
+    zero = np.zeros((1, atoms.shape[1]), atoms.dtype)
+    return before.inverse_transform(atoms) - before.inverse_transform(zero)
 
 
 def _usage(sae, X) -> np.ndarray:

@@ -278,7 +278,8 @@ def _attributes_of(sae: MFRSparseAutoencoder, reference: int) -> dict[str, Any]:
     # JSON has no NaN.
     if not np.isnan(sae.median_norm_):
         attributes["median_norm_"] = sae.median_norm_
-    attributes |= {name: getattr(sae, name) for name in ("n_outliers_", *FVU_OF_KINDS)}
+    others = "n_outliers_", "witness_rows_", *FVU_OF_KINDS
+    attributes |= {name: getattr(sae, name) for name in others}
     return attributes | names_of(sae)
 
 
@@ -417,7 +418,7 @@ def _set_attributes(
         "n_outliers_": checked_number(
             {"n_outliers_": 0} | attributes, "n_outliers_", int, 0
         ),
-        "witness_rows_": rows_of_witnesses(training),
+        "witness_rows_": _rows_of_witnesses(attributes, training),
         "history_": [],
         "median_norm_": nan,
         "_training": training,
@@ -429,6 +430,14 @@ def _set_attributes(
         fitted[name] = checked_number(attributes, name, float, 0) if known else None
     set_fitted(sae, with_copies(fitted))
     set_names(sae, attributes)
+
+
+def _rows_of_witnesses(attributes: Mapping, training: Mapping) -> str:
+    """What the file says, or, in files of earlier builds, the state of training."""
+    rows = attributes.get("witness_rows_", rows_of_witnesses(training))
+    if rows not in ("same", "disjoint"):
+        raise ValueError(f"witness_rows_ is {rows!r}, expected 'same' or 'disjoint'.")
+    return rows
 
 
 def _check_training(training: Mapping[str, np.ndarray]) -> None:

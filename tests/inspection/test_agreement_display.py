@@ -6,9 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import Normalizer, StandardScaler
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.agreement import feature_agreement, random_agreement
@@ -204,6 +205,22 @@ def test_an_estimator_can_be_the_truth(sae, alone):
     shown = from_estimator(sae, truth=alone, kind="calibration")
     expected = from_estimator(sae, truth=alone.components_, kind="truth").truth
     np.testing.assert_array_equal(shown.truth, expected)
+
+
+def test_atoms_of_pipelines_are_compared_in_the_data_that_enter_them(X):
+    """Two sets of axes: the same atom has other coordinates."""
+    from_estimator = FeatureAgreementDisplay.from_estimator
+    sae = MFRSparseAutoencoder(20, k=2, max_steps=3, random_state=0)
+    one = make_pipeline(PCA(10), sae).fit(X)
+    other = deepcopy(one)
+    other[0].components_ = -one[0].components_[::-1]
+    other[1].components_ = -one[1].components_[:, ::-1]
+    shown = from_estimator(one, truth=other, kind="truth")
+    np.testing.assert_allclose(shown.truth, 1, atol=1e-6)
+    # Without the way back, atoms of two pipelines cannot be compared.
+    normalised = make_pipeline(Normalizer(), clone(sae)).fit(X)
+    with pytest.raises(ValueError, match="has no inverse_transform"):
+        from_estimator(one, truth=normalised, kind="truth")
 
 
 def test_what_a_kind_needs_is_named(sae, X):

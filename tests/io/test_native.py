@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from skmfr import MFRSparseAutoencoder
 from skmfr.agreement import reappearance
 from skmfr.io import load, save
+from skmfr.metrics import agreement_scorer, reappearance_scorer
 
 stored = pytest.importorskip("safetensors.numpy")
 # A file of format version 1, and what its estimator does.
@@ -318,6 +319,19 @@ def weights_of(sae):
     """Arrays that `transform` needs."""
     weights = [sae.components_, sae.encoder_bias_, sae.decoder_bias_]
     return weights if sae.tied else [*weights, sae.encoder_weights_]
+
+
+@pytest.mark.parametrize("rows", ["same", "disjoint"])
+def test_file_without_other_saes_keeps_what_they_found(path, rows):
+    X = np.random.default_rng(0).standard_normal((500, 16))
+    sae = fitted(X, n_components=32, max_steps=40, n_witnesses=2, witness_rows=rows)
+    save(sae, path, training_state=False)
+    loaded = load(path)
+    assert loaded.witness_rows_ == rows
+    for scorer in (reappearance_scorer, agreement_scorer):
+        assert scorer(loaded, X) == scorer(sae, X)
+    with pytest.warns(UserWarning, match="saved without the other SAEs"):
+        assert np.isnan(reappearance(loaded)[0]).all()
 
 
 @pytest.mark.parametrize("tied", [False, True])
