@@ -174,7 +174,9 @@ def run(arguments: argparse.Namespace, report: Report) -> None:
     }
     rows = ways[arguments.what]
     made = rows(problem, site, extractor, collections(arguments.text), arguments)
-    report(made, {"what": arguments.what}, DIGITS, append=True)
+    # The words of a row of `decide` differ in each run, so it would replace none.
+    append = arguments.what != "decide"
+    report(made, {"what": arguments.what}, DIGITS, append=append)
 
 
 def probed(problem, site, extractor, given: list[Texts], arguments) -> Iterator[Row]:

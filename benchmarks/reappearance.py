@@ -9,7 +9,8 @@ A row for each source: the share of atoms that *return*; the *mean* of the
 probabilities; the expected calibration error (ECE, ten bins) and, *chance*, that of
 probabilities that hold, with so many atoms; the Brier skill over the base rate; the
 AUROC; and how many atoms ``trusted_atoms`` chooses at 5 % (``trusted_``) and at 10 %,
-and the share of them that does not return.
+and the share of them that does not return.  Where features are known, *no feature* is
+the share of the trusted atoms that are none of them (cosine below .9).
 
 Sources: ``superposition`` with as many atoms as features, with twice as many
 (``excess``), with mostly rare features (``rare``), with noise (``noise``)
@@ -47,6 +48,8 @@ from skmfr.agreement import nearest_atoms, reappearance, trusted_atoms
 from skmfr.datasets import make_mfr_synthetic, make_superposition
 
 TAU = 0.8
+# Cosine with a known feature from which on an atom is that feature.
+KNOWN = 0.9
 N_FEATURES = 24
 N_TRUE = 48
 RATES = (0.05, 0.1)
@@ -77,6 +80,8 @@ class Source(NamedTuple):
     k: int
     n_steps: int = 400
     batch_size: int = 128
+    truth: np.ndarray | None = None
+    """features that are known, (n_true, n_features)"""
 
 
 def dealt(X: np.ndarray, n_fits: int, seed: int = 0) -> list[np.ndarray]:
@@ -92,10 +97,10 @@ def source_of(X: np.ndarray, n_fits: int, n_components: int, k: int, **size) -> 
 
 def superposed(n_fits: int, n_components=N_TRUE, n_rows=4000, **options) -> Source:
     usual = {"n_active": 3, "decay": 0.97}
-    X, *_ = make_superposition(
+    X, _, truth = make_superposition(
         n_fits * n_rows, N_FEATURES, N_TRUE, random_state=0, **usual | options
     )
-    return source_of(X, n_fits, n_components, k=3)
+    return source_of(X, n_fits, n_components, k=3, truth=truth)
 
 
 def digits(n_fits: int) -> Source:
@@ -121,8 +126,9 @@ def surrogate(n_fits: int, source: Callable[[int], Source]) -> Source:
 
 def paper(n_fits: int) -> Source:
     n_fits = min(n_fits, ENOUGH // 2)
-    X, *_ = make_mfr_synthetic(n_fits * 100_000, dtype=np.float32, random_state=0)
-    return source_of(X, n_fits, 512, k=32, n_steps=2000, batch_size=1024)
+    X, _, truth = make_mfr_synthetic(n_fits * 100_000, dtype=np.float32, random_state=0)
+    size = {"n_steps": 2000, "batch_size": 1024}
+    return source_of(X, n_fits, 512, k=32, truth=truth, **size)
 
 
 def stories(n_fits: int, model: Path, tokens: Path) -> Source:
@@ -210,6 +216,7 @@ def row(name: str, source: Source, n_rows: int | None, **parameters) -> Row:
     # Of each atom of a fit, with each other fit on the same deal.
     said, told = [], []
     chosen: dict[float, list[np.ndarray]] = {rate: [] for rate in RATES}
+    unknown: list[np.ndarray] = []
     seeds = count()
     for parts in source.deals:
         fits = [
@@ -218,6 +225,9 @@ def row(name: str, source: Source, n_rows: int | None, **parameters) -> Row:
         for fit in fits:
             probability, _ = reappearance(fit, TAU)
             sets = {rate: trusted_atoms(fit, rate, TAU) for rate in RATES}
+            if source.truth is not None and fit.trusted_.any():
+                cosine, _ = nearest_atoms(fit.components_[fit.trusted_], source.truth)
+                unknown.append(cosine < KNOWN)
             for other in fits:
                 if other is not fit:
                     cosine, _ = nearest_atoms(fit.components_, other.components_)
@@ -245,6 +255,8 @@ def row(name: str, source: Source, n_rows: int | None, **parameters) -> Row:
         members = np.concatenate(parts)
         cells[f"at {rate:g}"] = members.mean()
         cells[f"false, at {rate:g}"] = false_share(members, returns)
+    atoms = np.concatenate(unknown) if unknown else np.empty(0)
+    cells["no feature"] = atoms.mean() if len(atoms) else np.nan
     return cells
 
 

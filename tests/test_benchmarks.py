@@ -518,6 +518,23 @@ def test_reappearance(table, monkeypatch):
     assert 0 < number(cells["mean"]) < 1
 
 
+def test_trusted_atoms_that_are_no_feature_are_counted(table, monkeypatch):
+    source = reappearance.superposed(2, n_rows=2000)._replace(n_steps=150)
+    # Half of the features are said to be unknown.
+    source = source._replace(truth=source.truth[::2])
+    monkeypatch.setattr(reappearance, "SOURCES", {"small": lambda n_fits: source})
+    rows = table(reappearance)
+    cells = dict(zip(rows["data"], rows["small"], strict=True))
+    fits = [
+        reappearance.fitted(source, part, seed)
+        for seed, part in enumerate(source.deals[0])
+    ]
+    trusted = np.concatenate([fit.components_[fit.trusted_] for fit in fits])
+    no_feature = (trusted @ source.truth.T).max(1) < 0.9
+    assert 0.2 < no_feature.mean() < 0.8
+    assert number(cells["no feature"]) == pytest.approx(no_feature.mean(), abs=5e-4)
+
+
 def test_cost_of_witnesses(table, monkeypatch):
     monkeypatch.setattr(reappearance, "SIZES", ((4, 6, 2),))
     rows = table(reappearance, "--cost")
