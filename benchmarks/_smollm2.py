@@ -22,6 +22,8 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SITES = ("model.layers.5.mlp", "model.layers.15.mlp", "model.layers.15")
 # Where first tokens have a hundred times the norm of others.
 RESIDUAL = SITES[-1]
+# File in the cache.
+WINDOWS = "windows.npy"
 # Tokens of a context, and of all together.
 WINDOW = 128
 N_TOKENS = 1 << 19
@@ -69,7 +71,7 @@ def windows(cache: Path, text: Path | None, stories: Path | None) -> np.ndarray:
     stories : Path
         ``.npy`` file of token ids of the model in the folder ``stories260k`` beside it.
     """
-    file = cache / "windows.npy"
+    file = cache / WINDOWS
     if file.exists():
         return np.load(file)
     if text is None or stories is None:

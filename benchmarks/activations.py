@@ -117,10 +117,13 @@ def reference(
     }
 
 
+# Models that a cache folder keeps.
+REAL = {"smollm2": _jobs.compare, "efficientnet": _jobs.compare_on_images}
+
+
 def compare(arguments: argparse.Namespace, report: Report) -> None:
-    real = {"smollm2": _jobs.compare, "efficientnet": _jobs.compare_on_images}
-    if str(arguments.model) in real:
-        real[str(arguments.model)](arguments, report)
+    if str(arguments.model) in REAL:
+        REAL[str(arguments.model)](arguments, report)
         return
     model = AutoModelForCausalLM.from_pretrained(arguments.model)
     windows, held_out = _data.story_windows(arguments.tokens, N_HELD_OUT)
@@ -200,11 +203,15 @@ def main() -> None:
     parser = Command("activations", __doc__)
     parser.add_argument("what", choices=["compare", "extraction"])
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="or smollm2"
+        "--model",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="or smollm2, or efficientnet",
     )
     parser.add_argument("--tokens", type=Path, metavar="FILE", help=".npy")
     parser.add_argument("--text", type=Path, metavar="FILE", help=".txt.gz")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="for smollm2")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="for these two")
     parser.add_argument("--quick", action="store_true", help="for smollm2")
     parser.add_argument("--layers", nargs="+", help="instead of the usual ones")
     parser.add_argument("--k", nargs="+", type=int, default=[4, 8, 16])
@@ -212,6 +219,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="instead of the usual number")
     parser.add_argument("--only", default="", help="regex of names of rows to make")
     arguments, report = parser.parse()
+    if str(arguments.model) in REAL and arguments.cache is None:
+        parser.error(f"--model {arguments.model} needs --cache, a folder to keep it in")
     {"compare": compare, "extraction": extraction}[arguments.what](arguments, report)
 
 

@@ -262,6 +262,11 @@ def main() -> None:
     arguments, report = parser.parse()
     if arguments.what == "rate" and arguments.out is None:
         parser.error("rate needs --out")
+    if not (arguments.cache / _smollm2.WINDOWS).exists():
+        parser.error(
+            f"--cache {arguments.cache} has no text: make it with python -m "
+            "benchmarks.activations compare --model smollm2"
+        )
     run(arguments, report)
 
 

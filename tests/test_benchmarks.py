@@ -404,6 +404,23 @@ def test_probing(table, texts, tmp_path, monkeypatch):
     assert models_rated == {"ours, alpha=0", "ours, default"}
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["activations", "compare", "--model", "smollm2"], "smollm2 needs --cache"),
+        (["probing", "probe", "--cache", "{}", "--text", "{}"], "has no text: make it"),
+    ],
+)
+def test_commands_without_their_folder_say_so(
+    command, message, tmp_path, monkeypatch, capsys
+):
+    words = [word.format(tmp_path) for word in command]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit):
+        {"activations": activations, "probing": probing}[words[0]].main()
+    assert message in capsys.readouterr().err
+
+
 def test_attribution_to_atoms_is_what_ablation_does(
     table, model_of_words, tmp_path, monkeypatch
 ):

@@ -13,10 +13,13 @@ model is large: the tables come from the :doc:`benchmark </activations_benchmark
 # A pipeline from texts to labels
 # -------------------------------
 # The extractor runs the model up to the layer, and the SAE codes each token. For each
-# atom, a text then has the largest code over its tokens. ``skip_first=1`` leaves out
-# the first token, whose activations are huge whatever it is. ``memory`` keeps
-# activations, so that the model runs once for all steps of a search. Replace FOLDER
-# with the folder or the name of the model.
+# atom, a text then has the largest code over its tokens. A model's first token is
+# special, whatever it is, and some requests are a single token. So each text gets a
+# first token that says nothing, and ``skip_first=1`` leaves it out.
+# ``memory`` keeps activations, so that the model runs once for all steps of a search.
+# Replace FOLDER with the folder or the name of the model.
+
+from functools import partial
 
 from sklearn.feature_selection import SelectKBest, f_classif
 from sklearn.frozen import FrozenEstimator
@@ -24,14 +27,21 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler
+from transformers import AutoTokenizer
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.activations import ActivationExtractor
 
 
+def begun(tokenizer, texts):
+    """Token ids of texts after a token that begins each."""
+    return tokenizer(["<|im_start|>" + text for text in texts])
+
+
 def classifier(wikitext: list[str], n_atoms: int, folder: str = "FOLDER"):
     """A pipeline from texts to labels, with atoms learned from other texts."""
     layer, options = "model.layers.15.mlp", {"skip_first": 1, "max_length": 128}
+    options["tokenizer"] = partial(begun, AutoTokenizer.from_pretrained(folder))
     tokens = ActivationExtractor(folder, layer, positions="all", **options)
     sae = MFRSparseAutoencoder(1152, k=32, max_steps=400, sparse_output=True)
     sae.fit(tokens.fit_transform(wikitext))
