@@ -10,27 +10,51 @@ import numpy as np
 from ._fitted import as_scaled
 from ._recordings import Reader, pieces_to_fit
 from ._removal import ArtefactFilter, artefacts_in
-from ._windows import cut_windows
+from ._scales import moments_of_windows, warn_of_other_sizes
+from ._windows import cut_windows, taper
 
 # Windows that the removal of artefacts is learned from, at most.
 N_WINDOWS = 1000
+# Power, as a share of the median, below which a window has lost its signal. It would
+# count as brain without an artefact.
+LOST = 0.01
+# The same as a share of the power with the offset: what is left is rounding.
+CONSTANT = 1e-5
 
 
 def windows_to_learn_from(denoiser, reader: Reader) -> np.ndarray:
     """At most `N_WINDOWS` windows of scaled signals, evenly spaced.
 
+    Windows without a signal are left out.
+
     Returns
     -------
     ndarray of shape (n_windows, n_channels, n_times_)
+
+    Raises
+    ------
+    ValueError
+        If X is constant.
     """
     length, n_channels = denoiser.n_times_, denoiser.n_channels_
     rng = np.random.default_rng(0)
-    parts = []
+    parts, moments = [], []
     for piece in pieces_to_fit(reader, length, N_WINDOWS * length, rng):
-        signals = as_scaled(denoiser, reader.read(piece))
+        signals = reader.read(piece)
+        moments.append(moments_of_windows(signals, length))
+        signals = as_scaled(denoiser, signals)
         windows = cut_windows(signals, length, denoiser.hop_).swapaxes(1, 2)
         parts.append(windows.reshape(-1, n_channels, length))
+    if reader.name != "X":  # which is checked where it is changed
+        warn_of_other_sizes(denoiser, moments, reader.name, stacklevel=8)
     together = np.concatenate(parts)
+    power, of_all = _power(together)
+    if not (power > CONSTANT * of_all).any():
+        raise ValueError(
+            f"{reader.name} is constant: nothing can be learned from it about how to "
+            "remove artefacts."
+        )
+    together = together[power > LOST * np.median(power[power > 0])]
     if len(together) < n_channels:
         warnings.warn(
             f"X has only {len(together)} windows of {n_channels} channels from which "
@@ -40,6 +64,26 @@ def windows_to_learn_from(denoiser, reader: Reader) -> np.ndarray:
         )
     chosen = np.unique(np.linspace(0, len(together) - 1, N_WINDOWS).astype(int))
     return together[chosen]
+
+
+def _power(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Power of tapered windows over all channels, without offsets and with them.
+
+    An offset is a multiple of the taper in each channel.
+
+    Parameters
+    ----------
+    windows : ndarray of shape (n_windows, n_channels, length)
+
+    Returns
+    -------
+    power, of_all : ndarray of shape (n_windows,)
+    """
+    tapered = taper(windows.shape[2]).astype(windows.dtype)
+    offset = windows.mean(2) / tapered.mean()
+    of_all = np.einsum("nct,nct->n", windows, windows)
+    along = np.einsum("nc,nct,t->n", offset, windows, tapered, optimize=True)
+    return of_all - 2 * along + np.square(offset).sum(1) * (tapered @ tapered), of_all
 
 
 def as_spectra(windows: np.ndarray) -> np.ndarray:

@@ -16,7 +16,13 @@ from ._fitted import (
     check_atoms_are_signals,
     check_shape,
 )
-from ._recordings import Reader, check_recording, picked, warn_of_other_recording
+from ._recordings import (
+    Reader,
+    check_recording,
+    of_types,
+    picked,
+    warn_of_other_recording,
+)
 from ._scales import moments_of_windows, warn_of_other_sizes
 from ._spans import Span, chunks, first_windows, windows_of_spans
 from ._unsupervised import codes_of_windows
@@ -182,10 +188,10 @@ def score_atoms(
     reader = fitted_reader(denoiser, X)
     X = reader.X
     if channels is None:
-        types = zip(X.ch_names, X.get_channel_types(), strict=True)
-        channels = [name for name, kind in types if kind in ("eog", "ecg")]
+        channels = of_types(X, "eog", "ecg")
     channels = picked(X, channels, "channels") if len(channels) else []
-    spans = Reader(X, [*reader.ch_names, *channels], "X").spans()
+    good = Reader(X, [*reader.ch_names, *channels], "X").good_spans()
+    spans = [(span.start, span.stop) for span in good]
     codes = code_windows(denoiser, reader, spans)
     waveforms = atom_waveforms(denoiser)
     spatial, temporal = leading_vectors(waveforms)

@@ -44,14 +44,14 @@ def as_recording(X: Any) -> Any:
 
 
 def as_epochs(evoked: Any) -> Any:
-    """An average as one epoch, with the baseline that it says it has."""
+    """An average as one epoch, without a baseline, which would be subtracted again."""
     import mne
 
     return mne.EpochsArray(
-        evoked.data[None],
+        evoked.data[None].copy(),
         evoked.info,
         tmin=evoked.times[0],
-        baseline=evoked.baseline,
+        baseline=None,
         proj=False,
         verbose="error",
     )

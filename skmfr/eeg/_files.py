@@ -55,7 +55,7 @@ def save_denoiser(denoiser, path) -> None:
     arrays = {
         name: getattr(denoiser, name) for name in names if hasattr(denoiser, name)
     }
-    attributes = {name: getattr(denoiser, name) for name in PLAIN}
+    attributes = _plain({name: getattr(denoiser, name) for name in PLAIN})
     if pca is not None:
         arrays |= {f"pca {name}": getattr(pca, name) for name in PCA_FITTED}
         attributes["pca"] = [float(pca.noise_variance_), int(pca.n_samples_)]
@@ -148,9 +148,14 @@ def _parameters_of(denoiser) -> dict[str, Any]:
         parameters["ch_names"] = list(parameters["ch_names"])
     if isinstance(parameters["random_state"], np.random.RandomState):
         parameters["random_state"] = None
+    return _plain(parameters)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Numbers of NumPy as Python's, which JSON knows."""
     return {
         name: value.item() if isinstance(value, np.generic) else value
-        for name, value in parameters.items()
+        for name, value in values.items()
     }
 
 

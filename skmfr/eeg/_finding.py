@@ -8,7 +8,7 @@ import numpy as np
 
 from ._artifacts import score_atoms
 from ._containers import is_epochs, is_raw
-from ._recordings import picked
+from ._recordings import of_types, picked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,14 +141,13 @@ def found_by_channels(
         Absolute correlations; a list if there are several channels.
     """
     if ch_name is None and (is_raw(X) or is_epochs(X)):
-        types = X.get_channel_types()
-        ch_name = [
-            name for name, has in zip(X.ch_names, types, strict=True) if has == kind
-        ]
+        ch_name = of_types(X, kind)
         if not ch_name:
             raise ValueError(
-                f"X has no channel of type {kind}, only {sorted(set(types))}; name one "
-                "that records the artefact, such as ch_name='Fp1' for blinks."
+                f"X has no channel of type {kind}, only "
+                f"{sorted(set(X.get_channel_types()))}, apart from those marked as "
+                "bad; name one that records the artefact, such as ch_name='Fp1' for "
+                "blinks."
             )
     scores = score_atoms(denoiser, X, channels=ch_name)
     wanted = "correlation" if kind == "eog" else "cardiac correlation"

@@ -13,7 +13,12 @@ from ._containers import as_epochs, is_epochs, is_evoked, is_raw
 from ._files import save_denoiser
 from ._finding import found_by_channels, found_by_power
 from ._fitted import check_atoms_are_signals, check_shape, checked_atoms
-from ._recordings import Reader, check_recording
+from ._recordings import (
+    Reader,
+    check_recording,
+    in_baseline,
+    warn_of_other_recording,
+)
 from ._sources import atom_names, sources_of
 from ._supervised import removal_of_known
 from ._unsupervised import removal
@@ -29,6 +34,7 @@ class LikeICA:
     exclude: Any
     sae_: Any
     ch_names_: Any
+    n_channels_: int
     _mapped: Callable
 
     def apply(self, X, exclude=None, *, include=None, learn_from=None):
@@ -97,6 +103,7 @@ n_channels, n_times)
         if learn_from is not None:
             if is_raw(learn_from) or is_epochs(learn_from):
                 check_recording(learn_from, self)
+                warn_of_other_recording(learn_from, self, "learn_from")
             learn_from = Reader(learn_from, self.ch_names_, "learn_from")
             check_shape(self, learn_from)
 
@@ -105,13 +112,23 @@ n_channels, n_times)
 
         if not is_evoked(X):
             return self._mapped(X, prepared)
+        data = self._mapped(as_epochs(X), prepared).get_data(copy=False)[0]
+        if (there := in_baseline(X)) is not None:
+            rows = [X.ch_names.index(name) for name in self.ch_names_]
+            data[rows] -= data[rows][:, there].mean(1, keepdims=True)
         cleaned = X.copy()
-        cleaned.data[:] = self._mapped(as_epochs(X), prepared).get_data(copy=False)[0]
+        cleaned.data[:] = data
         return cleaned
 
     def _removing(self, exclude, include) -> Callable:
         """How artefacts are removed, by what is learned from a reader."""
         if not hasattr(self, "filters_"):
+            if self.n_channels_ == 1:
+                raise ValueError(
+                    "apply needs several channels, whose differences tell artefacts "
+                    "from the brain; this denoiser was fitted to one. Fit it with "
+                    "clean signals, and use transform."
+                )
             return partial(removal, self, self._to_remove(exclude, include))
         if exclude is not None or include is not None:
             check_atoms_are_signals(self, "apply with exclude or include")

@@ -93,6 +93,12 @@ def picked(X: Any, picks: Any, name: str = "picks") -> list[str]:
         ) from error
 
 
+def of_types(X: Any, *kinds: str) -> list[str]:
+    """Names of the channels of some types that are not marked as bad."""
+    types = zip(X.ch_names, X.get_channel_types(), strict=True)
+    return [n for n, kind in types if kind in kinds and n not in X.info["bads"]]
+
+
 def checked_names(names: Any, X: Any) -> list[str]:
     """Names of the channels of an array, one for each."""
     checked = [str(name) for name in names]
@@ -167,7 +173,7 @@ def how_recorded(X: Any, ch_names: list[str]) -> dict[str, Any]:
     }
 
 
-def warn_of_other_recording(X: Any, denoiser) -> None:
+def warn_of_other_recording(X: Any, denoiser, name: str = "X") -> None:
     """Warn if filters or the reference of X are not those of the fit."""
     if denoiser.recording_ is None:  # fitted on arrays, which do not know theirs
         return
@@ -179,7 +185,7 @@ def warn_of_other_recording(X: Any, denoiser) -> None:
     ]
     if different:
         warnings.warn(
-            f"X was recorded or filtered differently from the data in fit: "
+            f"{name} was recorded or filtered differently from the data in fit: "
             f"{'; '.join(different)}. Filter and reference both in the same way.",
             stacklevel=4,
         )
@@ -454,11 +460,8 @@ def mapped(
 
 def _on_baseline(change: Callable, epochs: Any) -> Callable:
     """The change, and after it the baseline that epochs say they have."""
-    if epochs.baseline is None:
-        return change
-    first, last = epochs.baseline
-    there = (epochs.times >= first) & (epochs.times <= last)
-    if not there.any():  # cropped away
+    there = in_baseline(epochs)
+    if there is None:
         return change
 
     def on_baseline(signals: np.ndarray) -> np.ndarray:
@@ -466,3 +469,18 @@ def _on_baseline(change: Callable, epochs: Any) -> Callable:
         return changed - changed[..., there].mean(-1, keepdims=True)
 
     return on_baseline
+
+
+def in_baseline(X: Any) -> np.ndarray | None:
+    """Samples in the baseline of epochs or of an average, (n_times,), bool.
+
+    None if there is no baseline, or if a part of it is cropped away: the rest need not
+    have a mean of 0.
+    """
+    if X.baseline is None:
+        return None
+    first, last = X.baseline
+    half = 0.5 / X.info["sfreq"]
+    if first < X.times[0] - half or last > X.times[-1] + half:
+        return None
+    return (X.times >= first - half) & (X.times <= last + half)

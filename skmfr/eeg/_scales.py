@@ -79,7 +79,9 @@ def check_none_flat(
         )
 
 
-def warn_of_other_sizes(denoiser, moments: list[Moments]) -> None:
+def warn_of_other_sizes(
+    denoiser, moments: list[Moments], name: str = "X", stacklevel: int = 4
+) -> None:
     """Warn if the size of channels differs very much from that in the fit."""
     _, scale = centre_and_scale(moments)
     factor = scale / denoiser.scale_
@@ -94,9 +96,9 @@ def warn_of_other_sizes(denoiser, moments: list[Moments]) -> None:
     )
     more = f", and {len(odd) - N_LISTED} more" if len(odd) > N_LISTED else ""
     warnings.warn(
-        f"{len(odd)} of {len(scale)} channels of X have a very different standard "
+        f"{len(odd)} of {len(scale)} channels of {name} have a very different standard "
         f"deviation from the fit: {listed}{more}. The output is unreliable, because "
         "each channel affects the others. Check the unit; mark dead channels as bad "
         "and interpolate them.",
-        stacklevel=4,
+        stacklevel=stacklevel,
     )

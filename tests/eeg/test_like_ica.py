@@ -22,7 +22,7 @@ from skmfr.eeg._windows import taper
 
 matplotlib = pytest.importorskip("matplotlib")
 mne = pytest.importorskip("mne")
-pytest.importorskip("pandas")
+pd = pytest.importorskip("pandas")
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:None of .* atoms is trusted"),
@@ -227,6 +227,88 @@ def test_a_piece_is_cleaned_as_in_the_recording_it_learns_from(denoiser, raw):
     cleaned = denoiser.apply(piece, blinks, learn_from=raw).get_data(NAMES)
     expected = whole[:, : piece.n_times][:, inside]
     np.testing.assert_allclose(cleaned[:, inside], expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.01])
+def test_spans_without_a_signal_do_not_count_as_brain(denoiser, raw, factor):
+    blinks = denoiser.find_bads_eog(raw)[0]
+    lost = raw.copy()
+    lost._data[:, :300] *= factor
+    expected, found = (
+        each.get_data(NAMES)[:, 400:] - denoiser.apply(each, blinks)[NAMES][0][:, 400:]
+        for each in (raw, lost)
+    )
+    # Blinks of a tenth of the recording are not learned from.
+    assert np.std(found - expected) < 0.1 * np.std(expected)
+    with pytest.raises(ValueError, match="X is constant"):
+        denoiser.apply(np.zeros((3, 6, 100)), blinks)
+
+
+def test_what_is_learned_from_is_compared_with_the_fit(denoiser, raw):
+    blinks = denoiser.find_bads_eog(raw)[0]
+    piece = raw.copy().crop(0, 3)
+    scaled = raw.copy().apply_function(lambda x: 1e6 * x, picks="eeg")
+    with pytest.warns(UserWarning, match="6 of 6 channels of learn_from have a very"):
+        denoiser.apply(piece, blinks, learn_from=scaled)
+    referenced = raw.copy().set_eeg_reference("average", verbose="error")
+    with pytest.warns(UserWarning, match="learn_from was recorded .* differently"):
+        denoiser.apply(piece, blinks, learn_from=referenced)
+
+
+def test_averages_are_not_changed_and_may_be_cropped(denoiser, epochs):
+    average = epochs.average(picks="all").apply_baseline((-0.2, 0.0))
+    before = average.copy()
+    cleaned = denoiser.apply(average, [0, 1], learn_from=epochs)
+    np.testing.assert_array_equal(average.data, before.data)
+    np.testing.assert_array_equal(cleaned.data[-2:], before.data[-2:])
+    there = (average.times >= -0.2) & (average.times <= 0)
+    np.testing.assert_allclose(cleaned.data[:6, there].mean(1), 0, atol=1e-18)
+    # A high-pass moves the baseline, and nothing else is to.
+    moved = average.copy().filter(2.0, None, verbose="error")
+    before = moved.copy()
+    denoiser.apply(moved, [], learn_from=epochs)
+    np.testing.assert_array_equal(moved.data, before.data)
+    for tmin in (-0.1, 0.05):
+        part = average.copy().crop(tmin, 1)
+        same = denoiser.apply(part, [], learn_from=epochs)
+        np.testing.assert_array_equal(same.data, part.data)
+        cut = epochs.copy().apply_baseline((-0.2, 0.0)).crop(tmin, 1)
+        same = denoiser.apply(cut, [])
+        np.testing.assert_array_equal(same.get_data(), cut.get_data())
+
+
+def test_spans_marked_as_bad_decide_nothing(denoiser, raw):
+    junk = raw.copy()
+    junk._data[:, 2000:2400] = 1e-3 * np.random.default_rng(0).standard_normal(400)
+    marked = mne.Annotations([20], [4], ["BAD_junk"])
+    expected, found = (
+        score_atoms(denoiser, each.set_annotations(marked))
+        for each in (raw.copy(), junk)
+    )
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_channels_marked_as_bad_are_no_references(denoiser, raw):
+    without = raw.copy()
+    without.info["bads"] = ["EOG"]
+    with pytest.raises(ValueError, match="no channel of type eog, .* apart from"):
+        denoiser.find_bads_eog(without)
+    assert not any("EOG" in name for name in score_atoms(denoiser, without))
+
+
+def test_one_channel_has_no_topographies():
+    X = np.random.default_rng(0).standard_normal((20, 1, 100))
+    denoiser = EEGDenoiser(0.5, sfreq=np.int64(100), sae=small_sae(max_steps=3)).fit(X)
+    with pytest.raises(ValueError, match="apply needs several channels"):
+        denoiser.apply(X, [0])
+
+
+def test_numbers_of_numpy_are_saved(tmp_path):
+    X = np.random.default_rng(0).standard_normal((20, 2, 100))
+    sfreq = np.float32(100)
+    denoiser = EEGDenoiser(0.5, sfreq=sfreq, sae=small_sae(max_steps=3)).fit(X)
+    denoiser.save(tmp_path / "denoiser.skmfr")
+    assert read_eeg_denoiser(tmp_path / "denoiser.skmfr").sfreq_ == 100
 
 
 def fitted(raw, **arguments):
