@@ -308,7 +308,8 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     -----
     The estimator centres the data and divides them by one number; fitted attributes are
     in units of the data. Arrays of weights and biases are read-only; to change one,
-    assign a new array. During a fit, k falls from twice its value to its value in the
+    assign a new array. Further training does not start from it, but from what the last
+    fit left. During a fit, k falls from twice its value to its value in the
     first fifth of the steps, and the learning rate falls to zero in the second half.
     The mutual penalty begins after the first half and ends after 80 % of the steps.
     Unless `tied`, a small penalty on the weights of encoders is part of the loss, in

@@ -8,6 +8,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import StrOptions, validate_params
+from sklearn.utils.validation import check_is_fitted
 
 from ._data.checked import checked_data
 from ._data.moments import fvu_of_blocks
@@ -217,7 +218,13 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
     sae = copy(sae).set_params(transform_algorithm="omp", positive_code=positive)
     draw = check_random_state(random_state)
     atoms, n_active = sae.components_.astype(np.float64), 0.0
-    residual, support = X - sae.decoder_bias_, np.zeros((len(X), 0, X.shape[1]))
+    sizes = np.linalg.norm(atoms, axis=1)
+    atoms /= np.where(sizes > 0, sizes, 1)[:, None]
+    centred = X.astype(np.float64) - sae.decoder_bias_
+    # In units of the largest, whose squares neither vanish nor overflow.
+    unit = np.abs(centred).max() or 1.0
+    centred /= unit
+    residual, support = centred, np.zeros((len(X), 0, X.shape[1]))
     left = np.square(residual).sum(1)
     exact = EXACT * left
     for k in range(1, len(atoms) + 1):
@@ -226,8 +233,9 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
         codes = stacked([codes for _, codes in coded_blocks(coder, X)])
         values, indices = (part.cpu().numpy() for part in codes)
         support = atoms[indices] * (values != 0)[:, :, None]
-        explained = np.einsum("ik,ikf->if", values, support)
-        residual = X - (explained + sae.decoder_bias_)
+        residual = centred - np.einsum(
+            "ik,ikf->if", values * (sizes[indices] / unit), support
+        )
         had, left = left, np.square(residual).sum(1)
         real = (had > exact) & (left <= (1 - by_chance) * had)
         share = 2 * np.mean(real) - 1
@@ -333,6 +341,7 @@ def reappearance_scorer(estimator, X, y=None) -> float:
     True
     """
     _, sae = _split_pipeline(estimator)
+    check_is_fitted(sae)
     probability = reappearance_without_warning(sae)
     if np.isnan(probability).any():
         raise ValueError(
@@ -387,6 +396,7 @@ def agreement_scorer(estimator, X, y=None) -> float:
     True
     """
     _, sae = _split_pipeline(estimator)
+    check_is_fitted(sae)
     agreement, null = np.mean(sae.feature_agreement_), sae.agreement_null_
     if np.isnan(agreement):
         raise ValueError(

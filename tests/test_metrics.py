@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 from scipy import sparse
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
@@ -271,6 +272,12 @@ def test_agreement_scorer_needs_something_to_agree_with():
         agreement_scorer(small_sae(n_components=4, k=1).fit(line), line)
 
 
+@pytest.mark.parametrize("scorer", [agreement_scorer, reappearance_scorer])
+def test_scorers_say_that_an_estimator_is_not_fitted(scorer):
+    with pytest.raises(NotFittedError):
+        scorer(small_sae(), None)
+
+
 @short_fits
 def test_agreement_scorer_refuses_agreement_that_the_penalty_optimises():
     sae = small_sae(n_witnesses=0).fit(sparse_data())
@@ -412,6 +419,20 @@ def test_estimate_l0_of_data_without_features():
     X = rng.standard_normal((1000, 20)) * np.arange(1, 21) ** -1.0 @ axes
     atoms = np.concatenate([axes, -axes])
     assert estimate_l0(with_atoms(atoms), X, random_state=0) < 0.7
+
+
+def test_estimate_l0_depends_neither_on_norms_of_atoms_nor_on_the_unit():
+    rng = np.random.default_rng(0)
+    atoms = normalize(rng.standard_normal((64, 32)))
+    active = rng.random((600, 64)).argsort(axis=1) < 3
+    X = (active * rng.uniform(0.8, 1.2, active.shape)) @ atoms
+    X += 0.1 * rng.standard_normal(X.shape)
+    # Fitted in float64, whose range the units need.
+    expected = estimate_l0(with_atoms(atoms), X, random_state=0)
+    sizes = np.exp(rng.standard_normal((64, 1)))
+    for given, factor in [(sizes * atoms, 1), (1e-5 * atoms, 1), (atoms, 1e-16)]:
+        found = estimate_l0(with_atoms(given), factor * X, random_state=0)
+        assert found == pytest.approx(expected, abs=0.01)
 
 
 def test_estimate_l0_of_signed_codes():

@@ -100,6 +100,8 @@ def to_sae_lens(
         If `sae` is not fitted.
     TypeError
         If `sae` has another type, or metadata are not JSON.
+    ValueError
+        If `sae` has both thresholds and `k`, or neither.
     ImportError
         If the package safetensors is not installed.
 
@@ -123,6 +125,13 @@ def to_sae_lens(
     """
     check_sae(sae, PretrainedSAE)
     weights = weights_of(sae)
+    if weights.threshold is not None and sae.k is not None:
+        raise ValueError(
+            f"sae has thresholds and k={sae.k}, and SAELens has no SAE with both: "
+            "set_params(k=None), or choose another format."
+        )
+    if weights.threshold is None and sae.k is None:
+        raise ValueError("sae has neither thresholds nor k, which codes need: set k.")
     n_components, n_features = weights.decoder.shape
     known = {"model_name": model_name, "hook_name": hook_name} | metadata | summary(sae)
     config = {

@@ -5,9 +5,11 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+from layouts import LAYOUTS
 
 from skmfr.agreement import random_agreement
 from skmfr.io import from_sae_lens, load, save, to_sae_lens
+from skmfr.io._opening import open_sae
 
 stored = pytest.importorskip("safetensors.numpy")
 N_FEATURES, N_COMPONENTS, K = 8, 24, 4
@@ -115,6 +117,21 @@ def test_export_comes_back(tmp_path, sae, make_samples):
     assert imported.score(make_samples()) == pytest.approx(
         sae.score(make_samples()), abs=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("layout", "k", "message"),
+    [
+        ("jumprelu", 1, "has thresholds and k=1"),
+        ("topk of different norms", None, "neither thresholds nor k"),
+    ],
+)
+def test_what_sae_lens_does_not_know_is_refused(tmp_path, layout, k, message):
+    LAYOUTS[layout](tmp_path, np.random.default_rng(1))
+    sae = open_sae(tmp_path).set_params(k=k)
+    with pytest.raises(ValueError, match=message):
+        to_sae_lens(sae, tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
 
 
 def test_k_is_never_more_than_there_are_atoms(tmp_path, make_sae):
