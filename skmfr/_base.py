@@ -186,6 +186,8 @@ class BaseSparseAutoencoder(
         ------
         NotFittedError
             If there are no weights.
+        ValueError
+            If the SAE has neither `k` nor thresholds.
         """
         from ._sae.module import module_of
 

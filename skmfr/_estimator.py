@@ -109,7 +109,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         least 50 steps). When FVU has stalled for `n_iter_no_change` epochs in a row,
         the second half of training, with the penalty and the decay of the learning
         rate, begins at once and takes as many steps as the first half did. With False,
-        all steps are done.
+        all steps are done. `partial_fit` does not use it.
 
     tol : float, default=1e-4
         If `early_stopping` is True, FVU counts as stalled when it falls by less than
@@ -272,12 +272,12 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     n_outliers_, inlier_fvu_, outlier_fvu_ : int, float, float
         Number of outlying training rows so far, which training :ref:`scales down
         <outliers>`; FVU of the other rows and of the outlying rows in the last call.
-        Each FVU is relative to the variance of its own rows, of which at most 4,096 are
-        coded. The FVUs are None if there are no such rows.
+        Each FVU is relative to the variance of its own rows. At most 4,096 rows of each
+        kind are coded. The FVUs are None if there are no such rows.
 
     n_iter_ : int
-        Number of epochs of the last fit, including the one in which it ended; after
-        `partial_fit`, the number of its calls.
+        Number of epochs of the last fit, including the one in which it ended; each call
+        of `partial_fit` adds 1.
 
     n_steps_ : int
         Total number of gradient steps over all fits of the model.

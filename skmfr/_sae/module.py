@@ -81,10 +81,18 @@ class SparseAutoencoderModule(nn.Module):
 
 
 def module_of(estimator, error_term: bool) -> SparseAutoencoderModule:
-    """The module of a fitted estimator, with copies of its weights."""
+    """The module of a fitted estimator, with copies of its weights.
+
+    Raises
+    ------
+    ValueError
+        If TopK has no number of atoms.
+    """
     weights = [torch.tensor(getattr(estimator, name)) for name in WEIGHTS]
     encoder, encoder_bias, decoder, decoder_bias = weights
     threshold = estimator.threshold_
+    if threshold is None and estimator.k is None:
+        raise ValueError("k=None, but TopK needs the number of active atoms: set k.")
     return SparseAutoencoderModule(
         encoder,
         encoder_bias,

@@ -57,7 +57,7 @@ def reappearance(sae, tau=TAU) -> tuple[np.ndarray, np.ndarray]:
     NotFittedError
         If `sae` is not fitted.
     TypeError
-        If `sae` is no MFRSparseAutoencoder.
+        If `sae` is not an MFRSparseAutoencoder.
     ValueError
         If tau is not between 0 and 1.
 

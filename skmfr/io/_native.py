@@ -433,7 +433,7 @@ def _set_attributes(
 
 
 def _rows_of_witnesses(attributes: Mapping, training: Mapping) -> str:
-    """What the file says, or, in files of earlier builds, the state of training."""
+    """Rows in the file, or, in files of earlier builds, in the state of training."""
     rows = attributes.get("witness_rows_", rows_of_witnesses(training))
     if rows not in ("same", "disjoint"):
         raise ValueError(f"witness_rows_ is {rows!r}, expected 'same' or 'disjoint'.")

@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
-from layouts import LAYOUTS
+from layouts import LAYOUTS, D
 
 from skmfr.agreement import random_agreement
 from skmfr.io import from_sae_lens, load, save, to_sae_lens
@@ -132,6 +132,14 @@ def test_what_sae_lens_does_not_know_is_refused(tmp_path, layout, k, message):
     with pytest.raises(ValueError, match=message):
         to_sae_lens(sae, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
+
+
+def test_topk_without_k_has_no_codes(tmp_path):
+    LAYOUTS["topk of different norms"](tmp_path, np.random.default_rng(1))
+    sae = open_sae(tmp_path).set_params(k=None)
+    for codes in (lambda: sae.transform(np.zeros((2, D))), sae.to_torch):
+        with pytest.raises(ValueError, match="k=None, but TopK needs"):
+            codes()
 
 
 def test_k_is_never_more_than_there_are_atoms(tmp_path, make_sae):
