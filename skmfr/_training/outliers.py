@@ -42,7 +42,7 @@ def fvu_of_kinds(
 ) -> dict[str, float | None]:
     """FVU of the training rows that are not outliers, and of the outliers.
 
-    Each is relative to the variance of its own rows, `N_CODED` at most, drawn at random.
+    Each is relative to the variance of its own rows, at most `N_CODED` random ones.
 
     Parameters
     ----------
