@@ -442,6 +442,10 @@ def test_a_span_is_not_that_of_one_atom_and_some_other():
     # Its negative is another feature.
     assert subspace_agreement(-axes[:1], axes[:3]).fate.tolist() == ["lost"]
     assert subspace_agreement(-axes[:3], axes[:3]).fate.tolist() == ["lost"] * 3
+    # Spans that need not be close are wider, and nothing else.
+    for least in (0.5, 0.7, 0.9):
+        found = subspace_agreement(axes[:1] + axes[1], axes[:2], span_tau=least)
+        assert found.fate.tolist() == ["splits"]
     near, others = axes[:1] + axes[1] / 4, axes[[0, 5, 6]]
     assert subspace_agreement(near, others, tau=0.99).fate.tolist() == ["lost"]
 

@@ -133,9 +133,9 @@ def along_of(
 
     Two SAEs agree before the first step if few features have most of the variance,
     because :func:`~skmfr._training.initial.initial_atoms` vary as features do.  The
-    larger share counts.  That of directions on the sphere where it is not known: in
-    models of earlier builds or other packages, and in files without the state of
-    training.
+    larger share counts.  Models of earlier builds know that of the starts alone, and
+    those of other packages, and files without the state of training, neither: they
+    have the share of directions on the sphere.
 
     Parameters
     ----------
@@ -148,8 +148,10 @@ def along_of(
     -------
     ndarray of shape (n_components,)
     """
-    if "along" not in training:
+    if "variance" not in training:
         return np.full(len(atoms), 1 / atoms.shape[1])
     variance = training["variance"]
     of_starts = np.square(atoms) @ variance / max(variance.sum(), np.finfo(float).tiny)
+    if "along" not in training:
+        return of_starts
     return np.maximum(training["along"][reference], of_starts)

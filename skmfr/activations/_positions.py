@@ -137,7 +137,8 @@ class Pass(NamedTuple):
 
 
 def _pass(given: dict[str, Any]) -> Pass:
-    return Pass(_shape(given), _mask(given), _n_past(given))
+    n_past = _n_past(given)
+    return Pass(_shape(given), _mask(given, n_past), n_past)
 
 
 def _numbers(activations: Tensor, passes: list[Pass]) -> Tensor:
@@ -145,13 +146,15 @@ def _numbers(activations: Tensor, passes: list[Pass]) -> Tensor:
     if shape is None:
         return every_position(activations)
     n_inputs, n_tokens = shape
+    begin = n_past + 1
+    counted = torch.arange(begin, begin + n_tokens, device=activations.device)[None]
+    if activations.shape[:2] == (1, n_tokens):  # perhaps one row for all inputs
+        n_inputs = 1
     if mask is not None and len(mask) == n_inputs:
         end = min(n_past + n_tokens, mask.shape[1])
         numbers = numbers_of(mask.to(activations.device))[:, end - n_tokens : end]
     else:
-        begin = n_past + 1
-        numbers = torch.arange(begin, begin + n_tokens, device=activations.device)
-        numbers = numbers.expand(n_inputs, -1)
+        numbers = counted.expand(n_inputs, -1)
     return in_shape(numbers, activations)
 
 
@@ -176,15 +179,20 @@ def _shape(given: dict[str, Any]) -> tuple[int, int] | None:
     return None
 
 
-def _mask(given: dict[str, Any]) -> Tensor | None:
+def _mask(given: dict[str, Any], n_past: int) -> Tensor | None:
+    """Tokens that are not padding, (n_inputs, at least n_past + n_tokens), bool."""
     mask = given.get("attention_mask")
     if isinstance(mask, Mapping):  # by kind of attention; one of them sees all tokens
         mask = mask.get("full_attention")
     if not isinstance(mask, Tensor):
         return None
-    if mask.ndim == 4:  # (n_inputs, 1, queries, keys): what the last token attends to
-        seen = mask[:, 0, -1]
-        return seen == 0 if seen.is_floating_point() else seen.bool()
+    if mask.ndim == 4:
+        # Which of the keys each query attends to: some query to every token. Queries
+        # that see what comes after them are padding.
+        seen = mask[:, 0] == 0 if mask.is_floating_point() else mask[:, 0].bool()
+        later = torch.ones(seen.shape[1:], dtype=torch.bool).triu(n_past + 1)
+        padding = (seen & later.to(seen.device)).any(2, keepdim=True)
+        return (seen & ~padding).any(1)
     return mask.bool() if mask.ndim == 2 else None
 
 

@@ -159,8 +159,8 @@ def trusted_atoms(sae, fdr=FDR, tau=TAU) -> np.ndarray:
 
     Notes
     -----
-    Models of earlier builds lack what the fit knew of the covariance: random atoms are
-    uniform on the sphere then. Files that were saved without the state of training have
+    Models of earlier builds know only the variance of each feature: random atoms vary
+    as the features do then. Files that were saved without the state of training have
     no other SAEs: no atom is trusted then, though `trusted_` is that of the fit.
 
     References

@@ -17,6 +17,9 @@ from .._utils.checks import Interval, unit_atoms
 N_RANDOM = 500
 # Products with other atoms in memory at a time, 128 MB.
 PRODUCTS_AT_ONCE = 1 << 24
+# An atom with such a cosine with another one, or with its negative, would be in the
+# span of that one and any others, and is not sought in spans.
+NEARLY_EQUAL = 0.95
 # Up to this distance from their span, atoms depend on others.
 DEPENDENT = 1e-6
 
@@ -48,10 +51,11 @@ def subspace_agreement(
 
     Atoms of either dictionary that the other has at a cosine of `tau` return. Of those
     left, each is sought in the span of a few that are left in the other dictionary, by
-    matching pursuit. Atoms found in this way are linked, and atoms that are linked to
-    one another make a group. Atoms of a group *split* if they are in the span of its
-    atoms there, and *merge* if those there are in their span. If both is so, the
-    dictionaries have the same span, in which atoms *turn*.
+    matching pursuit, unless one of these is nearly equal to it or to its negative.
+    Atoms found in this way are linked, and atoms that are linked to one another make a
+    group. Atoms of a group *split* if they are in the span of its atoms there, and
+    *merge* if those there are in their span. If both is so for several atoms on both
+    sides, the dictionaries have the same span, in which atoms *turn*.
 
     Parameters
     ----------
@@ -119,8 +123,10 @@ def subspace_agreement(
         mine, theirs = sides[0][of_here], sides[1][of_there]
         cosine, back = _cosine_with_span(mine, theirs), _cosine_with_span(theirs, mine)
         found, found_back = cosine >= span_tau, (back >= span_tau).all()
-        name = "turns" if found_back and found.all() else "splits"
-        if found_back and not found.all():
+        name = "splits"
+        if found_back and found.all() and min(len(mine), len(theirs)) > 1:
+            name = "turns"
+        elif found_back and len(mine) > 1:
             name, cosine = "merges", np.full(len(mine), back.min())
             found[:] = True
         places = here[of_here][found]
@@ -144,8 +150,7 @@ def _links(
     level[level >= 1] = np.inf
     level[0] = np.inf
     chosen, cosines = _pursued(atoms, others, max_atoms)
-    # Nor is an atom sought in a span if another one, or its negative, is nearly equal.
-    in_span = (cosines >= level) & (cosines[:, :1] < span_tau)
+    in_span = (cosines >= level) & (cosines[:, :1] < NEARLY_EQUAL)
     n_atoms = np.where(in_span.any(1), in_span.argmax(1) + 1, 0)
     atom, place = np.nonzero(np.arange(max_atoms) < n_atoms[:, None])
     return np.stack([atom, chosen[atom, place]])

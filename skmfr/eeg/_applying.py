@@ -49,12 +49,13 @@ def windows_to_learn_from(denoiser, reader: Reader) -> np.ndarray:
         warn_of_other_sizes(denoiser, moments, reader.name, stacklevel=8)
     together = np.concatenate(parts)
     power, of_all = _power(together)
-    if not (power > CONSTANT * of_all).any():
+    varies = power > CONSTANT * of_all
+    if not varies.any():
         raise ValueError(
             f"{reader.name} is constant: nothing can be learned from it about how to "
             "remove artefacts."
         )
-    together = together[power > LOST * np.median(power[power > 0])]
+    together = together[varies & (power > LOST * np.median(power[varies]))]
     if len(together) < n_channels:
         warnings.warn(
             f"X has only {len(together)} windows of {n_channels} channels from which "

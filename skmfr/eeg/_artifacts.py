@@ -107,10 +107,12 @@ def score_atoms(
     denoiser : EEGDenoiser
         Fitted without clean signals, on a recording or epochs of MNE.
     X : mne.io.Raw or mne.Epochs
-        Recording in which the atoms are active, that of the fit for instance.
+        Recording in which the atoms are active, that of the fit for instance. Spans
+        annotated as ``BAD`` do not count.
     channels : str or list of str, default=None
         Channels that record artefacts, as MNE's `picks`. None means all of type EOG and
-        ECG. Where there are none, frontal EEG channels can replace an EOG.
+        ECG that are not marked as bad. Where there are none, frontal EEG channels can
+        replace an EOG.
     topographies : mapping, default=None
         Topographies of artefacts by name, in volts or any other unit: a mapping from
         the names of the channels to numbers, or an array of shape (n_channels,) in the

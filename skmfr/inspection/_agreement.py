@@ -151,7 +151,8 @@ class FeatureAgreementDisplay:
         truth : estimator, or array-like of shape (n_atoms, n_features), default=None
             For "calibration" and "truth": an independent fit, with another seed and on
             other samples; or the known features. The reference of a fit counts. Atoms
-            of pipelines are compared as directions of the data that enter them.
+            of two pipelines are compared as directions of the data that enter them, if
+            the steps before have `inverse_transform`.
         kind : {"usage", "calibration", "truth"}, default="usage"
             Kind of picture.
         ax : matplotlib Axes, default=None
@@ -174,8 +175,8 @@ class FeatureAgreementDisplay:
             If the estimator has an unsupported type.
         ValueError
             If it is not fitted, X or the truth does not match it, there is no agreement
-            because a single SAE was fitted without a witness, something that this kind
-            draws is missing, or pipelines have steps without `inverse_transform`.
+            because a single SAE was fitted without a witness, or something that this
+            kind draws is missing.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         before, sae = split_fitted(estimator)
@@ -417,20 +418,17 @@ def _cosine_with_truth(before, sae, truth) -> np.ndarray:
     if not hasattr(truth, "fit"):
         return nearest_atoms(sae.components_, truth)[0]
     before_truth, truth = split_fitted(truth)
-    ways = (before, sae), (before_truth, truth)
-    return nearest_atoms(*(_directions(*way) for way in ways))[0]
+    if hasattr(before, "inverse_transform") and (
+        hasattr(before_truth, "inverse_transform")
+    ):
+        one, other = _directions(before, sae), _directions(before_truth, truth)
+        return nearest_atoms(one, other)[0]
+    return nearest_atoms(sae.components_, truth.components_)[0]
 
 
 def _directions(before, sae) -> np.ndarray:
     """Atoms as directions of the data that enter a pipeline, (n_components, n)."""
     atoms = sae.components_
-    if before is None:
-        return atoms
-    if not hasattr(before, "inverse_transform"):
-        raise ValueError(
-            "Atoms of two pipelines cannot be compared if a step before the SAE has no "
-            "inverse_transform. Fit the SAEs to data that one transformer has made."
-        )
     zero = np.zeros((1, atoms.shape[1]), atoms.dtype)
     return before.inverse_transform(atoms) - before.inverse_transform(zero)
 

@@ -279,7 +279,7 @@ def _attributes_of(sae: MFRSparseAutoencoder, reference: int) -> dict[str, Any]:
     if not np.isnan(sae.median_norm_):
         attributes["median_norm_"] = sae.median_norm_
     others = "n_outliers_", "witness_rows_", *FVU_OF_KINDS
-    attributes |= {name: getattr(sae, name) for name in others}
+    attributes |= {name: getattr(sae, name) for name in others if hasattr(sae, name)}
     return attributes | names_of(sae)
 
 

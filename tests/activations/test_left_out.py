@@ -543,6 +543,52 @@ def test_a_cache_of_fixed_size_does_not_change_the_count(gpt2, pca):
     assert not torch.equal(plain, expected)
 
 
+def test_masks_of_four_dimensions_tell_padding_from_what_is_not_attended_to(gpt2, pca):
+    ids = torch.tensor([[2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2]])
+    causal = torch.ones(6, 6, dtype=torch.bool).tril()
+    packed = causal.clone()
+    packed[3:, :3] = False  # two texts in a row
+    window = causal & torch.ones(6, 6, dtype=torch.bool).triu(-2)
+    padded = causal.clone()
+    padded[:, :2] = False
+    everywhere = padded.clone()
+    everywhere[:2] = True  # as some versions have it in rows of padding
+    for mask, first in [
+        (packed, 2),
+        (window, 2),
+        (padded, 4),
+        (everywhere, 4),
+    ]:
+        large = torch.finfo(torch.float32).min
+        numbers = torch.where(mask, 0.0, large)
+        for form in (mask, numbers):
+            given = {"input_ids": ids, "attention_mask": form.expand(2, 1, 6, 6)}
+            before = hidden(gpt2, **given)
+            with steer(gpt2, LAYER, pca, 0, 7.0, skip_first=2):
+                after = hidden(gpt2, **given)
+            changed = (after != before).any(-1)
+            assert torch.equal(changed, (torch.arange(6) >= first).expand(2, -1))
+
+
+def test_a_row_for_all_inputs_is_counted_from_the_cache_on(gpt2):
+    """Embeddings of positions are the same for all inputs."""
+    prompt = torch.tensor([[2, 3], [4, 5]])
+    usual = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    usual["attention_mask"] = torch.ones_like(prompt)
+    layer = "transformer.wpe"
+    pca = PCA(2).fit(gpt2.get_submodule(layer).weight.detach().numpy())
+    kept = []
+    with steer(gpt2, layer, pca, 0, 50.0, skip_first=4):
+        hook = gpt2.get_submodule(layer).register_forward_hook(
+            lambda module, inputs, output: kept.append(output.detach().clone())
+        )
+        gpt2.generate(prompt, **usual)
+    hook.remove()
+    rows = torch.cat([each[0] for each in kept])
+    same = (rows == gpt2.get_submodule(layer).weight[: len(rows)]).all(1)
+    assert same.tolist() == [True] * 4 + [False]
+
+
 class Flat(nn.Module):
     """A language model with a layer whose rows are the tokens of all inputs."""
 
