@@ -255,8 +255,7 @@ def row(name: str, source: Source, n_rows: int | None, **parameters) -> Row:
         members = np.concatenate(parts)
         cells[f"at {rate:g}"] = members.mean()
         cells[f"false, at {rate:g}"] = false_share(members, returns)
-    atoms = np.concatenate(unknown) if unknown else np.empty(0)
-    cells["no feature"] = atoms.mean() if len(atoms) else np.nan
+    cells["no feature"] = np.concatenate(unknown).mean() if unknown else np.nan
     return cells
 
 

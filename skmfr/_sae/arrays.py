@@ -67,9 +67,7 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     if threshold is not None:
         weights.append(threshold)
     how = estimator.transform_algorithm, estimator.positive_code
-    if estimator.k is None and (threshold is None or how[0] == "omp"):
-        what = "TopK" if threshold is None else "transform_algorithm='omp'"
-        raise ValueError(f"k=None, but {what} needs the number of active atoms: set k.")
+    check_k(estimator.k, threshold, how[0])
     settings = estimator.k, *how, device, dtype
     if estimator in _coders:
         known_weights, known_settings, coder = _coders[estimator]
@@ -84,6 +82,21 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
     if not any(array.flags.writeable for array in weights):
         _coders[estimator] = weights, settings, coder
     return coder
+
+
+def check_k(
+    k: int | None, threshold: np.ndarray | None, algorithm: str = "encoder"
+) -> None:
+    """Check that there is a number of active atoms where codes need one.
+
+    Raises
+    ------
+    ValueError
+        If matching pursuit or TopK has none.
+    """
+    if k is None and (threshold is None or algorithm == "omp"):
+        what = "TopK" if threshold is None else "transform_algorithm='omp'"
+        raise ValueError(f"k=None, but {what} needs the number of active atoms: set k.")
 
 
 def coded_blocks(

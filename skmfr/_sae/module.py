@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from .arrays import WEIGHTS
+from .arrays import WEIGHTS, check_k
 
 
 class SparseAutoencoderModule(nn.Module):
@@ -91,8 +91,7 @@ def module_of(estimator, error_term: bool) -> SparseAutoencoderModule:
     weights = [torch.tensor(getattr(estimator, name)) for name in WEIGHTS]
     encoder, encoder_bias, decoder, decoder_bias = weights
     threshold = estimator.threshold_
-    if threshold is None and estimator.k is None:
-        raise ValueError("k=None, but TopK needs the number of active atoms: set k.")
+    check_k(estimator.k, threshold)
     return SparseAutoencoderModule(
         encoder,
         encoder_bias,

@@ -146,15 +146,15 @@ def _numbers(activations: Tensor, passes: list[Pass]) -> Tensor:
     if shape is None:
         return every_position(activations)
     n_inputs, n_tokens = shape
-    begin = n_past + 1
-    counted = torch.arange(begin, begin + n_tokens, device=activations.device)[None]
     if activations.shape[:2] == (1, n_tokens):  # perhaps one row for all inputs
         n_inputs = 1
     if mask is not None and len(mask) == n_inputs:
         end = min(n_past + n_tokens, mask.shape[1])
         numbers = numbers_of(mask.to(activations.device))[:, end - n_tokens : end]
     else:
-        numbers = counted.expand(n_inputs, -1)
+        begin = n_past + 1
+        numbers = torch.arange(begin, begin + n_tokens, device=activations.device)
+        numbers = numbers.expand(n_inputs, -1)
     return in_shape(numbers, activations)
 
 

@@ -41,11 +41,12 @@ def windows_to_learn_from(denoiser, reader: Reader) -> np.ndarray:
     parts, moments = [], []
     for piece in pieces_to_fit(reader, length, N_WINDOWS * length, rng):
         signals = reader.read(piece)
-        moments.append(moments_of_windows(signals, length))
+        if reader.name != "X":  # which is checked where it is changed
+            moments.append(moments_of_windows(signals, length))
         signals = as_scaled(denoiser, signals)
         windows = cut_windows(signals, length, denoiser.hop_).swapaxes(1, 2)
         parts.append(windows.reshape(-1, n_channels, length))
-    if reader.name != "X":  # which is checked where it is changed
+    if moments:
         warn_of_other_sizes(denoiser, moments, reader.name, stacklevel=8)
     together = np.concatenate(parts)
     power, of_all = _power(together)

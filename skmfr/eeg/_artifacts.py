@@ -201,7 +201,7 @@ def score_atoms(
     tails = {}
     if channels:
         references = Reader(X, channels, "X")
-        together = references.read_spans([slice(*span) for span in spans])[0]
+        together = references.read_spans(good)[0]
         names = (f"{name}: kurtosis" for name in channels)
         length = STRETCH * denoiser.n_times_
         tails = dict(zip(names, _kurtosis(together, length), strict=True))

@@ -189,7 +189,7 @@ class FeatureAgreementDisplay:
             agreement_with=agreement_with(sae),
             trusted=sae.trusted_,
             reappearance=None if np.isnan(probability).any() else probability,
-            truth=(None if truth is None else _cosine_with_truth(before, sae, truth)),
+            truth=None if truth is None else _cosine_with_truth(before, sae, truth),
         )
         return display.plot(
             ax, kind=kind, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs
@@ -418,12 +418,11 @@ def _cosine_with_truth(before, sae, truth) -> np.ndarray:
     if not hasattr(truth, "fit"):
         return nearest_atoms(sae.components_, truth)[0]
     before_truth, truth = split_fitted(truth)
-    if hasattr(before, "inverse_transform") and (
-        hasattr(before_truth, "inverse_transform")
-    ):
+    if all(hasattr(each, "inverse_transform") for each in (before, before_truth)):
         one, other = _directions(before, sae), _directions(before_truth, truth)
-        return nearest_atoms(one, other)[0]
-    return nearest_atoms(sae.components_, truth.components_)[0]
+    else:
+        one, other = sae.components_, truth.components_
+    return nearest_atoms(one, other)[0]
 
 
 def _directions(before, sae) -> np.ndarray:
