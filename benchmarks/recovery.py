@@ -9,12 +9,12 @@ pursuit, the same code for all, so that training and coding are compared apart.
 
 ``trust`` asks how well agreement tells true atoms from false ones, at several alpha.
 ``ablation`` turns penalty, reinitialisation and the number of SAEs on and off.
-``design`` changes the constants of training that are not parameters.  ``basin`` starts
-training from the truth, turned by more and more noise.  ``controls`` are fits that must
-not find features: frozen decoders, shuffled data, Gaussian data.  ``rivals`` are other
-ways to dictionaries that return (``benchmarks/_rivals.py``).  ``grid`` tries
-reinitialisation frequencies and alpha.  ``select`` is a grid search over k with the
-scorers of ``skmfr.metrics``.
+``design`` changes alpha and the constants of training that are not parameters.
+``basin`` starts training from the truth, turned by more and more noise.  ``controls``
+are fits that must not find features: frozen decoders, shuffled data, Gaussian data.
+``rivals`` are other ways to dictionaries that return (``benchmarks/_rivals.py``).
+``grid`` tries reinitialisation frequencies and alpha.  ``select`` is a grid search over
+k with the scorers of ``skmfr.metrics``.
 
 Data: ``superposition``, ``superposition-noisy`` (features in groups, under noise),
 ``superposition-large`` and ``mfr-synthetic`` have known features; ``digits``,
@@ -274,37 +274,61 @@ def ablation(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
     return search(problems, n_seeds, settings)
 
 
-# Constants of training that are not parameters, and what else they might be.
-DESIGN = {
-    "as it is": nullcontext(),
-    "k not annealed": patch("skmfr._training.schedule.K_START", 1),
-    "k from 4k": patch("skmfr._training.schedule.K_START", 4),
-    "penalty in full from first to last step": patch(
-        "skmfr._training.schedule.Schedule.alpha", lambda self, step: 1.0
+def changed(constant: str, value, **parameters) -> tuple:
+    """A constant of `skmfr._training` with another value, and parameters of the fit."""
+    return patch(f"skmfr._training.{constant}", value), parameters
+
+
+# What a default fit changes one at a time, mostly constants that are not parameters.
+DESIGN: dict[str, tuple] = {
+    "as it is": (nullcontext(), {}),
+    "k not annealed": changed("schedule.K_START", 1),
+    "k from 4k": changed("schedule.K_START", 4),
+    **{
+        f"alpha={alpha:g}": (nullcontext(), {"alpha": alpha})
+        for alpha in (0.0, 0.1, 0.3, 3.0)
+    },
+    "penalty in full from first to last step": changed(
+        "schedule.Schedule.alpha", lambda self, step: 1.0
     ),
-    "penalty to the last step": patch("skmfr._training.schedule.RELEASE", (2.0, 3.0)),
-    "all matched atoms pulled, none given": patch("skmfr._training.state.ALIKE", -9.0),
-    "no atoms given": patch("skmfr._training.revive.SHARED_COSINE", 2.0),
-    "no auxiliary loss": patch("skmfr._training.activity.DEAD_AFTER_STEPS", 10**9),
-    "32 dead atoms to a sample": patch("skmfr._training.objective.AUXILIARY_K", 32),
-    "dead atoms not pushed": patch("skmfr._training.objective.PUSH", 0.0),
-    "learning rate halved": patch(
-        "skmfr._training.settings.AUTO_LEARNING_RATE", AUTO_LEARNING_RATE / 2
+    "penalty until 90 % of the steps": changed("schedule.RELEASE", (0.6, 0.8)),
+    "penalty to the last step": changed("schedule.RELEASE", (2.0, 3.0)),
+    "penalty only for atoms with a cosine above 0.8": changed(
+        "state.agreement_level", lambda null, share: 0.8
     ),
-    "learning rate doubled": patch(
-        "skmfr._training.settings.AUTO_LEARNING_RATE", AUTO_LEARNING_RATE * 2
+    "all matched atoms pulled, none given": changed("state.ALIKE", -9.0),
+    "no atoms given": changed("revive.SHARED_COSINE", 2.0),
+    "atoms given from a cosine of 0.9": changed("revive.SHARED_COSINE", 0.9),
+    "no auxiliary loss": changed("activity.DEAD_AFTER_STEPS", 10**9),
+    "1 dead atom to a sample": changed("objective.AUXILIARY_K", 1),
+    "32 dead atoms to a sample": changed("objective.AUXILIARY_K", 32),
+    "dead atoms not pushed": changed("objective.PUSH", 0.0),
+    "learning rate halved": changed(
+        "settings.AUTO_LEARNING_RATE", AUTO_LEARNING_RATE / 2
     ),
-    "learning rate falls over 30 %": patch("skmfr._training.schedule.COOL_DOWN", 0.3),
-    "Adam with beta2 0.999": patch("skmfr._training.optimiser.BETAS", (0.9, 0.999)),
+    "learning rate doubled": changed(
+        "settings.AUTO_LEARNING_RATE", AUTO_LEARNING_RATE * 2
+    ),
+    "learning rate falls over 30 %": changed("schedule.COOL_DOWN", 0.3),
+    "Adam with beta2 0.999": changed("optimiser.BETAS", (0.9, 0.999)),
+    **{
+        f"matching pursuit in the last {percent} % of the steps": changed(
+            "schedule.PURSUIT", percent / 50, transform_algorithm="omp"
+        )
+        for percent in (5, 10, 20)
+    },
 }
 
 
-def design(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
+def design(
+    problems: Callable[[int], Problem], n_seeds: int, only: str
+) -> Iterator[Row]:
     """The effect of each constant of the training."""
-    for name, change in DESIGN.items():
-        with change:
-            row = summarise(name, ours(), problems, n_seeds)
-        yield row
+    for name, (change, parameters) in DESIGN.items():
+        if re.search(only, name):
+            with change:
+                row = summarise(name, ours(**parameters), problems, n_seeds)
+            yield row
 
 
 def basin(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
@@ -428,12 +452,13 @@ def rivals(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
         yield summarise(name, fit, problems, n_seeds)
 
 
+# Tables that can be made for some of their rows only.
+IN_PARTS = {"compare": compare, "design": design}
 TABLES = {
     "trust": trust,
     "ablation": ablation,
     "basin": basin,
     "controls": controls,
-    "design": design,
     "grid": grid,
     "select": select,
     "pursuit": pursuit,
@@ -464,7 +489,7 @@ def real_data(arguments: argparse.Namespace) -> dict[str, Callable[[], Problem]]
 
 def main() -> None:
     parser = Command("recovery", __doc__)
-    parser.add_argument("table", choices=["compare", *TABLES])
+    parser.add_argument("table", choices=[*IN_PARTS, *TABLES])
     parser.add_argument("--data", nargs="+", default=["superposition"])
     parser.add_argument("--seeds", type=int, default=5)
     add_choice_of_data(parser)
@@ -479,10 +504,11 @@ def main() -> None:
         else:
             # Synthetic data are new for each seed, real ones are read once.
             problems = SYNTHETIC.get(name) or constant(real[name]())
-            if arguments.table == "compare":
-                rows = compare(problems, arguments.seeds, arguments.only)
+            if arguments.table in IN_PARTS:
+                make, more = IN_PARTS[arguments.table], [arguments.only]
             else:
-                rows = TABLES[arguments.table](problems, arguments.seeds)
+                make, more = TABLES[arguments.table], []
+            rows = make(problems, arguments.seeds, *more)
         table = {"table": arguments.table, "data": name}
         report(rows, table, DIGITS | {"alpha": None, "returning": 1})
 

@@ -214,7 +214,7 @@ def test_lengths_of_fits_to_few_rows_are_compared(table, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("name", recovery.TABLES)
+@pytest.mark.parametrize("name", ["design", *recovery.TABLES])
 def test_other_tables_of_recovery(table, name):
     rows = table(recovery, name, "--seeds", 1)
     n_rows = {
