@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import orthogonal_mp
 
 import skmfr.agreement
-from skmfr import MFRSparseAutoencoder
+from skmfr import MFRSparseAutoencoder, PretrainedSAE
 from skmfr._sae.levels import random_quantile
 from skmfr.agreement import (
     _subspaces,
@@ -377,6 +377,15 @@ def test_rates_outside_0_and_1_are_refused(name):
 # Spans
 
 
+def test_saes_of_others_have_no_fit_to_ask():
+    sae = PretrainedSAE()
+    sae.components_ = np.eye(3)
+    sae.witness_dictionaries_ = sae.components_[None][:0]
+    for ask in (reappearance, trusted_atoms):
+        with pytest.raises(TypeError, match="got PretrainedSAE"):
+            ask(sae)
+
+
 def runs_that_differ():
     """Atoms of two runs, and what became of each of the first."""
     rng = np.random.default_rng(0)
@@ -531,6 +540,14 @@ def test_nearest_atoms_are_the_same_in_small_blocks(three, monkeypatch):
     monkeypatch.setattr("skmfr._sae.pairing.MIN_ROWS", 7)
     monkeypatch.setattr("skmfr.agreement._comparing.ROWS", 9)
     pd.testing.assert_frame_equal(compare(three, verbose=0), expected)
+
+
+def test_dictionaries_of_both_precisions_are_compared(three):
+    mixed = three | {"a": three["a"].astype(np.float32)}
+    columns = ["agreement", "cosine c"]
+    expected = compare(three, verbose=0).loc["b", columns]
+    found = compare(mixed, verbose=0).loc["b", columns]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_estimators_and_files_are_compared_like_their_atoms(tmp_path, three):

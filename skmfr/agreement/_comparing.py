@@ -62,12 +62,18 @@ def nearest_of_each_pair(
 
     device = resolve_device(device)
     shapes, names, nearest = _shapes(saes), list(saes), {}
+    # Those of float32 are not known better.
+    all_double = all(_dtype(_atoms_of(sae)) == np.float64 for sae in saes.values())
+    dtype = np.float64 if all_double else np.float32
     with Progress(shapes, device, verbose) as progress:
         for i, one in enumerate(names[:-1]):
-            atoms = _directions(saes[one], one)
+            atoms = _directions(saes[one], one, dtype)
             for other in names[i + 1 :]:
                 nearest[one, other], nearest[other, one] = nearest_both_ways(
-                    atoms, _directions(saes[other], other), device, progress.of(other)
+                    atoms,
+                    _directions(saes[other], other, dtype),
+                    device,
+                    progress.of(other),
                 )
     return shapes, nearest
 
@@ -94,12 +100,15 @@ def _shapes(named: Mapping) -> dict[str, tuple[int, int]]:
     return shapes
 
 
-def _directions(sae, name: str) -> np.ndarray:
+def _dtype(atoms) -> np.dtype:
+    return np.dtype(getattr(atoms, "dtype", np.float64))
+
+
+def _directions(sae, name: str, dtype: type) -> np.ndarray:
     """Atoms of unit norm, made block by block: dictionaries may be gigabytes."""
     atoms = _atoms_of(sae)
     if not hasattr(atoms, "dtype"):
         atoms = np.asarray(atoms, dtype=np.float64)
-    dtype = np.float64 if atoms.dtype == np.float64 else np.float32
     directions = np.empty(atoms.shape, dtype)
     for start in range(0, len(atoms), ROWS):
         block = slice(start, start + ROWS)

@@ -101,7 +101,7 @@ def reappearance(sae, tau=TAU) -> tuple[np.ndarray, np.ndarray]:
     (64,)
     """
     check_is_fitted(sae)
-    if not hasattr(sae, "witness_dictionaries_"):
+    if not hasattr(sae, "n_witnesses"):
         raise TypeError(
             f"sae must be an MFRSparseAutoencoder, got {type(sae).__name__}."
         )

@@ -428,8 +428,9 @@ def _fetch(
 
 def _read_epochs(path: Path, shape: tuple[int, int]) -> np.ndarray:
     epochs = np.load(path)
-    if epochs.shape != shape:
-        raise ValueError(f"its shape must be {shape}, not {epochs.shape}.")
+    found = getattr(epochs, "shape", "several arrays")
+    if found != shape:
+        raise ValueError(f"its shape must be {shape}, not {found}.")
     return epochs
 
 

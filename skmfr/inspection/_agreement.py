@@ -11,7 +11,7 @@ from .._sae.reappearance import TAU, binned
 from .._training.attributes import reappearance_without_warning
 from .._utils.checks import as_matrix
 from ..agreement import feature_agreement, nearest_atoms, random_agreement
-from ._drawing import ABOVE, BLUE, ORANGE, import_pyplot, new_axes
+from ._drawing import ABOVE, BLUE, ORANGE, import_pyplot, line_style, new_axes
 from ._fitted import agreement_with, split_fitted, transformed
 
 # Of the intervals of frequencies.
@@ -151,8 +151,9 @@ class FeatureAgreementDisplay:
         truth : estimator, or array-like of shape (n_atoms, n_features), default=None
             For "calibration" and "truth": an independent fit, with another seed and on
             other samples; or the known features. The reference of a fit counts. Atoms
-            of two pipelines are compared as directions of the data that enter them, if
-            the steps before have `inverse_transform`.
+            of a pipeline are compared as directions of the data that enter it, if the
+            steps before have `inverse_transform`; known features, and atoms of an SAE
+            alone, must then be such directions.
         kind : {"usage", "calibration", "truth"}, default="usage"
             Kind of picture.
         ax : matplotlib Axes, default=None
@@ -229,6 +230,7 @@ class FeatureAgreementDisplay:
             If there is no other dictionary, or the shapes do not match.
         """
         import_pyplot(f"{cls.__name__}.from_dictionaries")
+        others = list(others)  # a generator could be read only once
         agreement = _checked(feature_agreement(atoms, others))
         codes = as_matrix(codes, "codes", accept_sparse="csr")
         if codes.shape[1] != len(agreement):
@@ -278,8 +280,8 @@ class FeatureAgreementDisplay:
             raise ValueError(f"kind must be one of {list(draws)}, got {kind!r}.")
         self._check_given(kind)
         ax = new_axes(f"{type(self).__name__}.plot", ax)
-        line_style = {"color": "black", "linewidth": 1} | (line_kwargs or {})
-        draws[kind](ax, scatter_kwargs or {}, line_style)
+        style = line_style(line_kwargs, color="black", linewidth=1)
+        draws[kind](ax, scatter_kwargs or {}, style)
         ax.legend(**ABOVE, ncols=2)
         self.ax_, self.figure_ = ax, ax.figure
         return self
@@ -298,14 +300,12 @@ class FeatureAgreementDisplay:
                 "not known: fit with n_witnesses=2 or more."
             )
 
-    def _draw_usage(self, ax, scatter_kwargs, line_style):
+    def _draw_usage(self, ax, scatter_kwargs, style):
         self._scatter_atoms(ax, self.usage, self.agreement, scatter_kwargs)
 
         def line(height, label, linestyle):
-            label = f"{label} ({height:.2f})"
-            return ax.axhline(
-                height, label=label, **{"linestyle": linestyle} | line_style
-            )
+            usual = {"label": f"{label} ({height:.2f})", "linestyle": linestyle}
+            return ax.axhline(height, **usual | style)
 
         self.threshold_line_ = None
         if self.trusted is None:
@@ -324,7 +324,7 @@ class FeatureAgreementDisplay:
             ylabel=f"Agreement with {self.agreement_with} (cosine)",
         )
 
-    def _draw_calibration(self, ax, scatter_kwargs, line_style):
+    def _draw_calibration(self, ax, scatter_kwargs, style):
         from scipy.stats import binomtest
 
         found = at_least(TAU, self.truth)
@@ -335,17 +335,17 @@ class FeatureAgreementDisplay:
                 for k, n in zip(share * n_atoms, n_atoms.tolist(), strict=True)
             ]
         )
-        (self.line_,) = ax.plot(
-            [0, 1], [0, 1], label="calibrated", **{"linestyle": ":"} | line_style
-        )
+        diagonal = {"label": "calibrated", "linestyle": ":"} | style
+        (self.line_,) = ax.plot([0, 1], [0, 1], **diagonal)
         self.intervals_ = ax.vlines(
             probability, low, high, color=BLUE, linewidth=1, label="95 % interval"
         )
         # As large as the share of the atoms in the bin.
-        style = {"s": 8 + 200 * n_atoms / n_atoms.sum(), "color": BLUE}
-        self.bins_scatter_ = ax.scatter(
-            probability, share, label="atoms, binned", **style | scatter_kwargs
-        )
+        sizes = {"s": 8 + 200 * n_atoms / n_atoms.sum()}
+        usual = {"label": "atoms, binned"} | sizes
+        if "c" not in scatter_kwargs:
+            usual["color"] = BLUE
+        self.bins_scatter_ = ax.scatter(probability, share, **usual | scatter_kwargs)
         ax.set(
             xlim=(-0.02, 1.02),
             ylim=(-0.02, 1.02),
@@ -354,18 +354,14 @@ class FeatureAgreementDisplay:
             ylabel=f"Share of atoms in the truth (cosine of {TAU:g})",
         )
 
-    def _draw_truth(self, ax, scatter_kwargs, line_style):
+    def _draw_truth(self, ax, scatter_kwargs, style):
         self._scatter_atoms(ax, self.agreement, self.truth, scatter_kwargs)
         self.line_ = None
         if np.ptp(self.agreement) > 0:
             slope, height = np.polyfit(self.agreement, self.truth, 1)
             ends = np.array([self.agreement.min(), self.agreement.max()])
-            (self.line_,) = ax.plot(
-                ends,
-                slope * ends + height,
-                label=f"slope {slope:.2f}",
-                **line_style,
-            )
+            usual = {"label": f"slope {slope:.2f}"}
+            (self.line_,) = ax.plot(ends, slope * ends + height, **usual | style)
         ax.set(
             xlabel=f"Agreement with {self.agreement_with} (cosine)",
             ylabel="Cosine with the nearest atom of the truth",
@@ -376,20 +372,19 @@ class FeatureAgreementDisplay:
         trusted = self.trusted
         if trusted is None:
             trusted = self.agreement > self.threshold
-        coloured = self.reappearance is not None and "color" not in scatter_kwargs
+        chosen = not scatter_kwargs.keys().isdisjoint(("c", "color"))
+        coloured = self.reappearance is not None and not chosen
         usual = {"s": np.clip(6000 / len(trusted), 3, 24), "rasterized": True}
 
         def scatter(shown, label, color, **style):
-            style |= {"color": color}
             if coloured:
                 colors = {"c": self.reappearance[shown], "cmap": "viridis"}
-                style = style | colors | {"vmin": 0, "vmax": 1}
-                del style["color"]
+                style |= colors | {"vmin": 0, "vmax": 1}
+            elif not chosen:
+                style["color"] = color
             # The legend would show no mark for no atoms.
-            label = f"{label} ({shown.sum()})" if shown.any() else None
-            return ax.scatter(
-                x[shown], y[shown], label=label, **usual | style | scatter_kwargs
-            )
+            style["label"] = f"{label} ({shown.sum()})" if shown.any() else None
+            return ax.scatter(x[shown], y[shown], **usual | style | scatter_kwargs)
 
         self.trusted_scatter_ = scatter(trusted, "trusted", BLUE, marker="o")
         self.untrusted_scatter_ = scatter(
@@ -412,22 +407,24 @@ def _checked(agreement: np.ndarray) -> np.ndarray:
 def _cosine_with_truth(before, sae, truth) -> np.ndarray:
     """Cosine of each atom with the nearest of an estimator or array.
 
-    Atoms of two pipelines are compared as directions of the data that enter these,
-    because the steps before the SAEs may differ, like axes of principal components.
+    Both are directions of the data that enter a pipeline, if its steps can be undone:
+    those of another pipeline may differ, like axes of principal components, and known
+    features are those of the data.
     """
-    if not hasattr(truth, "fit"):
-        return nearest_atoms(sae.components_, truth)[0]
-    before_truth, truth = split_fitted(truth)
-    if all(hasattr(each, "inverse_transform") for each in (before, before_truth)):
-        one, other = _directions(before, sae), _directions(before_truth, truth)
-    else:
-        one, other = sae.components_, truth.components_
-    return nearest_atoms(one, other)[0]
+    atoms = _directions(before, sae)
+    if hasattr(truth, "fit"):
+        truth = _directions(*split_fitted(truth))
+    return nearest_atoms(atoms, truth)[0]
 
 
 def _directions(before, sae) -> np.ndarray:
-    """Atoms as directions of the data that enter a pipeline, (n_components, n)."""
+    """Atoms as directions of the data that enter a pipeline, (n_components, n).
+
+    They are the atoms as they are if the steps before cannot be undone.
+    """
     atoms = sae.components_
+    if not hasattr(before, "inverse_transform"):
+        return atoms
     zero = np.zeros((1, atoms.shape[1]), atoms.dtype)
     return before.inverse_transform(atoms) - before.inverse_transform(zero)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..agreement import compare
-from ._drawing import ABOVE, import_pyplot, new_axes
+from ._drawing import ABOVE, import_pyplot, line_style, new_axes
 
 
 class ComparisonDisplay:
@@ -102,7 +102,19 @@ class ComparisonDisplay:
         -------
         display : ComparisonDisplay
             Display with the drawn artists.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If its `attrs` are missing.
         """
+        if not {"null", "level"} <= frame.attrs.keys():
+            raise ValueError(
+                "frame has no attrs['null'] and attrs['level'], which CSV files do not "
+                "keep: pass the result of compare itself."
+            )
         by_sae = frame["agreement"].groupby(level="sae", sort=False)
         display = cls(
             agreement={name: values.to_numpy() for name, values in by_sae},
@@ -131,7 +143,7 @@ class ComparisonDisplay:
         for name, agreement in self.agreement.items():
             highest_first = np.sort(agreement)[::-1]
             share = np.arange(1, len(agreement) + 1) / len(agreement)
-            style = {"label": name} | (line_kwargs or {})
+            style = line_style(line_kwargs, label=name)
             self.lines_ += ax.plot(highest_first, share, **style)
 
         def level(at, label, style):

@@ -40,6 +40,14 @@ def import_mne(caller: str):
     return mne
 
 
+def line_style(given, **defaults) -> dict:
+    """Keyword arguments of lines, which override defaults also by their short names."""
+    from matplotlib.cbook import normalize_kwargs
+    from matplotlib.lines import Line2D
+
+    return defaults | normalize_kwargs(given, Line2D)
+
+
 def new_axes(caller: str, ax: Axes | None, figsize=None) -> Axes:
     """The given axes, or those of a new figure."""
     if ax is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._drawing import ABOVE, BLUE, import_pyplot, panels
+from ._drawing import ABOVE, BLUE, import_pyplot, line_style, panels
 from ._fitted import split_fitted
 
 # Curves to show.
@@ -159,10 +159,10 @@ class TrainingCurveDisplay:
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         _, sae = split_fitted(estimator)
-        if not sae.n_steps_:
+        if not len(sae.loss_curve_):
             raise ValueError(
-                "estimator was imported from another package, so it has no training "
-                "history to show."
+                "estimator has no training history to show: it was imported from "
+                "another package, or saved with training_state=False."
             )
         if sae.history_ and _tell_fvu(sae.history_):
             # The history lacks the steps before a checkpoint.
@@ -203,7 +203,10 @@ class TrainingCurveDisplay:
                 "history is empty. Fit an estimator with callback=TrainingHistory(), "
                 "and pass its history_."
             )
-        display = cls(step=np.arange(len(history)) + 1, **_columns(history))
+        # Callbacks of users may not record it.
+        steps = enumerate(history, start=1)
+        step = np.array([record.get("step", i) for i, record in steps])
+        display = cls(step=step, **_columns(history))
         return display.plot(ax, line_kwargs=line_kwargs)
 
     def plot(self, ax=None, *, line_kwargs=None):
@@ -238,7 +241,7 @@ class TrainingCurveDisplay:
             sharex=True,
         )
         self.lines_, self.axes_ = {}, axes[:, 0]
-        style = {"color": BLUE, "linewidth": 1, **(line_kwargs or {})}
+        style = line_style(line_kwargs, color=BLUE, linewidth=1)
         for axis, (name, y) in zip(self.axes_, curves.items(), strict=True):
             (self.lines_[name],) = axis.plot(self.step, y, **style)
             axis.set_title(PANELS[name], loc="left", fontsize=9)
@@ -250,7 +253,7 @@ class TrainingCurveDisplay:
             self._mark_penalty(axis)
         self.axes_[0].set_yscale("log")
         if self.axes_[0].patches:
-            self.axes_[0].legend(handles=self.axes_[0].patches, **ABOVE)
+            self.axes_[0].legend(handles=self.axes_[0].patches[:1], **ABOVE)
         self.axes_[-1].set_xlabel("Gradient steps")
         self.ax_, self.figure_ = ax, ax.figure
         return self
@@ -259,9 +262,11 @@ class TrainingCurveDisplay:
         if self.alpha is None:
             return
         on = np.flatnonzero(np.asarray(self.alpha) > 0)
-        if len(on):
-            span = self.step[on[0]], self.step[on[-1]]
-            axis.axvspan(*span, color="0.9", linewidth=0, zorder=0, label="penalty on")
+        # A model that was trained again has several spans.
+        for run in np.split(on, np.flatnonzero(np.diff(on) > 1) + 1):
+            if len(run):
+                span = self.step[run[0]], self.step[run[-1]]
+                axis.axvspan(*span, color="0.9", lw=0, zorder=0, label="penalty on")
 
 
 def _tell_fvu(records) -> bool:

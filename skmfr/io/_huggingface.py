@@ -9,9 +9,11 @@ import numpy as np
 
 from .._data.checked import checked_data
 from .._data.moments import fvu_of_blocks
+from .._pretrained import PretrainedSAE
 from .._utils.extras import needed_by
 from .._utils.files import replacing
 from ._agreement import AGREEMENT, summary
+from ._native import check_sae
 from ._sae_lens import to_sae_lens
 
 CARD, PICTURE = "README.md", "agreement.png"
@@ -99,6 +101,9 @@ def to_huggingface_folder(
     """
     if not isinstance(data, str):
         raise TypeError(f"data must be text, got {data!r}.")
+    check_sae(sae, PretrainedSAE)
+    # Before anything is written, because X may be refused.
+    quality = _quality(sae, X)
     folder = Path(folder)
     to_sae_lens(sae, folder, model_name=model_name, hook_name=hook_name, **metadata)
     known = summary(sae).get("skmfr_agreement")
@@ -117,7 +122,7 @@ def to_huggingface_folder(
             f"{sae.n_features_in_:,} features, written by skmfr.",
             _table({name: value for name, value in site.items() if value}),
             f"## Data\n\n{data}",
-            f"## On {len(X):,} samples\n\n{_table(_quality(sae, X))}",
+            f"## On {len(X):,} samples\n\n{_table(quality)}",
             _agreement_section(known),
             f"## Parameters\n\n{_table(_parameters(sae))}",
             _use(),

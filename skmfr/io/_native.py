@@ -53,7 +53,7 @@ PRETRAINED = {
     "trusted_": "bool m",
 }
 THRESHOLD = {"threshold_": "float m"}
-# Present only if known.
+# Present only if known, and not in files of earlier builds.
 KNOWN = {"reappearance_": "float m"}
 # Parameters that belong to the machine or the session of the fit.
 LEFT_BEHIND = ("callback", "checkpoint_dir", "checkpoint_every")
@@ -127,8 +127,9 @@ def save(
     check_sae(sae, PretrainedSAE)
     content = {"format_version": FORMAT_VERSION, "skmfr_version": __version__}
     if isinstance(sae, PretrainedSAE):
-        names = PRETRAINED if sae.threshold_ is None else PRETRAINED | THRESHOLD
-        arrays = {name: getattr(sae, name) for name in names}
+        names = [*PRETRAINED, *KNOWN, *THRESHOLD]
+        found = {name: getattr(sae, name) for name in names}
+        arrays = {name: array for name, array in found.items() if array is not None}
         content |= {"estimator": PretrainedSAE.__name__, "attributes": names_of(sae)}
     else:
         attributes = _all_attributes(sae) if training_state else _reference_alone(sae)
@@ -192,7 +193,9 @@ def load(path) -> MFRSparseAutoencoder | PretrainedSAE:
         version = description["format_version"]
         pretrained = description["estimator"] == PretrainedSAE.__name__
         if pretrained:
-            check_arrays(file, PRETRAINED | (THRESHOLD if names & {*THRESHOLD} else {}))
+            optional = KNOWN | THRESHOLD
+            present = {name: optional[name] for name in optional.keys() & names}
+            check_arrays(file, PRETRAINED | present)
         else:
             _check_sizes(check_arrays(file, _expected_arrays(names, version)))
         arrays = {name: file.get_tensor(name) for name in names}
@@ -386,8 +389,8 @@ def _pretrained(
         with_known(PretrainedSAE(), description["parameters"]), weights
     )
     sae._validate_params()
-    known = {name: arrays[name] for name in ("feature_agreement_", "trusted_")}
-    set_fitted(sae, known)
+    known = "feature_agreement_", "trusted_", *KNOWN
+    set_fitted(sae, {name: arrays[name] for name in known if name in arrays})
     set_names(sae, description["attributes"])
     return sae
 

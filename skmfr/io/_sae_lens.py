@@ -14,7 +14,7 @@ from .._base import BaseSparseAutoencoder
 from .._estimator import MFRSparseAutoencoder
 from .._pretrained import PretrainedSAE
 from .._utils.checks import Interval
-from ._agreement import read_agreement, summary, write_agreement
+from ._agreement import read_agreement, summary
 from ._gemma_scope import PARAMS, read_params
 from ._native import check_sae
 from ._safetensors import naming
@@ -159,8 +159,7 @@ def to_sae_lens(
         }
     else:
         arrays["threshold"] = weights.threshold
-    write_folder(folder, config, WEIGHTS, arrays)
-    write_agreement(folder, sae)
+    write_folder(folder, sae, config, WEIGHTS, arrays)
 
 
 @validate_params(

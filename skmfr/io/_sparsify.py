@@ -6,7 +6,7 @@ from typing import Any
 
 from .._estimator import MFRSparseAutoencoder
 from .._pretrained import PretrainedSAE
-from ._agreement import read_agreement, summary, write_agreement
+from ._agreement import read_agreement, summary
 from ._native import check_sae
 from ._safetensors import naming
 from ._weights import (
@@ -97,8 +97,8 @@ def to_sparsify(sae: MFRSparseAutoencoder, folder) -> None:
         "transcode": False,
     }
     config |= summary(sae)
-    write_folder(folder, config, WEIGHTS, dict(zip(SHAPES, weights[:4], strict=True)))
-    write_agreement(folder, sae)
+    arrays = dict(zip(SHAPES, weights[:4], strict=True))
+    write_folder(folder, sae, config, WEIGHTS, arrays)
 
 
 def from_sparsify(folder) -> MFRSparseAutoencoder | PretrainedSAE:

@@ -15,6 +15,7 @@ from .._pretrained import PretrainedSAE
 from .._sae.levels import random_agreement
 from .._training.attributes import set_fitted
 from .._utils.files import replacing
+from ._agreement import write_agreement
 from ._safetensors import check_arrays, opened, write_arrays
 
 SAE = TypeVar("SAE", bound=BaseSparseAutoencoder)
@@ -106,13 +107,22 @@ def weights_of(sae: BaseSparseAutoencoder) -> Weights:
 
 
 def write_folder(
-    folder, config: dict[str, Any], name: str, arrays: Mapping[str, np.ndarray]
+    folder,
+    sae: BaseSparseAutoencoder,
+    config: dict[str, Any],
+    name: str,
+    arrays: Mapping[str, np.ndarray],
 ) -> None:
-    """Write a configuration and a file of weights of that name."""
+    """Write a configuration, agreement and a file of weights of that name.
+
+    The configuration is removed first and written last: without it, no package takes
+    the folder for an SAE, so that an interruption does not leave a mixture of two.
+    """
     folder = Path(folder)
     text = json.dumps(config, indent=2)
     folder.mkdir(parents=True, exist_ok=True)
-    # The configuration last: without it, no package takes the folder for an SAE.
+    (folder / CONFIG).unlink(missing_ok=True)
+    write_agreement(folder, sae)
     write_arrays(folder / name, arrays)
     with replacing(folder / CONFIG) as fresh:
         fresh.write_text(text, encoding="utf-8")

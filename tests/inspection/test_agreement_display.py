@@ -217,13 +217,18 @@ def test_atoms_of_pipelines_are_compared_in_the_data_that_enter_them(X):
     other[1].components_ = -one[1].components_[:, ::-1]
     shown = from_estimator(one, truth=other, kind="truth")
     np.testing.assert_allclose(shown.truth, 1, atol=1e-6)
-    # Without the way back, or without another pipeline, in the coordinates of the SAE.
+    # Known features are directions of the data, too.
+    scaled = make_pipeline(StandardScaler(), clone(sae)).fit(X * np.logspace(0, 2, 12))
+    features = scaled[-1].components_ * scaled[0].scale_
+    shown = from_estimator(scaled, truth=features, kind="truth")
+    np.testing.assert_allclose(shown.truth, 1, atol=1e-6)
+    # Without the way back, in the coordinates of the SAE.
     normalised = make_pipeline(Normalizer(), clone(sae)).fit(X)
     for truth in (normalised, normalised[-1], normalised[-1].components_):
         shown = from_estimator(normalised, truth=truth, kind="truth")
         np.testing.assert_allclose(shown.truth, 1, atol=1e-6)
-    shown = from_estimator(one, truth=one[-1], kind="truth")
-    np.testing.assert_allclose(shown.truth, 1, atol=1e-6)
+    with pytest.raises(ValueError, match="10 features"):
+        from_estimator(one, truth=one[-1], kind="truth")
 
 
 def test_what_a_kind_needs_is_named(sae, X):

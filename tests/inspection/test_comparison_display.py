@@ -1,6 +1,7 @@
 """What is drawn of a comparison, against the frame that it stands for."""
 
 import numpy as np
+import pytest
 
 from skmfr.agreement import compare
 from skmfr.inspection import ComparisonDisplay
@@ -19,6 +20,9 @@ def test_curves_are_shares_of_atoms_that_agree_as_much():
     assert display.threshold_line_.get_xdata()[0] == np.mean(
         list(frame.attrs["level"].values())
     )
+    frame.attrs.clear()  # as a file of CSV does
+    with pytest.raises(ValueError, match="attrs"):
+        ComparisonDisplay.from_frame(frame)
     again = ComparisonDisplay.from_saes(saes, verbose=0, ax=display.ax_)
     assert again.figure_ is display.figure_
     np.testing.assert_array_equal(again.lines_[1].get_xdata(), line.get_xdata())

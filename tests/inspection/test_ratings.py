@@ -158,6 +158,21 @@ def test_files_that_a_spreadsheet_has_saved_again_are_read(tmp_path, delimiter):
         rating_agreement(key, [file])
 
 
+def test_texts_with_line_ends_of_unicode_stay_in_their_rows(tmp_path):
+    file = saved(tmp_path, "A", np.arange(1.0, 4))
+    expected = rating_agreement(key_of(3)[:3], [file])
+    file.write_text(file.read_text().replace("line", "l\u2028\x85ne"), "utf-8")
+    assert rating_agreement(key_of(3)[:3], [file]).models == expected.models
+
+
+@pytest.mark.parametrize("item", [2, "two", None])
+def test_a_key_has_a_number_for_each_item(tmp_path, item):
+    key = key_of(3)
+    key[0]["item"] = item
+    with pytest.raises(ValueError, match="a different whole number for each item"):
+        rating_agreement(key, [saved(tmp_path, "A", np.full(6, 3.0))])
+
+
 def change(**changes):
     return lambda rows: rows[0].update(changes)
 

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.activations import Contexts, LogitEffects
@@ -161,11 +162,19 @@ def test_shapes_are_right_to_one_of_256_levels(X, sae):
     ):
         level = np.ptp(rows, axis=1, keepdims=True) / 255
         error = np.abs(unpacked(page, name) - rows)
-        # Half a level, and limits with 4 digits.
-        assert (error <= 0.51 * level + 1e-3 * np.abs(rows).max()).all()
+        assert (error <= 0.51 * level + 1e-6 * np.abs(rows).max()).all()
     assert set(data["samples"]["numbers"]) == {
         sample for detail in data["details"].values() for sample in detail["samples"]
     }
+
+
+def test_shapes_are_right_beside_an_offset(X, sae):
+    """Of 100,000 times their size, of which four digits would leave nothing."""
+    shifted = clone(sae).set_params(max_steps=5).fit(X + 1e5)
+    page = report(shifted, X + 1e5).html()
+    rows = (X + 1e5)[data_of(page)["samples"]["numbers"]]
+    level = np.ptp(rows, axis=1, keepdims=True) / 255
+    assert (np.abs(unpacked(page, "samples") - rows) <= 0.51 * level + 0.01).all()
 
 
 def test_full_detail_goes_to_atoms_with_the_largest_squared_codes(X, sae):
@@ -466,6 +475,8 @@ def test_the_seed_decides_which_atoms_are_rated(X, models):
     assert one.html() == same.html()
     assert one.key == same.key
     assert [row["atom"] for row in one.key] != [row["atom"] for row in other.key]
+    # No number, which a spreadsheet would write in another way.
+    assert one.key[0]["study"].startswith("s")
 
 
 def test_atoms_that_are_never_active_are_not_rated(X, models):

@@ -8,7 +8,7 @@ from sklearn.base import clone
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.inspection import TrainingCurveDisplay, TrainingHistory, report
-from skmfr.io import from_sae_lens, to_sae_lens
+from skmfr.io import from_sae_lens, load, save, to_sae_lens
 
 
 def drawn(display) -> dict[str, np.ndarray]:
@@ -101,6 +101,29 @@ def test_background_marks_the_penalty(sae):
     assert display.axes_[0].get_legend() is None
 
 
+def test_steps_between_two_fits_without_penalty_are_not_marked(X):
+    sae = MFRSparseAutoencoder(
+        6, k=2, max_steps=50, callback=TrainingHistory(), warm_start=True
+    )
+    history = sae.fit(X).fit(X).history_
+    display = TrainingCurveDisplay.from_history(history[-60:])
+    marked = np.zeros(101, bool)
+    for span in display.axes_[0].patches:
+        marked[int(span.get_x()) : int(span.get_x() + span.get_width()) + 1] = True
+    on = [record["step"] for record in history[-60:] if record["alpha"] > 0]
+    np.testing.assert_array_equal(np.flatnonzero(marked), on)
+    assert len(display.axes_[0].get_legend().get_texts()) == 1
+
+
+@pytest.mark.parametrize("names", [("lw", "c"), ("linewidth", "color")])
+def test_styles_have_short_names_too(sae, names):
+    display = TrainingCurveDisplay.from_estimator(
+        sae, line_kwargs=dict(zip(names, (3, "red"), strict=True))
+    )
+    assert display.lines_["fvu"].get_linewidth() == 3
+    assert display.lines_["fvu"].get_color() == "red"
+
+
 def test_without_history_the_loss_curve_is_shown(alone):
     display = TrainingCurveDisplay.from_estimator(alone)
     assert list(display.lines_) == ["fvu"]
@@ -160,5 +183,8 @@ def test_an_sae_that_was_trained_elsewhere_has_no_curve(sae, X, tmp_path):
     imported = from_sae_lens(tmp_path)
     with pytest.raises(ValueError, match="imported"):
         TrainingCurveDisplay.from_estimator(imported)
+    save(sae, tmp_path / "alone", training_state=False)
+    with pytest.raises(ValueError, match="training_state=False"):
+        TrainingCurveDisplay.from_estimator(load(tmp_path / "alone"))
     # The page of atoms does without.
     assert report(imported, X).html()

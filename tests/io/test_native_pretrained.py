@@ -50,6 +50,7 @@ def test_what_was_learned_of_them_since_comes_back(tmp_path, path, X):
     sae.fit(pd.DataFrame(X, columns=names))
     sae.feature_agreement_ = np.linspace(0, 1, 24, dtype=np.float32)
     sae.trusted_ = sae.feature_agreement_ > 0.5
+    sae.reappearance_ = sae.feature_agreement_**2
     loaded = saved_and_loaded(sae, path)
     assert_equal(loaded, sae)
     assert loaded.feature_names_in_.tolist() == names
@@ -73,6 +74,13 @@ def opened(tmp_path, path):
     save(pretrained(tmp_path), path)
     content = path.read_bytes()
     return stored.load(content), json.loads(parts(content)[0]["__metadata__"]["skmfr"])
+
+
+def test_files_of_earlier_builds_have_no_probabilities(path, opened):
+    arrays, description = opened
+    del arrays["reappearance_"]
+    path.write_bytes(sealed(arrays, description))
+    assert np.isnan(load(path).reappearance_).all()
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,19 @@ def test_failed_export_leaves_the_old_one(tmp_path, make_sae):
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+def test_an_interrupted_export_is_not_taken_for_an_sae(tmp_path, make_sae, monkeypatch):
+    to_sae_lens(make_sae(), tmp_path)
+
+    def interrupted(path):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("skmfr.io._weights.replacing", interrupted)
+    with pytest.raises(OSError, match="disk full"):
+        to_sae_lens(make_sae(random_state=1), tmp_path)
+    with pytest.raises(FileNotFoundError):
+        from_sae_lens(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("entries", "norms"),
     [

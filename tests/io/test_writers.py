@@ -129,6 +129,10 @@ def test_model_card_has_the_numbers_of_the_fit(tmp_path, make_sae, make_samples)
     assert "Not measured." in (folder / "README.md").read_text()
     with pytest.raises(TypeError, match="data must be text"):
         to_huggingface_folder(alone, folder, X, data=None)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(ValueError, match="features"):
+        to_huggingface_folder(sae, folder, X[:, :-1], data="Too narrow.")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 class Tokenizer:

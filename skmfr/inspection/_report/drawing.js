@@ -197,11 +197,13 @@ function channelFigure(curves, [low, high], label, { names }) {
   const left = names ? 34 : 2;
   const [width, row] = [300, 16];
   const size = Math.max(-low, high) || 1;
-  const bottom = (nChannels + 1) * row;
+  // The first and the last channel need room for deflections of their own.
+  const top = 0.2 * row;
+  const bottom = (nChannels + 1) * row + 2 * top;
   const x = axis(0, length - 1, left, width - 4);
   const lines = curves.flatMap(({ values, kind }) =>
     view.labels.map((_, channel) => {
-      const middle = (channel + 1) * row;
+      const middle = top + (channel + 1) * row;
       // Large deflections may reach into the next channels, as on paper.
       const y = axis(-size, size, middle + 1.2 * row, middle - 1.2 * row);
       const own = values.subarray(channel * length, (channel + 1) * length);
@@ -209,7 +211,7 @@ function channelFigure(curves, [low, high], label, { names }) {
     }),
   );
   const labels = names
-    ? view.labels.map((name, channel) => text(left - 4, (channel + 1) * row + 4, name, "end"))
+    ? view.labels.map((name, channel) => text(left - 4, top + (channel + 1) * row + 4, name, "end"))
     : [];
   return drawing(
     width, bottom + 18, label,

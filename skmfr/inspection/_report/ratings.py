@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
 from itertools import combinations
 from numbers import Real
 from os import PathLike, fspath
@@ -219,10 +220,11 @@ def _records(file) -> list[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{fspath(file)} is not in UTF-8: {error}.") from error
     if text.lstrip()[:1] not in ("[", "{"):
-        lines = text.splitlines(keepends=True)
         # Spreadsheets write other delimiters in some countries.
-        delimiter = max(",;\t", key=lines[0].count) if lines else ","
-        return list(csv.DictReader(lines, delimiter=delimiter))
+        header, *_ = text.split("\n", 1)
+        delimiter = max(",;\t", key=header.count)
+        # Not splitlines, which also ends lines at characters that texts may contain.
+        return list(csv.DictReader(StringIO(text, newline=""), delimiter=delimiter))
     try:
         records = json.loads(text)
     except ValueError as error:
@@ -236,15 +238,18 @@ def _checked_key(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     rows = list(rows)
     if not rows or not all({"study", "item", "model"} <= set(row) for row in rows):
         raise ValueError("key must have rows with study, item and model.")
-    if len({row["study"] for row in rows}) > 1:
+    if len({str(row["study"]) for row in rows}) > 1:
         raise ValueError("key must belong to one study.")
+    items = [_number(row["item"]) for row in rows]
+    if None in items or -1 in items or len(set(items)) < len(items):
+        raise ValueError("key must have a different whole number for each item.")
     return rows
 
 
 def _answers(file, study: str, places: dict[int, int]) -> tuple[str, np.ndarray]:
     """Name of the rater, and the ratings in the order of the key, (n_items,)."""
     records = _records(file)
-    if not records or {record.get("study") for record in records} != {study}:
+    if not records or {str(record.get("study")) for record in records} != {str(study)}:
         raise ValueError(f"{fspath(file)} has no answers for study {study!r}.")
     raters = {str(record.get("rater") or "") for record in records}
     if len(raters) > 1:

@@ -403,7 +403,8 @@ def blinded_report(
         raise ValueError("No atom of any estimator is active in X.")
     order = draw.permutation(len(items)).tolist()
     key = [{"item": number} | key[i] for number, i in enumerate(order, start=1)]
-    study = sha256(repr(key).encode()).hexdigest()[:8]
+    # The letter, because spreadsheets would read 12e45678 as a number.
+    study = "s" + sha256(repr(key).encode()).hexdigest()[:8]
     data, blobs = rating_data([items[i] for i in order], checked, view, study)
     page = render("rating", title, data, blobs)
     return BlindedReport(page, [{"study": study} | row for row in key])

@@ -126,6 +126,11 @@ def averaged(rows: np.ndarray, view: View, fewer: View) -> np.ndarray:
     return shapes.reshape(len(rows), -1)
 
 
+def known(values) -> list[float | None]:
+    """Numbers, and None for missing ones."""
+    return [float(v) if np.isfinite(v) else None for v in values]
+
+
 def significant(values) -> list[float | None]:
     """Numbers with 4 digits, and None for missing ones."""
     return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values]
@@ -144,8 +149,9 @@ class Shapes:
         """Append rows, (n_rows, n_features)."""
         rows = averaged(rows, self.view, self.fewer)
         low, high = (extreme(rows, axis=1) for extreme in (np.min, np.max))
-        self.low += significant(low)
-        self.high += significant(high)
+        # Not rounded: a shape may be small beside its offset.
+        self.low += known(low)
+        self.high += known(high)
         scale = LEVELS / np.where(high > low, high - low, 1)
         levels = (rows - low[:, None]) * scale[:, None]
         self.bytes += np.rint(levels).astype(np.uint8).tobytes()
