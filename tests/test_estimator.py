@@ -273,6 +273,14 @@ def test_score_weighs_samples_as_r2_does(fitted, algorithm):
     fitted.set_params(transform_algorithm="encoder")
 
 
+@pytest.mark.parametrize(("distance", "weight"), [(1e8, 0), (1e200, 0), (1e8, 1e-30)])
+def test_far_samples_of_little_weight_do_not_cost_precision(fitted, distance, weight):
+    far = np.full((len(X) + 1, X.shape[1]), distance)
+    weights = np.repeat([weight, 1.0], [len(far), len(X)])
+    found = fitted.score(np.concatenate([far, X]), sample_weight=weights)
+    assert found == pytest.approx(fitted.score(X), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("weights", "told"),
     [
@@ -808,6 +816,8 @@ def test_median_norm_is_that_of_the_training_rows(tmp_path):
         ({"max_iter": 300, "max_steps": 7, "batch_size": 100}, 20_000, 7),
         ({"max_iter": 1, "max_steps": 7, "batch_size": 200}, 600, 3),
         ({"max_steps": 5000}, 600, 5000),
+        ({"max_iter": 50, "batch_size": 10}, 22, 110),  # 110.00000000000001
+        ({"max_iter": 50, "batch_size": 10}, 2201, 11005),
     ],
 )
 def test_length_of_a_fit(parameters, n_samples, n_steps):
@@ -1299,6 +1309,12 @@ def test_warns_of_unstable_reinitialisation():
     np.testing.assert_array_equal(sae.n_reinits_, 3)
 
 
+def test_training_after_a_fit_reinitialises_nothing():
+    sae = small(reinit_threshold=1e3, reinit_every=1).fit(X)
+    sae.set_params(reinit_threshold=0.0, batch_size=10).partial_fit(X)
+    assert not sae.n_reinits_.any()
+
+
 # Life in scikit-learn
 
 
@@ -1633,10 +1649,11 @@ def test_odd_data_give_finite_results(data, algorithm):
     assert np.isfinite(sae.score(data))
 
 
-def test_constant_data_are_reconstructed_exactly():
-    data = np.full((20, 3), 7.0)
-    sae = small(max_steps=5).fit(data)
-    np.testing.assert_allclose(sae.reconstruct(data), data, rtol=1e-12)
+@pytest.mark.parametrize("value", [7.0, 1e-6])
+def test_constant_data_are_reconstructed_exactly(value):
+    data = np.full((20, 3), value)
+    sae = small(max_steps=100).fit(data)
+    np.testing.assert_array_equal(sae.reconstruct(data), data)
     assert sae.score(data) == 1.0
 
 

@@ -71,8 +71,7 @@ class Sums:
         n_features = block.shape[1]
         n_each = max(1, CACHED_BYTES // (8 * n_features))
         if len(self.centre) == 0:
-            first = np.sort(block[:n_each], axis=0)
-            self.centre = first[len(first) // 2].astype(np.float64)
+            self.centre = typical_row(block[:n_each], weights)
         if len(self._room) == 0:
             self.total, self.squares = np.zeros((2, n_features))
             self._room = np.empty((n_each, n_features))
@@ -116,6 +115,17 @@ class Sums:
         return Moments(n, mean, np.where(variance > rounding**2, variance, 0.0))
 
 
+def typical_row(rows: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Median of each feature, (n_features,), by weight if there are weights."""
+    if weights is None:
+        return np.sort(rows, axis=0)[len(rows) // 2].astype(np.float64)
+    order = np.argsort(rows, axis=0)
+    below = np.cumsum(weights[: len(rows)][order], axis=0)
+    place = np.argmax(below >= below[-1] / 2, axis=0)[None]
+    median = np.take_along_axis(order, place, axis=0)
+    return np.take_along_axis(rows, median, axis=0)[0].astype(np.float64)
+
+
 def fvu_of_blocks(
     blocks: Iterable[tuple[np.ndarray, np.ndarray]], weights: np.ndarray | None = None
 ) -> float:
@@ -131,6 +141,11 @@ def fvu_of_blocks(
     for X, X_hat in blocks:
         own = None if weights is None else weights[start : start + len(X)]
         start += len(X)
+        if own is not None and not own.all():
+            # They count nothing, but far ones would cost precision.
+            X, X_hat, own = (each[own > 0] for each in (X, X_hat, own))
+        if not len(X):
+            continue
         with np.errstate(over="ignore", invalid="ignore"):
             squares = np.square(X - X_hat, dtype=np.float64)
             residual += float(squares.sum() if own is None else own @ squares.sum(1))

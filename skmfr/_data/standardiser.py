@@ -70,6 +70,9 @@ class Standardiser:
         batch -= on_device(self.mean, device)
         batch /= self.scale
         if self.largest < np.inf:
-            norms = torch.linalg.vector_norm(batch, dim=1, keepdim=True)
-            batch *= (self.largest / norms).clamp_(max=1.0)
+            # In float32, squares of far rows would overflow.
+            norms = torch.linalg.vector_norm(
+                batch, dim=1, keepdim=True, dtype=torch.float64
+            )
+            batch *= (self.largest / norms).clamp_(max=1.0).to(batch.dtype)
         return batch.to(dtype)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._kernels import backend
 from .._kernels.dense import lengths, linear, passing_linear, rounding, same_dot
 from .codes import BlockCoder, SparseCodes, gather_dot, top_k
 from .ensemble import Ensemble
@@ -150,7 +151,7 @@ def threshold_coder(sae: Ensemble, k: int | None, threshold: Tensor) -> BlockCod
             exact = rescore(rows, atoms)
             return exact.masked_fill(exact <= threshold[atoms], 0.0)
 
-        scores.zero_()[rows, atoms] = values
+        scores.fill_(-torch.inf)[rows, atoms] = values
         return select(scores, k, margin, rescore_active)
 
     return coder
@@ -221,18 +222,46 @@ def select(
     -------
     SparseCodes of shape (n_samples, k), unordered
     """
-    n_components = scores.shape[1]
-    if k == n_components:
-        return top_k(scores, k)
-    values, indices = top_k(scores, k + 1)
-    # The smallest of these goes to the last place, which takes less than sorting them.
-    left_out, place = values.min(1, keepdim=True)
-    for each in (values, indices):
-        each.scatter_(1, place, each[:, k:].clone())
-    values, indices = values[:, :k], indices[:, :k]
-    smallest = values.amin(1)
-    close = smallest - left_out[:, 0] <= margin
-    rows = (close & (smallest > 0)).nonzero()[:, 0]
+    largest = backend(scores.device).largest
+    if k == scores.shape[1]:
+        values, indices = largest(scores, k)
+    else:
+        values, indices = largest(scores, k + 1)
+        # The smallest of these goes to the last place, which takes less than sorting.
+        left_out, place = values.min(1, keepdim=True)
+        for each in (values, indices):
+            each.scatter_(1, place, each[:, k:].clone())
+        values, indices = values[:, :k], indices[:, :k]
+        close = values.amin(1) - left_out[:, 0] <= margin
+        settle_last_(values, indices, close, scores, margin, rescore)
+    # Whether a score is positive decides whether its atom is in use.
+    rows, places = (values.abs() <= margin.unsqueeze(1)).nonzero(as_tuple=True)
+    if len(rows):
+        exact = rescore(rows, indices[rows, places].unsqueeze(1))[:, 0]
+        values[rows, places] = exact.to(values.dtype)
+    return SparseCodes(values.clamp_(min=0), indices)
+
+
+def settle_last_(
+    values: Tensor,
+    indices: Tensor,
+    close: Tensor,
+    scores: Tensor,
+    margin: Tensor,
+    rescore: Rescore,
+) -> None:
+    """Choose again, in place, where rounding may have decided which score is the last.
+
+    Parameters
+    ----------
+    values, indices : Tensor of shape (n_samples, k)
+    close : Tensor of shape (n_samples,), bool
+        Where the last of these and the first of the others are within the margin.
+    scores, margin, rescore
+        As in :func:`select`.
+    """
+    k, smallest = values.shape[1], values.amin(1)
+    rows = (close & (smallest > -margin)).nonzero()[:, 0]
     if len(rows):
         scores = scores[rows]
         smallest, margin = smallest[rows].unsqueeze(1), margin[rows].unsqueeze(1)
@@ -247,7 +276,6 @@ def select(
         for each, first, rest in zip((values, indices), ordered, settled, strict=True):
             chosen = rest[:, : k - n_in].to(each.dtype)
             each[rows] = torch.cat([first[:, :n_in], chosen], dim=1)
-    return SparseCodes(values, indices)
 
 
 def in_order(codes: SparseCodes) -> SparseCodes:

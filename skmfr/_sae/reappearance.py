@@ -17,6 +17,8 @@ TAU = 0.8
 FDR = 0.05
 # Weight of an atom that is added at each end of the calibration.
 PRIOR = 1.0
+# Of sums of probabilities that are equal to a rate.
+ROUNDING = 1e-9
 # Of probabilities, to compare them with frequencies.
 N_BINS = 10
 
@@ -224,7 +226,7 @@ def largest_set(
     order = order[~np.isnan(probability[order])]
     lost = np.cumsum(1 - probability[order]) / np.arange(1, len(order) + 1)
     chosen = np.zeros(len(probability), dtype=bool)
-    chosen[order[: np.count_nonzero(lost <= fdr)]] = True
+    chosen[order[: np.count_nonzero(lost <= fdr + ROUNDING)]] = True
     return chosen
 
 

@@ -252,7 +252,9 @@ def add_auxiliary_(
         back.to_encoder_(found, X_centred[member])
         back.to_decoder_(found)
         # The sum over all processes that share a batch, whose gradients are added.
-        found.encoder_bias.sub_(PUSH * X_centred.shape[2] / total_variance)
+        # Nothing is left to code of data that are all alike.
+        push = PUSH * X_centred.shape[2] / total_variance
+        found.encoder_bias.sub_(push * residual[i].any().to(residual.dtype))
         for name in ("encoder", "encoder_bias", "decoder"):
             getattr(gradients, name)[i].index_add_(0, atoms, getattr(found, name)[0])
 

@@ -39,7 +39,8 @@ def revive(
     settings : Settings
     """
     step, schedule = state.step, state.schedule
-    if due(step, settings.reinit_every) and step < schedule.n_steps / 2:
+    first_half = step < schedule.n_steps / 2 and not schedule.falls_at(step)
+    if due(step, settings.reinit_every) and first_half:
         target = stage.k / settings.n_components
         reinitialise_skewed(state, standardiser, settings, target)
     if due(state.n_steps, SHARE_EVERY):

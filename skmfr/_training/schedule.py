@@ -67,7 +67,7 @@ class Schedule:
             n_steps=n_steps,
             cool_down_from=n_steps - int(COOL_DOWN * n_steps),
             rising=max(1, int(WARM_UP * n_steps)),
-            annealing=int(K_ANNEALING * n_steps) if anneal_k else 0,
+            annealing=max(1, int(K_ANNEALING * n_steps)) if anneal_k else 0,
         )
 
     @classmethod

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, inf
 
+import numpy as np
 import torch
 
 from .._utils.devices import resolve_device
@@ -162,7 +163,8 @@ def n_steps_of(parameters: Mapping, steps_per_epoch: float) -> int:
     """
     max_iter, max_steps = parameters["max_iter"], parameters["max_steps"]
     if max_iter is not None:
-        n_steps = ceil(max_iter * steps_per_epoch)
+        # Up to rounding: 50 epochs of 2.2 steps are 110 steps.
+        n_steps = ceil(max_iter * steps_per_epoch * (1 - 2 * np.finfo(float).eps))
         return n_steps if max_steps is None else min(n_steps, max_steps)
     if max_steps is not None:
         return max_steps

@@ -34,7 +34,8 @@ def part_of(X: np.ndarray, seed: int, n_parts: int) -> np.ndarray:
     ndarray of shape (n_rows,), int
         From a multilinear hash (Dietzfelbinger 1996).
     """
-    words = np.ascontiguousarray(X).view(np.uint32).astype(np.uint64)
+    # 0.0 and -0.0 are equal, and become the same word.
+    words = np.ascontiguousarray(X + 0.0).view(np.uint32).astype(np.uint64)
     draw = random_numbers(seed, PARTS)
     factors = draw.integers(2**64 - 1, size=words.shape[1], dtype=np.uint64)
     high_bits = (words @ factors) >> np.uint64(32)

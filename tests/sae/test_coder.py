@@ -182,6 +182,26 @@ def test_matching_pursuit_with_atoms_that_are_much_alike_is_the_same_in_any_batc
     np.testing.assert_allclose(together[:100], np.concatenate(apart), rtol=1e-5)
 
 
+@pytest.mark.parametrize("k", [20, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scores_of_zero_up_to_rounding_are_decided_without_the_batch(k, dtype):
+    """Pairs of features cancel, so that only a few biases are positive scores."""
+    rng = np.random.default_rng(0)
+    half = torch.from_numpy(rng.standard_normal((40, 25))).to(dtype)
+    bias = torch.zeros(40, dtype=dtype)
+    bias[:5] = 0.5
+    atoms = torch.nn.functional.normalize(samples(40, 50, dtype=dtype))
+    encoder = torch.cat([half, -half], dim=1)
+    zero = torch.zeros(1, 50, dtype=dtype)
+    sae = Ensemble(encoder[None], bias[None], atoms[None], zero)
+    X = samples(2000, 25, dtype=dtype).repeat(1, 2)
+    for coder in (encoder_coder(sae, k), lstsq_coder(sae, k)):
+        together = dense(coder(X), 40)[:30]
+        apart = np.concatenate([dense(coder(row[None]), 40) for row in X[:30]])
+        np.testing.assert_array_equal(together != 0, apart != 0)
+        np.testing.assert_allclose(together, apart, atol=1e-5)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("unit", [2.0**-100, 2.0**100])
 def test_units_in_which_squares_leave_float32_change_no_code(algorithm, unit):

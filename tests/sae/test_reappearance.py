@@ -155,6 +155,12 @@ def test_largest_set_is_the_largest_of_all():
             assert not inside.size or not outside.size or inside.min() > outside.max()
 
 
+@pytest.mark.parametrize(("n", "probability", "fdr"), [(9, 0.95, 0.05), (20, 0.8, 0.2)])
+def test_a_set_exactly_at_the_rate_is_chosen(n, probability, fdr):
+    """1 - 0.95 is a little more than 0.05 in floating point."""
+    assert largest_set(np.full(n, probability), np.ones(n), fdr).all()
+
+
 def test_bins_hold_mean_probabilities_and_frequencies():
     probability = np.array([0.0, 0.05, 0.52, 0.58, 0.55, 1.0])
     returns = np.array([0, 1, 1, 1, 0, 1], dtype=bool)

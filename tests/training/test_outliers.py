@@ -156,3 +156,11 @@ def test_longer_rows_are_drawn_in_toward_the_centre():
     np.testing.assert_allclose(found[1], 0.5 / scale * np.eye(9)[1], atol=1e-12)
     same = standardiser(centre[None].copy(), "cpu", torch.float64)
     np.testing.assert_allclose(same, 0, atol=1e-14)
+
+
+def test_rows_whose_squares_overflow_are_drawn_in_too():
+    X = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
+    standardiser = Standardiser.from_moments(Moments.of([X]), X.dtype, bounded=True)
+    far = np.full((1, 4), 1e30, np.float32)
+    norm = standardiser(far, "cpu", torch.float32).norm()
+    assert norm.item() == pytest.approx(FARTHEST * 2, rel=1e-6)

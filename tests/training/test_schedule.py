@@ -67,6 +67,12 @@ def test_penalty_of_a_second_fit_rises_at_once():
     assert schedule.alpha(399) == 0
 
 
+@pytest.mark.parametrize("n_steps", [2, 3, 4, 5])
+def test_the_first_half_of_the_shortest_fits_has_no_penalty(n_steps):
+    schedule = Schedule.over(n_steps, anneal_k=True)
+    assert not any(schedule.alpha(step) for step in range((n_steps + 1) // 2))
+
+
 @pytest.mark.parametrize(("k", "n_components"), [(4, 100), (4, 6), (4, 4), (1, 50)])
 def test_k_falls_from_twice_its_value_in_a_fifth_of_the_steps(k, n_components):
     schedule = Schedule.over(200, anneal_k=True)

@@ -26,5 +26,7 @@ def test_a_row_is_in_the_same_part_wherever_it_is():
     order = np.random.default_rng(1).permutation(500)
     np.testing.assert_array_equal(part_of(X[order], 7, 4), part[order])
     np.testing.assert_array_equal(part_of(X[::-2], 7, 4), part[::-2])
+    # Two zeros are equal, too.
+    np.testing.assert_array_equal(part_of(np.where(X == 0, -0.0, X), 7, 4), part)
     # Small numbers, of which few bits differ, are told apart as well.
     assert np.bincount(part, minlength=4).min() > 80
