@@ -99,6 +99,8 @@ def read_state_dict(
             for name, each in state.items()
         }
         for name, each in state.items():
+            if each.is_meta:
+                raise ValueError(f"{name} has no values: it is on the meta device")
             # One number may stand for many.
             if each.numel() * each.itemsize > each.untyped_storage().nbytes():
                 raise ValueError(f"{name} claims more bytes than it has")

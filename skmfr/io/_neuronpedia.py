@@ -10,9 +10,11 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils._param_validation import validate_params
 
+from .._pretrained import PretrainedSAE
 from .._training.attributes import reappearance_without_warning
 from .._utils.checks import Interval, as_matrix
 from .._utils.files import replacing
+from ._native import check_sae
 
 N_BINS = 50
 
@@ -104,6 +106,7 @@ def to_neuronpedia(
     >>> [feature["feature_index"] for feature in batch["features"]]
     [0, 5]
     """
+    check_sae(sae, PretrainedSAE)
     n_components = len(sae.components_)
     atoms = np.atleast_1d(np.asarray(atoms))
     if (

@@ -71,7 +71,7 @@ def test_numbers_are_those_of_all_codes(X, sae, small_blocks, algorithm):
     mean = codes.sum(0) / np.maximum(active.sum(0), 1)
     np.testing.assert_allclose(statistics.mean, mean)
     energy = np.square(codes).sum(0)
-    np.testing.assert_allclose(statistics.usage, energy / energy.sum())
+    np.testing.assert_allclose(statistics.usage, energy / energy.sum(), rtol=1e-5)
     assert statistics.l0 == pytest.approx(active.sum(1).mean())
     assert statistics.fvu == pytest.approx(fvu(X, sae.reconstruct(X)))
     assert statistics.n_samples == len(X)
@@ -504,6 +504,17 @@ def test_blinded_reports_name_what_does_not_fit(X, models):
         blinded_report({"a": "model"}, X)
     with pytest.raises(ValueError, match=r"the names \[.a.\], but estimators has"):
         blinded_report(models, X, contexts={"a": contexts_of(30)})
+
+
+def test_usage_of_atoms_of_any_norm_is_what_they_add(X, sae):
+    long = copy(sae)
+    factors = np.linspace(0.5, 2, len(sae.components_))[:, None]
+    long.components_ = sae.components_ * factors
+    codes = long.transform(X)
+    added = np.einsum("ij,jf->ijf", codes, long.components_)
+    added = np.square(added).sum(axis=(0, 2))
+    usage = atom_statistics(long, X, 2).usage
+    np.testing.assert_allclose(usage, added / added.sum(), rtol=1e-5)
 
 
 def test_samples_with_huge_norms_are_left_out_by_their_numbers(sae, X):

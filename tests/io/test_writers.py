@@ -7,7 +7,9 @@ import pytest
 from layouts import LAYOUTS, M
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
+from sklearn.exceptions import NotFittedError
 
+from skmfr import MFRSparseAutoencoder
 from skmfr.activations import LogitEffects
 from skmfr.io import (
     from_sae_lens,
@@ -183,6 +185,15 @@ def test_features_are_what_the_codes_say(tmp_path, make_sae, make_samples):
         assert feature["skmfr_agreement"] == sae.feature_agreement_[atom]
         assert feature["skmfr_trusted"] == sae.trusted_[atom]
         assert feature["skmfr_reappearance"] == sae.reappearance_[atom]
+
+
+def test_features_need_a_fit(tmp_path):
+    given = tmp_path / "file", [0], [[1]], [[1]]
+    names = {"model_name": "m", "layer": 0, "sae_set": "s"}
+    with pytest.raises(NotFittedError):
+        to_neuronpedia(
+            MFRSparseAutoencoder(), tmp_path / "a", [0], [[1]], [[1]], **names
+        )
 
 
 def test_features_of_nothing_are_empty_and_what_does_not_fit_is_refused(

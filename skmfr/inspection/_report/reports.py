@@ -230,8 +230,7 @@ def report(
         Heading of the page.
     max_atoms : int, default=500
         Number of atoms to show in full: those with the largest usage, the sum of their
-        squared codes. Because atoms have unit norm, these contribute most to
-        reconstructions. The table lists the others.
+        squared contributions to reconstructions. The table lists the others.
     n_examples : int, default=8
         Number of samples to show for each atom, those with the largest codes.
     max_norm_ratio : float, default=None

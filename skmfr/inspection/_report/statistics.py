@@ -29,7 +29,7 @@ class AtomStatistics(NamedTuple):
     total: np.ndarray
     """(n_components,), sum of the codes"""
     energy: np.ndarray
-    """(n_components,), sum of the squared codes"""
+    """(n_components,), sum of the squared contributions to reconstructions"""
     examples: np.ndarray
     """(n_components, n_examples), samples with the largest codes, in descending order;
     -1 if there are fewer"""
@@ -59,11 +59,7 @@ class AtomStatistics(NamedTuple):
 
     @property
     def usage(self) -> np.ndarray:
-        """(n_components,), share of the squared codes of all atoms.
-
-        Because atoms have unit norm, this is the share of each atom in the sum of
-        squared contributions to reconstructions.
-        """
+        """(n_components,), share in the squared contributions to reconstructions."""
         return self.energy / (self.energy.sum() or 1.0)
 
 
@@ -152,6 +148,8 @@ def atom_statistics(
     """
     n_components = len(estimator.components_)
     total, energy = np.zeros((2, n_components))
+    # 1, up to rounding, but for atoms of other packages.
+    sizes = np.square(estimator.components_, dtype=float).sum(axis=1)
     histograms = Histograms(n_components)
     best = Best(n_components, n_examples)
     n_counting: list[int] = []
@@ -160,7 +158,7 @@ def atom_statistics(
         _, atoms, values = sparse.find(codes)
         values = values.astype(float)
         total[:] += np.bincount(atoms, values, n_components)
-        energy[:] += np.bincount(atoms, np.square(values), n_components)
+        energy[:] += np.bincount(atoms, np.square(values) * sizes[atoms], n_components)
         histograms.add(atoms, values)
         best.add(codes, start, np.ones(codes.shape[0], dtype=int))
 
