@@ -130,6 +130,11 @@ def test_what_is_larger_than_its_bytes_is_never_made(tmp_path):
     with pytest.raises(ValueError, match="more bytes than it has"):
         from_dictionary_learning(tmp_path)
 
+    empty = {name: tensor.to("meta") for name, tensor in state.items()}
+    torch.save(empty, tmp_path / "ae.pt")
+    with pytest.raises(ValueError, match=r"ae\.pt.* meta device"):
+        from_dictionary_learning(tmp_path)
+
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": "<f4", "fortran_order": False, "shape": (2**20, 2**20)}

@@ -191,9 +191,7 @@ def test_features_need_a_fit(tmp_path):
     given = tmp_path / "file", [0], [[1]], [[1]]
     names = {"model_name": "m", "layer": 0, "sae_set": "s"}
     with pytest.raises(NotFittedError):
-        to_neuronpedia(
-            MFRSparseAutoencoder(), tmp_path / "a", [0], [[1]], [[1]], **names
-        )
+        to_neuronpedia(MFRSparseAutoencoder(), *given, **names)
 
 
 def test_features_of_nothing_are_empty_and_what_does_not_fit_is_refused(
