@@ -61,10 +61,7 @@ def nearest_of_each_pair(
     from .._utils.devices import resolve_device
 
     device = resolve_device(device)
-    shapes, names, nearest = _shapes(saes), list(saes), {}
-    # Those of float32 are not known better.
-    all_double = all(_dtype(_atoms_of(sae)) == np.float64 for sae in saes.values())
-    dtype = np.float64 if all_double else np.float32
+    (shapes, dtype), names, nearest = _layouts(saes), list(saes), {}
     with Progress(shapes, device, verbose) as progress:
         for i, one in enumerate(names[:-1]):
             atoms = _directions(saes[one], one, dtype)
@@ -87,21 +84,21 @@ def _atoms_of(sae):
     return getattr(sae, "components_", sae)
 
 
-def _shapes(named: Mapping) -> dict[str, tuple[int, int]]:
-    """Numbers of atoms and features, which are found to be comparable."""
+def _layouts(named: Mapping) -> tuple[dict[str, tuple[int, int]], type]:
+    """Numbers of atoms and features, found to be comparable, and a common precision."""
     shapes: dict[str, tuple[int, int]] = {}
+    dtypes = set()
     for name, sae in named.items():
-        shape = np.shape(_atoms_of(sae))
+        atoms = _atoms_of(sae)
+        shape = np.shape(atoms)
+        dtypes.add(np.dtype(getattr(atoms, "dtype", np.float64)))
         width = next(iter(shapes.values()))[1] if shapes else shape[-1:]
         if len(shape) != 2 or 0 in shape or (shapes and shape[1] != width):
             wanted = f"(n_atoms, {width})" if shapes else "(n_atoms, n_features)"
             raise ValueError(f"saes[{name!r}] has shape {shape}, expected {wanted}.")
         shapes[name] = shape
-    return shapes
-
-
-def _dtype(atoms) -> np.dtype:
-    return np.dtype(getattr(atoms, "dtype", np.float64))
+    # Those of float32 are not known better.
+    return shapes, np.float64 if dtypes == {np.dtype(np.float64)} else np.float32
 
 
 def _directions(sae, name: str, dtype: type) -> np.ndarray:
