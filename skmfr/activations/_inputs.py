@@ -153,7 +153,9 @@ class Inputs:
 
 
 class _Putter:
-    """Converts arrays to tensors: ids unchanged, numbers in the model's precision."""
+    """Converts arrays to tensors: ids and truth values unchanged, numbers in the
+    model's precision.
+    """
 
     def __init__(self, model: nn.Module, named: bool):
         self.device, self.dtype = model_device(model), model_dtype(model)
@@ -161,11 +163,13 @@ class _Putter:
         self.embeds = named or n_embeddings(model) is not None
 
     def __call__(self, array: np.ndarray) -> Tensor:
-        if array.dtype.kind in "iub" and (self.embeds and array.ndim == 2):
+        if array.dtype.kind in "iu" and (self.embeds and array.ndim == 2):
             return torch.from_numpy(array.astype(np.int64)).to(self.device)
         # torch accepts no reversed axes and no foreign byte order.
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
-        return torch.from_numpy(array).to(self.device, self.dtype)
+        # Models negate and select by truth values, which numbers would do otherwise.
+        dtype = torch.bool if array.dtype.kind == "b" else self.dtype
+        return torch.from_numpy(array).to(self.device, dtype)
 
 
 def _same_length(lengths: np.ndarray, start: int, stop: int) -> int:

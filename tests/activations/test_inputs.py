@@ -168,3 +168,27 @@ def test_texts_hold_no_padding(extractor):
     )
     rows = texts.transform(["x", "y"])
     np.testing.assert_allclose(rows, alone(extractor, ids.values()), atol=1e-5)
+
+
+class Given(nn.Module):
+    """Passes on what the model made of its arguments."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.change = change
+        self.out = nn.Identity()
+
+    def forward(self, **given):
+        return self.out(self.change(**given) * self.weight)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 4)])
+def test_truth_values_stay_truth_values(shape):
+    rng = np.random.default_rng(0)
+    x, mask = rng.normal(size=(3, 5, 4)), rng.random(shape) < 0.5
+    model = Given(lambda x, mask: x * ~mask.reshape(len(x), 5, -1))
+    extractor = ActivationExtractor(model, "out", positions="all")
+    rows = extractor.fit_transform({"x": x, "mask": mask})
+    expected = (x * ~mask.reshape(3, 5, -1)).reshape(-1, 4)
+    np.testing.assert_allclose(rows, expected, rtol=1e-6)
