@@ -308,8 +308,13 @@ def _tokenized(texts, tokenizer, name: str) -> list[np.ndarray]:
         )
     if not all(isinstance(text, str) for text in texts):
         raise TypeError(f"{name} must hold only texts if its first input is one.")
-    ids = tokenizer(list(texts))["input_ids"]
-    return [np.asarray(sequence, dtype=np.int64) for sequence in ids]
+    tokens = tokenizer(list(texts))
+    ids = [np.asarray(sequence, dtype=np.int64) for sequence in tokens["input_ids"]]
+    if "attention_mask" not in tokens:
+        return ids
+    # A tokenizer may have been told to pad.
+    masks = [np.asarray(mask, dtype=bool) for mask in tokens["attention_mask"]]
+    return [sequence[mask] for sequence, mask in zip(ids, masks, strict=True)]
 
 
 def _is_of_tokens(name: str, array: np.ndarray, mask: np.ndarray) -> bool:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from torch import nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
@@ -192,3 +193,15 @@ def test_truth_values_stay_truth_values(shape):
     rows = extractor.fit_transform({"x": x, "mask": mask})
     expected = (x * ~mask.reshape(3, 5, -1)).reshape(-1, 4)
     np.testing.assert_allclose(rows, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_by_the_tokenizer_is_not_text(extractor, side):
+    texts = [" ".join(map(str, sequence)) for sequence in SEQUENCES]
+
+    def tokenizer(texts):
+        ids = padded([np.array(text.split(), int) for text in texts], side)
+        return {"input_ids": ids, "attention_mask": (ids != 0).astype(int)}
+
+    rows = clone(extractor).set_params(tokenizer=tokenizer).transform(texts)
+    np.testing.assert_allclose(rows, alone(extractor, SEQUENCES), atol=1e-5)
