@@ -86,8 +86,13 @@ def context_length(model: nn.Module) -> int | None:
     """Number of tokens that a transformers model accepts; None if unknown."""
     config: Any = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):  # models of texts and images
-        config = config.get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+        try:
+            config = config.get_text_config()
+        except ValueError:  # it has several
+            return None
+    length = getattr(config, "max_position_embeddings", None)
+    # XLNet has -1, because it has no limit.
+    return None if length is None or length <= 0 else length
 
 
 def accepts(model: nn.Module, argument: str) -> bool:

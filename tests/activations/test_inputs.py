@@ -3,7 +3,14 @@ import pytest
 import torch
 from sklearn.base import clone
 from torch import nn
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    MusicgenConfig,
+    XLNetConfig,
+)
 
 from skmfr.activations import ActivationExtractor
 
@@ -205,3 +212,17 @@ def test_padding_by_the_tokenizer_is_not_text(extractor, side):
 
     rows = clone(extractor).set_params(tokenizer=tokenizer).transform(texts)
     np.testing.assert_allclose(rows, alone(extractor, SEQUENCES), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["XLNet", "Musicgen"])
+def test_a_context_that_is_not_known_is_not_a_limit(kind):
+    if kind == "XLNet":  # gives -1
+        config = XLNetConfig()
+    else:  # gives one for each of its texts
+        parts = {"text_encoder": {"model_type": "t5"}, "decoder": {}}
+        config = MusicgenConfig(audio_encoder={"model_type": "encodec"}, **parts)
+    model = nn.Sequential(nn.Embedding(50, 8))
+    model.config = config
+    X = np.random.default_rng(0).integers(50, size=(3, 6))
+    rows = ActivationExtractor(model, "0", positions="all").fit_transform(X)
+    np.testing.assert_array_equal(rows, model[0].weight.detach()[X.ravel()])
