@@ -16,7 +16,13 @@ from tqdm import tqdm
 
 from ._inputs import Batch, Inputs, check_inputs, holds_texts
 from ._loading import as_model, load_tokenizer
-from ._models import as_positions, evaluating, find_layer, outputs_of_layers
+from ._models import (
+    as_positions,
+    evaluating,
+    find_layer,
+    in_decoder,
+    outputs_of_layers,
+)
 from ._pooling import check_left, code, pool
 from ._positions import left_in, numbers_of, position_norms
 from ._storage import RowFile
@@ -122,7 +128,12 @@ class Extraction(NamedTuple):
         )
         with evaluating(self.model, self.device), bar:
             batches = inputs.batches(self.model, self.batch_size, start)
-            yield (self._blocks(batch, bar) for batch in batches)
+            seen = [self.seen_by(layer, inputs) for layer in self.layers]
+            yield (self._blocks(batch, seen, bar) for batch in batches)
+
+    def seen_by(self, layer: str, inputs: Inputs) -> Inputs:
+        """Inputs whose tokens are the positions of a layer."""
+        return inputs.of_decoder if in_decoder(self.model, layer) else inputs
 
     def first(self, inputs: Inputs) -> list[Block]:
         """Activations of only the first input, for each layer."""
@@ -135,14 +146,20 @@ class Extraction(NamedTuple):
             norms = [[block.norms() for block in of_layers] for of_layers in blocks]
         return [np.concatenate(of_layer) for of_layer in zip(*norms, strict=True)]
 
-    def _blocks(self, batch: Batch, bar: tqdm) -> list[Block]:
+    def _blocks(self, batch: Batch, seen: list[Inputs], bar: tqdm) -> list[Block]:
         outputs = outputs_of_layers(self.model, self.layers, batch.arguments)
         bar.update(batch.stop - batch.start)
-        parts = zip(self.layers, outputs, self.max_norms, strict=True)
+        masks = [batch.mask_of(inputs) for inputs in seen]
+        parts = zip(self.layers, masks, outputs, self.max_norms, strict=True)
         return [self._block(batch, *part) for part in parts]
 
     def _block(
-        self, batch: Batch, layer: str, output: Tensor, max_norm: float | None
+        self,
+        batch: Batch,
+        layer: str,
+        mask: np.ndarray | None,
+        output: Tensor,
+        max_norm: float | None,
     ) -> Block:
         activations = as_positions(output, self.feature_axis, layer)
         n_inputs = batch.stop - batch.start
@@ -151,7 +168,7 @@ class Extraction(NamedTuple):
                 f"layer={layer!r} gives {len(activations)} rows for {n_inputs} "
                 "inputs: name a layer whose first axis is the inputs."
             )
-        tokens = _tokens(activations, batch.mask, layer)
+        tokens = _tokens(activations, mask, layer)
         # A single vector for an input is not at any of its positions.
         skip_first = self.skip_first if output.ndim > 2 else 0
         counting = _counting(activations, tokens, skip_first, max_norm)
@@ -175,7 +192,8 @@ class Extraction(NamedTuple):
         list of (rows, lengths)
             ndarray or CSR array, and number of positions that count, (n_inputs,).
         """
-        stacks = [Stack(inputs, positions, sae) for _ in self.layers]
+        seen = [self.seen_by(layer, inputs) for layer in self.layers]
+        stacks = [Stack(of_layer, positions, sae) for of_layer in seen]
         with self.blocks(inputs) as blocks:
             for of_layers in blocks:
                 for stack, block in zip(stacks, of_layers, strict=True):

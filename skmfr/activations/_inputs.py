@@ -34,6 +34,14 @@ class Batch(NamedTuple):
     """arguments of the model"""
     mask: np.ndarray | None
     """(n_inputs, n_positions) bool, tokens that are not padding; None if all"""
+    inputs: Inputs
+    """from which they are"""
+
+    def mask_of(self, seen: Inputs) -> np.ndarray | None:
+        """The mask for layers whose positions are other tokens than those of inputs."""
+        if seen is self.inputs:
+            return self.mask
+        return None if seen.mask is None else seen.mask[self.start : self.stop]
 
 
 class TokenStream(NamedTuple):
@@ -87,6 +95,29 @@ class Inputs:
             return np.array([len(sequence) for sequence in self.data])
         return None
 
+    @cached_property
+    def of_decoder(self) -> Inputs:
+        """Tokens of an encoder-decoder's decoder; those of its encoder if it has none.
+
+        Raises
+        ------
+        ValueError
+            If the decoder has tokens that only the model knows.
+        """
+        data = self.data if isinstance(self.data, Mapping) else {}
+        names = "decoder_input_ids", "decoder_inputs_embeds"
+        given = {n.removeprefix("decoder_"): data[n] for n in names if n in data}
+        if not given:
+            if "labels" in data:
+                raise ValueError(
+                    "The model makes the tokens of its decoder from labels: pass them "
+                    "as decoder_input_ids, because their padding is not known."
+                )
+            return self
+        mask = data.get("decoder_attention_mask")
+        mask = None if mask is None or mask.all() else mask.astype(bool)
+        return Inputs(given, mask, self.n)
+
     def token_stream(self) -> TokenStream | None:
         """Token ids in one row; None if inputs are not token ids."""
         ids, mask = self.data, self.mask
@@ -137,7 +168,7 @@ class Inputs:
                 if isinstance(arrays, Mapping)
                 else put(arrays)
             )
-            yield Batch(start, stop, arguments, mask)
+            yield Batch(start, stop, arguments, mask, self)
             start = stop
 
     def _cut(self, start: int, stop: int):
@@ -403,15 +434,18 @@ class _Checks(NamedTuple):
 
     def mask(self, data: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """Which tokens in arrays by argument are not padding; None without tokens."""
+        for name in "attention_mask", "decoder_attention_mask":
+            if name not in data:
+                continue
+            if data[name].ndim != 2:
+                raise ValueError(
+                    f"{self.name}[{name!r}] must be of shape (n_inputs, n_tokens), got "
+                    f"{data[name].shape}."
+                )
+            self.filled(data[name].astype(bool))
         ids, mask = data.get("input_ids"), data.get("attention_mask")
         if mask is not None:
-            if mask.ndim != 2:
-                raise ValueError(
-                    f"{self.name}['attention_mask'] must be of shape (n_inputs, "
-                    f"n_tokens), got {mask.shape}."
-                )
             mask = mask.astype(bool)
-            self.filled(mask)
         elif ids is not None and ids.ndim == 2:
             mask = self.text(ids)
             if mask is None:

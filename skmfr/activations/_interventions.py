@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from numbers import Integral
 
 import numpy as np
@@ -29,14 +29,17 @@ from ._loading import as_model
 from ._models import (
     call,
     check_width,
+    encoder_of,
     evaluating,
     find_layer,
+    in_decoder,
     never_ran,
     replacing_output,
 )
 from ._pooling import nothing_left
 from ._positions import (
     LEAVING_OUT,
+    every_position,
     in_shape,
     left_in,
     numbering,
@@ -204,10 +207,10 @@ def _mean_loss(
     total, n_tokens = 0.0, 0
     for batch in inputs.batches(model, batch_size):
         ids, counting = _ids(batch, model)
-        of_tokens = numbers_of(counting)
+        numbers = _numbering(layer, batch, model, counting)
 
-        def changed(activations: Tensor, numbers=of_tokens) -> Tensor:
-            return change(activations, in_shape(numbers, activations))
+        def changed(activations: Tensor, numbers=numbers) -> Tensor:
+            return change(activations, numbers(activations))
 
         with replacing_output(model, layer, changed) as n_runs:
             output = call(model, batch.arguments)
@@ -233,17 +236,48 @@ def _mean_loss(
 
 def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
     """Token ids of a batch, and which are not padding, (n_inputs, n_tokens)."""
-    ids = batch.arguments
-    if not isinstance(ids, Tensor):
+    ids, seen = batch.arguments, batch.inputs
+    if encoder_of(model) is not None:
+        if isinstance(ids, Tensor) or "decoder_input_ids" not in ids:
+            raise ValueError(
+                f"{type(model).__name__} predicts tokens of its decoder: pass tokens "
+                "as a mapping with 'decoder_input_ids'."
+            )
+        ids, seen = ids["decoder_input_ids"], seen.of_decoder
+    elif not isinstance(ids, Tensor):
         ids = ids["input_ids"]
     if ids.ndim != 2 or ids.is_floating_point():
         raise ValueError(
             f"tokens must be token ids, but {type(model).__name__} has no token "
             "embedding."
         )
-    if batch.mask is None:
+    mask = batch.mask_of(seen)
+    if mask is None:
         return ids, torch.ones_like(ids, dtype=torch.bool)
-    return ids, torch.from_numpy(batch.mask).to(ids.device)
+    return ids, torch.from_numpy(mask).to(ids.device)
+
+
+def _numbering(
+    layer: str, batch: Batch, model: nn.Module, predicted: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Number the positions of a layer: its tokens are predicted, or the encoder's.
+
+    Parameters
+    ----------
+    layer, batch, model
+    predicted : Tensor of shape (n_inputs, n_tokens), bool
+        Predicted tokens that are not padding.
+
+    Returns
+    -------
+    callable
+        From activations to indices as in :func:`left_in`.
+    """
+    if encoder_of(model) is not None and not in_decoder(model, layer):
+        if batch.mask is None:
+            return every_position
+        predicted = torch.from_numpy(batch.mask).to(predicted.device)
+    return partial(in_shape, numbers_of(predicted))
 
 
 def _reconstruction(sae) -> Callable[[Tensor], Tensor]:
@@ -438,7 +472,7 @@ def _steering(
     max_norm: float | None,
 ) -> Iterator[nn.Module]:
     leaves_out = skip_first or max_norm is not None
-    numbered = numbering(uncompiled(model)) if leaves_out else nullcontext()
+    numbered = numbering(uncompiled(model), skip_first) if leaves_out else nullcontext()
     with numbered as numbers, eager(model, own=False):
 
         def change(activations: Tensor) -> Tensor:

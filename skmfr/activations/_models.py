@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import RLock
@@ -104,6 +105,32 @@ def ids_argument(model: nn.Module) -> str:
     """Name of the argument that takes token ids."""
     names = inspect.signature(model.forward).parameters
     return "input_ids" if "input_ids" in names else next(iter(names))
+
+
+# Keys and values of a decoder's attention to the encoder.
+OF_ENCODER = re.compile(
+    r"(EncDec|encoder_attn|cross_?attn|cross_?attention).*\.(k|v|key|value)(_proj)?$",
+    re.IGNORECASE,
+)
+
+
+def encoder_of(model: nn.Module) -> nn.Module | None:
+    """Encoder of an encoder-decoder of transformers; None for any other model."""
+    of_transformers: Any = model
+    config: Any = getattr(model, "config", None)
+    if not getattr(config, "is_encoder_decoder", False):
+        return None
+    encoder = of_transformers.get_encoder()
+    return None if encoder is model else encoder
+
+
+def in_decoder(model: nn.Module, layer: str) -> bool:
+    """Whether the positions of a layer are tokens of an encoder-decoder's decoder."""
+    encoder = encoder_of(model)
+    if encoder is None or OF_ENCODER.search(layer):
+        return False
+    module = find_layer(model, layer)
+    return all(module is not part for part in encoder.modules())
 
 
 # One lock for each module that has run here.
