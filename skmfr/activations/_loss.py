@@ -19,7 +19,8 @@ from .._data.checked import norm_bound
 from .._data.sources import as_array
 from .._sae.arrays import coder_of
 from .._utils.checks import Device, Interval
-from ._inputs import Batch, Inputs, check_inputs, holds_texts
+from ._check_inputs import check_inputs, holds_texts
+from ._inputs import Batch, Inputs
 from ._interventions import for_coder
 from ._loading import as_model
 from ._models import (

@@ -13,8 +13,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
-from ._compiled import eager, without_wrappers
+from ._compiled import eager, uncompiled, without_wrappers
 
 # Number of similar names that an error suggests.
 N_SUGGESTIONS = 5
@@ -116,11 +118,11 @@ OF_ENCODER = re.compile(
 
 def encoder_of(model: nn.Module) -> nn.Module | None:
     """Encoder of an encoder-decoder of transformers; None for any other model."""
-    of_transformers: Any = model
     config: Any = getattr(model, "config", None)
-    if not getattr(config, "is_encoder_decoder", False):
+    of_transformers: Any = getattr(model, "get_encoder", None)
+    if of_transformers is None or not getattr(config, "is_encoder_decoder", False):
         return None
-    encoder = of_transformers.get_encoder()
+    encoder = of_transformers()
     return None if encoder is model else encoder
 
 
@@ -252,7 +254,6 @@ def replacing_output(
     model: nn.Module,
     layer: str,
     change: Callable[[Tensor], Tensor],
-    feature_axis: int | None = None,
 ) -> Iterator[list[int]]:
     """Replace the output of a layer each time that it runs.
 
@@ -262,8 +263,6 @@ def replacing_output(
     layer : str
     change : callable
         From activations (n_inputs, n_positions, width) to others with that shape.
-    feature_axis : int, optional
-        See :func:`as_positions`.
 
     Yields
     ------
@@ -271,6 +270,8 @@ def replacing_output(
         How often the layer has run.
     """
     n_runs = [0]
+    replaced = find_layer(model, layer)
+    feature_axis = axis_of(replaced)
 
     def hook(module, inputs, output):
         n_runs[0] += 1
@@ -279,11 +280,25 @@ def replacing_output(
         changed = change(moved.reshape(len(moved), -1, moved.shape[-1]))
         return _with_first(output, changed.view(moved.shape).movedim(-1, axis))
 
-    handle = find_layer(model, layer).register_forward_hook(hook)
+    handle = replaced.register_forward_hook(hook)
     try:
         yield n_runs
     finally:
         handle.remove()
+
+
+def axis_of(module: nn.Module) -> int | None:
+    """Axis of the features in the output of a layer; None if its type does not tell."""
+    module = uncompiled(module)
+    if isinstance(module, (_ConvNd, _NormBase, nn.GroupNorm)):
+        return 1
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        return -1
+    # Classes derived from these may have the features elsewhere.
+    if type(module) in (nn.LayerNorm, getattr(nn, "RMSNorm", None)):
+        axes: Any = module.normalized_shape
+        return -1 if len(axes) == 1 else None
+    return None
 
 
 def as_positions(tensor: Tensor, feature_axis: int | None, layer: str) -> Tensor:
@@ -295,13 +310,40 @@ def as_positions(tensor: Tensor, feature_axis: int | None, layer: str) -> Tensor
         (n_inputs, width), (n_inputs, n_tokens, width), (n_inputs, width, height,
         breadth), ...
     feature_axis : int or None
-        Axis of the features. None means 1 for four axes, as in convolutions, and the
-        last axis otherwise. The remaining axes after the first are positions.
+        Axis of the features, from the user or :func:`axis_of`. None means 1 for four
+        axes, as in networks of convolutions, and the last axis otherwise. The remaining
+        axes after the first are positions.
     layer : str
         Name for the message.
     """
     moved, _ = _features_last(tensor, feature_axis, layer)
     return moved.reshape(len(moved), -1, moved.shape[-1])
+
+
+def without_padding(
+    activations: Tensor, model: nn.Module, n_tokens: int | None
+) -> Tensor:
+    """Activations without the padding that a model with windows adds at the end.
+
+    Parameters
+    ----------
+    activations : Tensor of shape (n_inputs, n_positions, width)
+    model : nn.Module
+    n_tokens : int or None
+        Length of the inputs of the model; None if they are not tokens.
+    """
+    config: Any = getattr(model, "config", None)
+    # Of Longformer, for each layer, and of BigBird.
+    windows = getattr(config, "attention_window", None)
+    if windows is None and getattr(config, "attention_type", "") == "block_sparse":
+        windows = getattr(config, "block_size", None)
+    if windows is None or n_tokens is None:
+        return activations
+    window = windows if isinstance(windows, int) else max(windows)
+    n_padded = -(-n_tokens // window) * window
+    return (
+        activations if activations.shape[1] != n_padded else activations[:, :n_tokens]
+    )
 
 
 def _features_last(
