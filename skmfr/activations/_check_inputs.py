@@ -10,7 +10,7 @@ from sklearn.utils import assert_all_finite
 from torch import nn
 
 from .._data.sources import as_array
-from ._inputs import Inputs, without_padding
+from ._inputs import Inputs, is_medium, without_padding
 from ._models import context_length, n_embeddings
 
 
@@ -118,10 +118,12 @@ def _tokenized(texts, tokenizer, name: str) -> list[np.ndarray]:
 
 
 def _is_of_tokens(name: str, array: np.ndarray, mask: np.ndarray) -> bool:
-    """Whether an argument has one entry for each token of a mask."""
-    if name.startswith("decoder_") or array.shape[:2] != mask.shape:
+    """Whether an argument has one entry, or row, for each token of a mask."""
+    if array.shape[:2] != mask.shape or name.startswith("decoder_"):
         return False
-    return array.ndim == 2 or name == "inputs_embeds"
+    # A matrix for each input is about pairs of tokens, and the second is not moved.
+    pairs = array.shape == (*mask.shape, mask.shape[1])
+    return not pairs and not is_medium(name, array)
 
 
 class _Checks(NamedTuple):

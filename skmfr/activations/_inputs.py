@@ -172,7 +172,7 @@ class Inputs:
                     arrays = {ids_argument(model): arrays}
                 arrays = {"attention_mask": mask.astype(np.int64), **arrays}
             arguments = (
-                {name: put(array) for name, array in arrays.items()}
+                {name: put(array, name) for name, array in arrays.items()}
                 if isinstance(arrays, Mapping)
                 else put(arrays)
             )
@@ -191,18 +191,27 @@ class Inputs:
         return without_padding(arrays, self.mask[start:stop], self.of_tokens)
 
 
+def is_medium(name: str, array: np.ndarray) -> bool:
+    """Whether an argument holds images or sounds, rather than numbers for tokens."""
+    words = "pixel", "image", "video", "audio", "input_features", "input_values"
+    return array.ndim > 3 or array.ndim == 3 and any(word in name for word in words)
+
+
 class _Putter:
-    """Converts arrays to tensors: ids and truth values unchanged, numbers in the
-    model's precision.
+    """Converts arrays to tensors: integers that are no images and truth values
+    unchanged, numbers in the model's precision.
     """
 
     def __init__(self, model: nn.Module, named: bool):
         self.device, self.dtype = model_device(model), model_dtype(model)
         # Models of texts and images may not reveal that they embed ids.
-        self.embeds = named or n_embeddings(model) is not None
+        self.named, self.embeds = named, n_embeddings(model) is not None
 
-    def __call__(self, array: np.ndarray) -> Tensor:
-        if array.dtype.kind in "iu" and (self.embeds and array.ndim == 2):
+    def __call__(self, array: np.ndarray, name: str = "") -> Tensor:
+        counts = self.embeds and array.ndim == 2
+        if self.named:  # boxes and labels too
+            counts = not is_medium(name, array)
+        if array.dtype.kind in "iu" and counts:
             return torch.from_numpy(array.astype(np.int64)).to(self.device)
         # torch accepts no reversed axes and no foreign byte order.
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")

@@ -226,3 +226,45 @@ def test_a_context_that_is_not_known_is_not_a_limit(kind):
     X = np.random.default_rng(0).integers(50, size=(3, 6))
     rows = ActivationExtractor(model, "0", positions="all").fit_transform(X)
     np.testing.assert_array_equal(rows, model[0].weight.detach()[X.ravel()])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_vectors_of_tokens_are_moved_as_ids_are(side):
+    rng = np.random.default_rng(0)
+    boxes = [rng.normal(size=(n, 3)) for n in LENGTHS]
+    X = {"input_ids": padded(SEQUENCES, side)}
+    X["attention_mask"] = (X["input_ids"] != 0).astype(int)
+    X["boxes"] = np.zeros((*X["input_ids"].shape, 3))
+    X["boxes"][X["attention_mask"] == 1] = np.concatenate(boxes)
+    # Its second axis is not tokens, though it is as long.
+    X["pixel_values"] = rng.normal(size=X["boxes"].shape).astype(np.float32)
+
+    def change(input_ids, attention_mask, boxes, pixel_values):
+        assert np.isin(pixel_values[-1].numpy(), X["pixel_values"]).all()
+        assert pixel_values.shape[1:] == X["pixel_values"].shape[1:]
+        return boxes * input_ids[..., None]
+
+    rows = ActivationExtractor(Given(change), "out", positions="all").transform(X)
+    pairs = zip(SEQUENCES, boxes, strict=True)
+    expected = np.concatenate([ids[:, None] * box for ids, box in pairs])
+    np.testing.assert_allclose(rows, expected, rtol=1e-6)
+
+
+def test_integers_stay_integers_unless_they_are_images():
+    rng = np.random.default_rng(0)
+    X = {
+        "labels": rng.integers(5, size=3),
+        "boxes": rng.integers(5, size=(3, 4, 2)),
+        "pixel_values": rng.integers(255, size=(3, 4, 4)),
+        "image": rng.integers(255, size=(3, 1, 2, 2)),
+    }
+    table = torch.tensor(rng.normal(size=(5, 2)), dtype=torch.float32)
+
+    def change(labels, boxes, pixel_values, image):
+        assert pixel_values.dtype == image.dtype == torch.float32
+        return table[labels] + table[boxes].sum((1, 2))
+
+    rows = ActivationExtractor(Given(change), "out").fit_transform(X)
+    table = table.numpy()
+    expected = table[X["labels"]] + table[X["boxes"]].sum((1, 2))
+    np.testing.assert_allclose(rows, expected, rtol=1e-5)
