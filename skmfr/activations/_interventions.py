@@ -19,6 +19,7 @@ from .._data.sources import as_array
 from .._sae.arrays import coder_of
 from .._sae.codes import SparseCodes, decode
 from ._compiled import eager, uncompiled
+from ._fast_path import without_fast_path
 from ._loading import as_model
 from ._models import check_width, find_layer, replacing_output
 from ._positions import LEAVING_OUT, left_in, numbering, with_rows
@@ -190,7 +191,7 @@ def _steering(
 ) -> Iterator[nn.Module]:
     leaves_out = skip_first or max_norm is not None
     numbered = numbering(uncompiled(model), skip_first) if leaves_out else nullcontext()
-    with numbered as numbers, eager(model, own=False):
+    with numbered as numbers, eager(model, own=False), without_fast_path():
 
         def change(activations: Tensor) -> Tensor:
             if numbers is None:

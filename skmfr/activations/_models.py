@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from ._compiled import eager, uncompiled, without_wrappers
+from ._fast_path import without_fast_path
 
 # Number of similar names that an error suggests.
 N_SUGGESTIONS = 5
@@ -170,7 +171,7 @@ def evaluating(model: nn.Module, device: str | None = None) -> Iterator[None]:
             model.eval()
             if moves:
                 model.to(device)
-            with torch.no_grad(), eager(model):
+            with torch.no_grad(), eager(model), without_fast_path():
                 yield
         finally:
             for module, mode in modes:

@@ -138,3 +138,45 @@ def test_padding_that_the_model_adds_is_left_out():
         np.testing.assert_allclose(
             extractor.transform(texts), np.concatenate(expected), atol=1e-5
         )
+
+
+class Padded(nn.Module):
+    """An encoder of PyTorch that is told about padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(30, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, ids, padding):
+        return self.encoder(self.embedding(ids), src_key_padding_mask=padding)
+
+
+def test_encoders_of_pytorch_do_not_pack_their_inputs():
+    torch.manual_seed(0)
+    model = Padded().eval()
+    rng = np.random.default_rng(0)
+    ids, padding = rng.integers(30, size=(4, 6)), np.zeros((4, 6), dtype=bool)
+    padding[0, 4:] = True
+    X, layer = {"ids": ids, "padding": padding}, "encoder.layers.1"
+    rows = ActivationExtractor(model, layer, positions="all").fit_transform(X)
+    rows = rows.reshape(4, 6, 8)[~padding]
+    outputs: list = []
+    model.encoder.layers[1].register_forward_hook(
+        lambda module, inputs, output: outputs.append(output.detach())
+    )
+    with torch.no_grad():
+        for row, hidden in zip(ids, padding, strict=True):
+            model(torch.tensor(row[~hidden])[None], None)
+    expected = torch.cat([output[0] for output in outputs])
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+    assert torch.backends.mha.get_fastpath_enabled()
+    pca = PCA(2).fit(rows)
+    outputs.clear()
+    with steer(model, layer, pca, 0, 7.0), torch.no_grad():
+        steered = model(*map(torch.tensor, (ids, padding)))
+    assert torch.backends.mha.get_fastpath_enabled()
+    codes = pca.transform(steered[torch.tensor(~padding)].double())
+    np.testing.assert_allclose(codes[:, 0], 7, atol=1e-4)
