@@ -38,7 +38,9 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
     ValueError
         If there is none. The error lists the most similar names.
     """
-    modules = {without_wrappers(name): m for name, m in model.named_modules()}
+    # A module may have several names.
+    named = model.named_modules(remove_duplicate=False)
+    modules = {without_wrappers(name): module for name, module in named}
     if isinstance(layer, str) and without_wrappers(layer) in modules:
         return modules[without_wrappers(layer)]
     names = [name for name in modules if name]

@@ -180,3 +180,11 @@ def test_encoders_of_pytorch_do_not_pack_their_inputs():
     assert torch.backends.mha.get_fastpath_enabled()
     codes = pca.transform(steered[torch.tensor(~padding)].double())
     np.testing.assert_allclose(codes[:, 0], 7, atol=1e-4)
+
+
+def test_a_module_has_all_of_its_names():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Tanh())
+    model.last = model[1]
+    rows = ActivationExtractor(model, "last").fit_transform([[1, 2], [3, 4]])
+    expected = model[0].weight.detach()[[2, 4]].tanh()
+    np.testing.assert_array_equal(rows, expected)
