@@ -76,7 +76,8 @@ def steer(
         If `sae` has no atoms.
     ValueError
         If there is no such layer or atom, if the width of the layer differs from that
-        of `sae`, or if `sae` has no ``median_norm_``.
+        of `sae`, or if `sae` has no ``median_norm_``; in a pass, if a cache does not
+        tell how many tokens `skip_first` has left out.
 
     Warns
     -----

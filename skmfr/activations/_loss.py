@@ -92,8 +92,9 @@ def loss_recovered(
     sae : estimator or callable
         Reconstructs rows (n_tokens, width): by ``reconstruct``, by ``transform`` and
         ``inverse_transform``, or as a callable.
-    tokens : array-like of shape (n_inputs, n_tokens) or sequence of sequences
-        Token ids, which `sae` should not have seen.
+    tokens : array-like of shape (n_inputs, n_tokens), sequence of sequences, or mapping
+        Token ids, which `sae` should not have seen. For an encoder-decoder, a mapping
+        with "input_ids", "decoder_input_ids", and their masks if there is padding.
     ablation : {"zero", "mean"}, default="zero"
         The replacement that counts as nothing recovered.
     batch_size : int, default=32
