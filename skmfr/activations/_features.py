@@ -43,7 +43,7 @@ FINAL_NORMS = (
     "embedding_norm",
 )
 # Where it stores the part of a model that has this norm, from the outside in.
-BODIES = ("base_model", "language_model", "decoder")
+BODIES = ("base_model", "language_model", "text_model", "decoder")
 
 
 class Contexts(NamedTuple):

@@ -36,9 +36,11 @@ class Batch(NamedTuple):
 
     @property
     def n_tokens(self) -> int | None:
-        """Number of token ids of each input, with padding; None if there are none."""
+        """Number of tokens of each input, with padding; None if there are none."""
         ids = self.arguments
         if isinstance(ids, Mapping):
+            if "inputs_embeds" in ids:
+                return ids["inputs_embeds"].shape[1]
             if "input_ids" not in ids:
                 return None
             ids = ids["input_ids"]
@@ -116,7 +118,7 @@ class Inputs:
         names = "decoder_input_ids", "decoder_inputs_embeds"
         given = {n.removeprefix("decoder_"): data[n] for n in names if n in data}
         if not given:
-            if "labels" in data:
+            if "labels" in data and data["labels"].ndim == 2:
                 raise ValueError(
                     "The model makes the tokens of its decoder from labels: pass them "
                     "as decoder_input_ids, because their padding is not known."

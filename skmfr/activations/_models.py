@@ -98,7 +98,7 @@ def context_length(model: nn.Module) -> int | None:
             return None
     length = getattr(config, "max_position_embeddings", None)
     # XLNet has -1, because it has no limit.
-    return None if length is None or length <= 0 else length
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def accepts(model: nn.Module, argument: str) -> bool:

@@ -268,7 +268,7 @@ def _of_decoder(given: dict[str, Any]) -> dict[str, Any]:
         if name.startswith(prefix) and value is not None
     }
     if not own.keys() & {"input_ids", "inputs_embeds"}:
-        if labels is None:
+        if not isinstance(labels, Tensor) or labels.ndim != 2:
             return given  # the decoder shifts the tokens of the encoder
         own["input_ids"] = labels
     return own | {name: given[name] for name in CACHES if name in given}

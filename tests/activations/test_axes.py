@@ -133,6 +133,11 @@ def test_padding_that_the_model_adds_is_left_out():
     layer = "encoder.layer.0.output"
     X = np.random.default_rng(0).integers(1, 30, size=(3, 9))
     extractor = ActivationExtractor(model, layer, positions="all")
+    embedded = model.embeddings.word_embeddings.weight.detach().numpy()[X]
+    given = {"inputs_embeds": embedded, "attention_mask": np.ones_like(X)}
+    np.testing.assert_allclose(
+        extractor.transform(given), extractor.transform(X), atol=1e-5
+    )
     for texts in (X, [x[:n] for x, n in zip(X, [9, 3, 5], strict=True)]):
         expected = [output_of(model, layer, x[None])[0, : len(x)] for x in texts]
         np.testing.assert_allclose(
