@@ -8,7 +8,8 @@ from ._features import (
     logit_effects,
     top_contexts,
 )
-from ._interventions import ablate, loss_recovered, steer
+from ._interventions import ablate, steer
+from ._loss import loss_recovered
 
 __all__ = [
     "ActivationExtractor",

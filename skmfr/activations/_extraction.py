@@ -14,9 +14,18 @@ from scipy import sparse
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._inputs import Batch, Inputs, check_inputs, holds_texts
+from ._check_inputs import check_inputs, holds_texts
+from ._inputs import Batch, Inputs
 from ._loading import as_model, load_tokenizer
-from ._models import as_positions, evaluating, find_layer, outputs_of_layers
+from ._models import (
+    as_positions,
+    axis_of,
+    evaluating,
+    find_layer,
+    in_decoder,
+    outputs_of_layers,
+    without_padding,
+)
 from ._pooling import check_left, code, pool
 from ._positions import left_in, numbers_of, position_norms
 from ._storage import RowFile
@@ -87,6 +96,18 @@ def _numbers(activations: Tensor, mask: np.ndarray | None) -> np.ndarray:
     return np.full(n_inputs, n_positions) if mask is None else mask.sum(1)
 
 
+class _Layer(NamedTuple):
+    """A layer to extract."""
+
+    name: str
+    feature_axis: int | None
+    """see :func:`as_positions`"""
+    max_norm: float | None
+    """the norm above which positions are left out"""
+    seen: Inputs
+    """inputs whose tokens are the positions of the layer"""
+
+
 class Extraction(NamedTuple):
     """The layers and positions to extract."""
 
@@ -100,6 +121,8 @@ class Extraction(NamedTuple):
     """number of first positions of each input, without padding, to leave out"""
     max_norms: tuple[float | None, ...] = (None,)
     """for each layer, the norm above which positions are left out"""
+    checked: bool = False
+    """whether one input alone has shown that inputs are on the first axis"""
 
     @contextmanager
     def blocks(self, inputs: Inputs, start: int = 0) -> Iterator[Iterator[list[Block]]]:
@@ -122,7 +145,15 @@ class Extraction(NamedTuple):
         )
         with evaluating(self.model, self.device), bar:
             batches = inputs.batches(self.model, self.batch_size, start)
-            yield (self._blocks(batch, bar) for batch in batches)
+            layers = [
+                self._layer(name, max_norm, inputs)
+                for name, max_norm in zip(self.layers, self.max_norms, strict=True)
+            ]
+            yield self._blocks(batches, inputs, layers, bar)
+
+    def seen_by(self, layer: str, inputs: Inputs) -> Inputs:
+        """Inputs whose tokens are the positions of a layer."""
+        return inputs.of_decoder if in_decoder(self.model, layer) else inputs
 
     def first(self, inputs: Inputs) -> list[Block]:
         """Activations of only the first input, for each layer."""
@@ -135,26 +166,50 @@ class Extraction(NamedTuple):
             norms = [[block.norms() for block in of_layers] for of_layers in blocks]
         return [np.concatenate(of_layer) for of_layer in zip(*norms, strict=True)]
 
-    def _blocks(self, batch: Batch, bar: tqdm) -> list[Block]:
-        outputs = outputs_of_layers(self.model, self.layers, batch.arguments)
-        bar.update(batch.stop - batch.start)
-        parts = zip(self.layers, outputs, self.max_norms, strict=True)
-        return [self._block(batch, *part) for part in parts]
+    def _layer(self, name: str, max_norm: float | None, inputs: Inputs) -> _Layer:
+        axis = self.feature_axis
+        if axis is None:
+            axis = axis_of(find_layer(self.model, name))
+        return _Layer(name, axis, max_norm, self.seen_by(name, inputs))
 
-    def _block(
-        self, batch: Batch, layer: str, output: Tensor, max_norm: float | None
-    ) -> Block:
-        activations = as_positions(output, self.feature_axis, layer)
+    def _blocks(
+        self,
+        batches: Iterator[Batch],
+        inputs: Inputs,
+        layers: list[_Layer],
+        bar: tqdm,
+    ) -> Iterator[list[Block]]:
+        checked = self.checked
+        for batch in batches:
+            outputs = outputs_of_layers(self.model, self.layers, batch.arguments)
+            n_inputs = batch.stop - batch.start
+            if not checked and any(_may_be_swapped(x, n_inputs) for x in outputs):
+                first = next(inputs.batches(self.model, 1))
+                of_first = outputs_of_layers(self.model, self.layers, first.arguments)
+                self._of_layers(first, layers, of_first)
+                checked = True
+            bar.update(n_inputs)
+            yield self._of_layers(batch, layers, outputs)
+
+    def _of_layers(
+        self, batch: Batch, layers: list[_Layer], outputs: list[Tensor]
+    ) -> list[Block]:
+        pairs = zip(layers, outputs, strict=True)
+        return [self._block(batch, layer, output) for layer, output in pairs]
+
+    def _block(self, batch: Batch, layer: _Layer, output: Tensor) -> Block:
+        activations = as_positions(output, layer.feature_axis, layer.name)
         n_inputs = batch.stop - batch.start
         if len(activations) != n_inputs:
             raise ValueError(
-                f"layer={layer!r} gives {len(activations)} rows for {n_inputs} "
+                f"layer={layer.name!r} gives {len(activations)} rows for {n_inputs} "
                 "inputs: name a layer whose first axis is the inputs."
             )
-        tokens = _tokens(activations, batch.mask, layer)
+        activations = without_padding(activations, self.model, batch.n_tokens)
+        tokens = _tokens(activations, batch.mask_of(layer.seen), layer.name)
         # A single vector for an input is not at any of its positions.
         skip_first = self.skip_first if output.ndim > 2 else 0
-        counting = _counting(activations, tokens, skip_first, max_norm)
+        counting = _counting(activations, tokens, skip_first, layer.max_norm)
         return Block(batch.start, activations, tokens, counting)
 
     def rows(
@@ -175,7 +230,8 @@ class Extraction(NamedTuple):
         list of (rows, lengths)
             ndarray or CSR array, and number of positions that count, (n_inputs,).
         """
-        stacks = [Stack(inputs, positions, sae) for _ in self.layers]
+        seen = [self.seen_by(layer, inputs) for layer in self.layers]
+        stacks = [Stack(of_layer, positions, sae) for of_layer in seen]
         with self.blocks(inputs) as blocks:
             for of_layers in blocks:
                 for stack, block in zip(stacks, of_layers, strict=True):
@@ -277,6 +333,11 @@ class FileWriter:
         self.n_inputs = 0
 
 
+def _may_be_swapped(output: Tensor, n_inputs: int) -> bool:
+    """Whether positions on the first axis of an output would pass for inputs."""
+    return output.ndim > 2 and 1 < n_inputs == output.shape[0] == output.shape[1]
+
+
 def _tokens(
     activations: Tensor, mask: np.ndarray | None, layer: str
 ) -> np.ndarray | None:
@@ -356,6 +417,7 @@ def prepared(
         extractor.verbose,
         extractor.skip_first,
         max_norms,
+        fitting or hasattr(extractor, "n_features_out_"),
     )
     return extraction, inputs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from numbers import Integral
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,7 @@ from .._utils.top import Best
 from ._extraction import block_rows, prepared
 from ._extractor import ActivationExtractor
 from ._loading import as_model
-from ._models import check_width
+from ._models import check_width, model_device
 from ._pooling import nothing_left
 
 if TYPE_CHECKING:
@@ -29,7 +30,20 @@ if TYPE_CHECKING:
 # Numbers in a block of logits; 64 MB in float32.
 LOGITS_AT_ONCE = 1 << 24
 # Where transformers stores the norm before the decoder head.
-FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
+FINAL_NORMS = (
+    "norm",
+    "ln_f",
+    "final_layer_norm",
+    "final_layernorm",
+    "final_norm",
+    "norm_f",
+    "ln_out",
+    "layer_norm",
+    "layernorm",
+    "embedding_norm",
+)
+# Where it stores the part of a model that has this norm, from the outside in.
+BODIES = ("base_model", "language_model", "text_model", "decoder")
 
 
 class Contexts(NamedTuple):
@@ -212,7 +226,7 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
             best.add(codes, block.start, block.lengths, block.places)
     if best is None:
         raise nothing_left("all inputs", "top_contexts")
-    stream = inputs.token_stream()
+    stream = extraction.seen_by(extractor.layer, inputs).token_stream()
     tokens = None
     # The positions of a layer need not be tokens.
     if stream is not None and n_tokens == len(stream.ids):
@@ -302,21 +316,43 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
 
 
 def _through_norm(atoms: Tensor, model: nn.Module) -> Tensor:
-    """Centre and scale atoms as the last norm does, without its division."""
-    body = getattr(model, "base_model", model)
-    body = getattr(body, "decoder", body)
-    norms = [getattr(body, name, None) for name in FINAL_NORMS]
-    norm = next((norm for norm in norms if norm is not None), None)
+    """Centre and scale atoms as the last norm does, without its division and bias.
+
+    Norms are told by what they do, because names of classes do not say whether they
+    centre, or whether they scale by one plus their weight.
+    """
+    norm = _final_norm(model)
     if norm is None:
         return atoms
-    weight = getattr(norm, "weight", None)
-    if type(norm).__name__.endswith("LayerNorm"):
+    # Outputs in half precision would be too coarse to subtract.
+    norm = deepcopy(norm).float()
+    level = torch.ones(atoms.shape[1], device=model_device(norm))
+    alternating = 64 * level  # much larger than the norm's epsilon
+    alternating[1::2] *= -1
+    alternating -= alternating.mean()
+    with torch.no_grad():
+        of_level, of_alternating = (
+            # Their bias cancels.
+            (norm(probe[None, None]) - norm(-probe[None, None])).flatten() / 2
+            for probe in (level, alternating)
+        )
+    scale = of_alternating / alternating * alternating.square().mean().sqrt()
+    if of_level.norm() < 1e-2 * of_alternating.norm():
         atoms = atoms - atoms.mean(1, keepdim=True)
-    elif weight is not None:
-        # Root mean square norms differ: some scale by one plus their weight.
-        with torch.no_grad():
-            weight = norm(torch.ones_like(weight))
-    return atoms if weight is None else atoms * weight.detach().to(atoms)
+    return atoms * scale.to(atoms)
+
+
+def _final_norm(model: nn.Module) -> nn.Module | None:
+    """The norm before the decoder head; None if there is none that is known."""
+    norms = (getattr(model, name, None) for name in FINAL_NORMS)
+    norm = next((norm for norm in norms if isinstance(norm, nn.Module)), None)
+    if norm is not None:
+        return norm
+    bodies = (getattr(model, name, None) for name in BODIES)
+    for body in bodies:
+        if isinstance(body, nn.Module) and body is not model:
+            return _final_norm(body)
+    return None
 
 
 def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.DataFrame:

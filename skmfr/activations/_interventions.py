@@ -1,4 +1,4 @@
-"""Forward passes with changed activations: spliced, steered, ablated."""
+"""Forward passes with steered or ablated activations."""
 
 from __future__ import annotations
 
@@ -6,274 +6,26 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from numbers import Integral
 
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.utils import Bunch
-from sklearn.utils._param_validation import StrOptions, validate_params
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils._param_validation import validate_params
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from .._base import BaseSparseAutoencoder
 from .._data.checked import norm_bound
 from .._data.sources import as_array
 from .._sae.arrays import coder_of
 from .._sae.codes import SparseCodes, decode
-from .._utils.checks import Device, Interval
 from ._compiled import eager, uncompiled
-from ._inputs import Batch, Inputs, check_inputs, holds_texts
+from ._fast_path import without_fast_path
 from ._loading import as_model
-from ._models import (
-    call,
-    check_width,
-    evaluating,
-    find_layer,
-    never_ran,
-    replacing_output,
-)
-from ._pooling import nothing_left
-from ._positions import (
-    LEAVING_OUT,
-    in_shape,
-    left_in,
-    numbering,
-    numbers_of,
-    with_rows,
-)
-
-# Activations of a batch, (n_inputs, n_positions, width), and indices of positions.
-Change = Callable[[Tensor, Tensor], Tensor]
+from ._models import check_width, find_layer, replacing_output
+from ._positions import LEAVING_OUT, left_in, numbering, with_rows
 
 
-@validate_params(
-    {
-        "layer": [str],
-        "ablation": [StrOptions({"zero", "mean"})],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "pad_token_id": [Interval(Integral, 0, None, closed="left"), None],
-        **LEAVING_OUT,
-        "device": [Device(), None],
-        "return_losses": ["boolean"],
-    },
-    prefer_skip_nested_validation=True,
-)
-def loss_recovered(
-    model,
-    layer,
-    sae,
-    tokens,
-    *,
-    ablation="zero",
-    batch_size=32,
-    pad_token_id=None,
-    skip_first=0,
-    max_norm_ratio=None,
-    device=None,
-    return_losses=False,
-):
-    r"""Share of a layer's value to a language model that a reconstruction preserves.
-
-    .. math:: \frac{L_\mathrm{ablated} - L_\mathrm{spliced}}
-                   {L_\mathrm{ablated} - L_\mathrm{clean}}
-
-    L is the cross-entropy of the next token: of the unchanged model (clean), with the
-    layer's output replaced by its reconstruction at each token (spliced), and with the
-    output replaced by zero or by its mean over these tokens (ablated).
-
-    Parameters
-    ----------
-    model : torch.nn.Module, str or path-like
-        Causal language model, or its name or folder. It returns logits (n_inputs,
-        n_tokens, n_vocabulary), or an object with these as ``logits``.
-    layer : str
-        Dotted name of a submodule.
-    sae : estimator or callable
-        Reconstructs rows (n_tokens, width): by ``reconstruct``, by ``transform`` and
-        ``inverse_transform``, or as a callable.
-    tokens : array-like of shape (n_inputs, n_tokens) or sequence of sequences
-        Token ids, which `sae` should not have seen.
-    ablation : {"zero", "mean"}, default="zero"
-        The replacement that counts as nothing recovered.
-    batch_size : int, default=32
-        Number of inputs in each forward pass.
-    pad_token_id : int, default=None
-        Id that fills short rows of an array, as in :class:`ActivationExtractor`.
-    skip_first : int, default=0
-        Number of first positions of each input that are neither spliced nor ablated.
-    max_norm_ratio : float, default=None
-        The same applies to positions whose norm exceeds this multiple of
-        ``sae.median_norm_``.
-    device : str, default=None
-        Device to run on, as in :class:`ActivationExtractor`.
-    return_losses : bool, default=False
-        Whether to return the losses as well.
-
-    Returns
-    -------
-    recovered : float
-        1 for the identity, 0 for the ablation, negative for worse than the ablation.
-    losses : Bunch
-        Mean losses in nats per token: `clean`, `spliced`, `zero`, `mean`. Returned only
-        if `return_losses` is True.
-
-    Raises
-    ------
-    TypeError
-        If `sae` cannot reconstruct, or `tokens` holds texts.
-    ValueError
-        If the layer does not exist, never runs, or does not change the loss; if its
-        width differs from that of `sae`; if the model gives no logits of tokens; if
-        tokens are not as described; if no position is left; or if `sae` has no
-        ``median_norm_``.
-
-    References
-    ----------
-    S. Rajamanoharan et al., "Improving Dictionary Learning with Gated Sparse
-    Autoencoders", arXiv:2404.16014, 2024.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from torch import nn
-    >>> from skmfr.activations import loss_recovered
-    >>> embedding = nn.Embedding(50, 8)
-    >>> model = nn.Sequential(embedding, nn.Tanh(), nn.Linear(8, 50))
-    >>> tokens = torch.arange(40).reshape(4, 10)
-    >>> loss_recovered(model, "1", lambda X: X, tokens)
-    1.0
-    >>> loss_recovered(model, "1", lambda X: 0 * X, tokens) == 0
-    True
-    """
-    reconstruct = _reconstruction(sae)
-    if holds_texts(tokens):
-        raise TypeError(
-            "tokens must hold token ids, got texts: pass tokenizer(texts)['input_ids']."
-        )
-    module, device = as_model(model, device)
-    find_layer(module, layer)
-    inputs = check_inputs(tokens, module, pad_token_id=pad_token_id, name="tokens")
-
-    max_norm = norm_bound(sae, max_norm_ratio)
-    total, n_tokens = torch.zeros((), dtype=torch.float32, device="cpu"), 0
-
-    def observed(rows: Tensor) -> Tensor:
-        nonlocal total, n_tokens
-        sums = rows.double().sum(0)
-        total, n_tokens = total.to(sums) + sums, n_tokens + len(rows)
-        return rows
-
-    def spliced(rows: Tensor) -> Tensor:
-        check_width(sae, rows.shape[1], layer)
-        return reconstruct(rows)
-
-    def constant(value: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda rows: value.expand_as(rows)
-
-    def mean_loss(of_rows: Callable[[Tensor], Tensor]) -> float:
-        def change(activations: Tensor, numbers: Tensor) -> Tensor:
-            counting = left_in(activations, numbers, skip_first, max_norm)
-            return with_rows(activations, counting, of_rows)
-
-        return _mean_loss(module, layer, inputs, batch_size, change)
-
-    with evaluating(module, device):
-        losses = Bunch(clean=mean_loss(observed))
-        if not n_tokens:
-            raise nothing_left("tokens", "loss_recovered")
-        losses.spliced = mean_loss(spliced)
-        constants = {"mean": total / n_tokens, "zero": torch.zeros_like(total)}
-        for name in constants if return_losses else [ablation]:
-            losses[name] = mean_loss(constant(constants[name]))
-    worth = losses[ablation] - losses.clean
-    if worth == 0:
-        raise ValueError(
-            f"Ablating layer={layer!r} does not change the loss, so there is no loss "
-            "to recover."
-        )
-    recovered = (losses[ablation] - losses.spliced) / worth
-    return (recovered, losses) if return_losses else recovered
-
-
-def _mean_loss(
-    model: nn.Module, layer: str, inputs: Inputs, batch_size: int, change: Change
-) -> float:
-    """Mean cross-entropy of next tokens with changed activations in a layer."""
-    total, n_tokens = 0.0, 0
-    for batch in inputs.batches(model, batch_size):
-        ids, counting = _ids(batch, model)
-        of_tokens = numbers_of(counting)
-
-        def changed(activations: Tensor, numbers=of_tokens) -> Tensor:
-            return change(activations, in_shape(numbers, activations))
-
-        with replacing_output(model, layer, changed) as n_runs:
-            output = call(model, batch.arguments)
-        if not n_runs[0]:
-            raise never_ran(layer)
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", 0)
-        if not isinstance(logits, Tensor) or logits.shape[:2] != ids.shape:
-            raise ValueError(
-                f"model must be a causal language model that gives logits for each "
-                f"token, but {type(model).__name__} does not."
-            )
-        told = counting[:, 1:] & counting[:, :-1]
-        # Input by input, because the logits of a batch already take much memory.
-        for of_input, next_ids, known in zip(logits, ids[:, 1:], told, strict=True):
-            predicted = of_input[:-1][known].float()
-            loss = cross_entropy(predicted, next_ids[known], reduction="sum")
-            total += float(loss)
-        n_tokens += int(told.sum())
-    if not n_tokens:
-        raise ValueError("tokens must hold a sequence of at least two tokens.")
-    return total / n_tokens
-
-
-def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Token ids of a batch, and which are not padding, (n_inputs, n_tokens)."""
-    ids = batch.arguments
-    if not isinstance(ids, Tensor):
-        ids = ids["input_ids"]
-    if ids.ndim != 2 or ids.is_floating_point():
-        raise ValueError(
-            f"tokens must be token ids, but {type(model).__name__} has no token "
-            "embedding."
-        )
-    if batch.mask is None:
-        return ids, torch.ones_like(ids, dtype=torch.bool)
-    return ids, torch.from_numpy(batch.mask).to(ids.device)
-
-
-def _reconstruction(sae) -> Callable[[Tensor], Tensor]:
-    """The function that reconstructs rows of activations."""
-    if isinstance(sae, BaseSparseAutoencoder):
-        check_is_fitted(sae)
-
-        def by_coder(rows: Tensor) -> Tensor:
-            rows = _for_coder(rows)
-            return coder_of(sae, rows).reconstruct(rows)
-
-        return by_coder
-    of_arrays = _reconstruction_of_arrays(sae)
-    return lambda rows: torch.from_numpy(np.asarray(of_arrays(as_array(rows))))
-
-
-def _reconstruction_of_arrays(sae) -> Callable[[np.ndarray], np.ndarray]:
-    if hasattr(sae, "reconstruct"):
-        return sae.reconstruct
-    if hasattr(sae, "transform") and hasattr(sae, "inverse_transform"):
-        return lambda X: sae.inverse_transform(sae.transform(X))
-    if callable(sae):
-        return sae
-    raise TypeError(
-        "sae must have reconstruct, or transform and inverse_transform, or be "
-        f"callable, got {type(sae).__name__}."
-    )
-
-
-def _for_coder(rows: Tensor) -> Tensor:
+def for_coder(rows: Tensor) -> Tensor:
     """Activations in at least float32, and float64 if available, for coders."""
     rows = rows.detach().to(torch.promote_types(rows.dtype, torch.float32))
     return rows.cpu() if rows.device.type == "mps" else rows
@@ -324,7 +76,8 @@ def steer(
         If `sae` has no atoms.
     ValueError
         If there is no such layer or atom, if the width of the layer differs from that
-        of `sae`, or if `sae` has no ``median_norm_``.
+        of `sae`, or if `sae` has no ``median_norm_``; in a pass, if a cache does not
+        tell how many tokens `skip_first` has left out.
 
     Warns
     -----
@@ -419,7 +172,7 @@ def _shift(sae, change: np.ndarray, constant: np.ndarray) -> Callable[[Tensor], 
         ]
 
     def by_coder(rows: Tensor) -> Tensor:
-        rows = _for_coder(rows)
+        rows = for_coder(rows)
         coder = coder_of(sae, rows)
         values, indices = coder(rows)
         change, constant = on(rows.device, rows.dtype)
@@ -438,8 +191,8 @@ def _steering(
     max_norm: float | None,
 ) -> Iterator[nn.Module]:
     leaves_out = skip_first or max_norm is not None
-    numbered = numbering(uncompiled(model)) if leaves_out else nullcontext()
-    with numbered as numbers, eager(model, own=False):
+    numbered = numbering(uncompiled(model), skip_first) if leaves_out else nullcontext()
+    with numbered as numbers, eager(model, own=False), without_fast_path():
 
         def change(activations: Tensor) -> Tensor:
             if numbers is None:

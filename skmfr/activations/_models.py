@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import RLock
@@ -12,8 +13,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
-from ._compiled import eager, without_wrappers
+from ._compiled import eager, uncompiled, without_wrappers
+from ._fast_path import without_fast_path
 
 # Number of similar names that an error suggests.
 N_SUGGESTIONS = 5
@@ -34,7 +38,9 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
     ValueError
         If there is none. The error lists the most similar names.
     """
-    modules = {without_wrappers(name): m for name, m in model.named_modules()}
+    # A module may have several names.
+    named = model.named_modules(remove_duplicate=False)
+    modules = {without_wrappers(name): module for name, module in named}
     if isinstance(layer, str) and without_wrappers(layer) in modules:
         return modules[without_wrappers(layer)]
     names = [name for name in modules if name]
@@ -86,8 +92,13 @@ def context_length(model: nn.Module) -> int | None:
     """Number of tokens that a transformers model accepts; None if unknown."""
     config: Any = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):  # models of texts and images
-        config = config.get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+        try:
+            config = config.get_text_config()
+        except ValueError:  # it has several
+            return None
+    length = getattr(config, "max_position_embeddings", None)
+    # XLNet has -1, because it has no limit.
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def accepts(model: nn.Module, argument: str) -> bool:
@@ -99,6 +110,32 @@ def ids_argument(model: nn.Module) -> str:
     """Name of the argument that takes token ids."""
     names = inspect.signature(model.forward).parameters
     return "input_ids" if "input_ids" in names else next(iter(names))
+
+
+# Keys and values of a decoder's attention to the encoder.
+OF_ENCODER = re.compile(
+    r"(EncDec|encoder_attn|cross_?attn|cross_?attention).*\.(k|v|key|value)(_proj)?$",
+    re.IGNORECASE,
+)
+
+
+def encoder_of(model: nn.Module) -> nn.Module | None:
+    """Encoder of an encoder-decoder of transformers; None for any other model."""
+    config: Any = getattr(model, "config", None)
+    of_transformers: Any = getattr(model, "get_encoder", None)
+    if of_transformers is None or not getattr(config, "is_encoder_decoder", False):
+        return None
+    encoder = of_transformers()
+    return None if encoder is model else encoder
+
+
+def in_decoder(model: nn.Module, layer: str) -> bool:
+    """Whether the positions of a layer are tokens of an encoder-decoder's decoder."""
+    encoder = encoder_of(model)
+    if encoder is None or OF_ENCODER.search(layer):
+        return False
+    module = find_layer(model, layer)
+    return all(module is not part for part in encoder.modules())
 
 
 # One lock for each module that has run here.
@@ -136,7 +173,7 @@ def evaluating(model: nn.Module, device: str | None = None) -> Iterator[None]:
             model.eval()
             if moves:
                 model.to(device)
-            with torch.no_grad(), eager(model):
+            with torch.no_grad(), eager(model), without_fast_path():
                 yield
         finally:
             for module, mode in modes:
@@ -220,7 +257,6 @@ def replacing_output(
     model: nn.Module,
     layer: str,
     change: Callable[[Tensor], Tensor],
-    feature_axis: int | None = None,
 ) -> Iterator[list[int]]:
     """Replace the output of a layer each time that it runs.
 
@@ -230,8 +266,6 @@ def replacing_output(
     layer : str
     change : callable
         From activations (n_inputs, n_positions, width) to others with that shape.
-    feature_axis : int, optional
-        See :func:`as_positions`.
 
     Yields
     ------
@@ -239,6 +273,8 @@ def replacing_output(
         How often the layer has run.
     """
     n_runs = [0]
+    replaced = find_layer(model, layer)
+    feature_axis = axis_of(replaced)
 
     def hook(module, inputs, output):
         n_runs[0] += 1
@@ -247,11 +283,25 @@ def replacing_output(
         changed = change(moved.reshape(len(moved), -1, moved.shape[-1]))
         return _with_first(output, changed.view(moved.shape).movedim(-1, axis))
 
-    handle = find_layer(model, layer).register_forward_hook(hook)
+    handle = replaced.register_forward_hook(hook)
     try:
         yield n_runs
     finally:
         handle.remove()
+
+
+def axis_of(module: nn.Module) -> int | None:
+    """Axis of the features in the output of a layer; None if its type does not tell."""
+    module = uncompiled(module)
+    if isinstance(module, (_ConvNd, _NormBase, nn.GroupNorm)):
+        return 1
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        return -1
+    # Classes derived from these may have the features elsewhere.
+    if type(module) in (nn.LayerNorm, getattr(nn, "RMSNorm", None)):
+        axes: Any = module.normalized_shape
+        return -1 if len(axes) == 1 else None
+    return None
 
 
 def as_positions(tensor: Tensor, feature_axis: int | None, layer: str) -> Tensor:
@@ -263,13 +313,40 @@ def as_positions(tensor: Tensor, feature_axis: int | None, layer: str) -> Tensor
         (n_inputs, width), (n_inputs, n_tokens, width), (n_inputs, width, height,
         breadth), ...
     feature_axis : int or None
-        Axis of the features. None means 1 for four axes, as in convolutions, and the
-        last axis otherwise. The remaining axes after the first are positions.
+        Axis of the features, from the user or :func:`axis_of`. None means 1 for four
+        axes, as in networks of convolutions, and the last axis otherwise. The remaining
+        axes after the first are positions.
     layer : str
         Name for the message.
     """
     moved, _ = _features_last(tensor, feature_axis, layer)
     return moved.reshape(len(moved), -1, moved.shape[-1])
+
+
+def without_padding(
+    activations: Tensor, model: nn.Module, n_tokens: int | None
+) -> Tensor:
+    """Activations without the padding that a model with windows adds at the end.
+
+    Parameters
+    ----------
+    activations : Tensor of shape (n_inputs, n_positions, width)
+    model : nn.Module
+    n_tokens : int or None
+        Length of the inputs of the model; None if they are not tokens.
+    """
+    config: Any = getattr(model, "config", None)
+    # Of Longformer, for each layer, and of BigBird.
+    windows = getattr(config, "attention_window", None)
+    if windows is None and getattr(config, "attention_type", "") == "block_sparse":
+        windows = getattr(config, "block_size", None)
+    if windows is None or n_tokens is None:
+        return activations
+    window = windows if isinstance(windows, int) else max(windows)
+    n_padded = -(-n_tokens // window) * window
+    return (
+        activations if activations.shape[1] != n_padded else activations[:, :n_tokens]
+    )
 
 
 def _features_last(

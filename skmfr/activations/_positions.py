@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -12,11 +13,15 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 
+from ._models import encoder_of
+
 # Constraints of these parameters, for scikit-learn's validation.
 LEAVING_OUT: dict = {
     "skip_first": [Interval(Integral, 0, None, closed="left")],
     "max_norm_ratio": [Interval(Real, 0, None, closed="neither"), None],
 }
+# Arguments with what a model keeps of previous passes, in versions of transformers.
+CACHES = ("past_key_values", "cache", "cache_params", "state")
 
 
 def position_norms(activations: Tensor) -> Tensor:
@@ -91,11 +96,20 @@ def with_rows(
 
 
 @contextmanager
-def numbering(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+def numbering(
+    model: nn.Module, skip_first: int
+) -> Iterator[Callable[[Tensor], Tensor]]:
     """Number the positions of the current forward pass, inside this context.
 
     It reads the arguments of the model: the mask, if there is padding, and the cache of
-    :meth:`generate`, whose passes begin in the middle of their inputs.
+    :meth:`generate`, whose passes begin in the middle of their inputs. The encoder and
+    the decoder of a model have their own.
+
+    Parameters
+    ----------
+    model : nn.Module
+    skip_first : int
+        How many first positions are to be told from the others.
 
     Yields
     ------
@@ -103,23 +117,16 @@ def numbering(model: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
         From activations (n_inputs, n_positions, width) of one of the model's layers to
         indices as in :func:`left_in`.
     """
-    names = list(inspect.signature(model.forward).parameters)
-    passes: list[Pass] = []
-
-    def begin(module, arguments, named):
-        given = dict(zip(names, arguments, strict=False)) | named
-        # A pass that was stopped at its layer did not remove its entry.
-        passes[:] = [_pass(given)]
-
-    def end(*_):
-        passes.clear()
-
-    handles = [
-        model.register_forward_pre_hook(begin, with_kwargs=True),
-        model.register_forward_hook(end, always_call=True),
-    ]
+    passes = _Passes(model, skip_first)
+    handles = []
+    for module in passes.modules:
+        begin, end = partial(passes.begin, module), partial(passes.end, module)
+        handles += [
+            module.register_forward_pre_hook(begin, with_kwargs=True),
+            module.register_forward_hook(end, with_kwargs=True, always_call=True),
+        ]
     try:
-        yield lambda activations: _numbers(activations, passes)
+        yield lambda activations: _numbers(activations, passes.current)
     finally:
         for handle in handles:
             handle.remove()
@@ -131,31 +138,114 @@ class Pass(NamedTuple):
     shape: tuple[int, int] | None
     """(n_inputs, n_tokens); None if there are no tokens"""
     mask: Tensor | None
-    """(n_inputs, at least n_past + n_tokens), bool, tokens that are not padding"""
-    n_past: int
-    """number of tokens of each input in previous passes"""
+    """(n_inputs, at least n_past + n_tokens), bool, tokens that are not padding; only
+    n_tokens if n_past is a tensor"""
+    n_past: int | Tensor
+    """number of tokens of each input in previous passes; a tensor (n_inputs,) does not
+    count padding"""
 
 
-def _pass(given: dict[str, Any]) -> Pass:
-    n_past = _n_past(given)
-    return Pass(_shape(given), _mask(given, n_past), n_past)
+NO_TOKENS = Pass(None, None, 0)
 
 
-def _numbers(activations: Tensor, passes: list[Pass]) -> Tensor:
-    shape, mask, n_past = passes[-1] if passes else Pass(None, None, 0)
-    if shape is None:
+class _Passes:
+    """Forward passes of a model, and of its encoder and decoder, that are under way.
+
+    Parameters
+    ----------
+    model : nn.Module
+    skip_first : int
+    """
+
+    def __init__(self, model: nn.Module, skip_first: int):
+        self.model, self.skip_first = model, skip_first
+        self.modules = [model]
+        self.has_encoder = encoder_of(model) is not None
+        if self.has_encoder:
+            halves: Any = model
+            halves = encoder_of(model), halves.get_decoder()
+            self.modules += [half for half in halves if half is not model]
+        self.under_way: list[Pass] = []
+        # The last cache that does not count its tokens, and their number, (n_inputs,).
+        self.cache: Any = None
+        self.n_cached: Tensor | None = None
+
+    @property
+    def current(self) -> Pass:
+        return self.under_way[-1] if self.under_way else NO_TOKENS
+
+    def begin(self, module: nn.Module, _, arguments: tuple, named: dict) -> None:
+        given = _named(module, arguments, named)
+        if module is self.model:
+            # A pass that was stopped at its layer did not remove its entry.
+            self.under_way.clear()
+            if self.has_encoder:
+                given = _of_decoder(given)
+        shape, n_past = _shape(given), self._n_past(given)
+        mask = _mask(given, n_past if isinstance(n_past, int) else 0)
+        self.under_way.append(Pass(shape, mask, n_past))
+
+    def end(self, module: nn.Module, _, arguments: tuple, named: dict, output) -> None:
+        passed = self.under_way.pop() if self.under_way else NO_TOKENS
+        returned = dict(output) if isinstance(output, Mapping) else {}
+        cache = _uncounted(_named(module, arguments, named) | returned)
+        if module is self.model and cache is not None and passed.shape is not None:
+            self.cache, self.n_cached = cache, _of_tokens(passed).amax(1)
+
+    def _n_past(self, given: dict[str, Any]) -> int | Tensor:
+        """Number of tokens in previous passes, see :class:`Pass`."""
+        cache, shape, mask = _uncounted(given), _shape(given), _mask(given, 0)
+        if cache is None or shape is None:
+            return _n_past(given)
+        if mask is not None and mask.shape[1] > shape[1]:
+            return mask.shape[1] - shape[1]
+        if cache is self.cache and self.n_cached is not None:
+            return self.n_cached
+        if hasattr(cache, "has_previous_state") and not cache.has_previous_state():
+            return 0
+        if self.skip_first > 1:
+            raise ValueError(
+                f"skip_first={self.skip_first}, but the cache of "
+                f"{type(self.model).__name__} does not tell how many tokens are in it: "
+                "pass the attention_mask of all tokens, or fill it inside the context."
+            )
+        return 1  # or more
+
+
+def _named(module: nn.Module, arguments: tuple, named: dict) -> dict[str, Any]:
+    """All arguments of a forward pass by name."""
+    names = inspect.signature(module.forward).parameters
+    return dict(zip(names, arguments, strict=False)) | named
+
+
+def _numbers(activations: Tensor, current: Pass) -> Tensor:
+    if current.shape is None:
         return every_position(activations)
+    n_inputs, n_tokens = current.shape
+    if activations.shape[:2] == (1, n_tokens) and n_inputs > 1:
+        # perhaps one row for all inputs
+        n_past = current.n_past
+        n_past = n_past if isinstance(n_past, int) else int(n_past.max())
+        current = Pass((1, n_tokens), None, n_past)
+    return in_shape(_of_tokens(current).to(activations.device), activations)
+
+
+def _of_tokens(passed: Pass) -> Tensor:
+    """Index of each token of a pass in its input, from 1; 0 for padding.
+
+    (n_inputs, n_tokens)
+    """
+    shape, mask, n_past = passed
+    assert shape is not None
     n_inputs, n_tokens = shape
-    if activations.shape[:2] == (1, n_tokens):  # perhaps one row for all inputs
-        n_inputs = 1
-    if mask is not None and len(mask) == n_inputs:
+    if mask is None or len(mask) != n_inputs:
+        mask = torch.ones(shape, dtype=torch.bool)
+    elif isinstance(n_past, int):
         end = min(n_past + n_tokens, mask.shape[1])
-        numbers = numbers_of(mask.to(activations.device))[:, end - n_tokens : end]
-    else:
-        begin = n_past + 1
-        numbers = torch.arange(begin, begin + n_tokens, device=activations.device)
-        numbers = numbers.expand(n_inputs, -1)
-    return in_shape(numbers, activations)
+        return numbers_of(mask)[:, end - n_tokens : end]
+    if isinstance(n_past, int):
+        return numbers_of(mask) + n_past
+    return (numbers_of(mask) + n_past.to(mask.device)[:, None]) * mask
 
 
 def in_shape(numbers: Tensor, activations: Tensor) -> Tensor:
@@ -169,11 +259,27 @@ def in_shape(numbers: Tensor, activations: Tensor) -> Tensor:
     return every_position(activations)
 
 
+def _of_decoder(given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of an encoder-decoder that concern its decoder, as this names them."""
+    prefix, labels = "decoder_", given.get("labels")
+    own = {
+        name.removeprefix(prefix): value
+        for name, value in given.items()
+        if name.startswith(prefix) and value is not None
+    }
+    if not own.keys() & {"input_ids", "inputs_embeds"}:
+        if not isinstance(labels, Tensor) or labels.ndim != 2:
+            return given  # the decoder shifts the tokens of the encoder
+        own["input_ids"] = labels
+    return own | {name: given[name] for name in CACHES if name in given}
+
+
 def _shape(given: dict[str, Any]) -> tuple[int, int] | None:
     embedded = given.get("inputs_embeds")
     if isinstance(embedded, Tensor):
         return len(embedded), embedded.shape[1]
-    for value in given.values():
+    # By name, because the mask may come first, and have columns of previous passes.
+    for value in (given.get("input_ids"), *given.values()):
         if isinstance(value, Tensor) and value.ndim == 2:
             return None if value.is_floating_point() else (len(value), value.shape[1])
     return None
@@ -196,11 +302,29 @@ def _mask(given: dict[str, Any], n_past: int) -> Tensor | None:
     return mask.bool() if mask.ndim == 2 else None
 
 
+def _uncounted(given: Mapping[str, Any]) -> Any:
+    """The cache that does not count its tokens, as of Mamba and RWKV; None if none."""
+    for name in CACHES:
+        cache = given.get(name)
+        if cache is None or isinstance(cache, Tensor) or name == "past_key_values":
+            continue
+        if not hasattr(cache, "get_seq_length") or _seq_length(cache) is None:
+            return cache
+    return None
+
+
+def _seq_length(cache) -> int | None:
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:  # it has no layers of attention
+        return None
+
+
 def _n_past(given: dict[str, Any]) -> int:
     # The name of the cache depends on the version of transformers.
     for value in given.values():
         if hasattr(value, "get_seq_length"):
-            return int(value.get_seq_length())
+            return _seq_length(value) or 0
     past = given.get("past_key_values")
     if not past:
         return 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from io import BytesIO
 from itertools import chain
 from os import PathLike, fspath
@@ -45,18 +46,57 @@ def model_digest(model: nn.Module) -> str:
             # Its data are elsewhere, perhaps on disk, so it counts as unique.
             digest.update(_single.setdefault(model, uuid4().hex).encode())
             continue
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
 
 
+def _bytes(tensor: Tensor) -> memoryview:
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.flatten().view(torch.uint8).numpy().data
+
+
+# Attributes of every module: its parameters, hooks, mode.
+OF_MODULES = vars(nn.Module()).keys()
+
+
 def _settings(module: nn.Module) -> list[tuple[str, Any]]:
-    """Numbers and texts that a module stores, except for its mode."""
-    return [
-        (name, value)
-        for name, value in sorted(vars(module).items())
-        if isinstance(value, (bool, int, float, str)) and name != "training"
-    ]
+    """Numbers, texts and tensors that a module stores, alone or in containers."""
+    settings = []
+    for name, value in sorted(vars(module).items()):
+        if name in OF_MODULES or value is None:
+            continue
+        with suppress(_NoSettingError):
+            settings.append((name, _setting(value)))
+    return settings
+
+
+class _NoSettingError(Exception):
+    """An object is something else than a setting, and has no stable form."""
+
+
+def _setting(value) -> Any:
+    """A setting in a form with the same repr in all processes.
+
+    Raises
+    ------
+    _NoSettingError
+        If it is, or contains, another object.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        if value.is_meta or value.layout != torch.strided:
+            raise _NoSettingError
+        data = hashlib.sha256(_bytes(value)).hexdigest()
+        return str(value.dtype), tuple(value.shape), data
+    kind = type(value).__name__
+    if isinstance(value, Mapping):
+        return kind, [(_setting(key), _setting(value[key])) for key in value]
+    if isinstance(value, (list, tuple)):
+        return kind, [_setting(part) for part in value]
+    if isinstance(value, (set, frozenset)):
+        return kind, sorted((_setting(part) for part in value), key=repr)
+    raise _NoSettingError
 
 
 def _hooks(module: nn.Module) -> list[str]:

@@ -194,6 +194,14 @@ def test_logit_effects_are_what_the_head_makes_of_an_atom(gpt2, model, sequences
         )
 
 
+# How transformers calls models with a head, if not ForCausalLM.
+HEADS = {
+    "CTRL": "LMHeadModel",
+    "T5": "ForConditionalGeneration",
+    "Gemma3": "ForConditionalGeneration",
+}
+
+
 @pytest.mark.parametrize(
     ("config", "norm", "centred"),
     [
@@ -201,6 +209,15 @@ def test_logit_effects_are_what_the_head_makes_of_an_atom(gpt2, model, sequences
         ("Gemma", "model.norm", False),
         ("OPT", "model.decoder.final_layer_norm", True),
         ("Phi", "model.final_layernorm", True),
+        ("Nemotron", "model.norm", True),  # scales by one plus its weight
+        ("BioGpt", "biogpt.layer_norm", True),
+        ("CTRL", "transformer.layernorm", True),
+        ("Lfm2", "model.embedding_norm", False),
+        ("RecurrentGemma", "model.final_norm", False),
+        ("Rwkv", "rwkv.ln_out", True),
+        ("XGLM", "model.layer_norm", True),
+        ("T5", "decoder.final_layer_norm", False),
+        ("Gemma3", "model.language_model.norm", False),
     ],
 )
 def test_logit_effects_go_through_the_norm_of_the_model(
@@ -211,14 +228,20 @@ def test_logit_effects_go_through_the_norm_of_the_model(
     settings = {
         "vocab_size": 26,
         "hidden_size": 12,
-        "num_hidden_layers": 1,
+        "num_hidden_layers": 2,
         "num_attention_heads": 2,
+        "num_key_value_heads": 2,
         "word_embed_proj_dim": 12,
     }
+    if config == "Gemma3":  # sees images too
+        vision = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+        settings = {"text_config": settings, "vision_config": vision}
     settings = getattr(transformers, f"{config}Config")(**settings)
-    other = getattr(transformers, f"{config}ForCausalLM")(settings).eval()
+    kind = HEADS.get(config, "ForCausalLM")
+    other = getattr(transformers, f"{config}{kind}")(settings).eval()
     with torch.no_grad():
-        other.get_submodule(norm).weight.uniform_(0.5, 2)
+        for parameter in other.get_submodule(norm).parameters():
+            parameter.uniform_(0.5, 2)
         # What the norm gives is linear in what it divides by its size.
         atoms = torch.tensor(sae.components_[:, :], dtype=torch.float32)
         size = (atoms.var(1, unbiased=False) if centred else (atoms**2).mean(1)).sqrt()

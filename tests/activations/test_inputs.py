@@ -1,8 +1,16 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from torch import nn
-from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    MusicgenConfig,
+    XLNetConfig,
+)
 
 from skmfr.activations import ActivationExtractor
 
@@ -168,3 +176,95 @@ def test_texts_hold_no_padding(extractor):
     )
     rows = texts.transform(["x", "y"])
     np.testing.assert_allclose(rows, alone(extractor, ids.values()), atol=1e-5)
+
+
+class Given(nn.Module):
+    """Passes on what the model made of its arguments."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.change = change
+        self.out = nn.Identity()
+
+    def forward(self, **given):
+        return self.out(self.change(**given) * self.weight)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 4)])
+def test_truth_values_stay_truth_values(shape):
+    rng = np.random.default_rng(0)
+    x, mask = rng.normal(size=(3, 5, 4)), rng.random(shape) < 0.5
+    model = Given(lambda x, mask: x * ~mask.reshape(len(x), 5, -1))
+    extractor = ActivationExtractor(model, "out", positions="all")
+    rows = extractor.fit_transform({"x": x, "mask": mask})
+    expected = (x * ~mask.reshape(3, 5, -1)).reshape(-1, 4)
+    np.testing.assert_allclose(rows, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_by_the_tokenizer_is_not_text(extractor, side):
+    texts = [" ".join(map(str, sequence)) for sequence in SEQUENCES]
+
+    def tokenizer(texts):
+        ids = padded([np.array(text.split(), int) for text in texts], side)
+        return {"input_ids": ids, "attention_mask": (ids != 0).astype(int)}
+
+    rows = clone(extractor).set_params(tokenizer=tokenizer).transform(texts)
+    np.testing.assert_allclose(rows, alone(extractor, SEQUENCES), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["XLNet", "Musicgen"])
+def test_a_context_that_is_not_known_is_not_a_limit(kind):
+    if kind == "XLNet":  # gives -1
+        config = XLNetConfig()
+    else:  # gives one for each of its texts
+        parts = {"text_encoder": {"model_type": "t5"}, "decoder": {}}
+        config = MusicgenConfig(audio_encoder={"model_type": "encodec"}, **parts)
+    model = nn.Sequential(nn.Embedding(50, 8))
+    model.config = config
+    X = np.random.default_rng(0).integers(50, size=(3, 6))
+    rows = ActivationExtractor(model, "0", positions="all").fit_transform(X)
+    np.testing.assert_array_equal(rows, model[0].weight.detach()[X.ravel()])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_vectors_of_tokens_are_moved_as_ids_are(side):
+    rng = np.random.default_rng(0)
+    boxes = [rng.normal(size=(n, 3)) for n in LENGTHS]
+    X = {"input_ids": padded(SEQUENCES, side)}
+    X["attention_mask"] = (X["input_ids"] != 0).astype(int)
+    X["boxes"] = np.zeros((*X["input_ids"].shape, 3))
+    X["boxes"][X["attention_mask"] == 1] = np.concatenate(boxes)
+    # Its second axis is not tokens, though it is as long.
+    X["pixel_values"] = rng.normal(size=X["boxes"].shape).astype(np.float32)
+
+    def change(input_ids, attention_mask, boxes, pixel_values):
+        assert np.isin(pixel_values[-1].numpy(), X["pixel_values"]).all()
+        assert pixel_values.shape[1:] == X["pixel_values"].shape[1:]
+        return boxes * input_ids[..., None]
+
+    rows = ActivationExtractor(Given(change), "out", positions="all").transform(X)
+    pairs = zip(SEQUENCES, boxes, strict=True)
+    expected = np.concatenate([ids[:, None] * box for ids, box in pairs])
+    np.testing.assert_allclose(rows, expected, rtol=1e-6)
+
+
+def test_integers_stay_integers_unless_they_are_images():
+    rng = np.random.default_rng(0)
+    X = {
+        "labels": rng.integers(5, size=3),
+        "boxes": rng.integers(5, size=(3, 4, 2)),
+        "pixel_values": rng.integers(255, size=(3, 4, 4)),
+        "image": rng.integers(255, size=(3, 1, 2, 2)),
+    }
+    table = torch.tensor(rng.normal(size=(5, 2)), dtype=torch.float32)
+
+    def change(labels, boxes, pixel_values, image):
+        assert pixel_values.dtype == image.dtype == torch.float32
+        return table[labels] + table[boxes].sum((1, 2))
+
+    rows = ActivationExtractor(Given(change), "out").fit_transform(X)
+    table = table.numpy()
+    expected = table[X["labels"]] + table[X["boxes"]].sum((1, 2))
+    np.testing.assert_allclose(rows, expected, rtol=1e-5)

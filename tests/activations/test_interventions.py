@@ -11,9 +11,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
-import skmfr.activations._interventions as interventions
 from skmfr import MFRSparseAutoencoder
-from skmfr.activations import ActivationExtractor, ablate, loss_recovered, steer
+from skmfr.activations import (
+    ActivationExtractor,
+    _loss,
+    ablate,
+    loss_recovered,
+    steer,
+)
 
 LAYER = "transformer.h.0.mlp"
 WIDTH = 16
@@ -246,7 +251,7 @@ def test_activations_of_a_forward_pass_never_become_arrays(
 ):
     sae = deepcopy(sae).set_params(transform_algorithm=algorithm)
     ids = torch.tensor(tokens)
-    call, n_calls = interventions.call, []
+    call, n_calls = _loss.call, []
 
     def guarded(*arguments):
         n_calls.append(1)
@@ -263,7 +268,7 @@ def test_activations_of_a_forward_pass_never_become_arrays(
     for how in ("set", "scale"):
         with steer(gpt2, LAYER, sae, [1, 2], 3.0, how=how), without_arrays():
             gpt2(ids)
-    monkeypatch.setattr(interventions, "call", guarded)
+    monkeypatch.setattr(_loss, "call", guarded)
     loss_recovered(gpt2, LAYER, sae, tokens)
     assert n_calls
 

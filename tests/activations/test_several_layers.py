@@ -12,6 +12,13 @@ LAYERS = ["1", "0", "2"]
 WIDTHS = [8, 6, 8]
 
 
+class Runs:
+    """Sizes of the batches of a model, which are no settings of it."""
+
+    def __init__(self):
+        self.first, self.last, self.limit = [], [], np.inf
+
+
 class Stop(Exception):
     """What ends a pass in its middle."""
 
@@ -25,15 +32,15 @@ def model():
     )
     with torch.no_grad():
         model[0].weight[9] *= 100
-    model.runs, model.limit = [[], []], [np.inf]
+    model.runs = Runs()
 
     def stop(module, arguments):
-        if model.limit and len(model.runs[0]) >= model.limit[0]:
+        if len(model.runs.first) >= model.runs.limit:
             raise Stop
 
     model[0].register_forward_pre_hook(stop)
-    model[0].register_forward_hook(lambda m, i, o: model.runs[0].append(len(i[0])))
-    model[3].register_forward_hook(lambda m, i, o: model.runs[1].append(len(i[0])))
+    model[0].register_forward_hook(lambda m, i, o: model.runs.first.append(len(i[0])))
+    model[3].register_forward_hook(lambda m, i, o: model.runs.last.append(len(i[0])))
     return model
 
 
@@ -62,8 +69,8 @@ def test_each_layer_gives_what_it_gives_alone(
         **options,
     )
     found = extractor.fit_transform(tokens)
-    n_inputs = sum(model.runs[0])
-    assert not model.runs[1]  # no further than the last layer
+    n_inputs = sum(model.runs.first)
+    assert not model.runs.last  # no further than the last layer
     assert extractor.n_features_out_ == WIDTHS
     if not left_out and way == "memory":
         # The first for the widths, all for the rows, whatever the number of layers.
@@ -86,19 +93,19 @@ def test_files_that_are_not_equally_far_go_on(model, tokens, tmp_path):
     expected = [alone(model, layer, tokens, **options) for layer in LAYERS]
     # Of the first file four inputs are there, of the second two, and the third whole.
     for file, layer, n in zip(files, LAYERS, (4, 2), strict=False):
-        model.runs[0].clear()
-        model.limit[0] = n
+        model.runs.first.clear()
+        model.runs.limit = n
         with pytest.raises(Stop):
             ActivationExtractor(model, layer, out=file, **options).transform(tokens)
-    model.limit.clear()
+    model.runs.limit = np.inf
     ActivationExtractor(model, LAYERS[2], out=files[2], **options).transform(tokens)
-    model.runs[0].clear()
+    model.runs.first.clear()
     several = ActivationExtractor(model, LAYERS, out=files, **options)
     for rows, of_layer in zip(several.transform(tokens), expected, strict=True):
         np.testing.assert_array_equal(rows, of_layer)
-    model.runs[0].clear()
+    model.runs.first.clear()
     several.transform(tokens)
-    assert not model.runs[0]
+    assert not model.runs.first
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from skmfr.activations import ActivationExtractor
+from skmfr.activations._sharing import model_digest
 
 TOKENS = np.arange(20).reshape(5, 4)
 
@@ -93,3 +94,46 @@ def test_a_split_model_is_not_moved_either(model):
     with pytest.raises(ValueError, match="split over cpu, meta"):
         ActivationExtractor(split, "1", device="cpu").transform(np.ones((2, 4)))
     assert [t.device.type for t in split.parameters()] == ["meta"] * 2 + ["cpu"] * 2
+
+
+class Scaled(nn.Module):
+    """A model with a setting that only its forward pass reads."""
+
+    def __init__(self, setting, factor):
+        super().__init__()
+        self.embedding = nn.Embedding(50, 4)
+        self.out = nn.Identity()
+        self.setting, self.factor = setting, factor
+
+    def forward(self, ids):
+        return self.out(self.embedding(ids) * self.factor(self.setting))
+
+
+@pytest.mark.parametrize(
+    ("make", "factor"),
+    [
+        (lambda x: [1, x], lambda setting: setting[1]),
+        (lambda x: (1, [x, None]), lambda setting: setting[1][0]),
+        (lambda x: {"factor": x}, lambda setting: setting["factor"]),
+        (lambda x: {x}, max),
+        (lambda x: torch.tensor(x), lambda setting: setting),
+        (lambda x: [torch.tensor(x)], lambda setting: setting[0]),
+    ],
+)
+def test_caches_know_all_settings(make, factor, tmp_path):
+    model = Scaled(make(2.0), factor)
+    extractor = ActivationExtractor(model, "out", memory=str(tmp_path))
+    before = extractor.fit_transform(TOKENS)
+    model.setting = make(4.0)
+    np.testing.assert_allclose(extractor.transform(TOKENS), 2 * before)
+
+
+def test_equal_settings_are_one_model():
+    """In whichever order a set has them."""
+    parts = ["a", "b", "c", "d"]
+    model = Scaled(None, None)
+    digests = set()
+    for order in (parts, parts[::-1]):
+        model.setting = {"names": set(order), "scale": torch.ones(2)}
+        digests.add(model_digest(model))
+    assert len(digests) == 1

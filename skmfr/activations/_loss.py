@@ -1,0 +1,304 @@
+"""The loss of a language model that a reconstruction of activations preserves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import StrOptions, validate_params
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from .._base import BaseSparseAutoencoder
+from .._data.checked import norm_bound
+from .._data.sources import as_array
+from .._sae.arrays import coder_of
+from .._utils.checks import Device, Interval
+from ._check_inputs import check_inputs, holds_texts
+from ._inputs import Batch, Inputs
+from ._interventions import for_coder
+from ._loading import as_model
+from ._models import (
+    call,
+    check_width,
+    encoder_of,
+    evaluating,
+    find_layer,
+    in_decoder,
+    never_ran,
+    replacing_output,
+)
+from ._pooling import nothing_left
+from ._positions import (
+    LEAVING_OUT,
+    every_position,
+    in_shape,
+    left_in,
+    numbers_of,
+    with_rows,
+)
+
+# Activations of a batch, (n_inputs, n_positions, width), and indices of positions.
+Change = Callable[[Tensor, Tensor], Tensor]
+
+
+@validate_params(
+    {
+        "layer": [str],
+        "ablation": [StrOptions({"zero", "mean"})],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "pad_token_id": [Interval(Integral, 0, None, closed="left"), None],
+        **LEAVING_OUT,
+        "device": [Device(), None],
+        "return_losses": ["boolean"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def loss_recovered(
+    model,
+    layer,
+    sae,
+    tokens,
+    *,
+    ablation="zero",
+    batch_size=32,
+    pad_token_id=None,
+    skip_first=0,
+    max_norm_ratio=None,
+    device=None,
+    return_losses=False,
+):
+    r"""Share of a layer's value to a language model that a reconstruction preserves.
+
+    .. math:: \frac{L_\mathrm{ablated} - L_\mathrm{spliced}}
+                   {L_\mathrm{ablated} - L_\mathrm{clean}}
+
+    L is the cross-entropy of the next token: of the unchanged model (clean), with the
+    layer's output replaced by its reconstruction at each token (spliced), and with the
+    output replaced by zero or by its mean over these tokens (ablated).
+
+    Parameters
+    ----------
+    model : torch.nn.Module, str or path-like
+        Causal language model, or its name or folder. It returns logits (n_inputs,
+        n_tokens, n_vocabulary), or an object with these as ``logits``.
+    layer : str
+        Dotted name of a submodule.
+    sae : estimator or callable
+        Reconstructs rows (n_tokens, width): by ``reconstruct``, by ``transform`` and
+        ``inverse_transform``, or as a callable.
+    tokens : array-like of shape (n_inputs, n_tokens), sequence of sequences, or mapping
+        Token ids, which `sae` should not have seen. For an encoder-decoder, a mapping
+        with "input_ids", "decoder_input_ids", and their masks if there is padding.
+    ablation : {"zero", "mean"}, default="zero"
+        The replacement that counts as nothing recovered.
+    batch_size : int, default=32
+        Number of inputs in each forward pass.
+    pad_token_id : int, default=None
+        Id that fills short rows of an array, as in :class:`ActivationExtractor`.
+    skip_first : int, default=0
+        Number of first positions of each input that are neither spliced nor ablated.
+    max_norm_ratio : float, default=None
+        The same applies to positions whose norm exceeds this multiple of
+        ``sae.median_norm_``.
+    device : str, default=None
+        Device to run on, as in :class:`ActivationExtractor`.
+    return_losses : bool, default=False
+        Whether to return the losses as well.
+
+    Returns
+    -------
+    recovered : float
+        1 for the identity, 0 for the ablation, negative for worse than the ablation.
+    losses : Bunch
+        Mean losses in nats per token: `clean`, `spliced`, `zero`, `mean`. Returned only
+        if `return_losses` is True.
+
+    Raises
+    ------
+    TypeError
+        If `sae` cannot reconstruct, or `tokens` holds texts.
+    ValueError
+        If the layer does not exist, never runs, or does not change the loss; if its
+        width differs from that of `sae`; if the model gives no logits of tokens; if
+        tokens are not as described; if no position is left; or if `sae` has no
+        ``median_norm_``.
+
+    References
+    ----------
+    S. Rajamanoharan et al., "Improving Dictionary Learning with Gated Sparse
+    Autoencoders", arXiv:2404.16014, 2024.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from skmfr.activations import loss_recovered
+    >>> embedding = nn.Embedding(50, 8)
+    >>> model = nn.Sequential(embedding, nn.Tanh(), nn.Linear(8, 50))
+    >>> tokens = torch.arange(40).reshape(4, 10)
+    >>> loss_recovered(model, "1", lambda X: X, tokens)
+    1.0
+    >>> loss_recovered(model, "1", lambda X: 0 * X, tokens) == 0
+    True
+    """
+    reconstruct = _reconstruction(sae)
+    if holds_texts(tokens):
+        raise TypeError(
+            "tokens must hold token ids, got texts: pass tokenizer(texts)['input_ids']."
+        )
+    module, device = as_model(model, device)
+    find_layer(module, layer)
+    inputs = check_inputs(tokens, module, pad_token_id=pad_token_id, name="tokens")
+
+    max_norm = norm_bound(sae, max_norm_ratio)
+    total, n_tokens = torch.zeros((), dtype=torch.float32, device="cpu"), 0
+
+    def observed(rows: Tensor) -> Tensor:
+        nonlocal total, n_tokens
+        sums = rows.double().sum(0)
+        total, n_tokens = total.to(sums) + sums, n_tokens + len(rows)
+        return rows
+
+    def spliced(rows: Tensor) -> Tensor:
+        check_width(sae, rows.shape[1], layer)
+        return reconstruct(rows)
+
+    def constant(value: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda rows: value.expand_as(rows)
+
+    def mean_loss(of_rows: Callable[[Tensor], Tensor]) -> float:
+        def change(activations: Tensor, numbers: Tensor) -> Tensor:
+            counting = left_in(activations, numbers, skip_first, max_norm)
+            return with_rows(activations, counting, of_rows)
+
+        return _mean_loss(module, layer, inputs, batch_size, change)
+
+    with evaluating(module, device):
+        losses = Bunch(clean=mean_loss(observed))
+        if not n_tokens:
+            raise nothing_left("tokens", "loss_recovered")
+        losses.spliced = mean_loss(spliced)
+        constants = {"mean": total / n_tokens, "zero": torch.zeros_like(total)}
+        for name in constants if return_losses else [ablation]:
+            losses[name] = mean_loss(constant(constants[name]))
+    worth = losses[ablation] - losses.clean
+    if worth == 0:
+        raise ValueError(
+            f"Ablating layer={layer!r} does not change the loss, so there is no loss "
+            "to recover."
+        )
+    recovered = (losses[ablation] - losses.spliced) / worth
+    return (recovered, losses) if return_losses else recovered
+
+
+def _mean_loss(
+    model: nn.Module, layer: str, inputs: Inputs, batch_size: int, change: Change
+) -> float:
+    """Mean cross-entropy of next tokens with changed activations in a layer."""
+    total, n_tokens = 0.0, 0
+    for batch in inputs.batches(model, batch_size):
+        ids, counting = _ids(batch, model)
+        numbers = _numbering(layer, batch, model, counting)
+
+        def changed(activations: Tensor, numbers=numbers) -> Tensor:
+            return change(activations, numbers(activations))
+
+        with replacing_output(model, layer, changed) as n_runs:
+            output = call(model, batch.arguments)
+        if not n_runs[0]:
+            raise never_ran(layer)
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", 0)
+        if not isinstance(logits, Tensor) or logits.shape[:2] != ids.shape:
+            raise ValueError(
+                f"model must be a causal language model that gives logits for each "
+                f"token, but {type(model).__name__} does not."
+            )
+        told = counting[:, 1:] & counting[:, :-1]
+        # Input by input, because the logits of a batch already take much memory.
+        for of_input, next_ids, known in zip(logits, ids[:, 1:], told, strict=True):
+            predicted = of_input[:-1][known].float()
+            loss = cross_entropy(predicted, next_ids[known], reduction="sum")
+            total += float(loss)
+        n_tokens += int(told.sum())
+    if not n_tokens:
+        raise ValueError("tokens must hold a sequence of at least two tokens.")
+    return total / n_tokens
+
+
+def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Token ids of a batch, and which are not padding, (n_inputs, n_tokens)."""
+    ids, seen = batch.arguments, batch.inputs
+    if encoder_of(model) is not None:
+        if isinstance(ids, Tensor) or "decoder_input_ids" not in ids:
+            raise ValueError(
+                f"{type(model).__name__} predicts tokens of its decoder: pass tokens "
+                "as a mapping with 'decoder_input_ids'."
+            )
+        ids, seen = ids["decoder_input_ids"], seen.of_decoder
+    elif not isinstance(ids, Tensor):
+        ids = ids["input_ids"]
+    if ids.ndim != 2 or ids.is_floating_point():
+        raise ValueError(
+            f"tokens must be token ids, but {type(model).__name__} has no token "
+            "embedding."
+        )
+    mask = batch.mask_of(seen)
+    if mask is None:
+        return ids, torch.ones_like(ids, dtype=torch.bool)
+    return ids, torch.from_numpy(mask).to(ids.device)
+
+
+def _numbering(
+    layer: str, batch: Batch, model: nn.Module, predicted: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """Number the positions of a layer: its tokens are predicted, or the encoder's.
+
+    Parameters
+    ----------
+    layer, batch, model
+    predicted : Tensor of shape (n_inputs, n_tokens), bool
+        Predicted tokens that are not padding.
+
+    Returns
+    -------
+    callable
+        From activations to indices as in :func:`left_in`.
+    """
+    if encoder_of(model) is not None and not in_decoder(model, layer):
+        if batch.mask is None:
+            return every_position
+        predicted = torch.from_numpy(batch.mask).to(predicted.device)
+    return partial(in_shape, numbers_of(predicted))
+
+
+def _reconstruction(sae) -> Callable[[Tensor], Tensor]:
+    """The function that reconstructs rows of activations."""
+    if isinstance(sae, BaseSparseAutoencoder):
+        check_is_fitted(sae)
+
+        def by_coder(rows: Tensor) -> Tensor:
+            rows = for_coder(rows)
+            return coder_of(sae, rows).reconstruct(rows)
+
+        return by_coder
+    of_arrays = _reconstruction_of_arrays(sae)
+    return lambda rows: torch.from_numpy(np.asarray(of_arrays(as_array(rows))))
+
+
+def _reconstruction_of_arrays(sae) -> Callable[[np.ndarray], np.ndarray]:
+    if hasattr(sae, "reconstruct"):
+        return sae.reconstruct
+    if hasattr(sae, "transform") and hasattr(sae, "inverse_transform"):
+        return lambda X: sae.inverse_transform(sae.transform(X))
+    if callable(sae):
+        return sae
+    raise TypeError(
+        "sae must have reconstruct, or transform and inverse_transform, or be "
+        f"callable, got {type(sae).__name__}."
+    )

@@ -1,0 +1,195 @@
+"""Which axes of a layer's output are inputs, positions and features."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from torch import nn
+from transformers import LongformerConfig, LongformerModel
+
+from skmfr.activations import (
+    ActivationExtractor,
+    ablate,
+    loss_recovered,
+    steer,
+    top_contexts,
+)
+
+WIDTH = 6
+
+
+class Channels(nn.Module):
+    """A text model that convolves, and puts the features elsewhere for a while."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(30, WIDTH)
+        self.conv = nn.Conv1d(WIDTH, WIDTH, 3, padding=1)
+        self.norm = nn.BatchNorm1d(WIDTH)
+        self.linear = nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, 30)
+
+    def forward(self, ids):
+        x = self.norm(self.conv(self.embedding(ids).movedim(-1, 1))).movedim(1, -1)
+        # Four axes, features last.
+        return self.head(self.linear(x[:, :, None])[:, :, 0])
+
+
+# The axis of the features, and the others in the order of the positions.
+AXES = {"embedding": -1, "conv": 1, "norm": 1, "linear": -1}
+
+
+@pytest.fixture(scope="module")
+def channels():
+    torch.manual_seed(0)
+    return Channels().eval()
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return np.random.default_rng(0).integers(30, size=(5, 8))
+
+
+def output_of(model, layer, ids) -> torch.Tensor:
+    outputs: list = []
+    handle = model.get_submodule(layer).register_forward_hook(
+        lambda module, inputs, output: outputs.append(output.detach().clone())
+    )
+    with torch.no_grad():
+        model(torch.tensor(ids))
+    handle.remove()
+    return outputs[0]
+
+
+@pytest.mark.parametrize("layer", AXES)
+def test_features_are_where_the_type_of_a_layer_has_them(channels, ids, layer):
+    output = output_of(channels, layer, ids)
+    expected = output.movedim(AXES[layer], -1).reshape(-1, WIDTH)
+    extractor = ActivationExtractor(channels, layer, positions="all")
+    rows = extractor.fit_transform(ids)
+    np.testing.assert_allclose(rows, expected, rtol=1e-6)
+
+    pca = PCA(2).fit(rows)
+    with steer(channels, layer, pca, 0, 7.0):
+        steered = output_of(channels, layer, ids).movedim(AXES[layer], -1)
+    codes = pca.transform(steered.reshape(-1, WIDTH).double())
+    np.testing.assert_allclose(codes[:, 0], 7, atol=1e-4)
+    np.testing.assert_allclose(codes[:, 1], pca.transform(rows)[:, 1], atol=1e-4)
+    with ablate(channels, layer, pca, 0):
+        ablated = output_of(channels, layer, ids).movedim(AXES[layer], -1)
+    codes = pca.transform(ablated.reshape(-1, WIDTH).double())
+    np.testing.assert_allclose(codes[:, 0], 0, atol=1e-4)
+
+
+def test_splices_are_of_features(channels, ids):
+    given: list = []
+
+    def reconstruct(rows):
+        given.append(rows)
+        return rows
+
+    loss_recovered(channels, "conv", reconstruct, ids)
+    expected = output_of(channels, "conv", ids).movedim(1, -1).reshape(-1, WIDTH)
+    np.testing.assert_allclose(given[0], expected, rtol=1e-6)
+
+
+class SequenceFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(30, WIDTH)
+        self.swapped = nn.Identity()
+        self.out = nn.Identity()
+
+    def forward(self, ids):
+        return self.out(self.swapped(self.embedding(ids).movedim(0, 1)).movedim(0, 1))
+
+
+def test_positions_are_not_taken_for_inputs():
+    """Though there are as many of both."""
+    model, square = SequenceFirst(), np.arange(25).reshape(5, 5)
+    extractor = ActivationExtractor(model, "swapped")
+    pca = PCA(2).fit(np.random.default_rng(0).normal(size=(20, WIDTH)))
+    with pytest.raises(ValueError, match="whose first axis is the inputs"):
+        extractor.transform(square)
+    with pytest.raises(ValueError, match="whose first axis is the inputs"):
+        top_contexts(pca, extractor, square)
+    rows = ActivationExtractor(model, "out", positions="all").transform(square)
+    np.testing.assert_array_equal(rows, model.embedding.weight.detach()[:25])
+
+
+def test_padding_that_the_model_adds_is_left_out():
+    torch.manual_seed(0)
+    config = LongformerConfig(
+        vocab_size=30,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        attention_window=8,
+        max_position_embeddings=40,
+        pad_token_id=0,
+    )
+    model = LongformerModel(config).eval()
+    layer = "encoder.layer.0.output"
+    X = np.random.default_rng(0).integers(1, 30, size=(3, 9))
+    extractor = ActivationExtractor(model, layer, positions="all")
+    embedded = model.embeddings.word_embeddings.weight.detach().numpy()[X]
+    given = {"inputs_embeds": embedded, "attention_mask": np.ones_like(X)}
+    np.testing.assert_allclose(
+        extractor.transform(given), extractor.transform(X), atol=1e-5
+    )
+    for texts in (X, [x[:n] for x, n in zip(X, [9, 3, 5], strict=True)]):
+        expected = [output_of(model, layer, x[None])[0, : len(x)] for x in texts]
+        np.testing.assert_allclose(
+            extractor.transform(texts), np.concatenate(expected), atol=1e-5
+        )
+
+
+class Padded(nn.Module):
+    """An encoder of PyTorch that is told about padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(30, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, ids, padding):
+        return self.encoder(self.embedding(ids), src_key_padding_mask=padding)
+
+
+def test_encoders_of_pytorch_do_not_pack_their_inputs():
+    torch.manual_seed(0)
+    model = Padded().eval()
+    rng = np.random.default_rng(0)
+    ids, padding = rng.integers(30, size=(4, 6)), np.zeros((4, 6), dtype=bool)
+    padding[0, 4:] = True
+    X, layer = {"ids": ids, "padding": padding}, "encoder.layers.1"
+    rows = ActivationExtractor(model, layer, positions="all").fit_transform(X)
+    rows = rows.reshape(4, 6, 8)[~padding]
+    outputs: list = []
+    model.encoder.layers[1].register_forward_hook(
+        lambda module, inputs, output: outputs.append(output.detach())
+    )
+    with torch.no_grad():
+        for row, hidden in zip(ids, padding, strict=True):
+            model(torch.tensor(row[~hidden])[None], None)
+    expected = torch.cat([output[0] for output in outputs])
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+    assert torch.backends.mha.get_fastpath_enabled()
+    pca = PCA(2).fit(rows)
+    outputs.clear()
+    with steer(model, layer, pca, 0, 7.0), torch.no_grad():
+        steered = model(*map(torch.tensor, (ids, padding)))
+    assert torch.backends.mha.get_fastpath_enabled()
+    codes = pca.transform(steered[torch.tensor(~padding)].double())
+    np.testing.assert_allclose(codes[:, 0], 7, atol=1e-4)
+
+
+def test_a_module_has_all_of_its_names():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Tanh())
+    model.last = model[1]
+    rows = ActivationExtractor(model, "last").fit_transform([[1, 2], [3, 4]])
+    expected = model[0].weight.detach()[[2, 4]].tanh()
+    np.testing.assert_array_equal(rows, expected)
