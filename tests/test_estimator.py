@@ -43,6 +43,7 @@ from skmfr._training.settings import n_steps_of
 from skmfr._training.state import new_state
 from skmfr._utils.devices import resolve_device
 from skmfr.agreement import reappearance, trusted_atoms
+from skmfr.io import load, save
 
 
 def make_sparse_data(n_samples=600, n_features=16, n_atoms=24, k=3, seed=0):
@@ -578,9 +579,49 @@ def test_a_first_batch_that_says_little_is_forgotten(in_batches, first):
     assert sae.n_iter_ == expected.n_iter_ + 1
 
 
-def test_a_model_of_a_fit_to_few_rows_is_not_forgotten():
-    sae = small().fit(X[:9])
-    assert sae.partial_fit(X).n_steps_ == 61
+@pytest.mark.parametrize("max_steps", [20, 60])
+def test_a_model_of_a_fit_to_few_rows_is_not_forgotten(max_steps):
+    sae = small(n_components=64, max_steps=max_steps).fit(X[:40])
+    before = sae.score(X[:40])
+    assert sae.partial_fit(X).n_steps_ == max_steps + 1
+    assert sae.score(X[:40]) > before - 0.02
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+@pytest.mark.parametrize("first", FIRST_BATCHES)
+def test_an_imported_model_is_not_forgotten_with_a_first_batch(
+    tmp_path, fitted, first, warm_start
+):
+    save(fitted, tmp_path / "sae", training_state=False)
+    sae = load(tmp_path / "sae").set_params(
+        n_saes=1, n_witnesses=0, warm_start=warm_start, learning_rate=1e-9
+    )
+    sae.partial_fit(FIRST_BATCHES[first])
+    if warm_start:
+        assert sae.fit(X).n_steps_ == 61
+    else:
+        assert sae.partial_fit(X).n_steps_ == 2
+    np.testing.assert_allclose(sae.components_, fitted.components_, atol=1e-6)
+    for name in ("encoder_bias_", "decoder_bias_"):
+        expected = getattr(fitted, name)
+        np.testing.assert_allclose(getattr(sae, name), expected, atol=1e-5)
+    # Rows that are alike are no measure of the data.
+    rows = np.concatenate([X[:5], X]) if first == "few rows" else X
+    training = sae._training
+    assert training["n_rows"] == len(rows)
+    np.testing.assert_allclose(training["mean"], rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(training["variance"], rows.var(0), rtol=1e-12)
+    if first != "few rows":
+        median = np.median(np.linalg.norm(X, axis=1))
+        assert warm_start or sae.median_norm_ == pytest.approx(median)
+
+
+def test_rows_one_at_a_time_are_learned():
+    sae = small()
+    for i in range(3):
+        sae.partial_fit(X[i : i + 1])
+    assert sae.n_steps_ == sae._training["n_rows"] == 3
+    np.testing.assert_allclose(sae._training["variance"], X[:3].var(0), rtol=1e-12)
 
 
 def test_centre_and_scale_are_those_of_all_rows_so_far(in_batches):

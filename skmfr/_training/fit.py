@@ -135,9 +135,9 @@ def fit(
         rows, held_out = split(X, parameters["validation_fraction"], seed)
     known = None if earlier is None else earlier.moments_beside_outliers
     statistics = statistics_of(X, rows, known)
-    if earlier is not None and earlier.knows_less_than(statistics.moments):
-        earlier = None
-        if known is not None:
+    if earlier is not None:
+        whole, earlier = earlier, earlier.beside(statistics.moments)
+        if earlier is not whole and known is not None:
             statistics = statistics_of(X, rows)
     data = prepare(X, rows, held_out, statistics, parameters, seed, earlier, one_pass)
     state = start(data, settings, earlier, weights)

@@ -72,22 +72,40 @@ class Earlier(NamedTuple):
     def n_steps(self) -> int:
         return len(self.arrays["losses"])
 
-    def knows_less_than(self, moments: Moments) -> bool:
-        """Whether other rows are a better start for SAEs, and for centre and scale.
+    def beside(self, moments: Moments) -> "Earlier | None":
+        """What is left of the model beside rows that say more; None if nothing is.
 
-        Rows that were all identical contain no information about them.  Nor do single
-        steps on fewer rows than the atoms and than the new rows, because atoms that
-        start from them are alike.
+        Rows that were all identical contain no information about centre and scale.
+        Neither these nor single steps on fewer rows than the atoms and than the new
+        rows are a start for SAEs, because atoms that start from them are alike.  Only
+        first calls of `partial_fit` are forgotten for that: after a fit, and in SAEs
+        of other packages, atoms do not come from such rows alone.
         """
         n_rows, n_components = self.moments.n_rows, self.arrays["decoder"].shape[1]
         few = n_rows < min(moments.n_rows, n_components) and self.n_steps <= n_rows
-        return few or not self.moments.variance.any()
+        alike = moments.variance.any() and not self.moments.variance.any()
+        if (few or alike) and self.is_of_first_calls:
+            return None
+        if not alike:
+            return self
+        # Mean and variance are still those in which the biases are expressed.
+        arrays = self.arrays | {"n_rows": np.array(0.0)}
+        return Earlier(arrays, self.n_saes, np.nan, n_outliers=0)
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of the last call."""
+        return Schedule(*self.arrays["schedule"].tolist())
+
+    @property
+    def is_of_first_calls(self) -> bool:
+        """Whether the last call was of `partial_fit`, on no model that was finished."""
+        return self.schedule == Schedule.constant(self.schedule.n_steps)
 
     @property
     def settled(self) -> bool:
         """Whether the model has reached the final decay of a fit."""
-        schedule = Schedule(*self.arrays["schedule"].tolist())
-        return schedule.falls_at(int(self.arrays["step"]))
+        return self.schedule.falls_at(int(self.arrays["step"]))
 
     def median_norm_with(self, median_norm: float, n_rows: float) -> float:
         """Mean of the medians of the rows so far and `n_rows` more, weighted."""
