@@ -1255,6 +1255,25 @@ def test_checkpoints_of_another_past_are_not_resumed(tmp_path):
     assert same_state(continued(X[300:], **parameters), continued(X[300:]))
 
 
+@pytest.mark.parametrize(
+    "other",
+    ["encoder", "encoder_bias", "decoder_bias", "adam 0 exp_avg", "losses", "mean"],
+)
+def test_checkpoints_of_another_state_are_not_resumed(tmp_path, other):
+    parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 5}
+    first = small(max_steps=10, warm_start=True).fit(X)
+    same, changed = (pickle.loads(pickle.dumps(first)) for _ in range(2))
+    changed._training[other] = changed._training[other] + np.float32(0.01)
+    expected = pickle.loads(pickle.dumps(changed)).fit(X)
+    first.set_params(**parameters).fit(X)
+    steps = []
+    same.set_params(**parameters, callback=lambda step, info: steps.append(step))
+    # It has been trained to the end.
+    assert same_state(same.fit(X), first)
+    assert steps == []
+    assert same_state(changed.set_params(**parameters).fit(X), expected)
+
+
 def test_broken_checkpoints_are_passed_over_or_refused(tmp_path):
     parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 20}
     expected = small(**parameters).fit(X)

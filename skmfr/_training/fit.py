@@ -37,7 +37,7 @@ from .results import (
 )
 from .schedule import Plateau, Schedule, due
 from .settings import RESOLVED, Settings, n_steps_of, settings_of
-from .state import TrainingState, from_arrays, new_state
+from .state import TrainingState, from_arrays, new_state, to_arrays
 from .variance import N_ROWS, N_ROWS_OF_MANY, variance_along
 
 # Default number of steps between checkpoints.
@@ -437,11 +437,18 @@ def checkpoints_of(
             "positive_code": settings.for_pursuit and settings.positive_code,
             "seed": settings.seed,
             "n_steps_": state.n_steps,
-            "dictionaries_": joblib.hash(state.ensemble.decoder.cpu().numpy()),
+            # The past of a warm start is more than its dictionaries.
+            "state": hash_of(to_arrays(state) | vars(data.moments)),
             "X": hash_of_X,
         },
         circumstances={"world_size": data.batches.workers.size},
     )
+
+
+def hash_of(values: Mapping) -> str:
+    """Hash of arrays and numbers by name, not of how they lie in memory."""
+    # An empty array may have any strides, and a flat one only these.
+    return joblib.hash({n: joblib.hash(np.ravel(v)) for n, v in values.items()})
 
 
 def run(
