@@ -608,6 +608,11 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         set_fitted(self, found.attributes)
         return found
 
+    def __setattr__(self, name, value):
+        if name in fitted.DICTIONARIES and value is not vars(self).get(name):
+            fitted.keep_decoder(self)
+        super().__setattr__(name, value)
+
     def __getstate__(self):
         from ._training.results import without_copies
 

@@ -754,6 +754,32 @@ def test_partial_fit_in_pieces_is_the_same_after_pickling():
     assert same_state(one.partial_fit(X), other.partial_fit(X))
 
 
+def saved_and_loaded(sae, folder):
+    save(sae, folder / "sae")
+    return load(folder / "sae")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["dictionaries_", "witness_dictionaries_"])
+def test_training_does_not_start_from_assigned_dictionaries(
+    tmp_path, tied, dtype, name
+):
+    data = X.astype(dtype)
+    sae = small(max_steps=5, tied=tied, warm_start=True).fit(data)
+    expected = pickle.loads(pickle.dumps(sae)).partial_fit(data)
+    components, assigned = sae.components_, -getattr(sae, name)
+    setattr(sae, name, assigned)
+    setattr(sae, name, assigned.copy())
+    for copied in (deepcopy, lambda sae: saved_and_loaded(sae, tmp_path)):
+        other = copied(sae)
+        np.testing.assert_array_equal(other.components_, components)
+        np.testing.assert_array_equal(getattr(other, name), assigned)
+        assert same_state(other.partial_fit(data), expected)
+    assert same_state(sae.partial_fit(data), expected)
+    assert sae.score(data) == expected.score(data)
+
+
 def test_warm_start_goes_on():
     sae = small(warm_start=True).fit(X)
     first = sae.loss_curve_.copy()

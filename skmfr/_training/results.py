@@ -16,7 +16,7 @@ from .._sae.reappearance import (
     trusted,
     warn_of_too_few,
 )
-from .attributes import along_of, rows_of_witnesses
+from .attributes import along_of, decoder_of, rows_of_witnesses
 from .diagnostics import check_convergence, failure_signs, share_of_duplicates
 from .revive import MAX_REINITS
 from .schedule import Schedule
@@ -118,14 +118,9 @@ class Earlier(NamedTuple):
 
     @classmethod
     def of(cls, estimator) -> "Earlier":
-        arrays, median_norm = estimator._training, estimator.median_norm_
-        if "decoder" not in arrays:
-            dictionaries = estimator.dictionaries_, estimator.witness_dictionaries_
-            decoder = np.concatenate(dictionaries)
-            dtype = arrays["encoder_bias"].dtype
-            arrays = arrays | {"decoder": decoder.astype(dtype, copy=False)}
+        arrays = estimator._training | {"decoder": decoder_of(vars(estimator))}
         n_saes = estimator.n_reinits_.size
-        return cls(arrays, n_saes, median_norm, estimator.n_outliers_)
+        return cls(arrays, n_saes, estimator.median_norm_, estimator.n_outliers_)
 
 
 def fitted_attributes(
@@ -265,7 +260,12 @@ def without_copies(attributes: dict) -> dict:
     """Attributes of an estimator, without arrays that other attributes also hold."""
     derived = _derived(attributes)
     if derived and "decoder" in attributes["_training"]:
-        derived = weights_of(attributes)
+        made = weights_of(attributes)
+        # The reference is restored from the dictionaries, if the user assigned them.
+        if _same(attributes["dictionaries_"], made["dictionaries_"]):
+            derived = made
+        else:
+            derived = made | derived
     return {
         name: value
         for name, value in attributes.items()
