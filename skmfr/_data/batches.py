@@ -44,7 +44,8 @@ def fingerprint(X: np.ndarray | Source) -> str:
     if len(blocks) > HASHED_BLOCKS and not all(map(in_memory, arrays)):
         chosen = np.linspace(0, len(blocks) - 1, HASHED_BLOCKS).astype(int)
         blocks = [blocks[i] for i in chosen]
-    hashes = [joblib.hash(np.ascontiguousarray(X[block])) for block in blocks]
+    # Flat, because the strides of a single column depend on where it is from.
+    hashes = [joblib.hash(np.ascontiguousarray(X[block]).ravel()) for block in blocks]
     starts = chunk_starts(X)
     chunks = (starts, n_mixed(X)) if len(starts) > 2 else None
     return joblib.hash((X.shape, hashes, chunks))
