@@ -589,7 +589,6 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         if hasattr(self, "_init_callback_context") and not one_pass:
             begin_callbacks = partial(EpochCallbacks, self, self._init_callback_context)
         n_calls = getattr(self, "n_iter_", 0) if continued else 0
-        history = getattr(self, "history_", []) if continued else []
         with undisturbed():
             found = fit(
                 X,
@@ -602,8 +601,6 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
             )
         if one_pass:
             found.attributes["n_iter_"] = n_calls + 1
-        if found.attributes["history_"]:
-            found.attributes["history_"][:0] = history
         fitted.forget_late(self)
         set_fitted(self, found.attributes)
         return found

@@ -145,6 +145,7 @@ def fit(
     settled = weights is not None or (earlier is not None and earlier.settled)
     state.begin(*plan(data, parameters, anew, settled, one_pass))
     state, checkpoints = resume(state, data, parameters, settings, one_pass)
+    before = [] if earlier is None or state.step else earlier.history
     history, interrupt = run(
         state, data, parameters, settings, checkpoints, begin_callbacks
     )
@@ -155,7 +156,7 @@ def fit(
         # The steps are done, and the estimator receives them.
         interrupt = impatient
         attributes = what_is_left(state, data, settings, keep_adam, late=one_pass)
-    attributes["history_"] = history
+    attributes["history_"] = before + history if history else []
     return Fit(
         attributes,
         [] if one_pass else signs_of_failure(state, settings, attributes),

@@ -47,6 +47,9 @@ class Earlier(NamedTuple):
     """median norm of the rows so far"""
     n_outliers: int
     """number of outliers so far"""
+    history: list[dict]
+    """what the callback returned, to go before the records of a call from its first
+    step on"""
 
     @property
     def seed(self) -> int:
@@ -90,7 +93,7 @@ class Earlier(NamedTuple):
             return self
         # Mean and variance are still those in which the biases are expressed.
         arrays = self.arrays | {"n_rows": np.array(0.0)}
-        return Earlier(arrays, self.n_saes, np.nan, n_outliers=0)
+        return self._replace(arrays=arrays, median_norm=np.nan, n_outliers=0)
 
     @property
     def schedule(self) -> Schedule:
@@ -119,8 +122,13 @@ class Earlier(NamedTuple):
     @classmethod
     def of(cls, estimator) -> "Earlier":
         arrays = estimator._training | {"decoder": decoder_of(vars(estimator))}
-        n_saes = estimator.n_reinits_.size
-        return cls(arrays, n_saes, estimator.median_norm_, estimator.n_outliers_)
+        return cls(
+            arrays,
+            estimator.n_reinits_.size,
+            estimator.median_norm_,
+            estimator.n_outliers_,
+            estimator.history_,
+        )
 
 
 def fitted_attributes(
