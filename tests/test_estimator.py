@@ -860,6 +860,18 @@ def test_median_norm_is_that_of_the_training_rows(tmp_path):
     assert sae.median_norm_ == pytest.approx(halves / 6)
 
 
+@pytest.mark.filterwarnings("ignore:.*of its variance")
+def test_median_norm_counts_outliers():
+    calls = [np.concatenate([X[:100], 1e4 * X[:1]]), 1e4 * X[:50], X[:30]]
+    sae = small()
+    for data in calls:
+        sae.partial_fit(data)
+    assert sae.n_outliers_ > 40
+    medians = [np.median(np.linalg.norm(data, axis=1)) for data in calls]
+    expected = np.average(medians, weights=[101, 50, 30])
+    assert sae.median_norm_ == pytest.approx(expected)
+
+
 # How long a fit is
 
 

@@ -234,7 +234,7 @@ def prepare(
     n_outliers, share = 0 if outliers is None else len(outliers.rows), 1.0
     if earlier is not None:
         if one_pass:
-            median_norm = earlier.median_norm_with(median_norm, moments.n_rows)
+            median_norm = earlier.median_norm_with(median_norm, n_rows)
         n_new = moments.n_rows
         moments = earlier.moments.and_of(moments)
         share = n_new / moments.n_rows

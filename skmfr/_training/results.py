@@ -110,13 +110,16 @@ class Earlier(NamedTuple):
         """Whether the model has reached the final decay of a fit."""
         return self.schedule.falls_at(int(self.arrays["step"]))
 
-    def median_norm_with(self, median_norm: float, n_rows: float) -> float:
-        """Mean of the medians of the rows so far and `n_rows` more, weighted."""
+    def median_norm_with(self, median_norm: float, n_rows: int) -> float:
+        """Mean of the medians of the rows so far and `n_rows` more, weighted.
+
+        Outliers are among the rows.
+        """
         if np.isnan(self.median_norm):
             return median_norm
         if np.isinf(self.moments.n_rows):
             return self.median_norm
-        share = n_rows / (n_rows + self.moments.n_rows)
+        share = n_rows / (n_rows + self.moments.n_rows + self.n_outliers)
         return self.median_norm + share * (median_norm - self.median_norm)
 
     @classmethod
