@@ -1612,6 +1612,20 @@ def test_tensors_are_taken_for_arrays(fitted):
         np.testing.assert_array_equal(fitted.transform(list(shards)), expected)
 
 
+def test_columns_may_be_named_like_methods(fitted):
+    names = ["detach", "to_dask_array", "chunks", "dtype", "shape", "ndim", "cpu"]
+    names = [*names, "X", "piece", "copy", "to_numpy", "values", "__array__"]
+    names = [*names, *(f"x{i}" for i in range(X.shape[1] - len(names)))]
+    frame = pd.DataFrame(X, columns=names)
+    sae = small(n_witnesses=2).fit(frame)
+    assert same_state(sae, fitted)
+    np.testing.assert_array_equal(sae.transform(frame), fitted.transform(X))
+    names = [*names, *(f"x{i}" for i in range(X.shape[1], sae.n_components))]
+    codes = pd.DataFrame(fitted.transform(X), columns=names)
+    expected = fitted.reconstruct(X)
+    np.testing.assert_allclose(sae.inverse_transform(codes), expected, atol=1e-12)
+
+
 def test_precisions_of_training_agree():
     # Rounding decides which atom is k-th here and there, so only the quality agrees.
     reference, *others = (
