@@ -571,6 +571,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         from ._training.fit import fit
         from ._training.progress import EpochCallbacks
         from ._training.results import Earlier
+        from ._training.settings import in_python
         from ._utils.ambient import undisturbed
 
         continued = going_on and hasattr(self, "_training")
@@ -592,7 +593,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         with undisturbed():
             found = fit(
                 X,
-                self.get_params(deep=False),
+                in_python(self.get_params(deep=False)),
                 seed=seed,
                 earlier=earlier,
                 weights=weights,

@@ -384,6 +384,32 @@ def test_a_fit_for_matching_pursuit_finishes_the_dictionary_for_it(positive):
 # Randomness
 
 
+@pytest.mark.parametrize("algorithm", ["encoder", "lstsq"])
+def test_narrow_numbers_are_taken_for_pythons(tmp_path, algorithm):
+    parameters = {
+        "n_components": 140, "k": 130, "batch_size": 200, "max_steps": 130,
+        "max_iter": 130, "n_saes": 2, "n_witnesses": 2, "reinit_every": 129,
+        "n_iter_no_change": 200, "checkpoint_every": 129,
+    }  # fmt: skip
+    narrow = {name: np.uint8(value) for name, value in parameters.items()}
+    halves = {"validation_fraction": 0.25, "tol": 0.5, "alpha": 0.5}
+    narrow |= {name: np.float16(value) for name, value in halves.items()}
+    one, other = (
+        small(
+            **each,
+            transform_algorithm=algorithm,
+            early_stopping=True,
+            checkpoint_dir=tmp_path / kind,
+        ).fit(X)
+        for kind, each in [("Python", parameters | halves), ("NumPy", narrow)]
+    )
+    assert same_state(one, other)
+    np.testing.assert_array_equal(one.transform(X), other.transform(X))
+    names = [{path.name for path in each.iterdir()} for each in tmp_path.iterdir()]
+    assert names[0] == names[1]
+    assert one.partial_fit(X).score(X) == other.partial_fit(X).score(X)
+
+
 def test_same_seed_same_bytes(plain):
     assert same_state(small().fit(X), plain)
     assert not same_state(small(random_state=1).fit(X), plain)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, inf
 
+import numpy as np
 import torch
 
 from .._utils.devices import resolve_device
@@ -64,6 +65,14 @@ class Settings:
     def member_key(self, i: int) -> tuple[int, int]:
         """Key of a member's random numbers, independent of the size of the group."""
         return (0, i) if i < self.n_saes else (1, i - self.n_saes)
+
+
+def in_python(parameters: Mapping) -> dict[str, object]:
+    """Parameters with Python's numbers for NumPy's, which overflow and round."""
+    return {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in parameters.items()
+    }
 
 
 def auto_learning_rate(n_features: int, tied: bool) -> float:
