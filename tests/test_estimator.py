@@ -261,6 +261,13 @@ def test_better_coding_of_one_dictionary_scores_better(fitted, positive):
     assert scores[0] < scores[2]
 
 
+@pytest.mark.parametrize("unit", [1e-320, 1e-300, 1e308])
+def test_weights_of_samples_have_no_unit(fitted, unit):
+    halves = np.arange(len(X)) % 2
+    expected = fitted.score(X[1::2])
+    assert fitted.score(X, sample_weight=unit * halves) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("algorithm", ["encoder", "lstsq", "omp"])
 def test_score_weighs_samples_as_r2_does(fitted, algorithm):
     weights = np.random.default_rng(0).integers(0, 3, len(X))
@@ -328,6 +335,11 @@ def test_inverse_transform_takes_dense_csr_and_dataframe_codes(fitted):
         pd.DataFrame(codes, columns=fitted.get_feature_names_out()),
     ):
         np.testing.assert_allclose(fitted.inverse_transform(other), expected)
+
+
+def test_codes_that_are_not_finite_are_named(fitted):
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        fitted.inverse_transform(np.full((1, fitted.n_components), np.nan))
 
 
 def test_untrusted_atoms_are_left_out_of_a_trusted_reconstruction(fitted):
@@ -1228,10 +1240,24 @@ def test_checkpoints_do_not_depend_on_how_a_parameter_is_spelled(tmp_path):
     assert steps == []
 
 
-def test_checkpoints_that_no_fit_can_go_on_from_are_told(tmp_path):
-    sae = small(random_state=None, max_steps=3, checkpoint_dir=tmp_path)
-    with pytest.warns(UserWarning, match=r"checkpoint_dir=.*random_state=None"):
+@pytest.mark.parametrize("random_state", [None, np.random.RandomState(0)])
+def test_checkpoints_that_no_fit_can_go_on_from_are_told(tmp_path, random_state):
+    parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 3, "max_steps": 3}
+    sae = small(random_state=random_state, warm_start=True, **parameters)
+    told = rf"random_state={'None' if random_state is None else 'RandomState'}.*_dir="
+    with pytest.warns(UserWarning, match=told) as caught:
         sae.fit(X)
+    assert caught[0].filename == __file__
+    # A warm start goes on with the numbers of the first fit.
+    again = pickle.loads(pickle.dumps(sae))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        sae.fit(X)
+        steps = []
+        again.set_params(callback=lambda step, info: steps.append(step)).fit(X)
+        assert steps == []
+        assert same_state(again, sae)
+        small(random_state=np.int64(0), **parameters).fit(X)
 
 
 def test_a_fit_resumes_from_its_checkpoint_to_the_same_bytes(tmp_path, plain):

@@ -421,11 +421,12 @@ def checkpoints_of(
     hash_of_X: str | None,
 ) -> Checkpoints:
     """The checkpoints of a fit that begins with this state."""
-    if parameters["random_state"] is None:
+    if not (state.n_steps or isinstance(parameters["random_state"], int)):
         warnings.warn(
-            f"No fit can resume from the checkpoints in checkpoint_dir="
-            f"{str(parameters['checkpoint_dir'])!r}: with random_state=None, every fit "
-            "draws other random numbers. Set random_state to an integer.",
+            f"With random_state={parameters['random_state']}, a later fit may draw "
+            "other random numbers, and then cannot resume from checkpoints in "
+            f"checkpoint_dir={str(parameters['checkpoint_dir'])!r}. Set random_state "
+            "to an integer.",
             stacklevel=8,
         )
     return Checkpoints(
@@ -447,8 +448,7 @@ def checkpoints_of(
 
 
 def hash_of(values: Mapping) -> str:
-    """Hash of arrays and numbers by name, not of how they lie in memory."""
-    # An empty array may have any strides, and a flat one only these.
+    """Hash of arrays and numbers, not of the strides that empty arrays may have."""
     return joblib.hash({n: joblib.hash(np.ravel(v)) for n, v in values.items()})
 
 
