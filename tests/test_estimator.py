@@ -815,6 +815,8 @@ def test_training_does_not_start_from_assigned_dictionaries(
         np.testing.assert_array_equal(getattr(other, name), assigned)
         assert same_state(other.partial_fit(data), expected)
     assert same_state(sae.partial_fit(data), expected)
+    found, witnesses = sae.witness_dictionaries_, expected.witness_dictionaries_
+    np.testing.assert_array_equal(found, witnesses)
     assert sae.score(data) == expected.score(data)
 
 
