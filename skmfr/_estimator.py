@@ -520,10 +520,10 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
 
         Centre and scale are computed from the samples of all calls. First calls are
         forgotten when a later call has more information: calls whose samples are all
-        identical, or fewer than the atoms and than the samples of the later call. Of a
-        model that was fitted or imported, only centre and scale of identical samples
-        are forgotten. Weights and agreement are computed when they are read. An
-        interrupt has the same effect as in `fit`.
+        identical, of `fit` too, and calls of this method with fewer samples than the
+        atoms and than the later call. Of an imported model, only centre and scale of
+        identical samples are forgotten. Weights and agreement are computed when they
+        are read. An interrupt has the same effect as in `fit`.
 
         Parameters
         ----------

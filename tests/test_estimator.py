@@ -654,6 +654,12 @@ def test_an_imported_model_is_not_forgotten_with_a_first_batch(
         assert warm_start or sae.median_norm_ == pytest.approx(median)
 
 
+@pytest.mark.parametrize("first", ["one row", "constant"])
+def test_a_fit_to_rows_that_are_alike_is_forgotten(first):
+    sae = small().fit(FIRST_BATCHES[first]).partial_fit(X)
+    assert same_state(sae, small().partial_fit(X))
+
+
 def test_rows_one_at_a_time_are_learned():
     sae = small()
     for i in range(3):

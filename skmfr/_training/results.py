@@ -78,16 +78,17 @@ class Earlier(NamedTuple):
     def beside(self, moments: Moments) -> "Earlier | None":
         """What is left of the model beside rows that say more; None if nothing is.
 
-        Rows that were all identical contain no information about centre and scale.
-        Neither these nor single steps on fewer rows than the atoms and than the new
-        rows are a start for SAEs, because atoms that start from them are alike.  Only
-        first calls of `partial_fit` are forgotten for that: after a fit, and in SAEs
-        of other packages, atoms do not come from such rows alone.
+        Rows that were all identical contain no information, about centre and scale or
+        about SAEs that began with them.  Nor do single steps of `partial_fit` on fewer
+        rows than the atoms and than the new rows, because atoms that start from them
+        are alike.  What an SAE of others knew before its first rows is kept.
         """
         n_rows, n_components = self.moments.n_rows, self.arrays["decoder"].shape[1]
         few = n_rows < min(moments.n_rows, n_components) and self.n_steps <= n_rows
         alike = moments.variance.any() and not self.moments.variance.any()
-        if (few or alike) and self.is_of_first_calls:
+        # k is annealed in a first fit only.
+        began_here = self.is_of_first_calls or self.schedule.annealing > 0
+        if (few and self.is_of_first_calls) or (alike and began_here):
             return None
         if not alike:
             return self
