@@ -87,7 +87,9 @@ class BaseSparseAutoencoder(
         """
         check_is_fitted(self)
         X = as_array(X)
-        codes = check_array(X, accept_sparse="csr", dtype=float_dtypes(X))
+        codes = check_array(
+            X, accept_sparse="csr", dtype=float_dtypes(X), input_name="X"
+        )
         if codes.shape[1] != len(self.components_):
             raise ValueError(
                 f"X has {codes.shape[1]} columns, but there are n_components="

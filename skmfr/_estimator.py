@@ -521,9 +521,10 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
 
         Centre and scale are computed from the samples of all calls. First calls are
         forgotten when a later call has more information: calls whose samples are all
-        identical, or fewer than the atoms and than the samples of the later call.
-        Weights and agreement are computed when they are read. An interrupt has the same
-        effect as in `fit`.
+        identical, of `fit` too, and calls of this method with fewer samples than the
+        atoms and than the later call. Of an imported model, only centre and scale of
+        identical samples are forgotten. Weights and agreement are computed when they
+        are read. An interrupt has the same effect as in `fit`.
 
         Parameters
         ----------
@@ -571,6 +572,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         from ._training.fit import fit
         from ._training.progress import EpochCallbacks
         from ._training.results import Earlier
+        from ._training.settings import in_python
         from ._utils.ambient import undisturbed
 
         continued = going_on and hasattr(self, "_training")
@@ -589,11 +591,10 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         if hasattr(self, "_init_callback_context") and not one_pass:
             begin_callbacks = partial(EpochCallbacks, self, self._init_callback_context)
         n_calls = getattr(self, "n_iter_", 0) if continued else 0
-        history = getattr(self, "history_", []) if continued else []
         with undisturbed():
             found = fit(
                 X,
-                self.get_params(deep=False),
+                in_python(self.get_params(deep=False)),
                 seed=seed,
                 earlier=earlier,
                 weights=weights,
@@ -602,11 +603,14 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
             )
         if one_pass:
             found.attributes["n_iter_"] = n_calls + 1
-        if found.attributes["history_"]:
-            found.attributes["history_"][:0] = history
         fitted.forget_late(self)
         set_fitted(self, found.attributes)
         return found
+
+    def __setattr__(self, name, value):
+        if name in fitted.DICTIONARIES and value is not vars(self).get(name):
+            fitted.keep_decoder(self)
+        super().__setattr__(name, value)
 
     def __getstate__(self):
         from ._training.results import without_copies

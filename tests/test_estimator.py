@@ -43,6 +43,7 @@ from skmfr._training.settings import n_steps_of
 from skmfr._training.state import new_state
 from skmfr._utils.devices import resolve_device
 from skmfr.agreement import reappearance, trusted_atoms
+from skmfr.io import load, save
 
 
 def make_sparse_data(n_samples=600, n_features=16, n_atoms=24, k=3, seed=0):
@@ -260,6 +261,13 @@ def test_better_coding_of_one_dictionary_scores_better(fitted, positive):
     assert scores[0] < scores[2]
 
 
+@pytest.mark.parametrize("unit", [1e-320, 1e-300, 1e308])
+def test_weights_of_samples_have_no_unit(fitted, unit):
+    halves = np.arange(len(X)) % 2
+    expected = fitted.score(X[1::2])
+    assert fitted.score(X, sample_weight=unit * halves) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("algorithm", ["encoder", "lstsq", "omp"])
 def test_score_weighs_samples_as_r2_does(fitted, algorithm):
     weights = np.random.default_rng(0).integers(0, 3, len(X))
@@ -337,6 +345,11 @@ def test_inverse_transform_takes_dense_csr_and_dataframe_codes(fitted):
         np.testing.assert_allclose(fitted.inverse_transform(other), expected)
 
 
+def test_codes_that_are_not_finite_are_named(fitted):
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        fitted.inverse_transform(np.full((1, fitted.n_components), np.nan))
+
+
 def test_untrusted_atoms_are_left_out_of_a_trusted_reconstruction(fitted):
     sae = deepcopy(fitted)
     sae.trusted_ = np.arange(32) % 3 == 0
@@ -389,6 +402,32 @@ def test_a_fit_for_matching_pursuit_finishes_the_dictionary_for_it(positive):
 
 
 # Randomness
+
+
+@pytest.mark.parametrize("algorithm", ["encoder", "lstsq"])
+def test_narrow_numbers_are_taken_for_pythons(tmp_path, algorithm):
+    parameters = {
+        "n_components": 140, "k": 130, "batch_size": 200, "max_steps": 130,
+        "max_iter": 130, "n_saes": 2, "n_witnesses": 2, "reinit_every": 129,
+        "n_iter_no_change": 200, "checkpoint_every": 129,
+    }  # fmt: skip
+    narrow = {name: np.uint8(value) for name, value in parameters.items()}
+    halves = {"validation_fraction": 0.25, "tol": 0.5, "alpha": 0.5}
+    narrow |= {name: np.float16(value) for name, value in halves.items()}
+    one, other = (
+        small(
+            **each,
+            transform_algorithm=algorithm,
+            early_stopping=True,
+            checkpoint_dir=tmp_path / kind,
+        ).fit(X)
+        for kind, each in [("Python", parameters | halves), ("NumPy", narrow)]
+    )
+    assert same_state(one, other)
+    np.testing.assert_array_equal(one.transform(X), other.transform(X))
+    names = [{path.name for path in each.iterdir()} for each in tmp_path.iterdir()]
+    assert names[0] == names[1]
+    assert one.partial_fit(X).score(X) == other.partial_fit(X).score(X)
 
 
 def test_same_seed_same_bytes(plain):
@@ -586,9 +625,55 @@ def test_a_first_batch_that_says_little_is_forgotten(in_batches, first):
     assert sae.n_iter_ == expected.n_iter_ + 1
 
 
-def test_a_model_of_a_fit_to_few_rows_is_not_forgotten():
-    sae = small().fit(X[:9])
-    assert sae.partial_fit(X).n_steps_ == 61
+@pytest.mark.parametrize("max_steps", [20, 60])
+def test_a_model_of_a_fit_to_few_rows_is_not_forgotten(max_steps):
+    sae = small(n_components=64, max_steps=max_steps).fit(X[:40])
+    before = sae.score(X[:40])
+    assert sae.partial_fit(X).n_steps_ == max_steps + 1
+    assert sae.score(X[:40]) > before - 0.02
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+@pytest.mark.parametrize("first", FIRST_BATCHES)
+def test_an_imported_model_is_not_forgotten_with_a_first_batch(
+    tmp_path, fitted, first, warm_start
+):
+    save(fitted, tmp_path / "sae", training_state=False)
+    sae = load(tmp_path / "sae").set_params(
+        n_saes=1, n_witnesses=0, warm_start=warm_start, learning_rate=1e-9
+    )
+    sae.partial_fit(FIRST_BATCHES[first])
+    if warm_start:
+        assert sae.fit(X).n_steps_ == 61
+    else:
+        assert sae.partial_fit(X).n_steps_ == 2
+    np.testing.assert_allclose(sae.components_, fitted.components_, atol=1e-6)
+    for name in ("encoder_bias_", "decoder_bias_"):
+        expected = getattr(fitted, name)
+        np.testing.assert_allclose(getattr(sae, name), expected, atol=1e-5)
+    # Rows that are alike are no measure of the data.
+    rows = np.concatenate([X[:5], X]) if first == "few rows" else X
+    training = sae._training
+    assert training["n_rows"] == len(rows)
+    np.testing.assert_allclose(training["mean"], rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(training["variance"], rows.var(0), rtol=1e-12)
+    if first != "few rows":
+        median = np.median(np.linalg.norm(X, axis=1))
+        assert warm_start or sae.median_norm_ == pytest.approx(median)
+
+
+@pytest.mark.parametrize("first", ["one row", "constant"])
+def test_a_fit_to_rows_that_are_alike_is_forgotten(first):
+    sae = small().fit(FIRST_BATCHES[first]).partial_fit(X)
+    assert same_state(sae, small().partial_fit(X))
+
+
+def test_rows_one_at_a_time_are_learned():
+    sae = small()
+    for i in range(3):
+        sae.partial_fit(X[i : i + 1])
+    assert sae.n_steps_ == sae._training["n_rows"] == 3
+    np.testing.assert_allclose(sae._training["variance"], X[:3].var(0), rtol=1e-12)
 
 
 def test_centre_and_scale_are_those_of_all_rows_so_far(in_batches):
@@ -721,6 +806,34 @@ def test_partial_fit_in_pieces_is_the_same_after_pickling():
     assert same_state(one.partial_fit(X), other.partial_fit(X))
 
 
+def saved_and_loaded(sae, folder):
+    save(sae, folder / "sae")
+    return load(folder / "sae")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["dictionaries_", "witness_dictionaries_"])
+def test_training_does_not_start_from_assigned_dictionaries(
+    tmp_path, tied, dtype, name
+):
+    data = X.astype(dtype)
+    sae = small(max_steps=5, tied=tied, warm_start=True).fit(data)
+    expected = pickle.loads(pickle.dumps(sae)).partial_fit(data)
+    components, assigned = sae.components_, -getattr(sae, name)
+    setattr(sae, name, assigned)
+    setattr(sae, name, assigned.copy())
+    for copied in (deepcopy, lambda sae: saved_and_loaded(sae, tmp_path)):
+        other = copied(sae)
+        np.testing.assert_array_equal(other.components_, components)
+        np.testing.assert_array_equal(getattr(other, name), assigned)
+        assert same_state(other.partial_fit(data), expected)
+    assert same_state(sae.partial_fit(data), expected)
+    found, witnesses = sae.witness_dictionaries_, expected.witness_dictionaries_
+    np.testing.assert_array_equal(found, witnesses)
+    assert sae.score(data) == expected.score(data)
+
+
 def test_warm_start_goes_on():
     sae = small(warm_start=True).fit(X)
     first = sae.loss_curve_.copy()
@@ -799,6 +912,18 @@ def test_median_norm_is_that_of_the_training_rows(tmp_path):
     sae = small().partial_fit(data[:400]).partial_fit(data[400:])
     halves = 4 * np.median(norms[:400]) + 2 * np.median(norms[400:])
     assert sae.median_norm_ == pytest.approx(halves / 6)
+
+
+@pytest.mark.filterwarnings("ignore:.*of its variance")
+def test_median_norm_counts_outliers():
+    calls = [np.concatenate([X[:100], 1e4 * X[:1]]), 1e4 * X[:50], X[:30]]
+    sae = small()
+    for data in calls:
+        sae.partial_fit(data)
+    assert sae.n_outliers_ > 40
+    medians = [np.median(np.linalg.norm(data, axis=1)) for data in calls]
+    expected = np.average(medians, weights=[101, 50, 30])
+    assert sae.median_norm_ == pytest.approx(expected)
 
 
 # How long a fit is
@@ -1133,10 +1258,24 @@ def test_checkpoints_do_not_depend_on_how_a_parameter_is_spelled(tmp_path):
     assert steps == []
 
 
-def test_checkpoints_that_no_fit_can_go_on_from_are_told(tmp_path):
-    sae = small(random_state=None, max_steps=3, checkpoint_dir=tmp_path)
-    with pytest.warns(UserWarning, match=r"checkpoint_dir=.*random_state=None"):
+@pytest.mark.parametrize("random_state", [None, np.random.RandomState(0)])
+def test_checkpoints_that_no_fit_can_go_on_from_are_told(tmp_path, random_state):
+    parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 3, "max_steps": 3}
+    sae = small(random_state=random_state, warm_start=True, **parameters)
+    told = rf"random_state={'None' if random_state is None else 'RandomState'}.*_dir="
+    with pytest.warns(UserWarning, match=told) as caught:
         sae.fit(X)
+    assert caught[0].filename == __file__
+    # A warm start goes on with the numbers of the first fit.
+    again = pickle.loads(pickle.dumps(sae))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        sae.fit(X)
+        steps = []
+        again.set_params(callback=lambda step, info: steps.append(step)).fit(X)
+        assert steps == []
+        assert same_state(again, sae)
+        small(random_state=np.int64(0), **parameters).fit(X)
 
 
 def test_a_fit_resumes_from_its_checkpoint_to_the_same_bytes(tmp_path, plain):
@@ -1222,6 +1361,25 @@ def test_checkpoints_of_another_past_are_not_resumed(tmp_path):
     parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 5}
     continued(X[:300], **parameters)
     assert same_state(continued(X[300:], **parameters), continued(X[300:]))
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["encoder", "encoder_bias", "decoder_bias", "adam 0 exp_avg", "losses", "mean"],
+)
+def test_checkpoints_of_another_state_are_not_resumed(tmp_path, other):
+    parameters = {"checkpoint_dir": tmp_path, "checkpoint_every": 5}
+    first = small(max_steps=10, warm_start=True).fit(X)
+    same, changed = (pickle.loads(pickle.dumps(first)) for _ in range(2))
+    changed._training[other] = changed._training[other] + np.float32(0.01)
+    expected = pickle.loads(pickle.dumps(changed)).fit(X)
+    first.set_params(**parameters).fit(X)
+    steps = []
+    same.set_params(**parameters, callback=lambda step, info: steps.append(step))
+    # It has been trained to the end.
+    assert same_state(same.fit(X), first)
+    assert steps == []
+    assert same_state(changed.set_params(**parameters).fit(X), expected)
 
 
 def test_broken_checkpoints_are_passed_over_or_refused(tmp_path):
@@ -1528,6 +1686,20 @@ def test_tensors_are_taken_for_arrays(fitted):
     np.testing.assert_array_equal(fitted.transform(half), expected)
     for shards in (half.split(200), half.float().requires_grad_().split(200)):
         np.testing.assert_array_equal(fitted.transform(list(shards)), expected)
+
+
+def test_columns_may_be_named_like_methods(fitted):
+    names = ["detach", "to_dask_array", "chunks", "dtype", "shape", "ndim", "cpu"]
+    names = [*names, "X", "piece", "copy", "to_numpy", "values", "__array__"]
+    names = [*names, *(f"x{i}" for i in range(X.shape[1] - len(names)))]
+    frame = pd.DataFrame(X, columns=names)
+    sae = small(n_witnesses=2).fit(frame)
+    assert same_state(sae, fitted)
+    np.testing.assert_array_equal(sae.transform(frame), fitted.transform(X))
+    names = [*names, *(f"x{i}" for i in range(X.shape[1], sae.n_components))]
+    codes = pd.DataFrame(fitted.transform(X), columns=names)
+    expected = fitted.reconstruct(X)
+    np.testing.assert_allclose(sae.inverse_transform(codes), expected, atol=1e-12)
 
 
 def test_precisions_of_training_agree():

@@ -10,7 +10,7 @@ import numpy as np
 from .._utils.random import BATCHES, CHUNKS, random_numbers
 from .._utils.threads import computed_ahead
 from .._utils.workers import ALONE, Workers
-from .sources import Source, chunk_starts, in_memory, n_mixed
+from .sources import Shards, Source, chunk_starts, in_memory, n_mixed
 
 BLOCK_BYTES = 1 << 26
 # If data on disk have more blocks than this, only this many are hashed.
@@ -36,14 +36,16 @@ def fingerprint(X: np.ndarray | Source) -> str:
     """Hash of data and chunks, on which batches depend; not of their location.
 
     Arrays in memory, and up to 512 MB on disk, are hashed completely.  For larger data
-    on disk, the hash covers the shape and eight blocks of 64 MB: the first, the last,
-    and others at equal distances.
+    on disk, or partly on disk, the hash covers the shape and eight blocks of 64 MB: the
+    first, the last, and others at equal distances.
     """
     blocks = _row_slices(X, len(X))
-    if len(blocks) > HASHED_BLOCKS and not in_memory(X):
+    arrays = X.shards if isinstance(X, Shards) else [X]
+    if len(blocks) > HASHED_BLOCKS and not all(map(in_memory, arrays)):
         chosen = np.linspace(0, len(blocks) - 1, HASHED_BLOCKS).astype(int)
         blocks = [blocks[i] for i in chosen]
-    hashes = [joblib.hash(np.ascontiguousarray(X[block])) for block in blocks]
+    # Flat, because the strides of a single column depend on where it is from.
+    hashes = [joblib.hash(np.ascontiguousarray(X[block]).ravel()) for block in blocks]
     starts = chunk_starts(X)
     chunks = (starts, n_mixed(X)) if len(starts) > 2 else None
     return joblib.hash((X.shape, hashes, chunks))

@@ -149,7 +149,8 @@ def as_source(X) -> Source | None:
             f"X is an iterator, {type(X).__name__}, which can be read only once; "
             "expected data. Give a list of shards, or each part to partial_fit."
         )
-    if hasattr(X, "to_dask_array"):
+    # Asked of the type, because columns of a data frame are attributes too.
+    if hasattr(type(X), "to_dask_array"):
         raise TypeError(
             "X is a dask data frame, but an array is expected: pass "
             "X.to_dask_array(lengths=True)."
@@ -168,7 +169,7 @@ def as_array(X):
     scikit-learn's validation would treat a tensor as an array of an unsupported array
     API library.
     """
-    if not hasattr(X, "detach"):
+    if not hasattr(type(X), "detach"):
         return X
     X = X.detach().cpu()
     # NumPy has no bfloat16.

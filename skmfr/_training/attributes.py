@@ -19,6 +19,8 @@ READ_ONLY = {
     "decoder_bias_",
     "threshold_",
 }
+# The arrays that hold the decoder of training after a fit.
+DICTIONARIES = {"dictionaries_", "witness_dictionaries_"}
 
 
 class Late:
@@ -94,6 +96,33 @@ def is_late(estimator) -> bool:
     return "decoder" in estimator.__dict__.get("_training", ())
 
 
+def keep_decoder(estimator) -> None:
+    """Keep what training continues from, before another dictionary is assigned."""
+    known = vars(estimator)
+    if known.get("_training") and known.keys() >= DICTIONARIES:
+        decoder = decoder_of(known)
+        known["_training"] = known["_training"] | {"decoder": decoder}
+
+
+def decoder_of(known: Mapping[str, Any]) -> np.ndarray:
+    """The decoder of training, which after a fit is public, in its precision.
+
+    Parameters
+    ----------
+    known : mapping
+        Attributes of a fitted estimator.
+
+    Returns
+    -------
+    ndarray of shape (n_members, n_components, n_features)
+    """
+    training = known["_training"]
+    if "decoder" in training:
+        return training["decoder"]
+    decoder = np.concatenate([known["dictionaries_"], known["witness_dictionaries_"]])
+    return decoder.astype(training["encoder_bias"].dtype, copy=False)
+
+
 def forget_late(estimator) -> None:
     """Remove attributes that were computed from an earlier state."""
     for kind in type(estimator).__mro__:
@@ -108,7 +137,8 @@ def set_fitted(estimator, attributes: Mapping[str, Any]) -> None:
     An edit in place, which coders would not notice, then raises an error.
     """
     for name, value in attributes.items():
-        setattr(estimator, name, value)
+        # Not what a user assigns, see :func:`keep_decoder`.
+        estimator.__dict__[name] = value
         # The array that it is a view of must not change either.
         while name in READ_ONLY and isinstance(value, np.ndarray):
             value.flags.writeable = False

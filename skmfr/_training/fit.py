@@ -37,7 +37,7 @@ from .results import (
 )
 from .schedule import Plateau, Schedule, due
 from .settings import RESOLVED, Settings, n_steps_of, settings_of
-from .state import TrainingState, from_arrays, new_state
+from .state import TrainingState, from_arrays, new_state, to_arrays
 from .variance import N_ROWS, N_ROWS_OF_MANY, variance_along
 
 # Default number of steps between checkpoints.
@@ -135,9 +135,9 @@ def fit(
         rows, held_out = split(X, parameters["validation_fraction"], seed)
     known = None if earlier is None else earlier.moments_beside_outliers
     statistics = statistics_of(X, rows, known)
-    if earlier is not None and earlier.knows_less_than(statistics.moments):
-        earlier = None
-        if known is not None:
+    if earlier is not None:
+        whole, earlier = earlier, earlier.beside(statistics.moments)
+        if earlier is not whole and known is not None:
             statistics = statistics_of(X, rows)
     data = prepare(X, rows, held_out, statistics, parameters, seed, earlier, one_pass)
     state = start(data, settings, earlier, weights)
@@ -145,6 +145,7 @@ def fit(
     settled = weights is not None or (earlier is not None and earlier.settled)
     state.begin(*plan(data, parameters, anew, settled, one_pass))
     state, checkpoints = resume(state, data, parameters, settings, one_pass)
+    before = [] if earlier is None or state.step else earlier.history
     history, interrupt = run(
         state, data, parameters, settings, checkpoints, begin_callbacks
     )
@@ -155,7 +156,7 @@ def fit(
         # The steps are done, and the estimator receives them.
         interrupt = impatient
         attributes = what_is_left(state, data, settings, keep_adam, late=one_pass)
-    attributes["history_"] = history
+    attributes["history_"] = before + history if history else []
     return Fit(
         attributes,
         [] if one_pass else signs_of_failure(state, settings, attributes),
@@ -233,7 +234,7 @@ def prepare(
     n_outliers, share = 0 if outliers is None else len(outliers.rows), 1.0
     if earlier is not None:
         if one_pass:
-            median_norm = earlier.median_norm_with(median_norm, moments.n_rows)
+            median_norm = earlier.median_norm_with(median_norm, n_rows)
         n_new = moments.n_rows
         moments = earlier.moments.and_of(moments)
         share = n_new / moments.n_rows
@@ -420,11 +421,12 @@ def checkpoints_of(
     hash_of_X: str | None,
 ) -> Checkpoints:
     """The checkpoints of a fit that begins with this state."""
-    if parameters["random_state"] is None:
+    if not (state.n_steps or isinstance(parameters["random_state"], int)):
         warnings.warn(
-            f"No fit can resume from the checkpoints in checkpoint_dir="
-            f"{str(parameters['checkpoint_dir'])!r}: with random_state=None, every fit "
-            "draws other random numbers. Set random_state to an integer.",
+            f"With random_state={parameters['random_state']}, a later fit may draw "
+            "other random numbers, and then cannot resume from checkpoints in "
+            f"checkpoint_dir={str(parameters['checkpoint_dir'])!r}. Set random_state "
+            "to an integer.",
             stacklevel=8,
         )
     return Checkpoints(
@@ -437,11 +439,17 @@ def checkpoints_of(
             "positive_code": settings.for_pursuit and settings.positive_code,
             "seed": settings.seed,
             "n_steps_": state.n_steps,
-            "dictionaries_": joblib.hash(state.ensemble.decoder.cpu().numpy()),
+            # The past of a warm start is more than its dictionaries.
+            "state": hash_of(to_arrays(state) | vars(data.moments)),
             "X": hash_of_X,
         },
         circumstances={"world_size": data.batches.workers.size},
     )
+
+
+def hash_of(values: Mapping) -> str:
+    """Hash of arrays and numbers, not of the strides that empty arrays may have."""
+    return joblib.hash({n: joblib.hash(np.ravel(v)) for n, v in values.items()})
 
 
 def run(

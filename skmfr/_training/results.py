@@ -16,7 +16,7 @@ from .._sae.reappearance import (
     trusted,
     warn_of_too_few,
 )
-from .attributes import along_of, rows_of_witnesses
+from .attributes import along_of, decoder_of, rows_of_witnesses
 from .diagnostics import check_convergence, failure_signs, share_of_duplicates
 from .revive import MAX_REINITS
 from .schedule import Schedule
@@ -47,6 +47,9 @@ class Earlier(NamedTuple):
     """median norm of the rows so far"""
     n_outliers: int
     """number of outliers so far"""
+    history: list[dict]
+    """what the callback returned, to go before the records of a call from its first
+    step on"""
 
     @property
     def seed(self) -> int:
@@ -72,42 +75,64 @@ class Earlier(NamedTuple):
     def n_steps(self) -> int:
         return len(self.arrays["losses"])
 
-    def knows_less_than(self, moments: Moments) -> bool:
-        """Whether other rows are a better start for SAEs, and for centre and scale.
+    def beside(self, moments: Moments) -> "Earlier | None":
+        """What is left of the model beside rows that say more; None if nothing is.
 
-        Rows that were all identical contain no information about them.  Nor do single
-        steps on fewer rows than the atoms and than the new rows, because atoms that
-        start from them are alike.
+        Rows that were all identical contain no information, about centre and scale or
+        about SAEs that began with them.  Nor do single steps of `partial_fit` on fewer
+        rows than the atoms and than the new rows, because atoms that start from them
+        are alike.  What an SAE of others knew before its first rows is kept.
         """
         n_rows, n_components = self.moments.n_rows, self.arrays["decoder"].shape[1]
         few = n_rows < min(moments.n_rows, n_components) and self.n_steps <= n_rows
-        return few or not self.moments.variance.any()
+        alike = moments.variance.any() and not self.moments.variance.any()
+        # k is annealed in a first fit only.
+        began_here = self.is_of_first_calls or self.schedule.annealing > 0
+        if (few and self.is_of_first_calls) or (alike and began_here):
+            return None
+        if not alike:
+            return self
+        # Mean and variance are still those in which the biases are expressed.
+        arrays = self.arrays | {"n_rows": np.array(0.0)}
+        return self._replace(arrays=arrays, median_norm=np.nan, n_outliers=0)
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of the last call."""
+        return Schedule(*self.arrays["schedule"].tolist())
+
+    @property
+    def is_of_first_calls(self) -> bool:
+        """Whether the last call was of `partial_fit`, on no model that was finished."""
+        return self.schedule == Schedule.constant(self.schedule.n_steps)
 
     @property
     def settled(self) -> bool:
         """Whether the model has reached the final decay of a fit."""
-        schedule = Schedule(*self.arrays["schedule"].tolist())
-        return schedule.falls_at(int(self.arrays["step"]))
+        return self.schedule.falls_at(int(self.arrays["step"]))
 
-    def median_norm_with(self, median_norm: float, n_rows: float) -> float:
-        """Mean of the medians of the rows so far and `n_rows` more, weighted."""
+    def median_norm_with(self, median_norm: float, n_rows: int) -> float:
+        """Mean of the medians of the rows so far and `n_rows` more, weighted.
+
+        Outliers are among the rows.
+        """
         if np.isnan(self.median_norm):
             return median_norm
         if np.isinf(self.moments.n_rows):
             return self.median_norm
-        share = n_rows / (n_rows + self.moments.n_rows)
+        share = n_rows / (n_rows + self.moments.n_rows + self.n_outliers)
         return self.median_norm + share * (median_norm - self.median_norm)
 
     @classmethod
     def of(cls, estimator) -> "Earlier":
-        arrays, median_norm = estimator._training, estimator.median_norm_
-        if "decoder" not in arrays:
-            dictionaries = estimator.dictionaries_, estimator.witness_dictionaries_
-            decoder = np.concatenate(dictionaries)
-            dtype = arrays["encoder_bias"].dtype
-            arrays = arrays | {"decoder": decoder.astype(dtype, copy=False)}
-        n_saes = estimator.n_reinits_.size
-        return cls(arrays, n_saes, median_norm, estimator.n_outliers_)
+        arrays = estimator._training | {"decoder": decoder_of(vars(estimator))}
+        return cls(
+            arrays,
+            estimator.n_reinits_.size,
+            estimator.median_norm_,
+            estimator.n_outliers_,
+            estimator.history_,
+        )
 
 
 def fitted_attributes(
@@ -247,7 +272,12 @@ def without_copies(attributes: dict) -> dict:
     """Attributes of an estimator, without arrays that other attributes also hold."""
     derived = _derived(attributes)
     if derived and "decoder" in attributes["_training"]:
-        derived = weights_of(attributes)
+        made = weights_of(attributes)
+        # The reference is restored from the dictionaries, if the user assigned them.
+        if _same(attributes["dictionaries_"], made["dictionaries_"]):
+            derived = made
+        else:
+            derived = made | derived
     return {
         name: value
         for name, value in attributes.items()

@@ -56,6 +56,8 @@ def validate_parameters(estimator, *names: str) -> None:
 def check_weights(sample_weight, n_samples: int) -> np.ndarray:
     """Check weights of samples; return them as (n_samples,) float64.
 
+    Only their ratios matter: they are scaled by a power of two to at most 1.
+
     Raises
     ------
     ValueError
@@ -73,7 +75,8 @@ def check_weights(sample_weight, n_samples: int) -> np.ndarray:
             "sample_weight must not be negative and must not be 0 for all samples, got "
             f"values from {weights.min():g} to {weights.max():g}."
         )
-    return weights
+    # So that no sum overflows.
+    return np.ldexp(weights, -np.frexp(weights.max())[1])
 
 
 def unit_pair(atoms, others) -> tuple[np.ndarray, np.ndarray]:

@@ -350,7 +350,7 @@ def test_fingerprint_tells_apart_chunks_on_which_batches_depend():
     assert len({fingerprint(each) for each in (few, many, other)}) == 3
 
 
-def test_fingerprint_reads_a_part_of_large_data_on_disk(monkeypatch):
+def test_fingerprint_reads_a_part_of_large_data_on_disk(tmp_path, monkeypatch):
     X = numbered(1000)
     monkeypatch.setattr(skmfr._data.batches, "BLOCK_BYTES", 10 * X[0].nbytes)
     read = []
@@ -360,14 +360,20 @@ def test_fingerprint_reads_a_part_of_large_data_on_disk(monkeypatch):
             read.append(rows)
             return super().__getitem__(rows)
 
-    before = fingerprint(Spied([X]))
+    def on_disk(X):
+        np.save(tmp_path / "X.npy", X)
+        return Spied([tmp_path / "X.npy"])
+
+    before = fingerprint(on_disk(X))
     assert len(read) == 8
     assert read[0] == slice(0, 10)
     assert read[-1] == slice(990, 1000)
     changed = X.copy()
     changed[15] += 1
-    assert fingerprint(Shards([changed])) == before
+    assert fingerprint(on_disk(changed)) == before
     # In memory it costs no reading.
     assert fingerprint(changed) != fingerprint(X)
+    for data in (X, changed):
+        assert fingerprint(Shards(np.split(data, 4))) == fingerprint(data)
     changed[995] += 1
-    assert fingerprint(Shards([changed])) != before
+    assert fingerprint(on_disk(changed)) != before

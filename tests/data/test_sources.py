@@ -1,9 +1,9 @@
 """Shards and chunked arrays against the array that they make up."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import dask.array
+import dask.dataframe
 import numpy as np
 import pandas as pd
 import pytest
@@ -83,6 +83,7 @@ def test_rows_of_a_source_are_those_of_the_array(tmp_path, dtype):
         np.ones((2, 2)),
         None,
         pd.DataFrame({"chunks": [1.0, 2.0]}),
+        pd.DataFrame({"to_dask_array": [1.0, 2.0]}),
     ],
 )
 def test_all_else_is_left_to_scikit_learn(X):
@@ -264,7 +265,7 @@ def test_mapped_arrays_are_shards_that_keep_their_width(tmp_path):
         (iter([np.ones((2, 2))]), TypeError, "X is an iterator, list_iterator, which"),
         (map(str, "ab"), TypeError, "or each part to partial_fit"),
         (
-            SimpleNamespace(to_dask_array=None),
+            dask.dataframe.from_pandas(pd.DataFrame({"a": [1.0, 2.0]})),
             TypeError,
             r"to_dask_array\(lengths=True",
         ),

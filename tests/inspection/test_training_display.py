@@ -1,5 +1,7 @@
 """Curves of training, against what the callback was told."""
 
+import pickle
+
 import joblib
 import numpy as np
 import pandas as pd
@@ -159,6 +161,27 @@ def test_a_history_that_begins_at_a_checkpoint_begins_there(X, tmp_path):
     display = TrainingCurveDisplay.from_estimator(sae)
     assert display.step.tolist() == [5, 6]
     np.testing.assert_allclose(display.fvu, sae.loss_curve_[4:], rtol=1e-6)
+
+
+def test_a_history_has_no_gap_before_a_checkpoint(X, tmp_path):
+    parameters = {
+        "n_components": 6, "k": 2, "max_steps": 6, "random_state": 0,
+        "warm_start": True, "callback": TrainingHistory(),
+    }  # fmt: skip
+    sae = MFRSparseAutoencoder(**parameters).fit(X)
+    again = pickle.loads(pickle.dumps(sae))
+    checkpoints = {"checkpoint_dir": tmp_path, "checkpoint_every": 4}
+    assert len(sae.set_params(**checkpoints).fit(X).history_) == 12
+    assert [record["step"] for record in sae.history_] == [*range(1, 7)] * 2
+    again.set_params(**checkpoints).fit(X)
+    assert [record["step"] for record in again.history_] == [5, 6]
+
+
+def test_the_history_of_a_forgotten_call_is_forgotten(X):
+    sae = MFRSparseAutoencoder(6, k=2, batch_size=3, callback=TrainingHistory())
+    sae.partial_fit(X[:1]).partial_fit(X[:9])
+    assert len(sae.history_) == sae.n_steps_ == 3
+    assert len(sae.partial_fit(X[:9]).history_) == 6
 
 
 def test_histories_are_pickled_with_their_estimator(sae, tmp_path):
