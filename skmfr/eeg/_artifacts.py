@@ -23,10 +23,11 @@ from ._recordings import (
     picked,
     warn_of_other_recording,
 )
+from ._references import correlations, high_passed, kurtosis
 from ._scales import moments_of_windows, warn_of_other_sizes
 from ._spans import Span, chunks, first_windows, windows_of_spans
 from ._unsupervised import codes_of_windows
-from ._windows import cut_windows, overlap_add
+from ._windows import overlap_add
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +158,8 @@ def score_atoms(
     -----
     The time course that is correlated is the first right singular vector of the atom's
     waveform, its topography the first left one. Channel and time course are tapered
-    alike.
+    alike. Channels are high-pass filtered at 1 Hz first, since MNE's filters leave EOG
+    and ECG as they are, and drifts would hide the artefacts.
 
     Examples
     --------
@@ -200,11 +202,11 @@ def score_atoms(
     scores = {}
     tails = {}
     if channels:
-        references = Reader(X, channels, "X")
-        together = references.read_spans(good)[0]
+        references = high_passed(Reader(X, channels, "X"), spans)
+        together = np.concatenate([references[:, span] for span in good], axis=1)
         names = (f"{name}: kurtosis" for name in channels)
         length = STRETCH * denoiser.n_times_
-        tails = dict(zip(names, _kurtosis(together, length), strict=True))
+        tails = dict(zip(names, kurtosis(together, length), strict=True))
         correlation = correlations(denoiser, references, spans, codes, temporal)
         kinds = zip(channels, X.get_channel_types(channels), strict=True)
         for (name, kind), column in zip(kinds, correlation.T, strict=True):
@@ -242,23 +244,6 @@ def _shapes(denoiser, waveforms, temporal, codes) -> dict[str, np.ndarray]:
         "peak": size.max(1) * largest / np.median(denoiser.scale_),
         "breadth": np.median(size, axis=1) / size.max(1),
     }
-
-
-def _kurtosis(signals: np.ndarray, length: int) -> np.ndarray:
-    """Excess kurtosis in stretches of the last axis, on average; 0 where constant.
-
-    Of a whole recording, a part that is louder than the others would stand out.
-    """
-    total = np.zeros(signals.shape[:-1])
-    n_stretches = max(1, signals.shape[-1] // length)
-    for part in np.array_split(signals, n_stretches, axis=-1):
-        squares = np.square(part - part.mean(-1, keepdims=True))
-        variance = squares.mean(-1)
-        beyond = np.square(squares).mean(-1) - 3 * variance**2
-        total += np.divide(
-            beyond, variance**2, out=np.zeros_like(beyond), where=variance > 0
-        )
-    return total / n_stretches
 
 
 def _checked_topography(topography, name: str, ch_names: list[str]) -> np.ndarray:
@@ -328,51 +313,6 @@ def code_windows(denoiser, reader: Reader, spans: list[Span]) -> sparse.csr_arra
         codes.append(sparse.csr_array(part[own]))
     warn_of_other_sizes(denoiser, moments)
     return sparse.vstack(codes, format="csr")
-
-
-def correlations(
-    denoiser,
-    references: Reader,
-    spans: list[Span],
-    codes: sparse.csr_array,
-    temporal: np.ndarray,
-) -> np.ndarray:
-    """Absolute correlation of reference channels with atoms where these are active.
-
-    Parameters
-    ----------
-    denoiser : EEGDenoiser
-    references : Reader
-        Of n_references channels, few, as they are read at once.
-    spans : list of (start, stop)
-    codes : csr_array of shape (n_windows, n_atoms)
-        Of the windows in the spans.
-    temporal : ndarray of shape (n_atoms, n_times_)
-        Time courses of the atoms.
-
-    Returns
-    -------
-    ndarray of shape (n_atoms, n_references)
-        0 for atoms that are nowhere active.
-    """
-    together = references.read_spans([slice(*span) for span in spans])[0]
-    mean = together.mean(1, keepdims=True)
-    active = (codes != 0).astype(float)
-    product, total, square = np.zeros((3, codes.shape[1], len(references.ch_names)))
-    for piece, own, windows in windows_of_spans(denoiser, spans):
-        signals = references.read(piece)[0] - mean
-        cut = cut_windows(signals, denoiser.n_times_, denoiser.hop_)[:, own]
-        for i, reference in enumerate(cut):
-            product[:, i] += codes[windows].multiply(reference @ temporal.T).sum(0)
-        total += active[windows].T @ cut.sum(2).T
-        square += active[windows].T @ (cut**2).sum(2).T
-    n = np.maximum(active.sum(0), 1)[:, None] * denoiser.n_times_
-    own_total = (codes.sum(0) * temporal.sum(1))[:, None]
-    own_square = (codes.power(2).sum(0) * (temporal**2).sum(1))[:, None]
-    covariance = product - total * own_total / n
-    variances = (square - total**2 / n) * (own_square - own_total**2 / n)
-    size = np.sqrt(np.maximum(variances, 0))
-    return np.divide(np.abs(covariance), size, out=np.zeros_like(size), where=size > 0)
 
 
 def removed_variance(
