@@ -129,6 +129,22 @@ def test_sources_of_epochs_are_of_each_alone(denoiser, epochs):
     np.testing.assert_array_equal(sources.times, epochs.times)
 
 
+def test_sources_have_the_events_of_the_epochs_whatever_these_are(denoiser, epochs):
+    """All epochs of a kind rejected, and two events at one sample."""
+    odd = epochs.copy()
+    odd.events[3:, 2] = 2
+    odd.event_id = {"a": 1, "b": 2}
+    odd = odd["a"]
+    odd.event_id = {"a": 1, "b": 2}
+    odd.events[1, 0] = odd.events[0, 0]
+    sources = denoiser.get_sources(odd)
+    assert sources.event_id == odd.event_id
+    np.testing.assert_array_equal(sources.events, odd.events)
+    expected = denoiser.get_sources(epochs).get_data()[:3]
+    np.testing.assert_allclose(sources.get_data(), expected)
+    assert len(sources["a"]) == 3
+
+
 def test_atoms_are_scored_on_epochs_as_in_each_alone(denoiser, epochs):
     scores = score_atoms(denoiser, epochs)
     each = np.concatenate([codes_of(denoiser, one) for one in epochs.get_data(NAMES)])
