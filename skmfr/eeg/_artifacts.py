@@ -10,6 +10,7 @@ from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from .._utils.extras import needed_by
+from ._channels import indices_of, of_types, picked
 from ._containers import as_recording, is_epochs, is_raw
 from ._fitted import (
     as_scaled,
@@ -19,8 +20,6 @@ from ._fitted import (
 from ._recordings import (
     Reader,
     check_recording,
-    of_types,
-    picked,
     warn_of_other_recording,
 )
 from ._references import correlations, high_passed, kurtosis
@@ -208,7 +207,7 @@ def score_atoms(
         length = STRETCH * denoiser.n_times_
         tails = dict(zip(names, kurtosis(together, length), strict=True))
         correlation = correlations(denoiser, references, spans, codes, temporal)
-        kinds = zip(channels, X.get_channel_types(channels), strict=True)
+        kinds = zip(channels, X.get_channel_types(indices_of(X, channels)), strict=True)
         for (name, kind), column in zip(kinds, correlation.T, strict=True):
             cardiac = "cardiac " if kind == "ecg" else ""
             scores[f"{name}: {cardiac}correlation"] = column

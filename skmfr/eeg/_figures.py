@@ -15,9 +15,9 @@ from ._artifacts import (
     fitted_reader,
     leading_vectors,
 )
+from ._channels import check_channels, indices_of, picked
 from ._containers import as_recording, is_epochs, is_raw
 from ._fitted import checked_atoms
-from ._recordings import check_channels, picked
 from ._spans import Span, window_starts
 from ._windows import overlap_add
 
@@ -142,7 +142,7 @@ def _draw_atom(
     for axis, window in zip(axes, strongest, strict=False):
         part = contribution(denoiser, code, window, waveform[channel])
         start = starts[window]
-        (data,) = X.get_data([name], start, start + denoiser.n_times_)
+        (data,) = X.get_data(indices_of(X, [name]), start, start + denoiser.n_times_)
         axis.set_axis_on()
         data = MICROVOLTS * (data - denoiser.mean_[channel])
         axis.plot(times, data, color=BEFORE, label="recorded")
@@ -200,7 +200,7 @@ def _draw_topography(axis: Axes, spatial: np.ndarray, X, ch_names: list[str]) ->
     import mne
 
     axis.set_title("Topography")
-    info = mne.pick_info(X.info, [X.ch_names.index(name) for name in ch_names])
+    info = mne.pick_info(X.info, indices_of(X, ch_names))
     if has_positions(info):
         mne.viz.plot_topomap(spatial, info, axes=axis, show=False)
         return
@@ -339,6 +339,7 @@ def plot_overlay(
         )
     names = picked(before, picks)
     check_channels(after, names, "after lacks channels of before")
+    rows, others = (indices_of(raw, names) for raw in (before, after))
     sfreq = before.info["sfreq"]
     n_shown = min(max(2, round(duration * sfreq)), before.n_times)
     starts = np.arange(0, before.n_times - n_shown + 1, n_shown)
@@ -347,8 +348,8 @@ def plot_overlay(
             # Values that are not finite, in spans marked as bad, did not change.
             np.nansum(
                 np.square(
-                    before.get_data(names, first, first + n_shown)
-                    - after.get_data(names, first, first + n_shown)
+                    before.get_data(rows, first, first + n_shown)
+                    - after.get_data(others, first, first + n_shown)
                 ),
                 axis=1,
             )
@@ -365,9 +366,8 @@ def plot_overlay(
             )
     times = before.times[first : first + n_shown]
     strongest = np.argsort(-change.sum(0), kind="stable")[:N_TRACES]
-    one, other = (
-        raw.get_data(names, first, first + n_shown) for raw in (before, after)
-    )
+    one = before.get_data(rows, first, first + n_shown)
+    other = after.get_data(others, first, first + n_shown)
     return _draw_overlay(times, one, other, strongest, [names[i] for i in strongest])
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._artifacts import score_atoms
+from ._channels import of_types, picked
 from ._containers import is_epochs, is_raw
-from ._recordings import of_types, picked
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from ._channels import indices_of
 from ._containers import as_epochs, is_epochs, is_evoked, is_raw
 from ._files import save_denoiser
 from ._finding import found_by_channels, found_by_power
@@ -114,7 +115,7 @@ n_channels, n_times)
             return self._mapped(X, prepared)
         data = self._mapped(as_epochs(X), prepared).get_data(copy=False)[0]
         if (there := in_baseline(X)) is not None:
-            rows = [X.ch_names.index(name) for name in self.ch_names_]
+            rows = indices_of(X, self.ch_names_)
             data[rows] -= data[rows][:, there].mean(1, keepdims=True)
         cleaned = X.copy()
         cleaned.data[:] = data

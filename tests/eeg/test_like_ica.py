@@ -192,6 +192,27 @@ def test_muscles_are_found_and_taken_out_of_fast_signals():
     assert np.linalg.norm(1e6 * artefacts[:, ~there]) < 0.4 * rest
 
 
+@pytest.mark.usefixtures("no_window")
+def test_channels_may_be_called_as_types_are(denoiser, raw):
+    names = {"Fp1": "eeg", "EOG": "eog", "ECG": "ecg"}
+    renamed = raw.copy().rename_channels(names, verbose="error")
+    same = EEGDenoiser(0.5, sae=small_sae(), exclude=[5]).fit(renamed)
+    assert same.ch_names_ == ["eeg", *NAMES[1:]]
+    for method in ("find_bads_eog", "find_bads_ecg"):
+        there, expected = (
+            getattr(one, method)(recording)
+            for one, recording in ((same, renamed), (denoiser, raw))
+        )
+        assert there[0] == expected[0]
+        np.testing.assert_allclose(there[1], expected[1], atol=1e-6)
+    after = same.apply(renamed)
+    np.testing.assert_allclose(
+        after.get_data(), denoiser.apply(raw).get_data(), atol=1e-12
+    )
+    same.plot_overlay(renamed, show=False)
+    same.plot_properties(renamed, [1], show=False)
+
+
 def test_finders_take_channels_by_name_and_thresholds(denoiser, raw):
     indices, scores = denoiser.find_bads_eog(raw, ["Fp1", "Fp2"])
     assert [len(each) for each in scores] == [12, 12]
