@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 SLOW_HZ, FAST_HZ = 8.0, 30.0
 # Windows side by side in which a channel is as loud throughout.
 STRETCH = 20
+# Channels from which on the median one is not where the artefact is.
+MANY_CHANNELS = 6
 
 
 def atom_waveforms(denoiser) -> np.ndarray:
@@ -136,7 +138,8 @@ def score_atoms(
         of the power of its time course below 8 Hz, above 30 Hz, and within 1 Hz of 50
         or 60 Hz. "peak": the largest contribution to a channel anywhere, relative to
         the median over channels of `scale_`.
-        "breadth": size of the atom in the median channel, relative to the largest.
+        "breadth": size of the atom in the median channel, relative to the largest; nan
+        with fewer than 6 channels, most of which may be near the eyes.
         "agreement" and "trusted": whether other SAEs find the atom, see
         `feature_agreement_` and `trusted_` of :class:`~skmfr.MFRSparseAutoencoder`.
 
@@ -236,12 +239,15 @@ def _shapes(denoiser, waveforms, temporal, codes) -> dict[str, np.ndarray]:
     mains = (np.abs(freqs - 50) <= 1) | (np.abs(freqs - 60) <= 1)
     size = np.abs(waveforms).max(2)
     largest = np.abs(codes).max(0).toarray().ravel()
+    breadth = np.median(size, axis=1) / size.max(1)
+    if waveforms.shape[1] < MANY_CHANNELS:
+        breadth = np.full(len(waveforms), np.nan)
     return {
         "slow": power[:, freqs < SLOW_HZ].sum(1),
         "fast": power[:, (freqs > FAST_HZ) & ~mains].sum(1),
         "line": power[:, mains].sum(1),
         "peak": size.max(1) * largest / np.median(denoiser.scale_),
-        "breadth": np.median(size, axis=1) / size.max(1),
+        "breadth": breadth,
     }
 
 

@@ -89,9 +89,9 @@ n_channels, n_times)
         with an artefact and without are in it. It is better to clean epochs, and to
         average them then.
 
-        Blinks leave windows quiet, heartbeats do not, and a call learns either filters
-        that are on in loud windows, or one that is always on. So remove blinks and
-        heartbeats in two calls.
+        Blinks leave windows quiet, heartbeats do not, and a call learns filters that
+        are on in loud windows, and one that is always on for what these hardly change.
+        Strong heartbeats make windows loud: remove them in a call of their own.
         """
         check_is_fitted(self)
         remove = self._removing(exclude, include)

@@ -293,6 +293,18 @@ def test_kinds_need_more_than_a_correlation():
     assert table["probability"].between(0.5, 1).all()
 
 
+def test_few_channels_may_all_be_near_the_eyes(raw):
+    """The median of three is frontal, and blinks are no wave of the whole head."""
+    few = raw.copy().pick(["Fp1", "Fp2", "Cz", "EOG 061"])
+    denoiser = EEGDenoiser(sae=small_sae(k=3, max_steps=60), random_state=0).fit(few)
+    scores = score_atoms(denoiser, few)
+    assert scores["breadth"].isna().all()
+    clean = denoiser.apply(few, exclude=find_artifacts(scores).index)
+    known = 1e-4 * np.outer(BLINK[[0, 1, 4]], blinks(few.n_times))
+    removed = few.get_data("eeg") - clean.get_data("eeg")
+    assert np.square(removed - known).sum() < 0.05 * np.square(known).sum()
+
+
 def test_eyes_are_events_in_their_channel_or_loud():
     """What is slow and frontal is the brain's, too, where nothing stands out."""
     ocular = {"EOG: correlation": 0.9, "slow": 0.99, "breadth": 0.2}
