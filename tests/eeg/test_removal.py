@@ -1,11 +1,13 @@
 """Taking artefacts out, against signals whose artefacts and brain are known."""
 
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.signal import butter, lfilter, sosfilt
 
+from skmfr.eeg._applying import N_WINDOWS, windows_to_learn_from
 from skmfr.eeg._recordings import Reader
 from skmfr.eeg._removal import (
     ArtefactFilter,
@@ -388,6 +390,33 @@ def test_heartbeats_that_are_found_and_taken_for_the_brain_go(heartbeats):
     (learned,) = filters_for(windows, *as_atoms(beats))
     error = beats - artefacts_in(mixed, learned, LENGTH, HOP)
     assert np.square(error).sum() < 0.4 * np.square(beats).sum()
+
+
+def test_windows_to_learn_from_are_chosen_before_they_are_copied():
+    """Each fourth that has a signal, in twice the memory of those and the signals."""
+    n_channels, length, n_times = 8, 100, 60_000
+    X = np.random.default_rng(11).standard_normal((1, n_channels, n_times))
+    X = X.astype(np.float32)
+    X[..., 20_000:30_000] = 0
+    denoiser = SimpleNamespace(
+        n_times_=length,
+        hop_=25,
+        n_channels_=n_channels,
+        mean_=np.zeros(n_channels),
+        scale_=np.ones(n_channels),
+    )
+    epochs = X.reshape(n_channels, -1, 300).swapaxes(0, 1)
+    reader = Reader(epochs, None, "X")
+    tracemalloc.start()
+    windows = windows_to_learn_from(denoiser, reader)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    cut = cut_windows(epochs, length, 25).swapaxes(1, 2).reshape(-1, n_channels, length)
+    cut = cut[np.square(cut).sum((1, 2)) > 0.05 * np.square(cut[0]).sum()]
+    assert len(cut) > 2 * N_WINDOWS
+    expected = cut[np.linspace(0, len(cut) - 1, N_WINDOWS).astype(int)]
+    np.testing.assert_allclose(windows, expected, rtol=1e-6)
+    assert most < 2 * (X.nbytes + windows.nbytes) + X.nbytes
 
 
 @pytest.mark.parametrize(
