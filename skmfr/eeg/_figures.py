@@ -57,7 +57,8 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Unless X has a position for each electrode, bars replace the map.
+        Unless X has a position for each electrode, and channels of one type, bars
+        replace the map.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def _draw_atom(
     figure = plt.figure(figsize=(3.2 * max(3, n_windows), 6), layout="constrained")
     upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
     where, course, spectrum = upper.subplots(1, 3)
-    _draw_topography(where, spatial, X, denoiser.ch_names_)
+    _draw_topography(where, spatial, X, denoiser)
     course.plot(times, temporal / np.abs(temporal).max(), color=AFTER)
     course.axhline(0, color="0.8", zorder=0)
     course.set(
@@ -186,7 +187,7 @@ def draw_components(denoiser, X, atoms: np.ndarray | None, n_most: int) -> Figur
     for axis in axes.flat[len(atoms) :]:
         axis.set_axis_off()
     for axis, atom, topography in zip(axes.flat, atoms, spatial, strict=False):
-        _draw_topography(axis, topography, reader.X, denoiser.ch_names_)
+        _draw_topography(axis, topography, reader.X, denoiser)
         axis.set_title(
             f"atom{atom:03d}, {power[atom] / (power.sum() or 1):.0%}",
             fontsize="small",
@@ -195,19 +196,26 @@ def draw_components(denoiser, X, atoms: np.ndarray | None, n_most: int) -> Figur
     return figure
 
 
-def _draw_topography(axis: Axes, spatial: np.ndarray, X, ch_names: list[str]) -> None:
-    """A map, or, where positions are not known, bars of the strongest channels."""
+def _draw_topography(axis: Axes, spatial: np.ndarray, X, denoiser) -> None:
+    """A map, or, where there can be none, bars of the strongest channels."""
     import mne
 
     axis.set_title("Topography")
+    ch_names = denoiser.ch_names_
     info = mne.pick_info(X.info, indices_of(X, ch_names))
-    if has_positions(info):
+    if len(set(info.get_channel_types())) > 1:
+        # Volts and teslas are not to be compared, but both can be with what is usual.
+        spatial = spatial / denoiser.scale_
+        label = "Weight / usual scale (no map: several types)"
+    elif has_positions(info):
         mne.viz.plot_topomap(spatial, info, axes=axis, show=False)
         return
+    else:
+        label = "Weight (no map: places are not known)"
     strongest = np.argsort(-np.abs(spatial))[:N_BARS][::-1]
     axis.barh([ch_names[i] for i in strongest], spatial[strongest], color="0.4")
     axis.axvline(0, color="0.8", zorder=0)
-    axis.set_xlabel("Weight (no map: places are not known)")
+    axis.set_xlabel(label)
 
 
 def has_positions(info) -> bool:

@@ -325,7 +325,7 @@ n_channels, n_times)
         ----------
         X : mne.io.Raw or mne.Epochs
             Recording in which the atoms are active; unless it has a position for each
-            electrode, bars replace the maps.
+            electrode, and channels of one type, bars replace the maps.
         picks : array-like of int or bool, default=None
             Atoms to show. None means the 20 with the largest share of the codes of X.
         show : bool, default=True
