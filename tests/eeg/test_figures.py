@@ -150,6 +150,8 @@ def test_channels_of_several_types_are_bars_in_their_own_units(denoiser, raw):
         dict.fromkeys(field.ch_names, "mag"), on_unit_change="ignore", verbose="error"
     )
     field._data *= 1e-7
+    for channel in field.info["chs"]:
+        channel["loc"][:3] *= 1.1  # each at a place of its own
     both.add_channels([field], force_update_info=True)
     sae = clone(denoiser.sae)
     fitted = EEGDenoiser(picks=["eeg", "mag"], sae=sae, random_state=0).fit(both)
