@@ -139,7 +139,7 @@ def score_atoms(
         or 60 Hz. "peak": the largest contribution to a channel anywhere, relative to
         the median over channels of `scale_`.
         "breadth": size of the atom in the median channel, relative to the largest; nan
-        with fewer than 6 channels, most of which may be near the eyes.
+        with fewer than 6 channels, because most of these may be near the eyes.
         "agreement" and "trusted": whether other SAEs find the atom, see
         `feature_agreement_` and `trusted_` of :class:`~skmfr.MFRSparseAutoencoder`.
 

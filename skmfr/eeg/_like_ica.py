@@ -91,7 +91,7 @@ n_channels, n_times)
 
         Blinks leave windows quiet, heartbeats do not, and a call learns filters that
         are on in loud windows, and one that is always on for what these hardly change.
-        Strong heartbeats make windows loud: remove them in a call of their own.
+        Strong heartbeats make windows loud: remove them in another call.
         """
         check_is_fitted(self)
         remove = self._removing(exclude, include)

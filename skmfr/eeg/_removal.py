@@ -254,7 +254,7 @@ def artefacts_in(
 def _sources(
     spectra: np.ndarray, learned: ArtefactFilter
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What filters find in windows, and how much of it is to be subtracted.
+    """Sources of artefacts in windows, and how much of each is to be subtracted.
 
     Parameters
     ----------
