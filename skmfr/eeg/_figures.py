@@ -204,7 +204,7 @@ def _draw_topography(axis: Axes, spatial: np.ndarray, X, denoiser) -> None:
     ch_names = denoiser.ch_names_
     info = mne.pick_info(X.info, indices_of(X, ch_names))
     if len(set(info.get_channel_types())) > 1:
-        # Volts and teslas cannot be compared, but each with what is usual in its channel.
+        # Volts and teslas cannot be compared, but both can with what is usual.
         spatial = spatial / denoiser.scale_
         label = "Weight / usual scale (no map: several types)"
     elif has_positions(info):
