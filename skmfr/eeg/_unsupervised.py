@@ -33,11 +33,11 @@ ATOMS_PER_ACTIVE = 16
 # Windows side by side below which there is little to learn from.
 FEW_WINDOWS = 60
 # Share of the power of atoms to remove that a filter learned from quiet windows takes
-# out at least, if there are such windows.  Of blinks it took .8 or more, of heartbeats
-# that leave none .3 or less.
+# out at least, if there are such windows.  Of blinks it took three quarters or more,
+# of heartbeats that leave none .3 or less.
 MOST_OF_ATOMS = 0.5
-# The same for one atom, where the others do leave windows quiet.  Of the mains it took
-# .1 or less, of ocular atoms .35 or more.
+# The same for one atom, where the others do leave windows quiet.  Of all but a
+# rare atom of the mains it took .1 or less, of ocular atoms .35 or more.
 LEAST_OF_AN_ATOM = 0.25
 
 
