@@ -11,7 +11,7 @@ from ._fitted import as_scaled
 from ._recordings import Reader, pieces_to_fit
 from ._removal import ArtefactFilter, artefacts_in
 from ._scales import moments_of_windows, warn_of_other_sizes
-from ._windows import cut_windows, taper
+from ._windows import count_windows, cut_windows, taper
 
 # Windows that the removal of artefacts is learned from, at most.
 N_WINDOWS = 1000
@@ -43,29 +43,42 @@ def windows_to_learn_from(denoiser, reader: Reader) -> np.ndarray:
         signals = reader.read(piece)
         if reader.name != "X":  # which is checked where it is changed
             moments.append(moments_of_windows(signals, length))
-        signals = as_scaled(denoiser, signals)
-        windows = cut_windows(signals, length, denoiser.hop_).swapaxes(1, 2)
-        parts.append(windows.reshape(-1, n_channels, length))
+        parts += list(as_scaled(denoiser, signals))
     if moments:
         warn_of_other_sizes(denoiser, moments, reader.name, stacklevel=8)
-    together = np.concatenate(parts)
-    power, of_all = _power(together)
+
+    def cut(part: np.ndarray) -> np.ndarray:
+        return cut_windows(part, length, denoiser.hop_).swapaxes(0, 1)
+
+    # All of them overlap and would be several times the signals, so they are cut again.
+    power, of_all = np.concatenate([_power(cut(part)) for part in parts], axis=1)
     varies = power > CONSTANT * of_all
     if not varies.any():
         raise ValueError(
             f"{reader.name} is constant: nothing can be learned from it about how to "
             "remove artefacts."
         )
-    together = together[varies & (power > LOST * np.median(power[varies]))]
-    if len(together) < n_channels:
+    good = np.flatnonzero(varies & (power > LOST * np.median(power[varies])))
+    if len(good) < n_channels:
         warnings.warn(
-            f"X has only {len(together)} windows of {n_channels} channels from which "
+            f"X has only {len(good)} windows of {n_channels} channels from which "
             "to learn how to remove artefacts, so some brain signal will be removed as "
             "well. Pass the whole recording, or all of its epochs.",
             stacklevel=6,
         )
-    chosen = np.unique(np.linspace(0, len(together) - 1, N_WINDOWS).astype(int))
-    return together[chosen]
+    chosen = np.zeros(len(power), dtype=bool)
+    chosen[good[np.linspace(0, len(good) - 1, N_WINDOWS).astype(int)]] = True
+    ends = np.cumsum(
+        [count_windows(part.shape[1], length, denoiser.hop_) for part in parts]
+    )
+    of_parts = np.split(chosen, ends[:-1])
+    return np.concatenate(
+        [
+            cut(part)[wanted]
+            for part, wanted in zip(parts, of_parts, strict=True)
+            if wanted.any()
+        ]
+    )
 
 
 def _power(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from .._utils.extras import needed_by
+from ._channels import indices_of, of_types, picked
 from ._containers import as_recording, is_epochs, is_raw
 from ._fitted import (
     as_scaled,
@@ -19,14 +20,13 @@ from ._fitted import (
 from ._recordings import (
     Reader,
     check_recording,
-    of_types,
-    picked,
     warn_of_other_recording,
 )
+from ._references import correlations, high_passed, kurtosis
 from ._scales import moments_of_windows, warn_of_other_sizes
 from ._spans import Span, chunks, first_windows, windows_of_spans
 from ._unsupervised import codes_of_windows
-from ._windows import cut_windows, overlap_add
+from ._windows import overlap_add
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 SLOW_HZ, FAST_HZ = 8.0, 30.0
 # Windows side by side in which a channel is as loud throughout.
 STRETCH = 20
+# Channels from which on the median one is not where the artefact is.
+MANY_CHANNELS = 6
 
 
 def atom_waveforms(denoiser) -> np.ndarray:
@@ -136,7 +138,8 @@ def score_atoms(
         of the power of its time course below 8 Hz, above 30 Hz, and within 1 Hz of 50
         or 60 Hz. "peak": the largest contribution to a channel anywhere, relative to
         the median over channels of `scale_`.
-        "breadth": size of the atom in the median channel, relative to the largest.
+        "breadth": size of the atom in the median channel, relative to the largest; nan
+        with fewer than 6 channels, because most of these may be near the eyes.
         "agreement" and "trusted": whether other SAEs find the atom, see
         `feature_agreement_` and `trusted_` of :class:`~skmfr.MFRSparseAutoencoder`.
 
@@ -157,7 +160,8 @@ def score_atoms(
     -----
     The time course that is correlated is the first right singular vector of the atom's
     waveform, its topography the first left one. Channel and time course are tapered
-    alike.
+    alike. Channels are high-pass filtered at 1 Hz first, since MNE's filters leave EOG
+    and ECG as they are, and drifts would hide the artefacts.
 
     Examples
     --------
@@ -200,13 +204,13 @@ def score_atoms(
     scores = {}
     tails = {}
     if channels:
-        references = Reader(X, channels, "X")
-        together = references.read_spans(good)[0]
+        references = high_passed(Reader(X, channels, "X"), spans)
+        together = np.concatenate([references[:, span] for span in good], axis=1)
         names = (f"{name}: kurtosis" for name in channels)
         length = STRETCH * denoiser.n_times_
-        tails = dict(zip(names, _kurtosis(together, length), strict=True))
+        tails = dict(zip(names, kurtosis(together, length), strict=True))
         correlation = correlations(denoiser, references, spans, codes, temporal)
-        kinds = zip(channels, X.get_channel_types(channels), strict=True)
+        kinds = zip(channels, X.get_channel_types(indices_of(X, channels)), strict=True)
         for (name, kind), column in zip(kinds, correlation.T, strict=True):
             cardiac = "cardiac " if kind == "ecg" else ""
             scores[f"{name}: {cardiac}correlation"] = column
@@ -235,30 +239,16 @@ def _shapes(denoiser, waveforms, temporal, codes) -> dict[str, np.ndarray]:
     mains = (np.abs(freqs - 50) <= 1) | (np.abs(freqs - 60) <= 1)
     size = np.abs(waveforms).max(2)
     largest = np.abs(codes).max(0).toarray().ravel()
+    breadth = np.median(size, axis=1) / size.max(1)
+    if waveforms.shape[1] < MANY_CHANNELS:
+        breadth = np.full(len(waveforms), np.nan)
     return {
         "slow": power[:, freqs < SLOW_HZ].sum(1),
         "fast": power[:, (freqs > FAST_HZ) & ~mains].sum(1),
         "line": power[:, mains].sum(1),
         "peak": size.max(1) * largest / np.median(denoiser.scale_),
-        "breadth": np.median(size, axis=1) / size.max(1),
+        "breadth": breadth,
     }
-
-
-def _kurtosis(signals: np.ndarray, length: int) -> np.ndarray:
-    """Excess kurtosis in stretches of the last axis, on average; 0 where constant.
-
-    Of a whole recording, a part that is louder than the others would stand out.
-    """
-    total = np.zeros(signals.shape[:-1])
-    n_stretches = max(1, signals.shape[-1] // length)
-    for part in np.array_split(signals, n_stretches, axis=-1):
-        squares = np.square(part - part.mean(-1, keepdims=True))
-        variance = squares.mean(-1)
-        beyond = np.square(squares).mean(-1) - 3 * variance**2
-        total += np.divide(
-            beyond, variance**2, out=np.zeros_like(beyond), where=variance > 0
-        )
-    return total / n_stretches
 
 
 def _checked_topography(topography, name: str, ch_names: list[str]) -> np.ndarray:
@@ -328,51 +318,6 @@ def code_windows(denoiser, reader: Reader, spans: list[Span]) -> sparse.csr_arra
         codes.append(sparse.csr_array(part[own]))
     warn_of_other_sizes(denoiser, moments)
     return sparse.vstack(codes, format="csr")
-
-
-def correlations(
-    denoiser,
-    references: Reader,
-    spans: list[Span],
-    codes: sparse.csr_array,
-    temporal: np.ndarray,
-) -> np.ndarray:
-    """Absolute correlation of reference channels with atoms where these are active.
-
-    Parameters
-    ----------
-    denoiser : EEGDenoiser
-    references : Reader
-        Of n_references channels, few, as they are read at once.
-    spans : list of (start, stop)
-    codes : csr_array of shape (n_windows, n_atoms)
-        Of the windows in the spans.
-    temporal : ndarray of shape (n_atoms, n_times_)
-        Time courses of the atoms.
-
-    Returns
-    -------
-    ndarray of shape (n_atoms, n_references)
-        0 for atoms that are nowhere active.
-    """
-    together = references.read_spans([slice(*span) for span in spans])[0]
-    mean = together.mean(1, keepdims=True)
-    active = (codes != 0).astype(float)
-    product, total, square = np.zeros((3, codes.shape[1], len(references.ch_names)))
-    for piece, own, windows in windows_of_spans(denoiser, spans):
-        signals = references.read(piece)[0] - mean
-        cut = cut_windows(signals, denoiser.n_times_, denoiser.hop_)[:, own]
-        for i, reference in enumerate(cut):
-            product[:, i] += codes[windows].multiply(reference @ temporal.T).sum(0)
-        total += active[windows].T @ cut.sum(2).T
-        square += active[windows].T @ (cut**2).sum(2).T
-    n = np.maximum(active.sum(0), 1)[:, None] * denoiser.n_times_
-    own_total = (codes.sum(0) * temporal.sum(1))[:, None]
-    own_square = (codes.power(2).sum(0) * (temporal**2).sum(1))[:, None]
-    covariance = product - total * own_total / n
-    variances = (square - total**2 / n) * (own_square - own_total**2 / n)
-    size = np.sqrt(np.maximum(variances, 0))
-    return np.divide(np.abs(covariance), size, out=np.zeros_like(size), where=size > 0)
 
 
 def removed_variance(

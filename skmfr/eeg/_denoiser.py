@@ -17,6 +17,7 @@ from .._utils.documentation import DocumentationLinkMixin
 from .._utils.fitted import unchanged_on_error
 from .._utils.pickles import VersionedPickleMixin
 from ..metrics import fvu
+from ._channels import checked_names, picked
 from ._containers import is_epochs, is_raw
 from ._filters import N_NEIGHBOURS
 from ._fitted import as_scaled, check_shape
@@ -27,10 +28,8 @@ from ._recordings import (
     Reader,
     check_alike,
     check_recording,
-    checked_names,
     how_recorded,
     mapped,
-    picked,
     warn_of_no_high_pass,
     warn_of_other_recording,
 )

@@ -15,9 +15,9 @@ from ._artifacts import (
     fitted_reader,
     leading_vectors,
 )
+from ._channels import check_channels, indices_of, picked
 from ._containers import as_recording, is_epochs, is_raw
 from ._fitted import checked_atoms
-from ._recordings import check_channels, picked
 from ._spans import Span, window_starts
 from ._windows import overlap_add
 
@@ -57,7 +57,8 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Unless X has a position for each electrode, bars replace the map.
+        Unless X has a position for each electrode, and channels of one type, bars
+        replace the map.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def _draw_atom(
     figure = plt.figure(figsize=(3.2 * max(3, n_windows), 6), layout="constrained")
     upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
     where, course, spectrum = upper.subplots(1, 3)
-    _draw_topography(where, spatial, X, denoiser.ch_names_)
+    _draw_topography(where, spatial, X, denoiser)
     course.plot(times, temporal / np.abs(temporal).max(), color=AFTER)
     course.axhline(0, color="0.8", zorder=0)
     course.set(
@@ -142,7 +143,7 @@ def _draw_atom(
     for axis, window in zip(axes, strongest, strict=False):
         part = contribution(denoiser, code, window, waveform[channel])
         start = starts[window]
-        (data,) = X.get_data([name], start, start + denoiser.n_times_)
+        (data,) = X.get_data(indices_of(X, [name]), start, start + denoiser.n_times_)
         axis.set_axis_on()
         data = MICROVOLTS * (data - denoiser.mean_[channel])
         axis.plot(times, data, color=BEFORE, label="recorded")
@@ -186,7 +187,7 @@ def draw_components(denoiser, X, atoms: np.ndarray | None, n_most: int) -> Figur
     for axis in axes.flat[len(atoms) :]:
         axis.set_axis_off()
     for axis, atom, topography in zip(axes.flat, atoms, spatial, strict=False):
-        _draw_topography(axis, topography, reader.X, denoiser.ch_names_)
+        _draw_topography(axis, topography, reader.X, denoiser)
         axis.set_title(
             f"atom{atom:03d}, {power[atom] / (power.sum() or 1):.0%}",
             fontsize="small",
@@ -195,19 +196,26 @@ def draw_components(denoiser, X, atoms: np.ndarray | None, n_most: int) -> Figur
     return figure
 
 
-def _draw_topography(axis: Axes, spatial: np.ndarray, X, ch_names: list[str]) -> None:
-    """A map, or, where positions are not known, bars of the strongest channels."""
+def _draw_topography(axis: Axes, spatial: np.ndarray, X, denoiser) -> None:
+    """A map, or, where there can be none, bars of the strongest channels."""
     import mne
 
     axis.set_title("Topography")
-    info = mne.pick_info(X.info, [X.ch_names.index(name) for name in ch_names])
-    if has_positions(info):
+    ch_names = denoiser.ch_names_
+    info = mne.pick_info(X.info, indices_of(X, ch_names))
+    if len(set(info.get_channel_types())) > 1:
+        # Volts and teslas cannot be compared, but both can with what is usual.
+        spatial = spatial / denoiser.scale_
+        label = "Weight / usual scale (no map: several types)"
+    elif has_positions(info):
         mne.viz.plot_topomap(spatial, info, axes=axis, show=False)
         return
+    else:
+        label = "Weight (no map: places are not known)"
     strongest = np.argsort(-np.abs(spatial))[:N_BARS][::-1]
     axis.barh([ch_names[i] for i in strongest], spatial[strongest], color="0.4")
     axis.axvline(0, color="0.8", zorder=0)
-    axis.set_xlabel("Weight (no map: places are not known)")
+    axis.set_xlabel(label)
 
 
 def has_positions(info) -> bool:
@@ -339,6 +347,7 @@ def plot_overlay(
         )
     names = picked(before, picks)
     check_channels(after, names, "after lacks channels of before")
+    rows, others = (indices_of(raw, names) for raw in (before, after))
     sfreq = before.info["sfreq"]
     n_shown = min(max(2, round(duration * sfreq)), before.n_times)
     starts = np.arange(0, before.n_times - n_shown + 1, n_shown)
@@ -347,8 +356,8 @@ def plot_overlay(
             # Values that are not finite, in spans marked as bad, did not change.
             np.nansum(
                 np.square(
-                    before.get_data(names, first, first + n_shown)
-                    - after.get_data(names, first, first + n_shown)
+                    before.get_data(rows, first, first + n_shown)
+                    - after.get_data(others, first, first + n_shown)
                 ),
                 axis=1,
             )
@@ -365,9 +374,8 @@ def plot_overlay(
             )
     times = before.times[first : first + n_shown]
     strongest = np.argsort(-change.sum(0), kind="stable")[:N_TRACES]
-    one, other = (
-        raw.get_data(names, first, first + n_shown) for raw in (before, after)
-    )
+    one = before.get_data(rows, first, first + n_shown)
+    other = after.get_data(others, first, first + n_shown)
     return _draw_overlay(times, one, other, strongest, [names[i] for i in strongest])
 
 

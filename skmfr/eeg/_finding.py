@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._artifacts import score_atoms
+from ._channels import of_types, picked
 from ._containers import is_epochs, is_raw
-from ._recordings import of_types, picked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,9 +70,10 @@ def find_artifacts(
 
     - *ocular* if it is like one of the topographies, or correlated with a channel that
       is not an ECG, and has the signs of eye movements: slow (0.9 of its power below
-      8 Hz), not broad (the median channel has at most 0.6 of the largest), and loud (a
-      peak of 4 times the usual scale of a channel), in a channel in which something
-      stands out (an excess kurtosis of 2), or louder yet (a peak of 12);
+      8 Hz), not broad (the median of 6 channels or more has at most 0.6 of the
+      largest), and loud (a peak of 4 times the usual scale of a channel), in a channel
+      in which something stands out (an excess kurtosis of 2), or louder yet (a peak of
+      12);
     - *cardiac* if it is correlated with an ECG;
     - *muscular* if at least `share` of its power is above 30 Hz, and it is as narrow
       and as loud as an ocular atom;
@@ -193,7 +194,8 @@ def _evidence(
 
     narrow = at_least("peak", PEAK)
     if "breadth" in scores:
-        narrow = np.minimum(narrow, at_most(scores["breadth"].to_numpy(), BREADTH))
+        breadth = at_most(scores["breadth"].to_numpy(float), BREADTH)
+        narrow = np.fmin(narrow, breadth)  # of few channels it is not known
     # The share that is not slow counts, because a share cannot be twice 0.9.
     eyes = narrow
     if "slow" in scores:

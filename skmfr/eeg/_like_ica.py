@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from ._channels import indices_of
 from ._containers import as_epochs, is_epochs, is_evoked, is_raw
 from ._files import save_denoiser
 from ._finding import found_by_channels, found_by_power
@@ -88,9 +89,9 @@ n_channels, n_times)
         with an artefact and without are in it. It is better to clean epochs, and to
         average them then.
 
-        Blinks leave windows quiet, heartbeats do not, and a call learns either filters
-        that are on in loud windows, or one that is always on. So remove blinks and
-        heartbeats in two calls.
+        Blinks leave windows quiet, heartbeats do not, and a call learns filters that
+        are on in loud windows, and one that is always on for what these hardly change.
+        Strong heartbeats make windows loud: remove them in another call.
         """
         check_is_fitted(self)
         remove = self._removing(exclude, include)
@@ -114,7 +115,7 @@ n_channels, n_times)
             return self._mapped(X, prepared)
         data = self._mapped(as_epochs(X), prepared).get_data(copy=False)[0]
         if (there := in_baseline(X)) is not None:
-            rows = [X.ch_names.index(name) for name in self.ch_names_]
+            rows = indices_of(X, self.ch_names_)
             data[rows] -= data[rows][:, there].mean(1, keepdims=True)
         cleaned = X.copy()
         cleaned.data[:] = data
@@ -324,7 +325,7 @@ n_channels, n_times)
         ----------
         X : mne.io.Raw or mne.Epochs
             Recording in which the atoms are active; unless it has a position for each
-            electrode, bars replace the maps.
+            electrode, and channels of one type, bars replace the maps.
         picks : array-like of int or bool, default=None
             Atoms to show. None means the 20 with the largest share of the codes of X.
         show : bool, default=True

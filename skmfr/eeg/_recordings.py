@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .._utils.checks import float_dtypes
+from ._channels import check_channels, indices_of
 from ._containers import is_epochs, is_raw
 from ._rejection import PIECE, LeftOut, check_reject, is_loud
 from ._spans import CHUNK, Span, annotated, chunks, unmarked
@@ -50,65 +51,6 @@ def as_epochs_array(X: Any, name: str) -> np.ndarray:
         raise ValueError(f"{name} is empty: its shape is {X.shape}.")
     dtypes = float_dtypes(X)
     return X if X.dtype in dtypes else X.astype(dtypes[0])
-
-
-def check_channels(X: Any, names: list[str], complaint: str) -> None:
-    """Raise, with a complaint, if X lacks channels of these names."""
-    absent = [name for name in names if name not in X.ch_names]
-    if absent:
-        raise ValueError(f"{complaint}: {absent}; there are {X.ch_names}.")
-
-
-def picked(X: Any, picks: Any, name: str = "picks") -> list[str]:
-    """Names of channels that MNE picks, each once.
-
-    Parameters
-    ----------
-    X : Raw or Epochs
-    picks : str, int, slice, list of str or of int, or None
-        As everywhere in MNE: names, types, or indices.  Channels that are marked as bad
-        are picked by name or index only.  None are the EEG channels.
-    name : str
-        Name of X in messages.
-    """
-    import mne
-
-    names = np.array(X.ch_names)
-    wanted = np.atleast_1d("eeg" if picks is None else picks)
-    try:
-        if isinstance(picks, slice):
-            wanted = names[picks]
-        elif wanted.dtype.kind in "biu":
-            # Indices may repeat a channel, as 0 and -n_channels do.
-            wanted = names[wanted]
-        # MNE picks from these channels without data as from any others.
-        channels = mne.io.RawArray(np.zeros((len(names), 1)), X.info, verbose="error")
-        return channels.pick(list(dict.fromkeys(wanted.tolist())), "bads").ch_names
-    except (ValueError, TypeError, IndexError) as error:
-        types = sorted(set(X.get_channel_types()))
-        raise ValueError(
-            f"{name}={picks!r} does not select available channels. There are "
-            f"{X.ch_names}, with types {types} and {X.info['bads']} marked as bad "
-            f"({error})."
-        ) from error
-
-
-def of_types(X: Any, *kinds: str) -> list[str]:
-    """Names of the channels of some types that are not marked as bad."""
-    types = zip(X.ch_names, X.get_channel_types(), strict=True)
-    return [n for n, kind in types if kind in kinds and n not in X.info["bads"]]
-
-
-def checked_names(names: Any, X: Any) -> list[str]:
-    """Names of the channels of an array, one for each."""
-    checked = [str(name) for name in names]
-    n_channels = np.shape(X)[1] if np.ndim(X) == 3 else None
-    if len(set(checked)) != len(checked) or n_channels not in (None, len(checked)):
-        raise ValueError(
-            f"ch_names must be a name of its own for each of {n_channels} channels, "
-            f"got {len(checked)}: {checked}."
-        )
-    return checked
 
 
 def check_recording(X: Any, denoiser) -> None:
@@ -228,7 +170,7 @@ class Reader:
     def ch_types(self) -> list[str]:
         """Type of each channel; all the same in arrays."""
         if is_raw(self.X) or is_epochs(self.X):
-            return self.X.get_channel_types(self.ch_names)
+            return self.X.get_channel_types(indices_of(self.X, self.ch_names))
         return ["eeg"] * len(self.ch_names)
 
     @property
@@ -243,11 +185,13 @@ class Reader:
     def read(self, piece: slice) -> np.ndarray:
         """Samples of a recording, or epochs: (n_epochs, n_channels, n_times)."""
         if is_raw(self.X):
-            data = self.X.get_data(
-                self.ch_names, piece.start or 0, piece.stop, verbose="error"
-            )[None]
+            rows = indices_of(self.X, self.ch_names)
+            data = self.X.get_data(rows, piece.start or 0, piece.stop, verbose="error")[
+                None
+            ]
         elif is_epochs(self.X):
-            data = self.X[piece].get_data(self.ch_names, copy=False, verbose="error")
+            rows = indices_of(self.X, self.ch_names)
+            data = self.X[piece].get_data(rows, copy=False, verbose="error")
         else:
             data = self.X[piece]
         self._check_finite(data, piece.start or 0)
@@ -350,11 +294,10 @@ class Reader:
 
     def _is_finite(self, start: int, stop: int) -> bool:
         step = int(CHUNK * self.X.info["sfreq"])
+        rows = indices_of(self.X, self.ch_names)
         return all(
             np.isfinite(
-                self.X.get_data(
-                    self.ch_names, first, min(first + step, stop), verbose="error"
-                )
+                self.X.get_data(rows, first, min(first + step, stop), verbose="error")
             ).all()
             for first in range(start, stop, step)
         )
@@ -431,7 +374,7 @@ def mapped(
     X = reader.X
     if is_raw(X):
         target = X.copy().load_data(verbose="error")
-        rows = [target.ch_names.index(name) for name in reader.ch_names]
+        rows = indices_of(target, reader.ch_names)
         parts = [
             (begin, *chunk)
             for begin, end in reader.spans()
@@ -446,7 +389,7 @@ def mapped(
         target = X.copy().load_data()
         values = target.get_data(copy=False)
         change = _on_baseline(change, X)
-        rows = [target.ch_names.index(name) for name in reader.ch_names]
+        rows = indices_of(target, reader.ch_names)
     else:
         target = values = np.empty_like(X)
         rows = reader.ch_names

@@ -151,18 +151,46 @@ def learn_fixed_filter(
     return ArtefactFilter(back @ A[:, None], filters, no_brain, everywhere)
 
 
-def share_found(learned: ArtefactFilter, of_artefacts: np.ndarray) -> float:
-    """Share of the power of artefacts that filters take out where they are on.
+def share_removed(
+    learned: ArtefactFilter, spectra: np.ndarray, atoms: np.ndarray, codes: np.ndarray
+) -> np.ndarray:
+    """Share of the power of each atom that is subtracted from windows.
+
+    It is small for what filters do not find, and for what they find but leave, because
+    they take it for the brain: an artefact that is in quiet windows too.
 
     Parameters
     ----------
     learned : ArtefactFilter
-    of_artefacts : ndarray of shape (n_freqs, n_channels, n_channels)
-        Covariance of artefacts.
+    spectra : ndarray of shape (n_windows, n_channels, n_freqs), complex
+        Of windows of a recording.
+    atoms : ndarray of shape (n_atoms, n_channels, n_freqs), complex
+        Spectra.
+    codes : ndarray of shape (n_windows, n_atoms)
+
+    Returns
+    -------
+    ndarray of shape (n_atoms,)
+        0 of atoms that are nowhere active.
     """
-    filters = learned.filters * learned.band.T[:, :, None]
-    left = _power_left(of_artefacts, learned.topographies, filters)
-    return float(1 - left / np.trace(of_artefacts, axis1=1, axis2=2).sum())
+    _, gain = _sources(spectra.swapaxes(0, 1)[None], learned)
+    shares = np.zeros(len(atoms))
+    for i, (atom, code) in enumerate(zip(atoms, codes.T, strict=True)):
+        power = code[code != 0].astype(float) ** 2
+        sources = np.einsum("fri,if->rf", learned.filters, atom)
+        of_windows = np.swapaxes(gain[0][:, code != 0], 0, 1) * sources
+        left = atom - np.einsum("ir,wrf->wif", learned.topographies, of_windows)
+        before = np.square(np.abs(atom)).sum() * power.sum()
+        after = np.square(np.abs(left)).sum((1, 2)) @ power
+        shares[i] = 1 - after / before if before else 0.0
+    return shares
+
+
+def without_found(spectra: np.ndarray, learned: ArtefactFilter) -> np.ndarray:
+    """Spectra (n_windows, n_channels, n_freqs) less the artefacts in them."""
+    found, gain = _sources(spectra.swapaxes(0, 1)[None], learned)
+    topographies = learned.topographies.astype(np.float32)
+    return spectra - np.einsum("ir,rwf->wif", topographies, (found * gain)[0])
 
 
 def covariances(spectra: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
@@ -215,26 +243,41 @@ def artefacts_in(
     without. It makes the subtraction linear.
     """
     spectra = np.fft.rfft(cut_windows(signals, length, hop))
-    found = np.einsum(
-        "fri,niwf->nrwf",
-        learned.filters.astype(signals.dtype),
-        spectra,
-        optimize=True,
-    )
-    usual = np.sum(learned.brain * learned.band, axis=-1)[:, None]
-    if learned.in_clean is not None:
-        topographies = learned.topographies.astype(signals.dtype)
-        spectra -= np.einsum("ir,nrwf->niwf", topographies, found, optimize=True)
-        rest = np.square(np.abs(spectra)).sum((1, 3))[:, None]
-        rest = uniform_filter1d(rest, N_WINDOWS, axis=-1, mode="nearest")
-        usual = learned.in_clean[:, None] * rest
+    found, gain = _sources(spectra, learned)
     # Only at frequencies where there is more of the artefact than of the brain.
-    found *= learned.band[:, None]
-    if not everywhere:
-        found *= _gain(found, usual, learned.brain * learned.band)
+    found *= learned.band[:, None] if everywhere else gain
     windows = np.fft.irfft(found, length).astype(signals.dtype)
     sources = overlap_add(windows, signals.shape[2], hop)
     return np.einsum("ir,nrt->nit", learned.topographies, sources, optimize=True)
+
+
+def _sources(
+    spectra: np.ndarray, learned: ArtefactFilter
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sources of artefacts in windows, and how much of each is to be subtracted.
+
+    Parameters
+    ----------
+    spectra : ndarray of shape (n_epochs, n_channels, n_windows, n_freqs), complex
+    learned : ArtefactFilter
+
+    Returns
+    -------
+    found : ndarray of shape (n_epochs, n_topographies, n_windows, n_freqs), complex
+    gain : ndarray of the same shape
+        From 0 to 1; 0 outside the band.
+    """
+    filters = learned.filters.astype(spectra.real.dtype)
+    found = np.einsum("fri,niwf->nrwf", filters, spectra, optimize=True)
+    usual = np.sum(learned.brain * learned.band, axis=-1)[:, None]
+    if learned.in_clean is not None:
+        topographies = learned.topographies.astype(spectra.real.dtype)
+        rest = spectra - np.einsum("ir,nrwf->niwf", topographies, found, optimize=True)
+        rest = np.square(np.abs(rest)).sum((1, 3))[:, None]
+        rest = uniform_filter1d(rest, N_WINDOWS, axis=-1, mode="nearest")
+        usual = learned.in_clean[:, None] * rest
+    band = learned.band[:, None]
+    return found, band * _gain(found * band, usual, learned.brain * learned.band)
 
 
 def _power_left(

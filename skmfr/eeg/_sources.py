@@ -27,18 +27,20 @@ def sources_of(denoiser, X) -> Any:
     info["bads"] = [info["ch_names"][atom] for atom in excluded]
     if is_epochs(X):
         epochs = X if X.preload else X.copy().drop_bad(verbose="error")
-        return mne.EpochsArray(
+        sources = mne.EpochsArray(
             data.reshape(len(data), len(epochs), -1).swapaxes(0, 1),
             info,
-            events=epochs.events,
             tmin=epochs.tmin,
-            event_id=epochs.event_id,
             selection=epochs.selection,
             drop_log=epochs.drop_log,
             metadata=epochs.metadata,
             proj=False,
             verbose="error",
         )
+        # MNE would refuse two events at a sample, and kinds of events that have none
+        # left, though it makes epochs of both.
+        sources.events, sources.event_id = epochs.events.copy(), dict(epochs.event_id)
+        return sources
     sources = mne.io.RawArray(data, info, first_samp=X.first_samp, verbose="error")
     sources.set_meas_date(X.info["meas_date"])
     notes = X.annotations

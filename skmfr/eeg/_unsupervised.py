@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import reduce
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -10,7 +11,14 @@ from sklearn.decomposition import PCA
 from ._applying import as_spectra, windows_to_learn_from, without_artefacts
 from ._fitted import LOUDEST, TINY, new_sae, without_excluded
 from ._recordings import Reader
-from ._removal import covariances, learn_filter, learn_fixed_filter, share_found
+from ._removal import (
+    ArtefactFilter,
+    covariances,
+    learn_filter,
+    learn_fixed_filter,
+    share_removed,
+    without_found,
+)
 from ._windows import cut_windows, overlap_add, taper
 
 # Principal components of windows that an SAE learns from, at most, and atoms.
@@ -25,8 +33,12 @@ ATOMS_PER_ACTIVE = 16
 # Windows side by side below which there is little to learn from.
 FEW_WINDOWS = 60
 # Share of the power of atoms to remove that a filter learned from quiet windows takes
-# out at least, if there are such windows.  Blinks had .9 or more, heartbeats .1.
+# out at least, if there are such windows.  Of blinks it took three quarters or more,
+# of heartbeats that leave none .3 or less.
 MOST_OF_ATOMS = 0.5
+# The same for one atom, where the others do leave windows quiet.  Of all but a
+# rare atom of the mains it took .1 or less, of ocular atoms .35 or more.
+LEAST_OF_AN_ATOM = 0.25
 
 
 def sizes_for(n_windows: int, n_numbers: int) -> tuple[int, int, int]:
@@ -131,20 +143,67 @@ def removal(denoiser, atoms: np.ndarray, reader: Reader, everywhere: bool = Fals
     codes = denoiser.sae_.transform(
         denoiser.pca_.transform(windows.reshape(len(windows), -1))
     )
-    contributed = np.tensordot(codes[:, atoms], denoiser.atoms_[atoms], 1)
-    if not contributed.any():
-        return lambda signals: signals
-    by_frequency = covariances(as_spectra(contributed))
-    spectra, of_artefacts = as_spectra(windows), by_frequency.sum(0)
-    learned = learn_filter(spectra, of_artefacts)
-    if share_found(learned, by_frequency) < MOST_OF_ATOMS:
-        # Windows without the artefact would have shown it: there are none.  An offset,
-        # however small, would fill directions that are empty in average reference.
-        tapered = taper(denoiser.n_times_).astype(windows.dtype)
-        offset = windows.mean((0, 2)) / tapered.mean()
-        spectra = as_spectra(windows - offset[:, None] * tapered)
-        learned = learn_fixed_filter(spectra, of_artefacts, denoiser.n_times_)
-    return without_artefacts(denoiser, learned, everywhere)
+    atoms = atoms[codes[:, atoms].any(0)]
+    steps = [
+        without_artefacts(denoiser, learned, everywhere)
+        for learned in filters_for(windows, denoiser.atoms_[atoms], codes[:, atoms])
+    ]
+    return lambda signals: reduce(lambda left, step: step(left), steps, signals)
+
+
+def filters_for(
+    windows: np.ndarray, atoms: np.ndarray, codes: np.ndarray
+) -> list[ArtefactFilter]:
+    """Filters for what leaves windows quiet, then for what is in all of them.
+
+    Parameters
+    ----------
+    windows : ndarray of shape (n_windows, n_channels, n_times)
+        Of a recording.
+    atoms : ndarray of shape (n_atoms, n_channels, n_times)
+        To remove.
+    codes : ndarray of shape (n_windows, n_atoms)
+
+    Returns
+    -------
+    list of ArtefactFilter
+        At most two, none if there are no atoms. The second is for what the first
+        leaves.
+    """
+    if len(atoms) == 0:
+        return []
+
+    def covariance(some: np.ndarray) -> np.ndarray:
+        contributed = np.tensordot(codes[:, some], atoms[some], 1)
+        return covariances(as_spectra(contributed)).sum(0)
+
+    spectra, of_atoms = as_spectra(windows), as_spectra(atoms)
+    everything = np.ones(len(atoms), dtype=bool)
+    learned = learn_filter(spectra, covariance(everything))
+    removed = share_removed(learned, spectra, of_atoms, codes)
+    power = np.square(np.abs(of_atoms)).sum((1, 2)) * np.square(codes).sum(0)
+    steady = removed < LEAST_OF_AN_ATOM
+    if np.sum((removed * power)[~steady]) < MOST_OF_ATOMS * np.sum(power[~steady]):
+        steady = everything
+    if not steady.any():
+        return [learned]
+    length = windows.shape[2]
+    if steady.all():
+        return [_fixed_filter(windows, covariance(steady))]
+    learned = learn_filter(spectra, covariance(~steady))
+    rest = np.fft.irfft(without_found(spectra, learned), length).astype(windows.dtype)
+    return [learned, _fixed_filter(rest, covariance(steady))]
+
+
+def _fixed_filter(windows: np.ndarray, of_artefacts: np.ndarray) -> ArtefactFilter:
+    """Learn a filter for what is in all windows, (n_windows, n_channels, n_times)."""
+    length = windows.shape[2]
+    # An offset, however small, would fill directions that are empty in average
+    # reference.
+    tapered = taper(length).astype(windows.dtype)
+    offset = windows.mean((0, 2)) / tapered.mean()
+    spectra = as_spectra(windows - offset[:, None] * tapered)
+    return learn_fixed_filter(spectra, of_artefacts, length)
 
 
 def _flat_windows(denoiser, signals: np.ndarray) -> np.ndarray:

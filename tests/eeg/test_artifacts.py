@@ -14,8 +14,9 @@ from skmfr.eeg import (
     find_artifacts,
     score_atoms,
 )
-from skmfr.eeg._artifacts import _kurtosis, code_windows, leading_vectors
+from skmfr.eeg._artifacts import code_windows, leading_vectors
 from skmfr.eeg._recordings import Reader
+from skmfr.eeg._references import kurtosis as kurtosis_in_stretches
 from skmfr.eeg._windows import cut_windows, overlap_add
 
 mne = pytest.importorskip("mne")
@@ -69,6 +70,15 @@ def scores(denoiser, raw):
 def codes_of(denoiser, raw) -> np.ndarray:
     reader = Reader(raw, NAMES, "X")
     return code_windows(denoiser, reader, reader.spans()).toarray()
+
+
+def without_drift(raw, name="EOG 061"):
+    """A channel after MNE's own Butterworth filter, there and back, (n_times,)."""
+    parameters = {"order": 2, "ftype": "butter", "output": "sos"}
+    slow = raw.copy().filter(
+        0.5, None, picks=[name], method="iir", iir_params=parameters, verbose="error"
+    )
+    return slow.get_data(name)[0]
 
 
 def contributed(denoiser, raw, atoms):
@@ -130,7 +140,7 @@ def test_variance_is_what_goes_with_an_atom(denoiser, raw, scores, n_times, tole
 def test_correlation_is_that_of_active_windows_one_after_the_other(
     denoiser, raw, scores
 ):
-    (eog,) = raw.get_data("EOG 061")
+    eog = without_drift(raw)
     eog = cut_windows(eog - eog.mean(), denoiser.n_times_, denoiser.hop_)
     codes = codes_of(denoiser, raw)
     _, temporal = leading_vectors(atom_waveforms(denoiser))
@@ -139,7 +149,7 @@ def test_correlation_is_that_of_active_windows_one_after_the_other(
         part = code[active, None] * temporal[atom]
         expected = np.corrcoef(eog[active].ravel(), part.ravel())[0, 1]
         score = scores.loc[atom, "EOG 061: correlation"]
-        assert score == pytest.approx(abs(expected), abs=1e-6)
+        assert score == pytest.approx(abs(expected), abs=2e-3)
         assert scores.loc[atom, "activation_rate"] == pytest.approx(active.mean())
 
 
@@ -170,19 +180,39 @@ def test_scores_are_of_what_is_finite_in_each_span(denoiser, raw):
     before, after = (part[:, kept].var(axis=1).sum() for part in (before, after))
     assert got["variance"][atom] == pytest.approx(1 - after / before, abs=1e-6)
 
-    mean = raw.get_data("EOG 061")[0, kept].mean()
-    eog = np.vstack(
-        [
-            cut_windows(side.get_data("EOG 061")[0] - mean, 100, denoiser.hop_)
-            for side in sides
-        ]
-    )
+    eogs = [without_drift(side) for side in sides]
+    mean = np.concatenate(eogs).mean()
+    eog = np.vstack([cut_windows(eog - mean, 100, denoiser.hop_) for eog in eogs])
     active = codes[:, atom] != 0
     _, temporal = leading_vectors(atom_waveforms(denoiser))
     part = codes[active, atom, None] * temporal[atom]
     expected = np.corrcoef(eog[active].ravel(), part.ravel())[0, 1]
     score = got["EOG 061: correlation"][atom]
-    assert score == pytest.approx(abs(expected), abs=1e-6)
+    assert score == pytest.approx(abs(expected), abs=2e-3)
+
+
+def test_a_drift_of_the_eog_hides_no_blinks(denoiser, raw, scores):
+    """MNE's filters leave EOG channels as they are; atoms are those without a drift."""
+    drifting = raw.copy()
+    drifting._data[-1] += 3e-4 * np.sin(2 * np.pi * 0.05 * raw.times) + 1e-3
+    here = score_atoms(denoiser, drifting)
+    expected = find_artifacts(scores.drop(columns="blink: topography"))
+    assert set(expected["kind"]) == {"ocular"}
+    assert set(find_artifacts(here).index) == set(expected.index)
+    name = "EOG 061: correlation"
+    np.testing.assert_allclose(here[name], scores[name], atol=0.02)
+
+
+def test_epochs_have_no_drifts_either(denoiser, raw, scores):
+    """One as long as a second, about, whose EOG is at another level in each."""
+    epochs = mne.make_fixed_length_epochs(raw, 1.5, preload=True, verbose="error")
+    expected = score_atoms(denoiser, epochs)
+    n_epochs = len(epochs)
+    level = 1e-3 * np.random.default_rng(4).standard_normal((n_epochs, 1))
+    epochs._data[:, -1] += level + level[::-1] * epochs.times
+    here = score_atoms(denoiser, epochs)
+    for name in ("EOG 061: correlation", "EOG 061: kurtosis"):
+        np.testing.assert_allclose(here[name], expected[name], rtol=0.02, atol=0.02)
 
 
 def test_leading_vectors_are_those_of_an_atom_of_one_source():
@@ -263,6 +293,18 @@ def test_kinds_need_more_than_a_correlation():
     assert table["probability"].between(0.5, 1).all()
 
 
+def test_few_channels_may_all_be_near_the_eyes(raw):
+    """The median of three is frontal, and blinks are no wave of the whole head."""
+    few = raw.copy().pick(["Fp1", "Fp2", "Cz", "EOG 061"])
+    denoiser = EEGDenoiser(sae=small_sae(k=3, max_steps=60), random_state=0).fit(few)
+    scores = score_atoms(denoiser, few)
+    assert scores["breadth"].isna().all()
+    clean = denoiser.apply(few, exclude=find_artifacts(scores).index)
+    known = 1e-4 * np.outer(BLINK[[0, 1, 4]], blinks(few.n_times))
+    removed = few.get_data("eeg") - clean.get_data("eeg")
+    assert np.square(removed - known).sum() < 0.05 * np.square(known).sum()
+
+
 def test_eyes_are_events_in_their_channel_or_loud():
     """What is slow and frontal is the brain's, too, where nothing stands out."""
     ocular = {"EOG: correlation": 0.9, "slow": 0.99, "breadth": 0.2}
@@ -281,13 +323,13 @@ def test_kurtosis_is_that_of_the_channel(denoiser, raw):
     for recording in (raw, flat):
         scores = score_atoms(denoiser, recording, channels=["EOG 061", "Fp1"])
         for name in ("EOG 061", "Fp1"):
-            samples = recording.get_data(name)[0]
+            samples = without_drift(recording, name)
             stretches = np.array_split(
                 samples, len(samples) // (20 * denoiser.n_times_)
             )
             expected = np.mean([kurtosis(part) for part in stretches])
             expected = expected if samples.any() else 0.0
-            np.testing.assert_allclose(scores[f"{name}: kurtosis"], expected)
+            np.testing.assert_allclose(scores[f"{name}: kurtosis"], expected, rtol=0.01)
 
 
 def test_a_louder_part_does_not_stand_out():
@@ -296,7 +338,7 @@ def test_a_louder_part_does_not_stand_out():
     joined = rng.standard_normal((2, 60_000))
     joined[:, 40_000:] *= 3
     joined[1, 1000::2000] += 30
-    quiet, blinking = _kurtosis(joined, 2000)
+    quiet, blinking = kurtosis_in_stretches(joined, 2000)
     assert kurtosis(joined[0]) > 2
     assert abs(quiet) < 0.2
     assert blinking > 20

@@ -4,6 +4,7 @@ from copy import copy
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.eeg import (
@@ -138,6 +139,32 @@ def test_without_a_place_for_each_channel_there_is_no_map(denoiser, raw, place):
     np.testing.assert_array_equal(odd.info["chs"][2]["loc"][:3], positions["Cz"])
     label = plot_atom(denoiser, 5, odd, n_windows=1).axes[0].get_xlabel()
     assert "places are not known" in label
+
+
+def test_channels_of_several_types_are_bars_in_their_own_units(denoiser, raw):
+    """One blink in volts and in teslas, which are 1e7 times as small."""
+    both = raw.copy()
+    field = both.copy().pick(NAMES)
+    field.rename_channels({name: f"MEG {name}" for name in NAMES}, verbose="error")
+    field.set_channel_types(
+        dict.fromkeys(field.ch_names, "mag"), on_unit_change="ignore", verbose="error"
+    )
+    field._data *= 1e-7
+    for channel in field.info["chs"]:
+        channel["loc"][:3] *= 1.1  # each at a place of its own
+    both.add_channels([field], force_update_info=True)
+    sae = clone(denoiser.sae)
+    fitted = EEGDenoiser(picks=["eeg", "mag"], sae=sae, random_state=0).fit(both)
+    axis = fitted.plot_components(both, [0], show=False).axes[0]
+    assert "several types" in axis.get_xlabel()
+    width = {
+        label.get_text(): bar.get_width()
+        for label, bar in zip(axis.get_yticklabels(), axis.patches, strict=True)
+    }
+    pairs = [name for name in NAMES if {name, f"MEG {name}"} <= set(width)]
+    assert pairs
+    for name in pairs:
+        assert width[f"MEG {name}"] == pytest.approx(width[name], rel=1e-3)
 
 
 def test_an_atom_that_is_nowhere_active_is_said_to_be(denoiser, raw):

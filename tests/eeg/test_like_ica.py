@@ -129,6 +129,22 @@ def test_sources_of_epochs_are_of_each_alone(denoiser, epochs):
     np.testing.assert_array_equal(sources.times, epochs.times)
 
 
+def test_sources_have_the_events_of_the_epochs_whatever_these_are(denoiser, epochs):
+    """All epochs of a kind rejected, and two events at one sample."""
+    odd = epochs.copy()
+    odd.events[3:, 2] = 2
+    odd.event_id = {"a": 1, "b": 2}
+    odd = odd["a"]
+    odd.event_id = {"a": 1, "b": 2}
+    odd.events[1, 0] = odd.events[0, 0]
+    sources = denoiser.get_sources(odd)
+    assert sources.event_id == odd.event_id
+    np.testing.assert_array_equal(sources.events, odd.events)
+    expected = denoiser.get_sources(epochs).get_data()[:3]
+    np.testing.assert_allclose(sources.get_data(), expected)
+    assert len(sources["a"]) == 3
+
+
 def test_atoms_are_scored_on_epochs_as_in_each_alone(denoiser, epochs):
     scores = score_atoms(denoiser, epochs)
     each = np.concatenate([codes_of(denoiser, one) for one in epochs.get_data(NAMES)])
@@ -174,6 +190,27 @@ def test_muscles_are_found_and_taken_out_of_fast_signals():
     rest = np.linalg.norm((brain - slow)[:, ~there])
     # Windows that reach into a stretch with the muscle count as loud.
     assert np.linalg.norm(1e6 * artefacts[:, ~there]) < 0.4 * rest
+
+
+@pytest.mark.usefixtures("no_window")
+def test_channels_may_be_called_as_types_are(denoiser, raw):
+    names = {"Fp1": "eeg", "EOG": "eog", "ECG": "ecg"}
+    renamed = raw.copy().rename_channels(names, verbose="error")
+    same = EEGDenoiser(0.5, sae=small_sae(), exclude=[5]).fit(renamed)
+    assert same.ch_names_ == ["eeg", *NAMES[1:]]
+    for method in ("find_bads_eog", "find_bads_ecg"):
+        there, expected = (
+            getattr(one, method)(recording)
+            for one, recording in ((same, renamed), (denoiser, raw))
+        )
+        assert there[0] == expected[0]
+        np.testing.assert_allclose(there[1], expected[1], atol=1e-6)
+    after = same.apply(renamed)
+    np.testing.assert_allclose(
+        after.get_data(), denoiser.apply(raw).get_data(), atol=1e-12
+    )
+    same.plot_overlay(renamed, show=False)
+    same.plot_properties(renamed, [1], show=False)
 
 
 def test_finders_take_channels_by_name_and_thresholds(denoiser, raw):

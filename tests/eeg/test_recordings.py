@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from skmfr.eeg import _spans
-from skmfr.eeg._recordings import Reader, check_alike, picked, pieces_to_fit
+from skmfr.eeg._channels import picked
+from skmfr.eeg._recordings import Reader, check_alike, pieces_to_fit
 from skmfr.eeg._spans import first_windows, unmarked, windows_of_spans
 from skmfr.eeg._windows import count_windows
 
@@ -52,6 +53,21 @@ def annotate(raw, *spans):
 def test_picks_are_those_of_mne(raw, picks):
     expected = raw.copy().pick(picks, exclude="bads").ch_names
     assert picked(raw, picks) == expected
+
+
+def test_channels_may_be_called_as_types_are(raw):
+    """A list names channels, a word of a type all of that type, as None all of EEG."""
+    raw.rename_channels({"Cz": "eeg", "STI": "stim"}, verbose="error")
+    assert picked(raw, ["eeg"]) == ["eeg"]
+    assert picked(raw, ["eeg", "Fp2"]) == ["eeg", "Fp2"]
+    assert picked(raw, None) == picked(raw, "eeg") == ["Fp1", "eeg", "O1"]
+    assert picked(raw, ["eeg", "stim"]) == ["eeg", "stim"]
+    reader = Reader(raw, ["stim", "eeg"], "X")
+    assert reader.ch_types == ["stim", "eeg"]
+    np.testing.assert_array_equal(reader.read(slice(5, 9))[0], raw._data[[4, 2], 5:9])
+    epochs = mne.make_fixed_length_epochs(raw, 1, preload=True, verbose="error")
+    part = Reader(epochs, ["stim", "eeg"], "X").read(slice(1, 2))
+    np.testing.assert_array_equal(part[0], raw._data[[4, 2], 100:200])
 
 
 def test_channels_that_are_picked_twice_are_picked_once(raw):

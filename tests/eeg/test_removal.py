@@ -1,11 +1,13 @@
 """Taking artefacts out, against signals whose artefacts and brain are known."""
 
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.signal import butter, lfilter, sosfilt
 
+from skmfr.eeg._applying import N_WINDOWS, windows_to_learn_from
 from skmfr.eeg._recordings import Reader
 from skmfr.eeg._removal import (
     ArtefactFilter,
@@ -15,9 +17,9 @@ from skmfr.eeg._removal import (
     found_in_clean,
     learn_filter,
     learn_fixed_filter,
-    share_found,
+    share_removed,
 )
-from skmfr.eeg._unsupervised import removal, sizes_for
+from skmfr.eeg._unsupervised import filters_for, removal, sizes_for
 from skmfr.eeg._windows import cut_windows
 
 LENGTH, HOP = 100, 50
@@ -310,28 +312,111 @@ def test_removal_learns_from_samples_where_no_window_is_quiet(heartbeats, marked
     assert left < 0.15
 
 
-def test_share_found_tells_heartbeats_from_blinks(parts, heartbeats, marked_beats):
+def as_atoms(*artefacts):
+    """Atoms and codes of signals of rank 1: principal components of their windows."""
+    atoms, codes = [], []
+    for artefact in artefacts:
+        off, size, course = np.linalg.svd(artefact[0], full_matrices=False)
+        windows = cut_windows(size[0] * course[0], LENGTH, HOP)
+        scores, sizes, components = np.linalg.svd(windows, full_matrices=False)
+        n = np.sum(sizes > 0.05 * sizes[0])
+        atoms.append(off[:, 0, None] * components[:n, None])
+        codes.append((scores * sizes)[:, :n])
+    return np.concatenate(atoms).astype("f4"), np.concatenate(codes, axis=1)
+
+
+def share_of(artefact, mixed):
+    """Share of an artefact that a filter which is learned from windows takes out."""
+    learned = learn_filter(spectra(mixed), covariance(artefact))
+    atoms, codes = as_atoms(artefact)
+    of_atoms = np.fft.rfft(atoms).astype(np.complex64)
+    removed = share_removed(learned, spectra(mixed), of_atoms, codes)
+    power = np.square(codes).sum(0)
+    return removed @ power / power.sum()
+
+
+def test_share_removed_tells_heartbeats_from_blinks(parts, heartbeats, marked_beats):
     """Where no window is quiet, a filter of quiet windows misses what atoms have."""
     brain, blinks, _ = parts
-    of_blinks = covariances(spectra(blinks))
-    found = learn_filter(spectra(brain + blinks), of_blinks.sum(0))
-    assert share_found(found, of_blinks) > 0.9
-    of_beats = covariances(spectra(marked_beats))
-    found = learn_filter(spectra(heartbeats[0] + heartbeats[1]), of_beats.sum(0))
-    assert share_found(found, of_beats) < 0.5
+    assert share_of(blinks, brain + blinks) > 0.9
+    assert share_of(marked_beats, heartbeats[0] + heartbeats[1]) < 0.25
 
 
-def test_share_found_is_of_power_and_within_the_band():
-    """Closed form: half of what is in the first channel, at one of two frequencies."""
+def test_share_removed_is_of_what_is_subtracted():
+    """Closed form: of one channel, at one of two frequencies, in one of two windows."""
     learned = ArtefactFilter(
         topographies=np.array([[1.0], [0.0]]),
         filters=np.array([[[0.5, 0.0]], [[0.5, 0.0]]]),
         brain=np.ones((1, 2)),
         band=np.array([[True, False]]),
     )
-    of_artefacts = np.stack([np.diag([4.0, 1.0]), np.diag([2.0, 3.0])])
-    # Of 10, the amplitude of 4 is halved.
-    assert share_found(learned, of_artefacts) == pytest.approx(3 / 10)
+    atoms = np.array([[[2.0, 1.0], [2.0, 1.0]], [[2.0, 1.0], [0.0, 0.0]]]) + 0j
+    # Loud and quiet, at least three of each side by side.
+    windows = np.repeat([100.0, 0.0], 4)[:, None, None] * np.ones((1, 2, 2)) + 0j
+    codes = np.zeros((8, 3))
+    codes[[0, 6], 0] = codes[0, 1] = 1
+    atoms = np.concatenate([atoms, atoms[:1]])
+    removed = share_removed(learned, windows, atoms, codes)
+    # Of 10 in each of two windows, the amplitude of 4 is halved in one; of 5, the same.
+    np.testing.assert_allclose(removed, [3 / 20, 3 / 5, 0])
+
+
+@pytest.fixture(scope="module")
+def hum():
+    """The mains in all channels, (1, n_channels, n_times)."""
+    time = np.arange(12_000) / LENGTH
+    weight = np.random.default_rng(2).uniform(0.3, 1, 8)
+    return (30 * weight[:, None] * np.sin(2 * np.pi * 25 * time))[None].astype("f4")
+
+
+def test_what_leaves_windows_quiet_and_what_does_not_go_together(parts, hum):
+    """Blinks and the mains, either of which is much larger than what is left."""
+    brain, blinks, _ = parts
+    mixed = brain + blinks + hum
+    windows = cut_windows(mixed, LENGTH, HOP)[0].swapaxes(0, 1)
+    first, second = filters_for(windows, *as_atoms(blinks, hum))
+    after = mixed - artefacts_in(mixed, first, LENGTH, HOP)
+    after -= artefacts_in(after, second, LENGTH, HOP)
+    error = np.square(after - brain).sum()
+    assert error < 0.05 * min(np.square(blinks).sum(), np.square(hum).sum())
+
+
+def test_heartbeats_that_are_found_and_taken_for_the_brain_go(heartbeats):
+    """The filter of windows finds all of them, and subtracts a quarter of the power."""
+    brain, beats, _ = heartbeats
+    beats = beats / 2
+    mixed = brain + beats
+    windows = cut_windows(mixed, LENGTH, HOP)[0].swapaxes(0, 1)
+    (learned,) = filters_for(windows, *as_atoms(beats))
+    error = beats - artefacts_in(mixed, learned, LENGTH, HOP)
+    assert np.square(error).sum() < 0.4 * np.square(beats).sum()
+
+
+def test_windows_to_learn_from_are_chosen_before_they_are_copied():
+    """Each fourth that has a signal, in twice the memory of those and the signals."""
+    n_channels, length, n_times = 8, 100, 60_000
+    X = np.random.default_rng(11).standard_normal((1, n_channels, n_times))
+    X = X.astype(np.float32)
+    X[..., 20_000:30_000] = 0
+    denoiser = SimpleNamespace(
+        n_times_=length,
+        hop_=25,
+        n_channels_=n_channels,
+        mean_=np.zeros(n_channels),
+        scale_=np.ones(n_channels),
+    )
+    epochs = X.reshape(n_channels, -1, 300).swapaxes(0, 1)
+    reader = Reader(epochs, None, "X")
+    tracemalloc.start()
+    windows = windows_to_learn_from(denoiser, reader)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    cut = cut_windows(epochs, length, 25).swapaxes(1, 2).reshape(-1, n_channels, length)
+    cut = cut[np.square(cut).sum((1, 2)) > 0.05 * np.square(cut[0]).sum()]
+    assert len(cut) > 2 * N_WINDOWS
+    expected = cut[np.linspace(0, len(cut) - 1, N_WINDOWS).astype(int)]
+    np.testing.assert_allclose(windows, expected, rtol=1e-6)
+    assert most < 2 * (X.nbytes + windows.nbytes) + X.nbytes
 
 
 @pytest.mark.parametrize(
