@@ -279,7 +279,7 @@ def changed(constant: str, value, **parameters) -> tuple:
     return patch(f"skmfr._training.{constant}", value), parameters
 
 
-# What a default fit changes one at a time, mostly constants that are not parameters.
+# Changes of a default fit, one at a time, mostly of constants that are not parameters.
 DESIGN: dict[str, tuple] = {
     "as it is": (nullcontext(), {}),
     "k not annealed": changed("schedule.K_START", 1),

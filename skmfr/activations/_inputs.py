@@ -200,8 +200,8 @@ def is_medium(name: str, array: np.ndarray) -> bool:
 
 
 class _Putter:
-    """Converts arrays to tensors: integers that are no images and truth values
-    unchanged, numbers in the model's precision.
+    """Converts arrays to tensors: token ids and truth values unchanged, other numbers
+    in the model's precision.
     """
 
     def __init__(self, model: nn.Module, named: bool):
@@ -217,7 +217,7 @@ class _Putter:
             return torch.from_numpy(array.astype(np.int64)).to(self.device)
         # torch accepts no reversed axes and no foreign byte order.
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
-        # Models negate and select by truth values, which numbers would do otherwise.
+        # Models negate truth values and select by them; numbers mean something else.
         dtype = torch.bool if array.dtype.kind == "b" else self.dtype
         return torch.from_numpy(array).to(self.device, dtype)
 
