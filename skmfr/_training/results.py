@@ -81,7 +81,7 @@ class Earlier(NamedTuple):
         Rows that were all identical contain no information, about centre and scale or
         about SAEs that began with them.  Nor do single steps of `partial_fit` on fewer
         rows than the atoms and than the new rows, because atoms that start from them
-        are alike.  The knowledge of an SAE of others from before its first rows is kept.
+        are alike.  The knowledge of an SAE of others is kept.
         """
         n_rows, n_components = self.moments.n_rows, self.arrays["decoder"].shape[1]
         few = n_rows < min(moments.n_rows, n_components) and self.n_steps <= n_rows
