@@ -125,10 +125,10 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     reinit_threshold : float or None, default=None
         An SAE is reinitialised if its atoms are used so unequally that the mean over
         atoms of ``(|rate - t| / t)^3``, with ``t = k / n_components``, exceeds this
-        threshold. This happens in the first half of a fit, at most three times, or of
-        a pass of `partial_fit`, unless it follows a fit. None turns reinitialisation
-        off. The paper uses 2.5; data with some frequent features exceed this value
-        permanently.
+        threshold. This happens at most three times, in the first half of a fit or of a
+        pass of `partial_fit`, but not in passes after a fit. None turns
+        reinitialisation off. The paper uses 2.5; data with some frequent features
+        exceed this value permanently.
 
     reinit_every : int, default=50
         Number of steps between two evaluations of that statistic.

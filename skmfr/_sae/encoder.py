@@ -162,6 +162,8 @@ def _scorer(sae: Ensemble) -> Callable[[Tensor], tuple[Tensor, Tensor, Rescore]]
     encoder, bias = sae.encoder[0], sae.encoder_bias[0]
     size = lengths(encoder).max()
     offset = 8 * torch.finfo(bias.dtype).eps * bias.abs().max()
+    # Their scores are 0 without rounding, but would be within that of others.
+    never = ((encoder == 0).all(1) & (bias <= 0)).nonzero()[:, 0]
 
     def scores_of(X: Tensor) -> tuple[Tensor, Tensor, Rescore]:
         X_centred = X - sae.decoder_bias
@@ -169,8 +171,13 @@ def _scorer(sae: Ensemble) -> Callable[[Tensor], tuple[Tensor, Tensor, Rescore]]
         def rescore(rows: Tensor, atoms: Tensor) -> Tensor:
             return same_dot(X_centred[rows], encoder, atoms) + bias[atoms]
 
-        margin = rounding(X) * lengths(X_centred) * size + offset
-        return passing_linear(X_centred, encoder, bias), margin, rescore
+        norms = lengths(X_centred)
+        # Scores of a zero row are the biases.
+        margin = torch.where(norms > 0, rounding(X) * norms * size + offset, 0.0)
+        scores = passing_linear(X_centred, encoder, bias)
+        if len(never):
+            scores.index_fill_(1, never, -torch.inf)
+        return scores, margin, rescore
 
     return scores_of
 

@@ -98,6 +98,8 @@ def is_late(estimator) -> bool:
 
 def keep_decoder(estimator) -> None:
     """Keep what training continues from, before another dictionary is assigned."""
+    # The weights that are left to be computed are those of the fit.
+    make_weights(estimator)
     known = vars(estimator)
     if known.get("_training") and known.keys() >= DICTIONARIES:
         decoder = decoder_of(known)

@@ -24,7 +24,7 @@ from ._models import (
     find_layer,
     in_decoder,
     outputs_of_layers,
-    without_padding,
+    without_window_padding,
 )
 from ._pooling import check_left, code, pool
 from ._positions import left_in, numbers_of, position_norms
@@ -106,6 +106,8 @@ class _Layer(NamedTuple):
     """the norm above which positions are left out"""
     seen: Inputs
     """inputs whose tokens are the positions of the layer"""
+    in_decoder: bool
+    """whether they are those of a decoder, which has no windows"""
 
 
 class Extraction(NamedTuple):
@@ -170,7 +172,8 @@ class Extraction(NamedTuple):
         axis = self.feature_axis
         if axis is None:
             axis = axis_of(find_layer(self.model, name))
-        return _Layer(name, axis, max_norm, self.seen_by(name, inputs))
+        seen = self.seen_by(name, inputs)
+        return _Layer(name, axis, max_norm, seen, in_decoder(self.model, name))
 
     def _blocks(
         self,
@@ -205,7 +208,9 @@ class Extraction(NamedTuple):
                 f"layer={layer.name!r} gives {len(activations)} rows for {n_inputs} "
                 "inputs: name a layer whose first axis is the inputs."
             )
-        activations = without_padding(activations, self.model, batch.n_tokens)
+        if not layer.in_decoder:
+            n_tokens = batch.n_tokens
+            activations = without_window_padding(activations, self.model, n_tokens)
         tokens = _tokens(activations, batch.mask_of(layer.seen), layer.name)
         # A single vector for an input is not at any of its positions.
         skip_first = self.skip_first if output.ndim > 2 else 0

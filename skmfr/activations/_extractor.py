@@ -115,9 +115,10 @@ class ActivationExtractor(
 
     feature_axis : int, default=None
         Axis of the features in the output of the layer. The first axis is inputs; all
-        others are positions. None means axis 1 for convolutions and batch or group
-        norms; the last axis for linear layers, embeddings and layer norms; and for
-        other layers axis 1 if there are four axes, and the last axis otherwise.
+        others are positions. None means axis 1 for convolutions and for batch, group
+        and instance norms; the last axis for linear layers, embeddings and layer norms
+        over one axis; and for other layers axis 1 if there are four axes, and the last
+        axis otherwise.
 
     out : path-like or list of path-like, default=None
         ``.npy`` file that `transform` writes to, batch by batch, or a list with one

@@ -19,7 +19,7 @@ class _Disabled:
 
 @contextmanager
 def without_fast_path() -> Iterator[None]:
-    """Run nn.TransformerEncoder as in training, for all threads.
+    """Run nn.TransformerEncoder without its fast path, for all threads.
 
     In evaluation mode, it packs inputs with padding into nested tensors, which layers
     with hooks do not understand.

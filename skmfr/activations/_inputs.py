@@ -120,8 +120,9 @@ class Inputs:
         if not given:
             if "labels" in data and data["labels"].ndim == 2:
                 raise ValueError(
-                    "The model makes the tokens of its decoder from labels: pass them "
-                    "as decoder_input_ids, because their padding is not known."
+                    "The model makes the tokens of its decoder from labels, and their "
+                    "padding is not known: pass these tokens, which are the labels "
+                    "shifted to the right, as decoder_input_ids."
                 )
             return self
         mask = data.get("decoder_attention_mask")
@@ -161,7 +162,7 @@ class Inputs:
         self, model: nn.Module, batch_size: int, start: int = 0
     ) -> Iterator[Batch]:
         """Batches from `start` on, on the model's device and in its precision."""
-        put = _Putter(model, isinstance(self.data, Mapping))
+        put = _Putter(model, self.of_tokens if isinstance(self.data, Mapping) else None)
         masks = accepts(model, "attention_mask")
         while start < self.n:
             stop = min(start + batch_size, self.n)
@@ -200,25 +201,33 @@ def is_medium(name: str, array: np.ndarray) -> bool:
 
 
 class _Putter:
-    """Converts arrays to tensors: token ids and truth values unchanged, other numbers
-    in the model's precision.
+    """Converts arrays to tensors: token ids unchanged, numbers in the model's dtype.
+
+    Parameters
+    ----------
+    model : nn.Module
+    of_tokens : frozenset of str, or None
+        See `Inputs`; None for an array without a name.
     """
 
-    def __init__(self, model: nn.Module, named: bool):
+    def __init__(self, model: nn.Module, of_tokens: frozenset[str] | None):
         self.device, self.dtype = model_device(model), model_dtype(model)
-        # Models of texts and images may not reveal that they embed ids.
-        self.named, self.embeds = named, n_embeddings(model) is not None
+        self.of_tokens, self.embeds = of_tokens, n_embeddings(model) is not None
 
     def __call__(self, array: np.ndarray, name: str = "") -> Tensor:
-        counts = self.embeds and array.ndim == 2
-        if self.named:  # boxes and labels too
-            counts = not is_medium(name, array)
-        if array.dtype.kind in "iu" and counts:
+        named, kind = self.of_tokens is not None, array.dtype.kind
+        if self.of_tokens is None:
+            counts = self.embeds and array.ndim == 2
+        else:  # Models of texts and images may not reveal that they embed ids.
+            counts = array.ndim < 3 or name in self.of_tokens
+        # Some models subtract masks of tokens.
+        counts &= kind in "iu" or (name.endswith("attention_mask") and kind == "b")
+        if counts:
             return torch.from_numpy(array.astype(np.int64)).to(self.device)
         # torch accepts no reversed axes and no foreign byte order.
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
         # Models negate truth values and select by them; numbers mean something else.
-        dtype = torch.bool if array.dtype.kind == "b" else self.dtype
+        dtype = torch.bool if named and kind == "b" else self.dtype
         return torch.from_numpy(array).to(self.device, dtype)
 
 

@@ -233,16 +233,19 @@ def _mean_loss(
 
 def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
     """Token ids of a batch, and which are not padding, (n_inputs, n_tokens)."""
-    ids, seen = batch.arguments, batch.inputs
+    given, seen = batch.arguments, batch.inputs
+    ids: Tensor | None
     if encoder_of(model) is not None:
-        if isinstance(ids, Tensor) or "decoder_input_ids" not in ids:
+        if isinstance(given, Tensor) or "decoder_input_ids" not in given:
             raise ValueError(
                 f"{type(model).__name__} predicts tokens of its decoder: pass tokens "
                 "as a mapping with 'decoder_input_ids'."
             )
-        ids, seen = ids["decoder_input_ids"], seen.of_decoder
-    elif not isinstance(ids, Tensor):
-        ids = ids["input_ids"]
+        ids, seen = given["decoder_input_ids"], seen.of_decoder
+    else:
+        ids = given if isinstance(given, Tensor) else given.get("input_ids")
+    if ids is None:
+        raise ValueError("tokens must be token ids: there are no 'input_ids'.")
     if ids.ndim != 2 or ids.is_floating_point():
         raise ValueError(
             f"tokens must be token ids, but {type(model).__name__} has no token "

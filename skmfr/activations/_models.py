@@ -112,9 +112,10 @@ def ids_argument(model: nn.Module) -> str:
     return "input_ids" if "input_ids" in names else next(iter(names))
 
 
-# Keys and values of a decoder's attention to the encoder.
+# Keys and values of a decoder's attention to the encoder, and their projection.
 OF_ENCODER = re.compile(
-    r"(EncDec|encoder_attn|cross_?attn|cross_?attention).*\.(k|v|key|value)(_proj)?$",
+    r"(EncDec|encoder_attn|cross_?attn|cross_?attention).*\.(k|v|key|value)(_proj)?$"
+    r"|(^|\.)enc_to_dec_proj$",
     re.IGNORECASE,
 )
 
@@ -323,7 +324,7 @@ def as_positions(tensor: Tensor, feature_axis: int | None, layer: str) -> Tensor
     return moved.reshape(len(moved), -1, moved.shape[-1])
 
 
-def without_padding(
+def without_window_padding(
     activations: Tensor, model: nn.Module, n_tokens: int | None
 ) -> Tensor:
     """Activations without the padding that a model with windows adds at the end.

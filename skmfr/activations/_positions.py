@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from numbers import Integral, Real
@@ -166,6 +166,9 @@ class _Passes:
             halves = encoder_of(model), halves.get_decoder()
             self.modules += [half for half in halves if half is not model]
         self.under_way: list[Pass] = []
+        # The initial state of other recurrent networks may be an argument, too.
+        of_transformers = hasattr(model, "config")
+        self.caches = [name for name in CACHES if name != "state" or of_transformers]
         # The last cache that does not count its tokens, and their number, (n_inputs,).
         self.cache: Any = None
         self.n_cached: Tensor | None = None
@@ -188,13 +191,14 @@ class _Passes:
     def end(self, module: nn.Module, _, arguments: tuple, named: dict, output) -> None:
         passed = self.under_way.pop() if self.under_way else NO_TOKENS
         returned = dict(output) if isinstance(output, Mapping) else {}
-        cache = _uncounted(_named(module, arguments, named) | returned)
+        cache = _uncounted(_named(module, arguments, named) | returned, self.caches)
         if module is self.model and cache is not None and passed.shape is not None:
             self.cache, self.n_cached = cache, _of_tokens(passed).amax(1)
 
     def _n_past(self, given: dict[str, Any]) -> int | Tensor:
         """Number of tokens in previous passes, see :class:`Pass`."""
-        cache, shape, mask = _uncounted(given), _shape(given), _mask(given, 0)
+        cache = _uncounted(given, self.caches)
+        shape, mask = _shape(given), _mask(given, 0)
         if cache is None or shape is None:
             return _n_past(given)
         if mask is not None and mask.shape[1] > shape[1]:
@@ -302,12 +306,16 @@ def _mask(given: dict[str, Any], n_past: int) -> Tensor | None:
     return mask.bool() if mask.ndim == 2 else None
 
 
-def _uncounted(given: Mapping[str, Any]) -> Any:
+def _uncounted(given: Mapping[str, Any], names: Iterable[str]) -> Any:
     """The cache that does not count its tokens, as of Mamba and RWKV; None if none."""
-    for name in CACHES:
+    for name in names:
         cache = given.get(name)
         if cache is None or isinstance(cache, Tensor) or name == "past_key_values":
             continue
+        if isinstance(cache, (Mapping, Sequence)):
+            kept = cache.values() if isinstance(cache, Mapping) else cache
+            if all(each is None for each in kept):
+                continue  # nothing is in it yet
         if not hasattr(cache, "get_seq_length") or _seq_length(cache) is None:
             return cache
     return None

@@ -51,7 +51,7 @@ def model_digest(model: nn.Module) -> str:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    tensor = tensor.detach().cpu().contiguous()
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     return tensor.flatten().view(torch.uint8).numpy().data
 
 
@@ -65,7 +65,8 @@ def _settings(module: nn.Module) -> list[tuple[str, Any]]:
     for name, value in sorted(vars(module).items()):
         if name in OF_MODULES or value is None:
             continue
-        with suppress(_NoSettingError):
+        # Nested tensors have no bytes, and containers may contain themselves.
+        with suppress(_NoSettingError, RuntimeError):
             settings.append((name, _setting(value)))
     return settings
 

@@ -62,10 +62,11 @@ def _of_kinds(X: Any, kinds: list[str]) -> list[int]:
 
     # MNE picks from these channels without data as from any others.
     numbered = mne.io.RawArray(np.zeros((len(X.ch_names), 1)), X.info, verbose="error")
-    numbered.rename_channels(
-        {name: f"{i}" for i, name in enumerate(X.ch_names)}, verbose="error"
-    )
-    return [int(number) for number in numbered.pick(kinds, "bads").ch_names]
+    # Names that nobody would ask for.
+    numbers = {f"\0{i}": i for i in range(len(X.ch_names))}
+    names = dict(zip(X.ch_names, numbers, strict=True))
+    numbered.rename_channels(names, verbose="error")
+    return [numbers[name] for name in numbered.pick(kinds, "bads").ch_names]
 
 
 def of_types(X: Any, *kinds: str) -> list[str]:

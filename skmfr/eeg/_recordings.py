@@ -182,16 +182,18 @@ class Reader:
             return len(self.X), len(self.ch_names), len(self.X.times)
         return self.X.shape
 
+    @property
+    def rows(self) -> list[int]:
+        """Numbers of the channels in an object of MNE."""
+        return indices_of(self.X, self.ch_names)
+
     def read(self, piece: slice) -> np.ndarray:
         """Samples of a recording, or epochs: (n_epochs, n_channels, n_times)."""
         if is_raw(self.X):
-            rows = indices_of(self.X, self.ch_names)
-            data = self.X.get_data(rows, piece.start or 0, piece.stop, verbose="error")[
-                None
-            ]
+            span = piece.start or 0, piece.stop
+            data = self.X.get_data(self.rows, *span, verbose="error")[None]
         elif is_epochs(self.X):
-            rows = indices_of(self.X, self.ch_names)
-            data = self.X[piece].get_data(rows, copy=False, verbose="error")
+            data = self.X[piece].get_data(self.rows, copy=False, verbose="error")
         else:
             data = self.X[piece]
         self._check_finite(data, piece.start or 0)
@@ -294,10 +296,11 @@ class Reader:
 
     def _is_finite(self, start: int, stop: int) -> bool:
         step = int(CHUNK * self.X.info["sfreq"])
-        rows = indices_of(self.X, self.ch_names)
         return all(
             np.isfinite(
-                self.X.get_data(rows, first, min(first + step, stop), verbose="error")
+                self.X.get_data(
+                    self.rows, first, min(first + step, stop), verbose="error"
+                )
             ).all()
             for first in range(start, stop, step)
         )

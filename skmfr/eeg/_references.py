@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import sparse
-from scipy.signal import butter, sosfiltfilt
+from scipy.signal import butter, detrend, sosfiltfilt
 
 from ._recordings import Reader
 from ._spans import Span, windows_of_spans
@@ -16,7 +16,7 @@ ORDER, HALVED_HZ = 2, 0.5
 
 
 def high_passed(references: Reader, spans: list[Span]) -> np.ndarray:
-    """Channels without drifts, each span for itself.
+    """Channels without drifts, each span for itself; short ones without a line.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def high_passed(references: Reader, spans: list[Span]) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n_references, n_times)
-        0 between spans.
+        With mean 0 in all spans together, and 0 between them.
     """
     sfreq = references.X.info["sfreq"]
     sos = butter(ORDER, HALVED_HZ, "highpass", fs=sfreq, output="sos")
@@ -36,8 +36,15 @@ def high_passed(references: Reader, spans: list[Span]) -> np.ndarray:
     for start, stop in spans:
         signals = references.read(slice(start, stop))[0]
         # Mirrored, with the sign changed, for two seconds: drifts go on at the ends.
-        beyond = min(stop - start - 1, round(sfreq / HALVED_HZ))
-        filtered[:, start:stop] = sosfiltfilt(sos, signals, axis=1, padlen=beyond)
+        beyond = round(sfreq / HALVED_HZ)
+        if stop - start > beyond:
+            without_drifts = sosfiltfilt(sos, signals, axis=1, padlen=beyond)
+        else:  # of a drift, it shows no more than a line
+            without_drifts = detrend(signals, axis=1)
+        filtered[:, start:stop] = without_drifts
+    mean = filtered.sum(1, keepdims=True) / sum(stop - start for start, stop in spans)
+    for start, stop in spans:
+        filtered[:, start:stop] -= mean
     return filtered
 
 
@@ -71,6 +78,7 @@ def correlations(
     ----------
     denoiser : EEGDenoiser
     references : ndarray of shape (n_references, n_times)
+        From :func:`high_passed`.
     spans : list of (start, stop)
     codes : csr_array of shape (n_windows, n_atoms)
         Of the windows in the spans.
@@ -82,13 +90,12 @@ def correlations(
     ndarray of shape (n_atoms, n_references)
         0 for atoms that are nowhere active.
     """
-    together = np.concatenate([references[:, slice(*span)] for span in spans], axis=1)
-    mean = together.mean(1, keepdims=True)
     active = (codes != 0).astype(float)
     product, total, square = np.zeros((3, codes.shape[1], len(references)))
     for piece, own, windows in windows_of_spans(denoiser, spans):
-        signals = references[:, piece] - mean
-        cut = cut_windows(signals, denoiser.n_times_, denoiser.hop_)[:, own]
+        cut = cut_windows(references[:, piece], denoiser.n_times_, denoiser.hop_)[
+            :, own
+        ]
         for i, reference in enumerate(cut):
             product[:, i] += codes[windows].multiply(reference @ temporal.T).sum(0)
         total += active[windows].T @ cut.sum(2).T

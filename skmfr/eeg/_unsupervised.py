@@ -33,11 +33,12 @@ ATOMS_PER_ACTIVE = 16
 # Windows side by side below which there is little to learn from.
 FEW_WINDOWS = 60
 # Share of the power of atoms to remove that a filter learned from quiet windows takes
-# out at least, if there are such windows.  Of blinks it took three quarters or more,
-# of heartbeats that leave none .3 or less.
-MOST_OF_ATOMS = 0.5
-# The same for one atom, where the others do leave windows quiet.  Of all but a
-# rare atom of the mains it took .1 or less, of ocular atoms .35 or more.
+# out at least, if there are such windows.  Of blinks it took three quarters or more, of
+# muscles .48 or more, of heartbeats that leave no quiet window .3 or less.
+MUCH_OF_ATOMS = 0.4
+# The same for one atom, where the others do leave windows quiet.  Of atoms of the
+# mains, it took .1 or less, except for one that was rarely active; of ocular atoms .35
+# or more.
 LEAST_OF_AN_ATOM = 0.25
 
 
@@ -183,7 +184,7 @@ def filters_for(
     removed = share_removed(learned, spectra, of_atoms, codes)
     power = np.square(np.abs(of_atoms)).sum((1, 2)) * np.square(codes).sum(0)
     steady = removed < LEAST_OF_AN_ATOM
-    if np.sum((removed * power)[~steady]) < MOST_OF_ATOMS * np.sum(power[~steady]):
+    if np.sum((removed * power)[~steady]) < MUCH_OF_ATOMS * np.sum(power[~steady]):
         steady = everything
     if not steady.any():
         return [learned]

@@ -203,9 +203,8 @@ class TrainingCurveDisplay:
                 "history is empty. Fit an estimator with callback=TrainingHistory(), "
                 "and pass its history_."
             )
-        # Callbacks of users may not record it.
-        steps = enumerate(history, start=1)
-        step = np.array([record.get("step", i) for i, record in steps])
+        # Each fit begins at 1 again, and callbacks of users may not record steps.
+        step = history[0].get("step", 1) + np.arange(len(history))
         display = cls(step=step, **_columns(history))
         return display.plot(ax, line_kwargs=line_kwargs)
 

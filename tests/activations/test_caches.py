@@ -109,6 +109,29 @@ def test_a_state_of_unknown_length_is_named(model, pca):
         changed(model, pca, 2, lambda: model(**given))
 
 
+class WithCache(torch.nn.Module):
+    """A model whose user passes a cache, or an initial state."""
+
+    layer_name = "layer"
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Embedding(30, 8)
+
+    def forward(self, ids, cache=None, state=None):
+        return self.layer(ids)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"cache": {}}, {"cache": [None, None]}, {"state": (torch.zeros(1),) * 2}],
+)
+def test_what_a_first_pass_begins_with_has_no_tokens(pca, given):
+    model = WithCache()
+    found = changed(model, pca, 2, lambda: model(torch.tensor([[3, 4, 5]]), **given))
+    assert found == [[0, 0, 1]]
+
+
 def test_the_mask_may_come_before_the_ids(pca):
     torch.manual_seed(0)
     kind, config, layers = MODELS["rwkv"]

@@ -5,7 +5,15 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 from torch.nn.functional import cross_entropy
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    LEDConfig,
+    LEDForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from skmfr.activations import (
     ActivationExtractor,
@@ -147,7 +155,7 @@ def test_the_loss_needs_the_decoders_tokens(t5, given):
 def test_labels_are_no_tokens_of_the_decoder(t5, given):
     X = {"input_ids": given["input_ids"], "labels": given["decoder_input_ids"]}
     extractor = ActivationExtractor(t5, "decoder.block.0", positions="all")
-    with pytest.raises(ValueError, match="as decoder_input_ids, because"):
+    with pytest.raises(ValueError, match="shifted to the right, as decoder_input_ids"):
         extractor.transform(X)
 
 
@@ -201,3 +209,48 @@ def test_generation_is_steered_beyond_the_encoders_length(t5, given, pca):
     np.testing.assert_array_equal(
         of_encoder, given["attention_mask"] * (np.arange(6) > 0)
     )
+
+
+def test_the_projection_for_the_decoder_has_the_tokens_of_the_encoder():
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    encoder = BertConfig(vocab_size=30, hidden_size=8, **small)
+    small |= {"is_decoder": True, "add_cross_attention": True}
+    decoder = BertConfig(vocab_size=30, hidden_size=12, **small)
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    torch.manual_seed(0)
+    model = EncoderDecoderModel(config).eval()
+    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    ids = np.random.default_rng(0).integers(1, 30, size=(2, 5))
+    given = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": ids}
+    extractor = ActivationExtractor(model, "enc_to_dec_proj", positions="all")
+    with torch.no_grad():
+        arguments = torch.from_numpy(ids), torch.from_numpy(mask)
+        hidden = model.encoder(*arguments).last_hidden_state
+        expected = model.enc_to_dec_proj(hidden)[torch.from_numpy(mask).bool()]
+    np.testing.assert_allclose(extractor.transform(given), expected, atol=1e-5)
+
+
+def test_decoders_have_no_windows_to_fill():
+    config = LEDConfig(
+        vocab_size=30,
+        d_model=8,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+        attention_window=8,
+        max_encoder_position_embeddings=32,
+        max_decoder_position_embeddings=32,
+    )
+    torch.manual_seed(0)
+    model = LEDForConditionalGeneration(config).eval()
+    rng = np.random.default_rng(0)
+    given = {
+        "input_ids": rng.integers(3, 30, size=(2, 5)),
+        "decoder_input_ids": rng.integers(3, 30, size=(2, 8)),
+    }
+    for layer, n_rows in [("led.decoder.layers.0", 16), ("led.encoder.layers.0", 10)]:
+        extractor = ActivationExtractor(model, layer, positions="all")
+        assert extractor.transform(given).shape == (n_rows, 8)

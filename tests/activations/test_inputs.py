@@ -250,9 +250,31 @@ def test_vectors_of_tokens_are_moved_as_ids_are(side):
     np.testing.assert_allclose(rows, expected, rtol=1e-6)
 
 
+def test_arrays_without_names_are_numbers():
+    """Signals and images of truth values or integers, as of any other type."""
+    weight = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    linear = nn.Linear(6, 4, bias=False)
+    linear.weight = nn.Parameter(torch.from_numpy(weight))
+    X = np.random.default_rng(1).normal(size=(10, 3, 6)) > 0
+    model = nn.Sequential(linear)
+    expected = (X @ weight.T).reshape(-1, 4)
+    for given in (X, X.astype(np.int16), {"input": X.astype(np.int16)}):
+        rows = ActivationExtractor(model, "0", positions="all").fit_transform(given)
+        np.testing.assert_allclose(rows, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_masks_of_tokens_may_be_subtracted():
+    x, mask = np.ones((2, 3, 4)), np.array([[True, True, False], [True, True, True]])
+    model = Given(lambda x, attention_mask: x * (2.0 - attention_mask)[:, :, None])
+    extractor = ActivationExtractor(model, "out", positions="all")
+    rows = extractor.fit_transform({"x": x, "attention_mask": mask})
+    np.testing.assert_array_equal(rows, np.ones((5, 4)))
+
+
 def test_integers_stay_integers_unless_they_are_images():
     rng = np.random.default_rng(0)
     X = {
+        "input_ids": rng.integers(5, size=(3, 4)),
         "labels": rng.integers(5, size=3),
         "boxes": rng.integers(5, size=(3, 4, 2)),
         "pixel_values": rng.integers(255, size=(3, 4, 4)),
@@ -260,7 +282,7 @@ def test_integers_stay_integers_unless_they_are_images():
     }
     table = torch.tensor(rng.normal(size=(5, 2)), dtype=torch.float32)
 
-    def change(labels, boxes, pixel_values, image):
+    def change(input_ids, labels, boxes, pixel_values, image):
         assert pixel_values.dtype == image.dtype == torch.float32
         return table[labels] + table[boxes].sum((1, 2))
 

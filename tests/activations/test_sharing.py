@@ -128,6 +128,16 @@ def test_caches_know_all_settings(make, factor, tmp_path):
     np.testing.assert_allclose(extractor.transform(TOKENS), 2 * before)
 
 
+def test_attributes_without_bytes_are_no_settings():
+    model = Scaled(None, None)
+    before = model_digest(model)
+    model.setting = {}
+    model.setting["itself"] = model.setting
+    assert model_digest(model) == before
+    model.setting = torch.ones(2, dtype=torch.complex64).conj()
+    assert model_digest(model) != before
+
+
 def test_equal_settings_are_one_model():
     """In whichever order a set has them."""
     parts = ["a", "b", "c", "d"]

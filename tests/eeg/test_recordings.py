@@ -77,7 +77,8 @@ def test_channels_that_are_picked_twice_are_picked_once(raw):
 
 
 @pytest.mark.parametrize(
-    "picks", [[], (), slice(4, 4), ["Oz"], "meg", 9, [0.5], [True], ["eeg", "Oz"]]
+    "picks",
+    [[], (), slice(4, 4), ["Oz"], "meg", 9, [0.5], [True], ["eeg", "Oz"], ["1"]],
 )
 def test_picks_of_nothing_are_named(raw, picks):
     with pytest.raises(ValueError, match=r"channels=.* does not select .*'Cz'.*'stim'"):

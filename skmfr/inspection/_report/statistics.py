@@ -149,7 +149,7 @@ def atom_statistics(
     n_components = len(estimator.components_)
     total, energy = np.zeros((2, n_components))
     # 1, up to rounding, except for atoms of other packages.
-    sizes = np.square(estimator.components_, dtype=float).sum(axis=1)
+    squared_norms = np.square(estimator.components_, dtype=float).sum(axis=1)
     histograms = Histograms(n_components)
     best = Best(n_components, n_examples)
     n_counting: list[int] = []
@@ -158,7 +158,8 @@ def atom_statistics(
         _, atoms, values = sparse.find(codes)
         values = values.astype(float)
         total[:] += np.bincount(atoms, values, n_components)
-        energy[:] += np.bincount(atoms, np.square(values) * sizes[atoms], n_components)
+        squares = np.square(values) * squared_norms[atoms]
+        energy[:] += np.bincount(atoms, squares, n_components)
         histograms.add(atoms, values)
         best.add(codes, start, np.ones(codes.shape[0], dtype=int))
 
