@@ -834,6 +834,16 @@ def test_training_does_not_start_from_assigned_dictionaries(
     assert sae.score(data) == expected.score(data)
 
 
+def test_weights_that_were_not_computed_yet_are_not_those_that_are_assigned():
+    sae = small().fit(X).partial_fit(X)
+    components = deepcopy(sae).components_
+    sae.dictionaries_ = np.zeros_like(deepcopy(sae).dictionaries_)
+    copied = pickle.loads(pickle.dumps(sae))
+    for found in (sae, copied):
+        np.testing.assert_array_equal(found.components_, components)
+        assert not found.dictionaries_.any()
+
+
 def test_warm_start_goes_on():
     sae = small(warm_start=True).fit(X)
     first = sae.loss_curve_.copy()

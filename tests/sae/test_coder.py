@@ -202,6 +202,24 @@ def test_scores_of_zero_up_to_rounding_are_decided_without_the_batch(k, dtype):
         np.testing.assert_allclose(together, apart, atol=1e-5)
 
 
+def test_atoms_without_an_encoder_are_never_candidates(monkeypatch):
+    """As of pruned SAEs: their scores are all equal, and exactly 0."""
+    sae = random_sae(16, 200, dtype=torch.float32)
+    sae.encoder[:, 20:], sae.encoder_bias[:, 20:] = 0, 0
+    sizes = []
+
+    def counted(rows, *others):
+        sizes.append(len(rows))
+        return same_dot(rows, *others)
+
+    monkeypatch.setattr("skmfr._sae.encoder.same_dot", counted)
+    X, k = samples(50, 16, dtype=torch.float32), 15
+    found = dense(encoder_coder(sae, k)(X), 200)
+    scores = (X - sae.decoder_bias) @ sae.encoder[0].T + sae.encoder_bias
+    np.testing.assert_allclose(found, scores.clamp(min=0), atol=1e-5)
+    assert not sizes
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("unit", [2.0**-100, 2.0**100])
 def test_units_in_which_squares_leave_float32_change_no_code(algorithm, unit):
