@@ -404,7 +404,7 @@ def test_a_fit_for_matching_pursuit_finishes_the_dictionary_for_it(positive):
 # Randomness
 
 
-@pytest.mark.parametrize("algorithm", ["encoder", "lstsq"])
+@pytest.mark.parametrize("algorithm", ["encoder", "lstsq", "omp"])
 def test_narrow_numbers_are_taken_for_pythons(tmp_path, algorithm):
     parameters = {
         "n_components": 140, "k": 130, "batch_size": 200, "max_steps": 130,

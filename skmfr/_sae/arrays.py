@@ -68,7 +68,9 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
         weights.append(threshold)
     how = estimator.transform_algorithm, estimator.positive_code
     check_k(estimator.k, threshold, how[0])
-    settings = estimator.k, *how, device, dtype
+    # Python's numbers, because narrow ones of NumPy overflow.
+    k = None if estimator.k is None else int(estimator.k)
+    settings = k, *how, device, dtype
     if estimator in _coders:
         known_weights, known_settings, coder = _coders[estimator]
         if settings == known_settings and all(map(is_, weights, known_weights)):
@@ -77,7 +79,7 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
         torch.tensor(array[None], dtype=dtype, device=device) for array in weights
     ]
     sae = Ensemble(*tensors[: len(WEIGHTS)])
-    coder = Coder(sae, estimator.k, *how, None if threshold is None else tensors[-1][0])
+    coder = Coder(sae, k, *how, None if threshold is None else tensors[-1][0])
     # A writable array may change without notice.
     if not any(array.flags.writeable for array in weights):
         _coders[estimator] = weights, settings, coder
