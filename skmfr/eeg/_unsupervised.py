@@ -34,12 +34,11 @@ ATOMS_PER_ACTIVE = 16
 FEW_WINDOWS = 60
 # Share of the power of atoms to remove that a filter learned from quiet windows takes
 # out at least, if there are such windows.  Of blinks it took three quarters or more, of
-# muscles .48 or more, of heartbeats that leave no quiet window .3 or less.
+# muscles half or more, of heartbeats that leave no quiet window a third or less.
 MUCH_OF_ATOMS = 0.4
 # The same for one atom, where the others do leave windows quiet.  Of atoms of the
-# mains, it took .1 or less, except for one that was rarely active; of ocular atoms .35
-# or more.
-LEAST_OF_AN_ATOM = 0.25
+# mains, it took .12 or less, except for rare ones; of one of muscles .24 or more.
+LEAST_OF_AN_ATOM = 0.15
 
 
 def sizes_for(n_windows: int, n_numbers: int) -> tuple[int, int, int]:

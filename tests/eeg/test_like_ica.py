@@ -170,7 +170,9 @@ def test_finders_give_what_find_artifacts_gives(denoiser, raw, method, kind, col
     assert bool(indices) == (kind != "muscular")
 
 
-def test_muscles_are_found_and_taken_out_of_fast_signals():
+# With seeds 1 and 3, filters subtract a quarter only of one of the muscles' atoms.
+@pytest.mark.parametrize("seed", [0, 1, 3])
+def test_muscles_are_found_and_taken_out_of_fast_signals(seed):
     """Where they are; elsewhere the brain stays."""
     rng = np.random.default_rng(0)
     brain = rng.standard_normal((6, 6000)).cumsum(1)
@@ -179,7 +181,8 @@ def test_muscles_are_found_and_taken_out_of_fast_signals():
     info = mne.create_info(NAMES, 200, "eeg")
     raw = mne.io.RawArray(1e-6 * (brain + emg), info, verbose="error")
     fast = raw.copy().filter(10, None, verbose="error")
-    denoiser = EEGDenoiser(window=0.2, sae=small_sae()).fit(fast)
+    sae = small_sae(random_state=seed)
+    denoiser = EEGDenoiser(window=0.2, sae=sae).fit(fast)
     muscles, _ = denoiser.find_bads_muscle(fast)
     assert muscles
     artefacts = fast.get_data() - denoiser.apply(fast, exclude=muscles).get_data()
