@@ -10,7 +10,7 @@ from sklearn.utils import assert_all_finite
 from torch import nn
 
 from .._data.sources import as_array
-from ._inputs import Inputs, is_medium, without_padding
+from ._inputs import Inputs, without_padding
 from ._models import context_length, n_embeddings
 
 
@@ -123,7 +123,13 @@ def _is_of_tokens(name: str, array: np.ndarray, mask: np.ndarray) -> bool:
         return False
     # A matrix for each input is about pairs of tokens, and the second is not moved.
     pairs = array.shape == (*mask.shape, mask.shape[1])
-    return not pairs and not is_medium(name, array)
+    return not pairs and not _is_medium(name, array)
+
+
+def _is_medium(name: str, array: np.ndarray) -> bool:
+    """Whether an argument holds images or sounds, rather than numbers for tokens."""
+    words = "pixel", "image", "video", "audio", "input_features", "input_values"
+    return array.ndim > 3 or array.ndim == 3 and any(word in name for word in words)
 
 
 class _Checks(NamedTuple):

@@ -162,7 +162,7 @@ class Inputs:
         self, model: nn.Module, batch_size: int, start: int = 0
     ) -> Iterator[Batch]:
         """Batches from `start` on, on the model's device and in its precision."""
-        put = _Putter(model, self.of_tokens if isinstance(self.data, Mapping) else None)
+        put = _Putter(model, isinstance(self.data, Mapping), self.of_tokens)
         masks = accepts(model, "attention_mask")
         while start < self.n:
             stop = min(start + batch_size, self.n)
@@ -194,31 +194,26 @@ class Inputs:
         return without_padding(arrays, self.mask[start:stop], self.of_tokens)
 
 
-def is_medium(name: str, array: np.ndarray) -> bool:
-    """Whether an argument holds images or sounds, rather than numbers for tokens."""
-    words = "pixel", "image", "video", "audio", "input_features", "input_values"
-    return array.ndim > 3 or array.ndim == 3 and any(word in name for word in words)
-
-
 class _Putter:
     """Converts arrays to tensors: token ids unchanged, numbers in the model's dtype.
 
     Parameters
     ----------
     model : nn.Module
-    of_tokens : frozenset of str, or None
-        See `Inputs`; None for an array without a name.
+    named : bool
+        Whether arrays are arguments by name.
+    of_tokens : frozenset of str
+        See `Inputs`.
     """
 
-    def __init__(self, model: nn.Module, of_tokens: frozenset[str] | None):
+    def __init__(self, model: nn.Module, named: bool, of_tokens: frozenset[str]):
         self.device, self.dtype = model_device(model), model_dtype(model)
-        self.of_tokens, self.embeds = of_tokens, n_embeddings(model) is not None
+        self.named, self.of_tokens = named, of_tokens
+        self.embeds = n_embeddings(model) is not None
 
     def __call__(self, array: np.ndarray, name: str = "") -> Tensor:
-        named, kind = self.of_tokens is not None, array.dtype.kind
-        if self.of_tokens is None:
-            counts = self.embeds and array.ndim == 2
-        else:  # Models of texts and images may not reveal that they embed ids.
+        kind, counts = array.dtype.kind, self.embeds and array.ndim == 2
+        if self.named:  # models of texts and images may not reveal that they embed ids
             counts = array.ndim < 3 or name in self.of_tokens
         # Some models subtract masks of tokens.
         counts &= kind in "iu" or (name.endswith("attention_mask") and kind == "b")
@@ -227,7 +222,7 @@ class _Putter:
         # torch accepts no reversed axes and no foreign byte order.
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
         # Models negate truth values and select by them; numbers mean something else.
-        dtype = torch.bool if named and kind == "b" else self.dtype
+        dtype = torch.bool if self.named and kind == "b" else self.dtype
         return torch.from_numpy(array).to(self.device, dtype)
 
 

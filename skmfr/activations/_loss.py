@@ -202,9 +202,10 @@ def _mean_loss(
 ) -> float:
     """Mean cross-entropy of next tokens with changed activations in a layer."""
     total, n_tokens = 0.0, 0
+    of_encoder = encoder_of(model) is not None and not in_decoder(model, layer)
     for batch in inputs.batches(model, batch_size):
         ids, counting = _ids(batch, model)
-        numbers = _numbering(layer, batch, model, counting)
+        numbers = _numbering(of_encoder, batch, counting)
 
         def changed(activations: Tensor, numbers=numbers) -> Tensor:
             return change(activations, numbers(activations))
@@ -258,13 +259,15 @@ def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _numbering(
-    layer: str, batch: Batch, model: nn.Module, predicted: Tensor
+    of_encoder: bool, batch: Batch, predicted: Tensor
 ) -> Callable[[Tensor], Tensor]:
     """Number the positions of a layer: its tokens are predicted, or the encoder's.
 
     Parameters
     ----------
-    layer, batch, model
+    of_encoder : bool
+        Whether the positions of the layer are tokens of the encoder.
+    batch : Batch
     predicted : Tensor of shape (n_inputs, n_tokens), bool
         Predicted tokens that are not padding.
 
@@ -273,7 +276,7 @@ def _numbering(
     callable
         From activations to indices as in :func:`left_in`.
     """
-    if encoder_of(model) is not None and not in_decoder(model, layer):
+    if of_encoder:
         if batch.mask is None:
             return every_position
         predicted = torch.from_numpy(batch.mask).to(predicted.device)

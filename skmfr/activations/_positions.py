@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from sklearn.utils._param_validation import Interval
@@ -160,10 +160,10 @@ class _Passes:
     def __init__(self, model: nn.Module, skip_first: int):
         self.model, self.skip_first = model, skip_first
         self.modules = [model]
-        self.has_encoder = encoder_of(model) is not None
-        if self.has_encoder:
-            halves: Any = model
-            halves = encoder_of(model), halves.get_decoder()
+        encoder, whole = encoder_of(model), cast(Any, model)
+        self.has_encoder = encoder is not None
+        if encoder is not None:
+            halves = encoder, whole.get_decoder()
             self.modules += [half for half in halves if half is not model]
         self.under_way: list[Pass] = []
         # The initial state of other recurrent networks may be an argument, too.

@@ -93,9 +93,8 @@ def correlations(
     active = (codes != 0).astype(float)
     product, total, square = np.zeros((3, codes.shape[1], len(references)))
     for piece, own, windows in windows_of_spans(denoiser, spans):
-        cut = cut_windows(references[:, piece], denoiser.n_times_, denoiser.hop_)[
-            :, own
-        ]
+        cut = cut_windows(references[:, piece], denoiser.n_times_, denoiser.hop_)
+        cut = cut[:, own]
         for i, reference in enumerate(cut):
             product[:, i] += codes[windows].multiply(reference @ temporal.T).sum(0)
         total += active[windows].T @ cut.sum(2).T

@@ -173,7 +173,8 @@ def share_removed(
     ndarray of shape (n_atoms,)
         0 of atoms that are nowhere active.
     """
-    _, gain = _sources(spectra.swapaxes(0, 1)[None], learned)
+    spectra = spectra.swapaxes(0, 1)[None]
+    gain = _gain_of(_sources(spectra, learned), spectra, learned)
     shares = np.zeros(len(atoms))
     for i, (atom, code) in enumerate(zip(atoms, codes.T, strict=True)):
         power = code[code != 0].astype(float) ** 2
@@ -188,9 +189,11 @@ def share_removed(
 
 def without_found(spectra: np.ndarray, learned: ArtefactFilter) -> np.ndarray:
     """Spectra (n_windows, n_channels, n_freqs) less the artefacts in them."""
-    found, gain = _sources(spectra.swapaxes(0, 1)[None], learned)
+    one = spectra.swapaxes(0, 1)[None]
+    found = _sources(one, learned)
+    removed = (found * _gain_of(found, one, learned))[0]
     topographies = learned.topographies.astype(np.float32)
-    return spectra - np.einsum("ir,rwf->wif", topographies, (found * gain)[0])
+    return spectra - np.einsum("ir,rwf->wif", topographies, removed)
 
 
 def covariances(spectra: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
@@ -243,32 +246,40 @@ def artefacts_in(
     without. It makes the subtraction linear.
     """
     spectra = np.fft.rfft(cut_windows(signals, length, hop))
-    found, gain = _sources(spectra, learned)
+    found = _sources(spectra, learned)
     # Only at frequencies where there is more of the artefact than of the brain.
-    found *= learned.band[:, None] if everywhere else gain
+    band = learned.band[:, None]
+    found *= band if everywhere else _gain_of(found, spectra, learned)
     windows = np.fft.irfft(found, length).astype(signals.dtype)
     sources = overlap_add(windows, signals.shape[2], hop)
     return np.einsum("ir,nrt->nit", learned.topographies, sources, optimize=True)
 
 
-def _sources(
-    spectra: np.ndarray, learned: ArtefactFilter
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sources of artefacts in windows, and how much of each is to be subtracted.
+def _sources(spectra: np.ndarray, learned: ArtefactFilter) -> np.ndarray:
+    """Sources of artefacts in windows, (n_epochs, n_topographies, n_windows, n_freqs).
+
+    The spectra are (n_epochs, n_channels, n_windows, n_freqs), complex.
+    """
+    filters = learned.filters.astype(spectra.real.dtype)
+    return np.einsum("fri,niwf->nrwf", filters, spectra, optimize=True)
+
+
+def _gain_of(
+    found: np.ndarray, spectra: np.ndarray, learned: ArtefactFilter
+) -> np.ndarray:
+    """How much of each source is to be subtracted: 0 to 1, and 0 outside the band.
 
     Parameters
     ----------
+    found : ndarray of shape (n_epochs, n_topographies, n_windows, n_freqs), complex
+        From :func:`_sources`.
     spectra : ndarray of shape (n_epochs, n_channels, n_windows, n_freqs), complex
     learned : ArtefactFilter
 
     Returns
     -------
-    found : ndarray of shape (n_epochs, n_topographies, n_windows, n_freqs), complex
-    gain : ndarray of the same shape
-        From 0 to 1; 0 outside the band.
+    ndarray of the shape of `found`
     """
-    filters = learned.filters.astype(spectra.real.dtype)
-    found = np.einsum("fri,niwf->nrwf", filters, spectra, optimize=True)
     usual = np.sum(learned.brain * learned.band, axis=-1)[:, None]
     if learned.in_clean is not None:
         topographies = learned.topographies.astype(spectra.real.dtype)
@@ -277,7 +288,7 @@ def _sources(
         rest = uniform_filter1d(rest, N_WINDOWS, axis=-1, mode="nearest")
         usual = learned.in_clean[:, None] * rest
     band = learned.band[:, None]
-    return found, band * _gain(found * band, usual, learned.brain * learned.band)
+    return band * _gain(found * band, usual, learned.brain * learned.band)
 
 
 def _power_left(

@@ -193,9 +193,7 @@ def load(path) -> MFRSparseAutoencoder | PretrainedSAE:
         version = description["format_version"]
         pretrained = description["estimator"] == PretrainedSAE.__name__
         if pretrained:
-            optional = KNOWN | THRESHOLD
-            present = {name: optional[name] for name in optional.keys() & names}
-            check_arrays(file, PRETRAINED | present)
+            check_arrays(file, PRETRAINED | _present(KNOWN | THRESHOLD, names))
         else:
             _check_sizes(check_arrays(file, _expected_arrays(names, version)))
         arrays = {name: file.get_tensor(name) for name in names}
@@ -330,13 +328,17 @@ def _described(metadata: Mapping[str, str]) -> dict[str, Any]:
     return description
 
 
+def _present(optional: Mapping[str, str], names: set[str]) -> dict[str, str]:
+    """Those of the optional arrays that a file has."""
+    return {name: optional[name] for name in optional.keys() & names}
+
+
 def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     """All arrays that a file of this version with these names must have."""
     from .._training.state import layouts
 
     names = set(names)
-    optional = WEIGHTS | KNOWN
-    expected = FITTED | {name: optional[name] for name in optional.keys() & names}
+    expected = FITTED | _present(WEIGHTS | KNOWN, names)
     prefix = prefix_in(version)
     trained = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     if not trained:

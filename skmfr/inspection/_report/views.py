@@ -133,7 +133,7 @@ def known(values) -> list[float | None]:
 
 def significant(values) -> list[float | None]:
     """Numbers with 4 digits, and None for missing ones."""
-    return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values]
+    return known(float(f"{value:.4g}") for value in values)
 
 
 class Shapes:
