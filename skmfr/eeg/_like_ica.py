@@ -374,8 +374,9 @@ n_channels, n_times)
 
         check_is_fitted(self)
         if picks is None:
-            first = range(min(N_PROPERTIES, len(self.sae_.components_)))
-            picks = self.exclude if len(self.exclude) else first
+            picks = checked_atoms(self, self.exclude)
+            if not len(picks):
+                picks = np.arange(min(N_PROPERTIES, len(self.sae_.components_)))
         figures = draw_atoms(self, X, self._picked_atoms(picks))
         return _shown(figures, show)
 
