@@ -10,9 +10,9 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, cast
 
 import torch
-from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 
+from .._utils.checks import Interval
 from ._models import encoder_of
 
 # Constraints of these parameters, for scikit-learn's validation.
