@@ -25,7 +25,22 @@ DEPENDENT = 1e-6
 
 
 class SubspaceAgreement(NamedTuple):
-    """The fate of the atoms of a dictionary in another one."""
+    """The fate of the atoms of a dictionary in another one.
+
+    :func:`subspace_agreement` makes it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmfr.agreement import SubspaceAgreement
+    >>> found = SubspaceAgreement(
+    ...     fate=np.array(["returns", "lost"]),
+    ...     group=np.array([-1, -1]),
+    ...     agreement=np.array([0.9, 0.3]),
+    ... )
+    >>> found.agreement[found.fate == "lost"]
+    array([0.3])
+    """
 
     fate: np.ndarray
     """(n_components,) str: "returns", "splits", "merges", "turns" or "lost" """

@@ -149,7 +149,7 @@ n_channels, n_times)
         return np.setdiff1d(np.arange(len(self.sae_.components_)), kept)
 
     def get_sources(self, X):
-        """Codes of the atoms over time.
+        """Return the codes of the atoms over time.
 
         Parameters
         ----------

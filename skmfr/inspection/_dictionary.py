@@ -34,8 +34,8 @@ class DictionaryDisplay:
 
     Parameters
     ----------
+    atoms : ndarray of shape (n_shown,), int
         Indices of the atoms.
-        Numbers of the atoms.
     agreement : ndarray of shape (n_shown,)
         Their agreement; NaN if there is nothing to agree with.
     matches : ndarray of shape (n_dictionaries, n_shown, n_features)

@@ -32,6 +32,11 @@ class Report:
 
     :func:`report` makes it.
 
+    Parameters
+    ----------
+    page : str
+        The page, in HTML.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
@@ -105,6 +110,13 @@ class BlindedReport(Report):
     """A page for rating atoms without knowing their models, and its key.
 
     :func:`blinded_report` makes it.
+
+    Parameters
+    ----------
+    page : str
+        The page, in HTML.
+    key : list of dict
+        The key, which is stored as an attribute.
 
     Attributes
     ----------
@@ -336,7 +348,11 @@ def blinded_report(
         Fitted models by name, with the same features. Only the key contains the names.
     X : array-like of shape (n_samples, n_features)
         Samples to show atoms in.
-    image_shape, ch_names, sfreq
+    image_shape : tuple of int, optional
+        As in :func:`report`.
+    ch_names : sequence of str, optional
+        As in :func:`report`.
+    sfreq : float, optional
         As in :func:`report`.
     contexts : mapping of Contexts, optional
         One for each name of `estimators`, as in :func:`report`.
@@ -379,7 +395,7 @@ def blinded_report(
     """
     _check_models(estimators, contexts)
     draw = check_random_state(random_state)
-    # Names of features may be known to some estimators only, whose order must not matter.
+    # Some estimators may know names of features. Which come first must not matter.
     models = list(estimators.values())
     named = [model for model in models if hasattr(model, "feature_names_in_")]
     shown_as = (named or models)[0]
