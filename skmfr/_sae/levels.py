@@ -27,6 +27,7 @@ def agreement_level(null: float, share: float) -> float:
 # Cached, because it is the same for all fits of one size and called twice in each.
 @lru_cache(maxsize=64)
 def random_agreement(n_features: int, n_components: int) -> float:
+    """Mean cosine of a random direction with the nearest of `n_components` others."""
     if n_features == 1:
         return 1.0 - 2.0 ** (1 - n_components)
 

@@ -174,7 +174,7 @@ def _duration(seconds: float) -> str:
     {"device": [Device()], "verbose": ["verbose"]}, prefer_skip_nested_validation=True
 )
 def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
-    r"""Find the atoms of several SAEs of one site in one another.
+    r"""Compare the atoms of SAEs that were trained on the same activations.
 
     For atom j of SAE i, and the n other SAEs, with :math:`\tau_l` the level of trust
     against SAE l (three quarters of the way from :func:`random_agreement` to 1),

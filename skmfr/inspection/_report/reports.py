@@ -344,7 +344,7 @@ def blinded_report(
 
     Parameters
     ----------
-    estimators : mapping of MFRSparseAutoencoder
+    estimators : mapping of MFRSparseAutoencoder or PretrainedSAE
         Fitted models by name, with the same features. Only the key contains the names.
     X : array-like of shape (n_samples, n_features)
         Samples to show atoms in.
