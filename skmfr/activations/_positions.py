@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from .._utils.checks import Interval
 from ._models import encoder_of
 
-# Constraints of these parameters, for scikit-learn's validation.
+# Constraints of the parameters that leave out positions.
 LEAVING_OUT: dict = {
     "skip_first": [Interval(Integral, 0, None, closed="left")],
     "max_norm_ratio": [Interval(Real, 0, None, closed="neither"), None],
 }
-# Arguments with what a model keeps of previous passes, in versions of transformers.
+# Names, in versions of transformers, of the cache that keeps previous passes.
 CACHES = ("past_key_values", "cache", "cache_params", "state")
 
 

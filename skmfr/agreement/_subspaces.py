@@ -13,14 +13,14 @@ from .._sae.levels import BELOW
 from .._sae.reappearance import TAU
 from .._utils.checks import Interval, unit_atoms
 
-# Random directions that tell what a span of so many atoms has by chance.
+# Number of random directions whose cosines with a span tell what chance gives.
 N_RANDOM = 500
 # Products with other atoms in memory at a time, 128 MB.
 PRODUCTS_AT_ONCE = 1 << 24
 # An atom with such a cosine with another one, or with its negative, would be in the
 # span of that one and any others, and is not sought in spans.
 NEARLY_EQUAL = 0.95
-# Up to this distance from their span, atoms depend on others.
+# An atom at most this far from the span of others is linearly dependent on them.
 DEPENDENT = 1e-6
 
 

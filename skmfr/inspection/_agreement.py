@@ -14,7 +14,7 @@ from ..agreement import feature_agreement, nearest_atoms, random_agreement
 from ._drawing import ABOVE, BLUE, ORANGE, import_pyplot, line_style, new_axes
 from ._fitted import agreement_with, split_fitted, transformed
 
-# Of the intervals of frequencies.
+# Confidence level of the intervals of frequencies.
 CONFIDENCE = 0.95
 
 

@@ -14,7 +14,7 @@ from ._safetensors import check_arrays, opened, write_arrays
 
 AGREEMENT = "agreement.safetensors"
 SHAPES = {"feature_agreement": "float m", "trusted": "bool m"}
-# There only if it is known.
+# Arrays that are present only if they are known.
 KNOWN = {"reappearance": "float m"}
 
 

@@ -17,7 +17,7 @@ from ._native import check_sae
 from ._sae_lens import to_sae_lens
 
 CARD, PICTURE = "README.md", "agreement.png"
-# Parameters of the machine, or of the session.
+# Parameters that the card omits, because they concern the machine or the session.
 NO_METHOD = (
     "device",
     "verbose",
