@@ -103,7 +103,7 @@ def single_split(
         for name in ("clean_eeg", artefact.lower())
     ]
     if artefact == "EOG":
-        # Of its two components the runs are the same recordings; the in-ear one is 0.
+        # Both directions of the eyes share their runs; run 0 is the in-ear recording.
         sources = files[1]["run"]
         noise_out = drawn(sources[sources != 0], seed)
     else:

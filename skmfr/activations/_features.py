@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Numbers in a block of logits; 64 MB in float32.
 LOGITS_AT_ONCE = 1 << 24
-# Where transformers stores the norm before the decoder head.
+# Names under which transformers stores the norm before the decoder head.
 FINAL_NORMS = (
     "norm",
     "ln_f",
@@ -42,7 +42,7 @@ FINAL_NORMS = (
     "layernorm",
     "embedding_norm",
 )
-# Where it stores the part of a model that has this norm, from the outside in.
+# Names under which it stores the part with this norm, from the outside in.
 BODIES = ("base_model", "language_model", "text_model", "decoder")
 
 

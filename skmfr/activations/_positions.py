@@ -297,8 +297,8 @@ def _mask(given: dict[str, Any], n_past: int) -> Tensor | None:
     if not isinstance(mask, Tensor):
         return None
     if mask.ndim == 4:
-        # Which of the keys each query attends to: some query to every token. Queries
-        # that see what comes after them are padding.
+        # The mask tells which keys each query attends to. Some query attends to every
+        # token; queries that see what comes after them are padding.
         seen = mask[:, 0] == 0 if mask.is_floating_point() else mask[:, 0].bool()
         later = torch.ones(seen.shape[1:], dtype=torch.bool).triu(n_past + 1)
         padding = (seen & later.to(seen.device)).any(2, keepdim=True)
