@@ -17,7 +17,7 @@ from benchmarks._results import Row
 from skmfr._training import step
 from skmfr.metrics import recall_precision
 
-# A cosine with a feature from which on it counts as found.
+# Cosine with an atom from which on a feature counts as found.
 TAU = 0.9
 # Atoms of the soft-frozen decoder stay this near to their random start.
 SOFT = 0.8
@@ -58,7 +58,7 @@ class Control(NamedTuple):
     parameters: dict = {}
 
 
-# Nothing is given to another SAE, and nothing pulls.
+# SAEs that neither share atoms nor attract each other.
 APART = {"share_atoms": False, "alpha": 0.0}
 CONTROLS = {
     "trained": Control(),

@@ -9,7 +9,7 @@ from torch import nn
 
 from skmfr.activations import ActivationExtractor
 
-# Tokens that go through a language model together, and the id that begins a story.
+# Number of tokens of an input, and id of the token that begins a story.
 WINDOW = 256
 STORY_BEGINS = 1
 

@@ -19,10 +19,10 @@ from skmfr.eeg import EEGDenoiser
 
 # Microvolts of heartbeats at their 0.99 quantile in the channel where they are largest.
 HEARTBEAT = 30.0
-# Of muscles: microvolts of their standard deviation where they are largest, seconds of
-# a stretch, the share of stretches with each, and where they are.
+# Muscle artefacts: standard deviation in microvolts where they are largest, seconds of
+# a stretch, share of the stretches with an artefact at each site, and the sites.
 MUSCLE, STRETCH, SHARE, SITES = 20.0, 2, 0.2, ["T7", "T8"]
-# Muscles are found in what is faster, Hz, and in shorter windows, seconds.
+# Muscles are found above this frequency (Hz) and in windows of this length (seconds).
 FAST, SHORT = 10.0, 0.2
 
 

@@ -19,9 +19,10 @@ from skmfr.eeg._supervised import relative_weights
 
 SFREQ = 256.0
 MICRO = 1e-6
-# Relative to the mean eigenvalue.
+# Ridges that are tried, relative to the mean eigenvalue.
 PENALTIES = 10.0 ** np.arange(-5, 2)
-# Epochs of each group left out that settings are chosen by; more change little.
+# Number of held-out epochs of each group by which settings are chosen; more change
+# little.
 N_VALIDATION = 100
 # Shifted and reversed copies of each epoch that augmentation adds.
 N_COPIES = 8

@@ -11,11 +11,11 @@ from scipy.signal import butter, find_peaks, sosfiltfilt
 
 from skmfr.eeg import peak_kept, power_kept, rrmse_t
 
-# Of epochs, the share that has an artefact.
+# Share of the epochs that have an artefact.
 NOISY = 0.3
-# The P3 that is added: microvolts at Pz, seconds to its peak, and of its width.
+# The P3 that is added: amplitude at Pz in microvolts, latency and width in seconds.
 P3, LATENCY, WIDTH = 10.0, 0.35, 0.05
-# Its size relative to Pz; 0 elsewhere.
+# Amplitude of the P3 relative to Pz; 0 in other channels.
 TOPOGRAPHY = {"Pz": 1.0, "P3": 0.8, "P4": 0.8, "Cz": 0.7, "O1": 0.4, "O2": 0.4}
 # Bands in Hz, and the channels in which they are looked at.
 ALPHA, OCCIPITAL = (8.0, 13.0), ("O1", "O2")

@@ -9,12 +9,12 @@ from benchmarks import _data
 from benchmarks._eeg_baselines import SFREQ
 from skmfr.datasets import make_noisy_eeg
 
-# Mixtures of each clean epoch, in training and in test.
+# Number of mixtures of each clean epoch, in training and in test.
 N_REPEATS = 2
-# Of people, and of runs of the ocular artefacts, the share that is held out.
+# Share of the people, and of the runs of ocular artefacts, that is held out.
 HELD_OUT = 0.2
 N_FOLDS = 4
-# Muscles are near these, so many metres off, and reach so far.
+# Channels that muscles are near, their spread around these, and their reach, in metres.
 MUSCLES = ["T7", "T8", "F7", "F8", "Fp1", "Fp2"]
 AROUND_SITE, REACH = 0.015, 0.03
 
@@ -103,7 +103,7 @@ def single_split(
         for name in ("clean_eeg", artefact.lower())
     ]
     if artefact == "EOG":
-        # Of its two components the runs are the same recordings; the in-ear one is 0.
+        # Both directions of the eyes share their runs; run 0 is the in-ear recording.
         sources = files[1]["run"]
         noise_out = drawn(sources[sources != 0], seed)
     else:

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-# Hidden channels by whether there are several channels, and samples of a kernel: 4,000
-# to 5,000 parameters.
+# Number of hidden channels, by whether there are several channels, and size of kernels:
+# they make 4,000 to 5,000 parameters.
 N_HIDDEN = {False: 16, True: 8}
 KERNEL, DILATIONS = 9, (1, 4, 16)
 BATCH, N_STEPS, LEARNING_RATE = 32, 500, 1e-2

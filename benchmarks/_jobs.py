@@ -41,13 +41,13 @@ Fit = Callable[[Problem, int], Fitted]
 BATCH_SIZE = 2048
 # A cosine above which an atom counts as found again.
 SHARED = 0.8
-# Windows whose loss is measured, three passes for each job.
+# Number of windows whose loss is measured, with three passes for each job.
 N_LOSSES, N_LOSSES_QUICK = 64, 16
 
 
-# The weight of the penalty of the paper's language model.
+# Weight of the penalty, and number of SAEs, for the paper's language model.
 PAPER_ALPHA, PAPER_SAES = 0.005, 10
-# Rows beside those of all methods.
+# Names of further rows, in addition to those of the methods.
 ALL_TOKENS, CONTROL = "ours, default, all tokens", "ours, default, random weights"
 
 

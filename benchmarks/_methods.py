@@ -27,12 +27,11 @@ from skmfr._sae.lstsq import refitted
 from skmfr.agreement import feature_agreement, matched_cosine, mmcs
 from skmfr.metrics import fvu
 
-# scikit-learn's default, on data of mean variance 1.
+# Penalty of dictionary learning: scikit-learn's default, for data of mean variance 1.
 DICTIONARY_ALPHA = 1.0
-# A step of it costs a hundred times ours.
+# Time limit of dictionary learning, because one of its steps costs a hundred of ours.
 DICTIONARY_SECONDS = 60
-# Of the columns of tables that compare methods.
-# Columns of FVU, in the order of `codings`.
+# Columns of FVU in tables that compare methods, in the order of `codings`.
 CODINGS = ("FVU", "lstsq", "OMP", "OMP, not negative")
 DIGITS = {**dict.fromkeys(CODINGS, 4), "seconds": 0}
 

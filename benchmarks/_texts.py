@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-# Fifteen intents each.
+# Intents of each domain, fifteen for each.
 DOMAINS = {
     "banking": "freeze_account routing pin_change bill_due pay_bill account_blocked "
     "interest_rate min_payment bill_balance transfer order_checks balance "

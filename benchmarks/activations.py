@@ -50,13 +50,13 @@ from benchmarks._results import Command, Report, Row
 from skmfr.activations import ActivationExtractor, loss_recovered
 from skmfr.metrics import dead_fraction, fvu
 
-# Windows of 256 tokens, of stories held out.
+# Number of held-out windows of 256 tokens.
 N_HELD_OUT = 100
 N_STEPS = 1500
 BATCH_SIZE = 2048
 # The MLP's output, and its hidden units after the activation function.
 LAYERS = ("model.layers.2.mlp", "model.layers.2.mlp.act_fn")
-# In the last layer nothing comes after what is taken out.
+# The last one is in the last layer, after which nothing has to be computed.
 TIMED_LAYERS = (*LAYERS, "model.layers.4.mlp")
 # Components of the second reference, beside as many as there are active atoms.
 N_REFERENCE = 32

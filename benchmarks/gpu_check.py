@@ -62,7 +62,7 @@ from skmfr.datasets import make_superposition
 # Ways of coding: the algorithm, and whether codes are positive.
 WAYS = [("encoder", False), *((a, p) for a in ("lstsq", "omp") for p in (False, True))]
 N_TRACED = 10
-# Times that a dry run may take what a GPU may, as Triton's interpreter is slow.
+# Factor of the time limits in a dry run, because Triton's interpreter is slow.
 PATIENCE = 10
 # Names of events, in a trace, that wait for the GPU.
 WAITS = "Synchronize|Memcpy DtoH|aten::_local_scalar_dense|aten::nonzero"
@@ -95,9 +95,9 @@ ON_GPU = Scale(
     20,
     [],
 )
-# Triton interprets some twenty rows a second.
+# A size for the interpreter of Triton, which does some twenty rows a second.
 SMALL = Size(2, 4, 8, 2)
-# Of tests a few, as the suite has all of them interpreted.
+# A dry run has few tests, because the suite runs all of them interpreted.
 DRY = Scale(
     "cpu",
     ["tests/training/test_optimiser.py"],
@@ -397,7 +397,7 @@ class Part(NamedTuple):
     """that it may take"""
 
 
-# In all less than ten minutes; what is worth most comes first.
+# Parts, the most important first, which take less than ten minutes in all.
 PARTS = {
     "tests": Part(tests, 120),
     "agreement": Part(agreement, 60),

@@ -36,7 +36,7 @@ from benchmarks.memory import private_bytes
 from skmfr import MFRSparseAutoencoder
 
 X = np.random.default_rng(0).standard_normal((64, 6))
-# Where counters of 32 bits, and counters in float32 and float64, end.
+# Largest counts of float32, of 32-bit integers and of float64.
 COUNTERS = [2**24, 2**31, 2**53]
 
 

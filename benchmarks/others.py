@@ -43,11 +43,11 @@ from skmfr.io import from_sae_lens, to_sae_lens
 from skmfr.io._opening import open_sae
 from skmfr.io._weights import Weights, estimator_of
 
-# Calls of each kind, after one that does not count.
+# Number of timed calls of each kind, after a warm-up.
 N_CALLS = 3
 # Active atoms of a row of the JumpReLU SAE, on average.
 N_ACTIVE = 64
-# Of contexts of so many tokens the first are for the fit, the last are attributed.
+# Tokens of a context, contexts that the SAE is fitted to, and later ones to attribute.
 WINDOW, N_FIT, N_ATTRIBUTED = 32, 192, 6
 SITE, N_ATOMS, K_ATTRIBUTED, N_STEPS = "model.layers.15.mlp", 1152, 16, 150
 DIGITS: dict[str, int | None] = {
@@ -230,7 +230,7 @@ def attribution(model_folder: Path, text: Path) -> Iterator[Row]:
             "next": repr(tokenizer.decode([found.token])),
             "atoms": len(found.atoms),
             "r": float(np.corrcoef(found.attribution, found.effect)[0, 1]),
-            # Of attribution on effect, through the origin.
+            # Slope of the regression of attribution on effect through the origin.
             "slope": float(
                 found.attribution @ found.effect / found.effect.square().sum()
             ),

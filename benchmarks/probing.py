@@ -53,7 +53,8 @@ from skmfr.inspection import blinded_report
 
 SITE = "model.layers.15.mlp"
 N_ATOMS = (1, 5, 20, 100)
-# Before each text, and left out: some have one token only, and it would be the first.
+# A token before each text, which is left out as the first one is: some texts have only
+# one token.
 BEGIN = "<|im_start|>"
 DIGITS = {"loss recovered": 3}
 
@@ -197,7 +198,7 @@ def deciding(
         frame = contexts.to_frame(tokenizer)
         task, (y, y_test) = next(iter(texts.tasks.items()))
         labels = np.unique(y)
-        # Of two classes, the second.
+        # For two classes, an atom for the second one suffices.
         for label in labels[-1:] if len(labels) == 2 else labels:
             atom = speaking_for(X, y == label)
             shown = frame.loc[frame["atom"] == atom, "text"]

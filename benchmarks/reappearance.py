@@ -54,11 +54,11 @@ N_FEATURES = 24
 N_TRUE = 48
 RATES = (0.05, 0.1)
 DIGITS = {"atoms": 0}
-# Tokens that went through SmolLM2 together.
+# Number of tokens in each input of SmolLM2.
 CONTEXT = 128
-# Fits of 512 atoms, which have 2,000 together.
+# Number of fits of 512 atoms, which have 2,000 together.
 ENOUGH = 4
-# Pairs of fits of 64 atoms, which have 2,000 together.
+# Number of pairs of fits with 64 atoms, which have 2,000 together.
 PAIRS = 16
 # Windows of EEG in 10 s, and those at the end that overlap the next ones.
 BLOCK, OVERLAP = 200, 20
@@ -213,7 +213,7 @@ def fitted(source: Source, X: np.ndarray, seed: int, **parameters):
 
 
 def row(name: str, source: Source, n_rows: int | None, **parameters) -> Row:
-    # Of each atom of a fit, with each other fit on the same deal.
+    # Probabilities of a fit's atoms, and whether another fit on the same deal has them.
     said, told = [], []
     chosen: dict[float, list[np.ndarray]] = {rate: [] for rate in RATES}
     unknown: list[np.ndarray] = []

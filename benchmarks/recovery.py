@@ -79,7 +79,8 @@ N_TEST = 10_000
 N_FOR_L0 = 2_000
 ALPHAS = (0.0, 0.1, 0.3, 1.0)
 PAPER_ALPHAS = (0.03, 0.3)
-# Standard deviations of noise, of that of the data; k, of that of the data.
+# Standard deviations of noise, relative to that of the data, and factors of the k of
+# the data.
 NOISES = (0.0, 0.3)
 FACTORS_OF_K = (0.5, 1.0, 2.0)
 FOR_PURSUIT = {

@@ -39,8 +39,8 @@ from skmfr._training.schedule import Plateau, Schedule
 from skmfr._training.settings import Settings
 from skmfr._training.state import new_state
 
-# Turns that each takes; steps of a turn (the first ones, which fill caches and
-# allocate, do not count); seconds after which a turn ends before.
+# Number of turns of each method; steps of a turn; those at its beginning that do not
+# count, because they fill caches and allocate; seconds after which a turn ends early.
 N_TURNS = 3
 N_STEPS = 15
 N_WARM = 4
@@ -369,7 +369,7 @@ def compare(size: Size, only: str) -> Iterator[Row]:
         }
 
 
-# From the size in the middle, of two SAEs and a witness.
+# Values of each parameter; the others have the middle size, two SAEs and a witness.
 GROWTH = {
     "n_saes": (2, 4, 8),
     "n_components": (768, 3072, 12288),

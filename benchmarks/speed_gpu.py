@@ -38,9 +38,9 @@ from benchmarks.speed import (
 from skmfr._kernels import backend
 
 N_SAES = 3
-# Steps that do not count: in them kernels are compiled and moments allocated.
+# Number of first steps that do not count: they compile kernels and allocate moments.
 N_WARM = 20
-# Larger than any cache.
+# Size of the array that is copied, larger than any cache.
 COPIED_BYTES = 1 << 28
 
 SIZES = (
@@ -57,7 +57,7 @@ DIGITS = {
     "product, TFLOP/s": 1,
     "copy, GB/s": 0,
 }
-# Of the scores, by the name of the arithmetic.
+# Type of the scores, by the name of the arithmetic.
 DTYPES = {"bfloat16": torch.bfloat16, "TF32": torch.float32}
 
 

@@ -57,6 +57,8 @@ class BaseSparseAutoencoder(
 
         Raises
         ------
+        NotFittedError
+            If there are no weights.
         ValueError
             If X is not numeric, not finite, or not as wide as the training data.
         """
@@ -82,6 +84,8 @@ class BaseSparseAutoencoder(
 
         Raises
         ------
+        NotFittedError
+            If there are no weights.
         ValueError
             If X is not numeric or not finite, or has not one column for each atom.
         """
@@ -117,6 +121,8 @@ class BaseSparseAutoencoder(
 
         Raises
         ------
+        NotFittedError
+            If there are no weights.
         ValueError
             If X is not numeric, not finite, or not as wide as the training data.
         """
@@ -150,6 +156,8 @@ class BaseSparseAutoencoder(
 
         Raises
         ------
+        NotFittedError
+            If there are no weights.
         ValueError
             If X is not numeric, not finite, or not as wide as the training data.
         """

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._data.checked import checked_data
 from ._data.moments import fvu_of_blocks
 from ._sae.cosines import nearest_cosines, share_of_at_least
-from ._sae.levels import median_gain
+from ._sae.levels import Support, combined, median_gain
 from ._sae.reappearance import too_few
 from ._training.attributes import is_saved_alone, reappearance_without_warning
 from ._utils.checks import Interval, as_matrix, unit_atoms
@@ -175,7 +175,8 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
     Parameters
     ----------
     estimator : MFRSparseAutoencoder, PretrainedSAE or Pipeline
-        Fitted. It is not changed.
+        Fitted. It is not changed. If it codes by "omp" or "lstsq" with
+        ``positive_code=False``, pursuit also subtracts atoms.
     X : array-like of shape (n_samples, n_features)
         Samples that fit in memory, best held out. The covariance needs several times
         as many as there are features; more than a few thousand change little.
@@ -224,7 +225,8 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
     # In units of the largest, whose squares neither vanish nor overflow.
     unit = np.abs(centred).max() or 1.0
     centred /= unit
-    residual, support = centred, np.zeros((len(X), 0, X.shape[1]))
+    residual, nothing = centred, np.zeros((len(X), 0), dtype=int)
+    support = Support(atoms, nothing, nothing > 0)
     left = np.square(residual).sum(1)
     exact = EXACT * left
     for k in range(1, len(atoms) + 1):
@@ -232,10 +234,8 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
         coder = coder_of(sae.set_params(k=k), X)
         codes = stacked([codes for _, codes in coded_blocks(coder, X)])
         values, indices = (part.cpu().numpy() for part in codes)
-        support = atoms[indices] * (values != 0)[:, :, None]
-        residual = centred - np.einsum(
-            "ik,ikf->if", values * (sizes[indices] / unit), support
-        )
+        support = Support(atoms, indices, values != 0)
+        residual = centred - combined(values * (sizes[indices] / unit), support)
         had, left = left, np.square(residual).sum(1)
         real = (had > exact) & (left <= (1 - by_chance) * had)
         share = 2 * np.mean(real) - 1
@@ -439,7 +439,8 @@ def make_fixed_l0_scorer(l0=8, *, transform_algorithm="omp") -> Callable[..., fl
     transform_algorithm : {"encoder", "lstsq", "omp"} or None, default="omp"
         How samples are coded.  Orthogonal matching pursuit judges only the dictionary;
         an encoder codes best with the `k` of its training.  None means the estimator's
-        own algorithm.
+        own algorithm.  "omp" and "lstsq" have negative codes, too, and explain more by
+        them, unless the estimator has ``positive_code=True``.
 
     Returns
     -------

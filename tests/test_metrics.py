@@ -1,6 +1,7 @@
 """Metrics against scikit-learn and counting; scorers in real grid searches."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -433,6 +434,22 @@ def test_estimate_l0_depends_neither_on_norms_of_atoms_nor_on_the_unit():
     for given, factor in [(sizes * atoms, 1), (1e-5 * atoms, 1), (atoms, 1e-16)]:
         found = estimate_l0(with_atoms(given), factor * X, random_state=0)
         assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_estimate_l0_does_not_hold_the_atoms_of_all_samples():
+    rng = np.random.default_rng(0)
+    atoms = normalize(rng.standard_normal((96, 64)))
+    active = rng.random((2000, 96)).argsort(axis=1) < 8
+    X = active @ atoms
+    sae = with_atoms(atoms)
+    estimate_l0(sae, X[:200], random_state=0)  # what is compiled and loaded once
+    tracemalloc.start()
+    found = estimate_l0(sae, X, random_state=0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found > 7
+    # The 8 atoms of each sample are 8 times X, of which several arrays were made.
+    assert peak < 15 * X.nbytes
 
 
 def test_estimate_l0_of_signed_codes():

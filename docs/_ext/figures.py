@@ -17,7 +17,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from benchmarks import _results
 
-# Of the text, of what is ours, of the paper, of others.
+# Colours of the text, and of rows that are ours, the paper's or others'.
 COLORS = {
     "light": {
         "text": "#222222",

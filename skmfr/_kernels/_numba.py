@@ -34,8 +34,8 @@ from . import as_integers, batched
 from ._numba_calls import after, call, inner, kernel, row, width
 from .dense import lengths, linear, passing_linear, rounding
 
-# Permissions that a sum of floats needs to be vectorised.  NaN and infinity are kept,
-# unless a reordered sum subtracts infinity from infinity.
+# Fast-math flags that a sum of floats needs to be vectorised.  NaN and infinity are
+# kept, unless a reordered sum subtracts infinity from infinity.
 IN_VECTORS = {"contract", "nsz", "reassoc"}
 
 

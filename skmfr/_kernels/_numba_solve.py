@@ -14,7 +14,7 @@ from ._numba import IN_VECTORS
 from ._numba_calls import after, inner, row
 from .batched import RIDGE
 
-# Places after those of the atoms, so that loops take whole groups of atoms.
+# Padding after the places of atoms, so that loops take whole groups of atoms.
 MORE = 8
 # Number of corrections after which coefficients are computed again from a float64
 # factor; and the error that may be left, relative to the largest coefficient, a 300th

@@ -61,7 +61,7 @@ class Ensemble:
         )
 
     def only(self, atoms: Tensor) -> "Ensemble":
-        """SAEs with only these atoms (n_chosen,), as copies."""
+        """Copies with only these atoms (n_chosen,); the decoder bias is shared."""
         decoder = self.decoder[:, atoms]
         return Ensemble(
             encoder=decoder if self.tied else self.encoder[:, atoms],

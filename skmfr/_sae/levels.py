@@ -6,6 +6,7 @@ import numpy as np
 from scipy.integrate import quad
 from scipy.special import betaincinv
 from sklearn.preprocessing import normalize
+from sklearn.utils import gen_batches
 
 # Agreement, as a share of the way from the null level to 1, above which atoms count as
 # the same feature in training, and above which they are trusted.  Of atoms above three
@@ -15,8 +16,30 @@ ALIKE = 0.5
 TRUSTED = 0.75
 # This share of random directions must agree less than a trusted atom.
 BELOW = 0.99
-# On products of atoms of norm 1, so that equal atoms and missing ones have a solution.
+# Added to the diagonal of Gram matrices of unit atoms, so that those with repeated or
+# zero atoms can be solved for, too.
 RIDGE = 1e-9
+# Samples whose supports are in memory at once.
+ROWS = 64
+
+
+class Support:
+    """Atoms that explain each sample; those of a slice of samples are made on demand.
+
+    Parameters
+    ----------
+    atoms : ndarray of shape (n_components, n_features)
+    indices : ndarray of shape (n_samples, k), int
+    used : ndarray of shape (n_samples, k), bool
+        Zeros stand for atoms that are not used.
+    """
+
+    def __init__(self, atoms: np.ndarray, indices: np.ndarray, used: np.ndarray):
+        self.atoms, self.indices, self.used = atoms, indices, used
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Of some samples, (n_rows, k, n_features)."""
+        return self.atoms[self.indices[rows]] * self.used[rows, :, None]
 
 
 def agreement_level(null: float, share: float) -> float:
@@ -27,6 +50,7 @@ def agreement_level(null: float, share: float) -> float:
 # Cached, because it is the same for all fits of one size and called twice in each.
 @lru_cache(maxsize=64)
 def random_agreement(n_features: int, n_components: int) -> float:
+    """Mean cosine of a random direction with the nearest of `n_components` others."""
     if n_features == 1:
         return 1.0 - 2.0 ** (1 - n_components)
 
@@ -75,7 +99,7 @@ def level_of_data(along: np.ndarray, n_features: int, n_components: int) -> np.n
 
 def median_gain(
     residual: np.ndarray,
-    support: np.ndarray,
+    support: np.ndarray | Support,
     atoms: np.ndarray,
     positive: bool,
     draw: np.random.RandomState,
@@ -89,7 +113,7 @@ def median_gain(
     Parameters
     ----------
     residual : ndarray of shape (n_samples, n_features)
-    support : ndarray of shape (n_samples, k, n_features)
+    support : ndarray of shape (n_samples, k, n_features), or Support
         Atoms that explained each sample; zeros where there are fewer.
     atoms : ndarray of shape (n_components, n_features)
         Atoms of unit norm.
@@ -112,15 +136,32 @@ def median_gain(
     return float(np.median(np.einsum("ij,ij->i", samples, new) ** 2))
 
 
-def apart_from(vectors: np.ndarray, support: np.ndarray) -> np.ndarray:
+def combined(weights: np.ndarray, support: np.ndarray | Support) -> np.ndarray:
+    """Sums, (n, n_features), of the atoms of a support with weights (n, k)."""
+    sums = [
+        np.einsum("ik,ikf->if", weights[rows], support[rows])
+        for rows in gen_batches(len(weights), ROWS)
+    ]
+    return np.concatenate(sums)
+
+
+def apart_from(vectors: np.ndarray, support: np.ndarray | Support) -> np.ndarray:
     """Parts of vectors (n, n_features) orthogonal to their own atoms.
 
     Parameters
     ----------
     vectors : ndarray of shape (n, n_features)
-    support : ndarray of shape (n, k, n_features)
+    support : ndarray of shape (n, k, n_features), or Support
         Rows of norm 1 or 0.
     """
+    parts = [
+        _apart_from(vectors[rows], support[rows])
+        for rows in gen_batches(len(vectors), ROWS)
+    ]
+    return np.concatenate(parts)
+
+
+def _apart_from(vectors: np.ndarray, support: np.ndarray) -> np.ndarray:
     gram = support @ support.transpose(0, 2, 1) + RIDGE * np.eye(support.shape[1])
     weights = np.linalg.solve(gram, support @ vectors[:, :, None])
     return vectors - (weights.transpose(0, 2, 1) @ support)[:, 0]

@@ -17,9 +17,9 @@ TAU = 0.8
 FDR = 0.05
 # Weight of an atom that is added at each end of the calibration.
 PRIOR = 1.0
-# Of sums of probabilities that are equal to a rate.
+# Tolerance, so that a mean equal to the rate is within it in spite of rounding.
 ROUNDING = 1e-9
-# Of probabilities, to compare them with frequencies.
+# Number of bins of the probability in a calibration plot.
 N_BINS = 10
 
 

@@ -98,7 +98,7 @@ def is_late(estimator) -> bool:
 
 def keep_decoder(estimator) -> None:
     """Keep what training continues from, before another dictionary is assigned."""
-    # The weights that are left to be computed are those of the fit.
+    # Weights that are not computed yet must come from the fit, not from what follows.
     make_weights(estimator)
     known = vars(estimator)
     if known.get("_training") and known.keys() >= DICTIONARIES:

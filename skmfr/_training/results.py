@@ -215,7 +215,7 @@ def agreement_of(attributes: dict) -> dict[str, np.ndarray]:
         reference, group, witnesses, TAU, disjoint, nearest
     )
     found = {"feature_agreement_": agreement, "mutual_agreement_": mutual}
-    # Where nothing is known of it, who reads it is told.
+    # Without a value, reading the attribute warns and says why.
     if not np.isnan(probability).any():
         found["reappearance_"] = probability.astype(agreement.dtype)
     n_features = group.shape[2]

@@ -90,7 +90,7 @@ def take_step(
     """
     found = find_gradients(state, X, stage, room, low_precision, workers, shares)
     n_samples = np.full(len(state.ensemble), float(len(X) * workers.size))
-    # That of the batch before it was shared: its share in one step is chance.
+    # Expected size of a share; its actual size in one step is random.
     n_samples[len(n_samples) - len(shares) :] /= max(1, len(shares))
     move_on(state, found, room, n_samples * stage.k / state.ensemble.n_components)
 

@@ -9,7 +9,8 @@ from .._data.batches import Batches
 from .._data.standardiser import Standardiser
 from .settings import Settings
 
-# Rows that are enough to tell, in a fit and in one of many calls, whose mean counts.
+# Number of rows that the variance is measured on: in a fit, and in each of many calls
+# of partial_fit, whose mean is used.
 N_ROWS, N_ROWS_OF_MANY = 1024, 256
 
 

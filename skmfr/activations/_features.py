@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Numbers in a block of logits; 64 MB in float32.
 LOGITS_AT_ONCE = 1 << 24
-# Where transformers stores the norm before the decoder head.
+# Names under which transformers stores the norm before the decoder head.
 FINAL_NORMS = (
     "norm",
     "ln_f",
@@ -42,7 +42,7 @@ FINAL_NORMS = (
     "layernorm",
     "embedding_norm",
 )
-# Where it stores the part of a model that has this norm, from the outside in.
+# Names under which it stores the part with this norm, from the outside in.
 BODIES = ("base_model", "language_model", "text_model", "decoder")
 
 
@@ -95,6 +95,11 @@ class Contexts(NamedTuple):
         DataFrame
             Columns "atom", "rank", "code", "input", "position"; also "text", if there
             is a tokenizer and inputs are token ids.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
         """
         with needed_by("Contexts.to_frame", "activations"):
             import pandas as pd
@@ -169,7 +174,7 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
 
     Parameters
     ----------
-    sae : MFRSparseAutoencoder
+    sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted to activations of the extractor's layer.
     extractor : ActivationExtractor
         Extracts the activations at all positions, whatever its `positions`, except for
@@ -249,7 +254,7 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
 
     Parameters
     ----------
-    sae : MFRSparseAutoencoder
+    sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted to activations of a layer that writes to the residual stream.
     model : PreTrainedModel, str or path-like
         Language model of transformers, or its name or folder.
@@ -360,7 +365,7 @@ def feature_table(sae, *, contexts=None, effects=None, tokenizer=None) -> pd.Dat
 
     Parameters
     ----------
-    sae : MFRSparseAutoencoder
+    sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted SAE.
     contexts : Contexts, optional
         From :func:`top_contexts`.

@@ -225,8 +225,10 @@ def ablate(
         Fitted to activations of this layer.
     atoms : int or array-like of int
         Indices of the atoms.
-    skip_first, max_norm_ratio
-        Positions that are left unchanged, as in :func:`steer`.
+    skip_first : int, default=0
+        Number of first positions that are left unchanged, as in :func:`steer`.
+    max_norm_ratio : float, default=None
+        Positions with larger norms are left unchanged, as in :func:`steer`.
 
     Returns
     -------

@@ -337,7 +337,7 @@ def without_window_padding(
         Length of the inputs of the model; None if they are not tokens.
     """
     config: Any = getattr(model, "config", None)
-    # Of Longformer, for each layer, and of BigBird.
+    # Longformer has a window for each layer, BigBird has one size of blocks.
     windows = getattr(config, "attention_window", None)
     if windows is None and getattr(config, "attention_type", "") == "block_sparse":
         windows = getattr(config, "block_size", None)

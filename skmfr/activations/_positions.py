@@ -10,17 +10,17 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, cast
 
 import torch
-from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 
+from .._utils.checks import Interval
 from ._models import encoder_of
 
-# Constraints of these parameters, for scikit-learn's validation.
+# Constraints of the parameters that leave out positions.
 LEAVING_OUT: dict = {
     "skip_first": [Interval(Integral, 0, None, closed="left")],
     "max_norm_ratio": [Interval(Real, 0, None, closed="neither"), None],
 }
-# Arguments with what a model keeps of previous passes, in versions of transformers.
+# Names, in versions of transformers, of the cache that keeps previous passes.
 CACHES = ("past_key_values", "cache", "cache_params", "state")
 
 
@@ -297,8 +297,8 @@ def _mask(given: dict[str, Any], n_past: int) -> Tensor | None:
     if not isinstance(mask, Tensor):
         return None
     if mask.ndim == 4:
-        # Which of the keys each query attends to: some query to every token. Queries
-        # that see what comes after them are padding.
+        # The mask tells which keys each query attends to. Some query attends to every
+        # token; queries that see what comes after them are padding.
         seen = mask[:, 0] == 0 if mask.is_floating_point() else mask[:, 0].bool()
         later = torch.ones(seen.shape[1:], dtype=torch.bool).triu(n_past + 1)
         padding = (seen & later.to(seen.device)).any(2, keepdim=True)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 # Rows that are made unit vectors at once.
 ROWS = 4096
-# Of the product that tells how long all will take.
+# Size of the product that is timed to estimate how long a comparison takes.
 MEASURED_ROWS, MEASURED_COLUMNS = 256, 4096
-# Cosine of each atom and the nearest of another SAE, and which that is.
+# Cosine of each atom with the nearest atom of another SAE, and the index of that atom.
 Nearest = tuple[np.ndarray, np.ndarray]
 
 
@@ -97,7 +97,7 @@ def _layouts(named: Mapping) -> tuple[dict[str, tuple[int, int]], type]:
             wanted = f"(n_atoms, {width})" if shapes else "(n_atoms, n_features)"
             raise ValueError(f"saes[{name!r}] has shape {shape}, expected {wanted}.")
         shapes[name] = shape
-    # Those of float32 are not known better.
+    # Atoms in float32 gain nothing from cosines in float64.
     return shapes, np.float64 if dtypes == {np.dtype(np.float64)} else np.float32
 
 
@@ -149,7 +149,7 @@ class Progress:
         atoms = np.random.default_rng(0).standard_normal((size, n_features))
         atoms = atoms.astype(np.float32)
         rows = atoms[:MEASURED_ROWS]
-        # The first call prepares what others find.
+        # The first call is a warm-up.
         nearest_both_ways(rows, atoms, self.device)
         began = perf_counter()
         nearest_both_ways(rows, atoms, self.device)
@@ -174,7 +174,7 @@ def _duration(seconds: float) -> str:
     {"device": [Device()], "verbose": ["verbose"]}, prefer_skip_nested_validation=True
 )
 def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
-    r"""Find the atoms of several SAEs of one site in one another.
+    r"""Compare the atoms of SAEs that were trained on the same activations.
 
     For atom j of SAE i, and the n other SAEs, with :math:`\tau_l` the level of trust
     against SAE l (three quarters of the way from :func:`random_agreement` to 1),

@@ -13,19 +13,34 @@ from .._sae.levels import BELOW
 from .._sae.reappearance import TAU
 from .._utils.checks import Interval, unit_atoms
 
-# Random directions that tell what a span of so many atoms has by chance.
+# Number of random directions whose cosines with a span tell what chance gives.
 N_RANDOM = 500
 # Products with other atoms in memory at a time, 128 MB.
 PRODUCTS_AT_ONCE = 1 << 24
 # An atom with such a cosine with another one, or with its negative, would be in the
 # span of that one and any others, and is not sought in spans.
 NEARLY_EQUAL = 0.95
-# Up to this distance from their span, atoms depend on others.
+# An atom at most this far from the span of others is linearly dependent on them.
 DEPENDENT = 1e-6
 
 
 class SubspaceAgreement(NamedTuple):
-    """The fate of the atoms of a dictionary in another one."""
+    """The fate of the atoms of a dictionary in another one.
+
+    :func:`subspace_agreement` makes it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skmfr.agreement import SubspaceAgreement
+    >>> found = SubspaceAgreement(
+    ...     fate=np.array(["returns", "lost"]),
+    ...     group=np.array([-1, -1]),
+    ...     agreement=np.array([0.9, 0.3]),
+    ... )
+    >>> found.agreement[found.fate == "lost"]
+    array([0.3])
+    """
 
     fate: np.ndarray
     """(n_components,) str: "returns", "splits", "merges", "turns" or "lost" """

@@ -83,7 +83,7 @@ def make_superposition(
         common to all features of a sample, :math:`e_j` is standard normal, and
         :math:`s_j = \pm 1` is drawn once per feature.  Features with the same sign
         occur together, features with opposite signs avoid each other, and each is as
-        frequent as without correlation.  (In [1]_, the covariance is a random matrix.)
+        frequent as without correlation.  In [1]_, the covariance is a random matrix.
     as_bunch : bool, default=False
         Whether to return a :class:`~sklearn.utils.Bunch` instead of a tuple.
     dtype : {"float32", "float64"} or the type, default=float64

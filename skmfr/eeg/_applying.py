@@ -18,7 +18,8 @@ N_WINDOWS = 1000
 # Power, as a share of the median, below which a window has lost its signal. It would
 # count as brain without an artefact.
 LOST = 0.01
-# The same as a share of the power with the offset: what is left is rounding.
+# Power, as a share of that with the offset, up to which a window is constant: what is
+# left is rounding.
 CONSTANT = 1e-5
 
 

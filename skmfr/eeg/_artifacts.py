@@ -31,11 +31,11 @@ from ._windows import overlap_add
 if TYPE_CHECKING:
     import pandas as pd
 
-# Below and above are what comes from eyes and muscles.
+# Power below the first frequency is typical of eyes, above the second of muscles.
 SLOW_HZ, FAST_HZ = 8.0, 30.0
-# Windows side by side in which a channel is as loud throughout.
+# Length, in windows, of the stretches in which a channel counts as equally loud.
 STRETCH = 20
-# Channels from which on the median one is not where the artefact is.
+# Number of channels from which on the median one is not where a local artefact is.
 MANY_CHANNELS = 6
 
 

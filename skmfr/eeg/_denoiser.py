@@ -282,7 +282,7 @@ class EEGDenoiser(
             cross-validation that chooses the ridge of the second dictionary. None
             leaves out epochs that follow one another.
         decim : int, default=None
-            Learn atoms from each so manyth window. None means from all.
+            Learn atoms from every `decim`-th window. None means from all.
         reject : dict of float, default=None
             Peak-to-peak amplitude by type of channel, such as ``{"eeg": 500e-6}``: of
             recordings, pieces of 2 s in which a channel exceeds it are left out.

@@ -38,11 +38,11 @@ OF_FILTERS = {
     "feature_scale_": "float n",
 }
 SPATIAL = {"spatial_filters_": "float f c c"}
-# Files of earlier builds have none.
+# Arrays that files of earlier builds do not have.
 COVARIANCES = {"artifact_covariance_": "float c c", "clean_covariances_": "float f c c"}
 # Fitted attributes that are not arrays.
 PLAIN = ("ch_names_", "sfreq_", "recording_", "n_channels_", "n_times_", "hop_")
-# Those of filters that are numbers.
+# Scalar attributes of a denoiser fitted with clean signals.
 NUMBERS = ("penalty_", "least_correction_")
 
 

@@ -103,7 +103,7 @@ def find_artifacts(
             "scores has no correlation with a channel, no topography and no spectrum; "
             "pass what score_atoms returns."
         )
-    # Of each reason the weakest criterion counts, of an atom the strongest reason.
+    # A reason is as strong as its weakest criterion, and an atom has its strongest one.
     weakest = np.column_stack([excess for *_, excess in evidence])
     best = weakest.argmax(1)
     marked = np.flatnonzero(weakest.max(1) >= 1)

@@ -149,7 +149,7 @@ n_channels, n_times)
         return np.setdiff1d(np.arange(len(self.sae_.components_)), kept)
 
     def get_sources(self, X):
-        """Codes of the atoms over time.
+        """Return the codes of the atoms over time.
 
         Parameters
         ----------
@@ -374,8 +374,9 @@ n_channels, n_times)
 
         check_is_fitted(self)
         if picks is None:
-            first = range(min(N_PROPERTIES, len(self.sae_.components_)))
-            picks = self.exclude if len(self.exclude) else first
+            picks = checked_atoms(self, self.exclude)
+            if not len(picks):
+                picks = np.arange(min(N_PROPERTIES, len(self.sae_.components_)))
         figures = draw_atoms(self, X, self._picked_atoms(picks))
         return _shown(figures, show)
 

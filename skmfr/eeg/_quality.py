@@ -77,7 +77,7 @@ def rrmse_s(clean: np.ndarray, denoised: np.ndarray) -> np.ndarray:
 
 
 def correlation(clean: np.ndarray, denoised: np.ndarray) -> np.ndarray:
-    """Pearson's correlation in time, mean over the channels of an epoch.
+    """Compute Pearson's correlation in time, mean over the channels of an epoch.
 
     Parameters
     ----------

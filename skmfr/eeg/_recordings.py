@@ -15,7 +15,7 @@ from ._containers import is_epochs, is_raw
 from ._rejection import PIECE, LeftOut, check_reject, is_loud
 from ._spans import CHUNK, Span, annotated, chunks, unmarked
 
-# Numbers of epochs that are.
+# Numbers in the epochs that `mapped` changes at once.
 EPOCHS_NUMBERS = 2**22
 
 
@@ -159,7 +159,7 @@ class Reader:
         if not (is_raw(X) or is_epochs(X)):
             X, ch_names = as_epochs_array(X, name), None
         elif is_epochs(X):
-            # Those that are not loaded do not know before which of them are rejected.
+            # Which epochs are rejected is known only after they are loaded.
             X = X if X.preload else X.copy().drop_bad(verbose="error")
             if len(X) == 0:
                 raise ValueError(f"{name} has no epochs.")

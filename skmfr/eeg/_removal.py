@@ -48,7 +48,8 @@ N_ITERATIONS = 2
 N_SMOOTHED, N_COVARIANCES, N_WINDOWS = 3, 5, 3
 # Power of a filter's output, relative to the brain's, from which all is subtracted.
 ALL_OF_IT = 4.0
-# Relative to a covariance's largest eigenvalue, or trace: smaller powers count as 0.
+# Powers below the first, relative to the largest, count as 0. The second, relative to
+# the mean of a covariance's diagonal, is added to the diagonal.
 NO_POWER = 1e-6
 RIDGE = 1e-3
 # Full width at half maximum of a Gaussian, in standard deviations.

@@ -44,9 +44,9 @@ def sources_of(denoiser, X) -> Any:
     sources = mne.io.RawArray(data, info, first_samp=X.first_samp, verbose="error")
     sources.set_meas_date(X.info["meas_date"])
     notes = X.annotations
-    # Onsets that are of no clock are from the first sample on, when they are set.
+    # MNE counts onsets without a date from the first sample when they are set.
     onset = notes.onset - (X.first_time if notes.orig_time is None else 0)
-    # Without the channels that some of them name.
+    # Annotations may name channels of X, which sources do not have.
     notes = mne.Annotations(onset, notes.duration, notes.description, notes.orig_time)
     return sources.set_annotations(notes, verbose="error")
 

@@ -21,7 +21,7 @@ from ._removal import (
 )
 from ._windows import cut_windows, overlap_add, taper
 
-# Principal components of windows that an SAE learns from, at most, and atoms.
+# Maximum numbers of principal components that an SAE learns from, and of its atoms.
 N_DIMENSIONS = 512
 N_ATOMS = 256
 # Windows side by side for each principal component.  Components of white noise explain
@@ -73,7 +73,7 @@ def fit_windows(denoiser, signals: list[np.ndarray], decim: int = 1) -> None:
     signals : list of ndarray of shape (n_epochs, n_channels, n_times)
         Scaled.
     decim : int
-        Each so manyth window is learned from.
+        Atoms are learned from every `decim`-th window.
     """
     windows = np.concatenate([_flat_windows(denoiser, signal) for signal in signals])
     windows = windows[::decim]
@@ -94,7 +94,7 @@ def fit_windows(denoiser, signals: list[np.ndarray], decim: int = 1) -> None:
     # Two rounds, as spectra of EEG fall steeply, and the rest is noise.
     pca = PCA(n_dimensions, iterated_power=2, random_state=denoiser.random_state)
     pca.fit(windows)
-    # As files have them, whose rounding is that of this order.
+    # Products are rounded as in a denoiser read from a file, which has this order.
     pca.components_ = np.ascontiguousarray(pca.components_)
     sae = new_sae(
         denoiser, n_components=n_atoms, k=k, transform_algorithm="omp", max_steps=400

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# Seconds.
+# Length of windows in seconds.
 DEFAULT_WINDOW = 1.0
 
 

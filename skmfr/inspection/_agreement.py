@@ -14,7 +14,7 @@ from ..agreement import feature_agreement, nearest_atoms, random_agreement
 from ._drawing import ABOVE, BLUE, ORANGE, import_pyplot, line_style, new_axes
 from ._fitted import agreement_with, split_fitted, transformed
 
-# Of the intervals of frequencies.
+# Confidence level of the intervals of frequencies.
 CONFIDENCE = 0.95
 
 
@@ -144,7 +144,7 @@ class FeatureAgreementDisplay:
 
         Parameters
         ----------
-        estimator : MFRSparseAutoencoder or Pipeline
+        estimator : MFRSparseAutoencoder, PretrainedSAE or Pipeline
             Fitted estimator, or pipeline that ends with one.
         X : array-like of shape (n_samples, n_features), default=None
             Data to measure how often each atom is used, for "usage".
@@ -176,8 +176,8 @@ class FeatureAgreementDisplay:
             If the estimator has an unsupported type.
         ValueError
             If it is not fitted, X or the truth does not match it, there is no agreement
-            because a single SAE was fitted without a witness, or something that this
-            kind draws is missing.
+            because a single SAE was fitted without a witness or imported without its
+            agreement, or something that this kind draws is missing.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         before, sae = split_fitted(estimator)
@@ -268,6 +268,8 @@ class FeatureAgreementDisplay:
 
         Raises
         ------
+        ImportError
+            If matplotlib is not installed.
         ValueError
             If there is no such kind, or something that it draws is missing.
         """

@@ -80,6 +80,13 @@ class ComparisonDisplay:
         -------
         display : ComparisonDisplay
             Display with the drawn artists.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib or pandas is not installed.
+        ValueError
+            As in :func:`skmfr.agreement.compare`.
         """
         import_pyplot(f"{cls.__name__}.from_saes")
         frame = compare(saes, device=device, verbose=verbose)
@@ -137,6 +144,11 @@ class ComparisonDisplay:
         -------
         display : ComparisonDisplay
             This display, with the drawn artists.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
         """
         ax = new_axes(f"{type(self).__name__}.plot", ax)
         self.lines_ = []

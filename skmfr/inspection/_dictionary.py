@@ -34,8 +34,8 @@ class DictionaryDisplay:
 
     Parameters
     ----------
+    atoms : ndarray of shape (n_shown,), int
         Indices of the atoms.
-        Numbers of the atoms.
     agreement : ndarray of shape (n_shown,)
         Their agreement; NaN if there is nothing to agree with.
     matches : ndarray of shape (n_dictionaries, n_shown, n_features)
@@ -122,7 +122,7 @@ class DictionaryDisplay:
 
         Parameters
         ----------
-        estimator : MFRSparseAutoencoder, Pipeline or EEGDenoiser
+        estimator : MFRSparseAutoencoder, PretrainedSAE, Pipeline or EEGDenoiser
             Fitted estimator, or pipeline that ends with one. For an
             :class:`~skmfr.eeg.EEGDenoiser` that was fitted without clean signals, atoms
             are signals in the unit of the data.
@@ -278,6 +278,8 @@ class DictionaryDisplay:
 
         Raises
         ------
+        ImportError
+            If matplotlib is not installed, or, for maps, MNE.
         ValueError
             If the atoms cannot be drawn in this form.
         """

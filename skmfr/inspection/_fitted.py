@@ -39,7 +39,7 @@ def transformed(before, X):
 def agreement_with(sae: BaseSparseAutoencoder) -> str:
     """Description of the dictionaries that `feature_agreement_` refers to."""
     if len(sae.dictionaries_) == 1 and not len(sae.witness_dictionaries_):
-        # Read from a file, which does not name them.
+        # The agreement was read from a file, which does not name the dictionaries.
         return "other dictionaries"
     n_witnesses = len(sae.witness_dictionaries_)
     if n_witnesses:

@@ -117,7 +117,7 @@ class ReconstructionDisplay:
 
         Parameters
         ----------
-        estimator : MFRSparseAutoencoder or Pipeline
+        estimator : MFRSparseAutoencoder, PretrainedSAE or Pipeline
             Fitted estimator, or pipeline that ends with one. A pipeline shows samples
             in the form in which they reach the estimator.
         X : array-like of shape (n_samples, n_features)
@@ -241,6 +241,8 @@ class ReconstructionDisplay:
 
         Raises
         ------
+        ImportError
+            If matplotlib is not installed.
         ValueError
             If the samples cannot be drawn in this form.
         """

@@ -216,6 +216,11 @@ class SimilarityDisplay:
         -------
         display : SimilarityDisplay
             This display, with the drawn artists.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
         """
         ax = new_axes(f"{type(self).__name__}.plot", ax)
         draw = self._draw_all if self.matched_cosine is None else self._draw_pair

@@ -222,6 +222,13 @@ class TrainingCurveDisplay:
         -------
         display : TrainingCurveDisplay
             This display, with the drawn artists.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If `ax` is not part of a grid of subplots.
         """
         curves = {
             name: np.asarray(getattr(self, name), dtype=float)

@@ -14,7 +14,7 @@ from ._safetensors import check_arrays, opened, write_arrays
 
 AGREEMENT = "agreement.safetensors"
 SHAPES = {"feature_agreement": "float m", "trusted": "bool m"}
-# There only if it is known.
+# Arrays that are present only if they are known.
 KNOWN = {"reappearance": "float m"}
 
 
@@ -69,7 +69,7 @@ def read_agreement(folder, sae: BaseSparseAutoencoder) -> None:
                 f"{AGREEMENT} has {n_atoms} atoms, expected {len(sae.components_)}."
             )
         found = {f"{name}_": file.get_tensor(name) for name in shapes}
-    # Up to rounding.
+    # Cosines may exceed 1 by rounding.
     if not (np.abs(found["feature_agreement_"]) <= 1.001).all():
         raise ValueError(f"feature_agreement in {AGREEMENT} has no cosines.")
     probability = found.get("reappearance_", np.zeros(1))

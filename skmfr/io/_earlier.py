@@ -30,7 +30,7 @@ STANDARDISER_VERSION_2 = {
     "standardiser mean": "float d",
     "standardiser deviation": "float d",
 }
-# Not in all files of version 4.
+# Arrays that some files of version 4 lack.
 NEW_BESIDE = {"disjoint", "along"}
 
 
@@ -106,7 +106,7 @@ def to_version_3(attributes: dict[str, Any], arrays: dict[str, np.ndarray]) -> N
 
 def to_version_4(parameters: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Centre and scale of the file stay for good."""
-    # A default that could not be reached.
+    # This was the default, which no fit reached.
     if parameters.get("max_iter") == 1000:
         parameters["max_iter"] = None
     if f"{TRAINING}scale" in arrays:

@@ -17,7 +17,7 @@ from ._native import check_sae
 from ._sae_lens import to_sae_lens
 
 CARD, PICTURE = "README.md", "agreement.png"
-# Parameters of the machine, or of the session.
+# Parameters that the card omits, because they concern the machine or the session.
 NO_METHOD = (
     "device",
     "verbose",
@@ -103,6 +103,7 @@ def to_huggingface_folder(
         raise TypeError(f"data must be text, got {data!r}.")
     check_sae(sae, PretrainedSAE)
     # Before anything is written, because X may be refused.
+    X = checked_data(sae, X)
     quality = _quality(sae, X)
     folder = Path(folder)
     to_sae_lens(sae, folder, model_name=model_name, hook_name=hook_name, **metadata)
@@ -158,7 +159,6 @@ def _quality(sae, X) -> dict[str, object]:
     """Quality of the encoder on samples, which are coded once."""
     from .._sae.arrays import coded_blocks, coder_of
 
-    X = checked_data(sae, X)
     coder = coder_of(sae, X)
     n_active = np.zeros(len(sae.components_), dtype=int)
 

@@ -320,7 +320,7 @@ def _described(metadata: Mapping[str, str]) -> dict[str, Any]:
     ):
         raise ValueError("it has no parameters, or no attributes.")
     kinds = [kind.__name__ for kind in (MFRSparseAutoencoder, PretrainedSAE)]
-    # Of our own nothing is said.
+    # Files do not name the class if it is MFRSparseAutoencoder.
     if description.setdefault("estimator", kinds[0]) not in kinds:
         raise ValueError(
             f"estimator is {description['estimator']!r}, expected {' or '.join(kinds)}."
@@ -344,7 +344,7 @@ def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     if not trained:
         return expected
     state = layouts(trained)
-    # The dictionaries are public attributes, and after a fit nothing else.
+    # After a fit, the decoder is stored only as the public dictionaries.
     if "decoder" not in trained:
         del state["decoder"]
     return expected | layouts_in(version, state, trained)
@@ -363,7 +363,7 @@ def _with_parameters(parameters: dict[str, Any]) -> MFRSparseAutoencoder:
     """Make an estimator, and check its parameters."""
     sae = with_known(MFRSparseAutoencoder(), parameters)
     check_parameters(sae)
-    # Earlier builds wrote them.
+    # Earlier builds wrote parameters of the machine, too.
     return sae.set_params(**dict.fromkeys(LEFT_BEHIND))
 
 

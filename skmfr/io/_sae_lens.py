@@ -32,14 +32,14 @@ from ._weights import (
 
 WEIGHTS = "sae_weights.safetensors"
 DECODER = {"W_dec": "floating m d", "W_enc": "floating d m", "b_dec": "floating d"}
-# Arrays of each architecture beside those.
+# Arrays of each architecture in addition to those above.
 SHAPES = {
     "topk": {"b_enc": "floating m"},
     "standard": {"b_enc": "floating m"},
     "jumprelu": {"b_enc": "floating m", "threshold": "floating m"},
     "gated": {"b_gate": "floating m", "b_mag": "floating m", "r_mag": "floating m"},
 }
-# Of versions before 6: factors of the atoms, trained after all else.
+# Factors of the atoms, which versions before 6 trained after all else.
 FACTORS = "scaling_factor"
 # The version whose layout is written. SAELens has other rules for files that name a
 # version before 6, or none.
@@ -52,7 +52,7 @@ ENTRIES = {
     "apply_b_dec_to_input": (True, False),
     "rescale_acts_by_decoder_norm": (False, True),
 }
-# Activations of a mean norm of sqrt(d_in): one factor for all.
+# Normalisation by one factor for all activations, to a mean norm of sqrt(d_in).
 SCALED = "expected_average_only_in"
 # Other normalisations of activations, and the reason why weights cannot do them.
 OTHER_NORMALISATIONS = {

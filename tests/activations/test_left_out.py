@@ -272,11 +272,25 @@ def test_inputs_with_nothing_left_are_named(model, sequences):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"skip_first": -1}, {"skip_first": 1.5}, {"max_norm_ratio": 0}],
+    [
+        {"skip_first": -1},
+        {"skip_first": 1.5},
+        {"skip_first": True},
+        {"max_norm_ratio": 0},
+        {"max_norm_ratio": True},
+    ],
 )
 def test_options_are_checked(model, sequences, wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        ActivationExtractor(model, "1", **wrong).fit(sequences)
+    (name,) = wrong
+    extractor = ActivationExtractor(model, "1", **wrong)
+    with pytest.raises(ValueError, match=name):
+        extractor.fit(sequences)
+    sae = MFRSparseAutoencoder(4, k=1, n_saes=1, n_witnesses=0, max_steps=1)
+    sae.fit(np.random.default_rng(0).standard_normal((20, WIDTH)))
+    with pytest.raises(ValueError, match=f"'{name}' parameter of steer"):
+        steer(model, "1", sae, 0, 1.0, **wrong)
+    with pytest.raises(ValueError, match=f"'{name}' parameter of loss_recovered"):
+        loss_recovered(model, "1", sae, sequences, **wrong)
 
 
 def test_a_grid_search_over_the_bound_takes_activations_once(model, tmp_path, count):

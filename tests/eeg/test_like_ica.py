@@ -529,6 +529,18 @@ def test_properties_are_plot_atom_of_those_excluded(denoiser, raw, epochs):
 
 
 @pytest.mark.usefixtures("no_window")
+@pytest.mark.parametrize("nothing", [(), np.zeros(12, dtype=bool)])
+def test_properties_are_of_the_first_atoms_if_none_is_excluded(denoiser, raw, nothing):
+    of_none = copy(denoiser).set_params(exclude=nothing)
+    figures = of_none.plot_properties(raw, show=False)
+    titles = [figure.get_suptitle().split()[1] for figure in figures]
+    assert titles == ["0:", "1:", "2:", "3:", "4:"]
+    mask = np.arange(12) == 5
+    (figure,) = copy(denoiser).set_params(exclude=mask).plot_properties(raw, show=False)
+    assert figure.get_suptitle() == plot_atom(denoiser, 5, raw).get_suptitle()
+
+
+@pytest.mark.usefixtures("no_window")
 def test_overlay_is_of_what_apply_gives(denoiser, raw, epochs):
     figure = denoiser.plot_overlay(raw, [0], start=1, duration=4, show=False)
     expected = plot_overlay(

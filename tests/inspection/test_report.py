@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+import warnings
 from base64 import b64decode, b64encode
 from copy import copy
 from hashlib import sha256
@@ -497,6 +498,17 @@ def test_contexts_are_rated_without_their_scale(X, models):
         assert codes == ([] if row["atom"] % 2 else [1.0])
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_names_of_features_label_atoms_in_any_order_of_models(X, models, order):
+    frame = pd.DataFrame(X, columns=[f"gene {i}" for i in range(12)])
+    named = MFRSparseAutoencoder(8, max_steps=20, random_state=0).fit(frame)
+    both = [("named", named), ("unnamed", models["their's"])]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "X has feature names", UserWarning)
+        study = blinded_report(dict(both[i] for i in order), frame, random_state=0)
+    assert data_of(study.html())["view"]["labels"] == list(frame)
+
+
 def test_blinded_reports_name_what_does_not_fit(X, models):
     with pytest.raises(ValueError, match="estimators must be a non-empty mapping"):
         blinded_report({}, X)
@@ -504,6 +516,11 @@ def test_blinded_reports_name_what_does_not_fit(X, models):
         blinded_report({"a": "model"}, X)
     with pytest.raises(ValueError, match=r"the names \[.a.\], but estimators has"):
         blinded_report(models, X, contexts={"a": contexts_of(30)})
+    contexts = {name: contexts_of(len(m.components_)) for name, m in models.items()}
+    for name in models:
+        without = {name: contexts_of(len(models[name].components_), tokens=None)}
+        with pytest.raises(ValueError, match="contexts has no tokens to show"):
+            blinded_report(models, X, contexts=contexts | without)
 
 
 def test_usage_of_atoms_of_any_norm_is_what_they_add(X, sae):

@@ -137,6 +137,19 @@ def test_model_card_has_the_numbers_of_the_fit(tmp_path, make_sae, make_samples)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
+def test_model_card_counts_the_samples_of_shards(tmp_path, make_sae, make_samples):
+    X = make_samples(300) + 3
+    shards = [tmp_path / f"{i}.npy" for i in range(2)]
+    for path, rows in zip(shards, np.split(X, 2), strict=True):
+        np.save(path, rows)
+    sae = make_sae()
+    to_huggingface_folder(sae, tmp_path / "card", shards, data="Noise.")
+    to_huggingface_folder(sae, tmp_path / "array" / "card", X, data="Noise.")
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert "## On 300 samples" in card
+    assert card == (tmp_path / "array" / "card" / "README.md").read_text()
+
+
 class Tokenizer:
     def decode(self, ids):
         return "".join(f"<{each}>" for each in ids)

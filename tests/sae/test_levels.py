@@ -6,7 +6,10 @@ from sklearn.preprocessing import normalize
 
 from skmfr._sae.levels import (
     BELOW,
+    ROWS,
+    Support,
     apart_from,
+    combined,
     level_of_data,
     median_gain,
     random_quantile,
@@ -78,3 +81,18 @@ def test_apart_from_is_the_residual_of_least_squares():
         basis = atoms[used].T
         expected = vectors[i] - basis @ np.linalg.pinv(basis) @ vectors[i]
         np.testing.assert_allclose(rest[i], expected, atol=1e-7)
+
+
+def test_supports_are_made_in_blocks_without_a_change():
+    rng = np.random.default_rng(0)
+    n = 2 * ROWS + 3
+    atoms, vectors = normalize(rng.standard_normal((9, 6))), rng.standard_normal((n, 6))
+    indices, used = rng.integers(9, size=(n, 4)), rng.random((n, 4)) < 0.7
+    support = Support(atoms, indices, used)
+    whole = atoms[indices] * used[:, :, None]
+    np.testing.assert_array_equal(support[:], whole)
+    weights = rng.standard_normal((n, 4))
+    expected = (weights[:, None] @ whole)[:, 0]
+    np.testing.assert_allclose(combined(weights, support), expected, atol=1e-12)
+    one_by_one = [apart_from(vectors[[i]], whole[[i]])[0] for i in range(n)]
+    np.testing.assert_array_equal(apart_from(vectors, support), one_by_one)

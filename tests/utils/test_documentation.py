@@ -1,10 +1,13 @@
-"""HTML of estimators: links to the pages that Sphinx makes, and a summary."""
+"""Docstrings of public names, and HTML of estimators: links to pages, a summary."""
 
+import importlib
+import inspect
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpydoc.validate import validate
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -24,16 +27,67 @@ ESTIMATORS = [
 ]
 
 
-def generated_pages() -> set[str]:
-    """Pages that autosummary makes, one for each name listed."""
+# What numpydoc does not have to find: a long summary, where a short one says it all;
+# relatives, which not everything has; and "self : object", as scikit-learn writes it.
+OPTIONAL = {"ES01", "SA01", "RT02"}
+
+
+def public_names() -> list[str]:
+    """Names of docs/api.rst with their modules, such as "skmfr.metrics.l0"."""
     api = (ROOT / "docs/api.rst").read_text()
-    pages, module = set(), ""
+    names, module = [], ""
     for line in api.splitlines():
         if line.startswith(".. currentmodule::"):
             module = line.split()[-1]
         elif re.fullmatch(r" {3}\w+", line):
-            pages.add(f"{SITE}/generated/{module}.{line.strip()}.html")
-    return pages
+            names.append(f"{module}.{line.strip()}")
+    return names
+
+
+def generated_pages() -> set[str]:
+    """Pages that autosummary makes, one for each public name."""
+    return {f"{SITE}/generated/{name}.html" for name in public_names()}
+
+
+def public(name: str):
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def public_methods(name: str) -> list[str]:
+    """Public methods and properties of a class, except for those of other packages."""
+    own = {
+        attribute
+        for parent in public(name).__mro__
+        if parent.__module__.startswith("skmfr.")
+        for attribute, value in vars(parent).items()
+        if inspect.isfunction(value) or isinstance(value, (classmethod, property))
+    }
+    return sorted(f"{name}.{each}" for each in own if not each.startswith("_"))
+
+
+METHODS = [
+    method
+    for name in public_names()
+    if inspect.isclass(public(name))
+    for method in public_methods(name)
+]
+
+
+@pytest.mark.parametrize("name", public_names())
+def test_public_docstrings_are_complete(name):
+    errors = {code: error for code, error in validate(name)["errors"]}
+    optional = set(OPTIONAL)
+    if inspect.isclass(public(name)) and issubclass(public(name), tuple):
+        optional.add("PR01")  # the fields of a named tuple are documented one by one
+    assert {code: errors[code] for code in errors.keys() - optional} == {}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_docstrings_of_public_methods_are_complete(name):
+    errors = {code: error for code, error in validate(name)["errors"]}
+    # The example of the class shows its methods.
+    assert {code: errors[code] for code in errors.keys() - OPTIONAL - {"EX01"}} == {}
 
 
 @pytest.fixture

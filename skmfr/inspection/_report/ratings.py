@@ -79,6 +79,11 @@ class RatingAgreement(NamedTuple):
         -------
         DataFrame
             Index "model"; columns "mean", "low", "high", "n_atoms", "n_ratings".
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
         """
         with needed_by("RatingAgreement.to_frame", "activations"):
             import pandas as pd

@@ -32,6 +32,11 @@ class Report:
 
     :func:`report` makes it.
 
+    Parameters
+    ----------
+    page : str
+        The page, in HTML.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
@@ -105,6 +110,13 @@ class BlindedReport(Report):
     """A page for rating atoms without knowing their models, and its key.
 
     :func:`blinded_report` makes it.
+
+    Parameters
+    ----------
+    page : str
+        The page, in HTML.
+    key : list of dict
+        The key, which is stored as an attribute.
 
     Attributes
     ----------
@@ -272,7 +284,8 @@ def report(
     n_atoms = len(estimator.components_)
     _check_size("contexts", contexts and contexts.codes, estimator)
     _check_size("effects", effects and effects.promoted, estimator)
-    view = _view(estimator, image_shape, ch_names, sfreq, contexts)
+    _check_tokens(contexts)
+    view = _view(estimator, image_shape, ch_names, sfreq, contexts is not None)
     names = _by_atom("feature_names", feature_names, n_atoms)
     notes = _by_atom("notes", notes, n_atoms)
     max_norm = norm_bound(estimator, max_norm_ratio)
@@ -331,11 +344,15 @@ def blinded_report(
 
     Parameters
     ----------
-    estimators : mapping of MFRSparseAutoencoder
+    estimators : mapping of MFRSparseAutoencoder or PretrainedSAE
         Fitted models by name, with the same features. Only the key contains the names.
     X : array-like of shape (n_samples, n_features)
         Samples to show atoms in.
-    image_shape, ch_names, sfreq
+    image_shape : tuple of int, optional
+        As in :func:`report`.
+    ch_names : sequence of str, optional
+        As in :func:`report`.
+    sfreq : float, optional
         As in :func:`report`.
     contexts : mapping of Contexts, optional
         One for each name of `estimators`, as in :func:`report`.
@@ -378,14 +395,19 @@ def blinded_report(
     """
     _check_models(estimators, contexts)
     draw = check_random_state(random_state)
+    # Some estimators may know names of features. Which come first must not matter.
+    models = list(estimators.values())
+    named = [model for model in models if hasattr(model, "feature_names_in_")]
+    shown_as = (named or models)[0]
+    shown = checked_data(shown_as, X)
+    view = _view(shown_as, image_shape, ch_names, sfreq, contexts is not None)
     items: list[tuple] = []
     key: list[dict] = []
     for name, estimator in estimators.items():
-        checked = checked_data(estimator, X)
         own = contexts and contexts[name]
         _check_size(f"contexts[{name!r}]", own and own.codes, estimator)
-        view = _view(estimator, image_shape, ch_names, sfreq, own)
-        statistics = atom_statistics(estimator, checked, n_examples)
+        _check_tokens(own)
+        statistics = atom_statistics(estimator, checked_data(estimator, X), n_examples)
         (active,) = np.nonzero(statistics.largest)
         for atom in draw.permutation(active)[:n_atoms].tolist():
             agreement = estimator.feature_agreement_[atom]
@@ -404,7 +426,7 @@ def blinded_report(
     key = [{"item": number} | key[i] for number, i in enumerate(order, start=1)]
     # The letter, because spreadsheets would read 12e45678 as a number.
     study = "s" + sha256(repr(key).encode()).hexdigest()[:8]
-    data, blobs = rating_data([items[i] for i in order], checked, view, study)
+    data, blobs = rating_data([items[i] for i in order], shown, view, study)
     page = render("rating", title, data, blobs)
     return BlindedReport(page, [{"study": study} | row for row in key])
 
@@ -425,18 +447,21 @@ def _check_models(estimators: Mapping, contexts: Mapping | None) -> None:
         )
 
 
-def _view(estimator, image_shape, ch_names, sfreq, contexts):
+def _check_tokens(contexts) -> None:
     if contexts is not None and contexts.tokens is None:
         raise ValueError(
             "contexts has no tokens to show, because its inputs were not sequences of "
             "tokens."
         )
+
+
+def _view(estimator, image_shape, ch_names, sfreq, is_text: bool):
     return make_view(
         estimator.n_features_in_,
         image_shape=image_shape,
         ch_names=ch_names,
         sfreq=sfreq,
-        is_text=contexts is not None,
+        is_text=is_text,
         labels=getattr(estimator, "feature_names_in_", ()),
     )
 

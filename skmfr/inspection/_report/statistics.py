@@ -148,7 +148,7 @@ def atom_statistics(
     """
     n_components = len(estimator.components_)
     total, energy = np.zeros((2, n_components))
-    # 1, up to rounding, except for atoms of other packages.
+    # Equal to 1, up to rounding, except for atoms of other packages.
     squared_norms = np.square(estimator.components_, dtype=float).sum(axis=1)
     histograms = Histograms(n_components)
     best = Best(n_components, n_examples)
