@@ -181,6 +181,6 @@ def by_atom(indices: Tensor, n_components: int) -> AtomMajor:
 
 def n_active(codes: SparseCodes, n_components: int) -> Tensor:
     """Number of samples in which each atom is active, (n_components,), codes' dtype."""
-    active = (codes.values > 0).to(codes.values.dtype)
+    active = (codes.values != 0).to(codes.values.dtype)
     counts = active.new_zeros(n_components)
     return counts.index_add_(0, codes.indices.flatten(), active.flatten())

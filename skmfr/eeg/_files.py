@@ -18,7 +18,7 @@ from .._utils.files import check_archive, replacing
 from ..io import load, save
 from ..io._native import with_known
 from ..io._safetensors import check_arrays, naming, opened, write_arrays
-from ._unsupervised import atoms_as_signals
+from ._unsupervised import as_signals
 
 FORMAT_VERSION = 1
 DENOISER, SAE = "denoiser.safetensors", "sae.safetensors"
@@ -232,7 +232,8 @@ def _set_attributes(denoiser, attributes: dict, arrays: dict, sae) -> None:
             f"its SAE codes {sae.n_features_in_} features, its arrays {n_features}."
         )
     if "pca" in attributes:
-        fitted |= {"pca_": pca, "atoms_": atoms_as_signals(sae, pca, n_channels)}
+        atoms = as_signals(sae.components_, pca, n_channels)
+        fitted |= {"pca_": pca, "atoms_": atoms}
     vars(denoiser).update(fitted)
 
 

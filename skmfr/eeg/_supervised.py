@@ -227,7 +227,7 @@ def _estimated(denoiser, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _spectra(denoiser, signals: np.ndarray) -> np.ndarray:
     """Of windows, (n_epochs, n_windows, n_channels, n_freqs), complex."""
     windows = cut_windows(signals, denoiser.n_times_, denoiser.hop_)
-    return np.fft.rfft(windows).astype(np.complex64).swapaxes(1, 2)
+    return as_spectra(windows).swapaxes(1, 2)
 
 
 def _spatially_filtered(denoiser, spectra: np.ndarray) -> np.ndarray | None:

@@ -109,13 +109,12 @@ def fit_windows(denoiser, signals: list[np.ndarray], decim: int = 1) -> None:
             "this recording only.",
             stacklevel=5,
         )
-    denoiser.atoms_ = atoms_as_signals(denoiser.sae_, pca, denoiser.n_channels_)
+    denoiser.atoms_ = as_signals(denoiser.sae_.components_, pca, denoiser.n_channels_)
 
 
-def atoms_as_signals(sae, pca: PCA, n_channels: int) -> np.ndarray:
-    """Atoms of principal components of windows, (n_atoms, n_channels, n_times)."""
-    atoms = sae.components_ @ pca.components_
-    return atoms.reshape(len(atoms), n_channels, -1)
+def as_signals(directions: np.ndarray, pca: PCA, n_channels: int) -> np.ndarray:
+    """Directions of principal components of windows, (n, n_channels, n_times)."""
+    return (directions @ pca.components_).reshape(len(directions), n_channels, -1)
 
 
 def codes_of_windows(denoiser, signals: np.ndarray) -> np.ndarray:

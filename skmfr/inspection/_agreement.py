@@ -432,10 +432,10 @@ def _directions(before, sae) -> np.ndarray:
 def _usage(sae, X) -> np.ndarray:
     """Share of samples in which each atom is active, (n_components,)."""
     from .._sae.arrays import coded_blocks, coder_of
+    from .._sae.codes import n_active
 
     X = checked_data(sae, X)
-    n_active = np.zeros(len(sae.components_))
+    counts = np.zeros(len(sae.components_))
     for _, codes in coded_blocks(coder_of(sae, X), X):
-        active = codes.indices[codes.values != 0].cpu().numpy()
-        n_active += np.bincount(active, minlength=len(n_active))
-    return n_active / len(X)
+        counts += n_active(codes, len(counts)).cpu().numpy()
+    return counts / len(X)

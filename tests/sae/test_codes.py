@@ -138,9 +138,10 @@ def test_totals_by_atom_equal_column_sums():
     torch.testing.assert_close(totals, dense(codes, N_COMPONENTS + 2).sum(0))
 
 
-def test_n_active_counts_positive_codes():
+def test_n_active_counts_codes_of_either_sign():
     codes = random_codes()
-    expected = (dense(codes) > 0).sum(0).double()
+    codes.values[::2] *= -1
+    expected = (dense(codes) != 0).sum(0).double()
     assert_equal(n_active(codes, N_COMPONENTS), expected)
 
 
