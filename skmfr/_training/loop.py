@@ -13,7 +13,7 @@ from .._data.standardiser import Standardiser
 from .._sae.codes import decode
 from .._sae.encoder import encode
 from .._utils.random import part_of
-from .._utils.workers import ALONE, Workers
+from .._utils.workers import Workers
 from .diagnostics import check_convergence
 from .revive import revive
 from .schedule import due
@@ -126,7 +126,7 @@ def group_fvu(
     rows: np.ndarray,
     standardiser: Standardiser,
     settings: Settings,
-    workers: Workers = ALONE,
+    workers: Workers,
 ) -> float:
     """FVU of held-out rows, averaged over the group."""
     group = state.ensemble[: settings.n_saes]

@@ -287,7 +287,7 @@ def add_mutual_penalty_(
     pull: PullGraph,
     alpha: float,
     members: slice = slice(None),
-) -> Tensor:
+) -> None:
     """Add the gradient of alpha * (1 - mean of C over pairs), for fixed matches.
 
     Parameters
@@ -314,4 +314,3 @@ def add_mutual_penalty_(
         out=gradient.view(-1, n_features),
         add=True,
     )
-    return gradient

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, inf
+from math import ceil
 
 import numpy as np
 import torch
@@ -94,8 +94,8 @@ def settings_of(
     parameters: Mapping,
     n_features: int,
     seed: int,
-    n_rows: float = inf,
-    witness_rows: str | None = None,
+    n_rows: float,
+    witness_rows: str | None,
 ) -> Settings:
     """Settings for data with so many features and rows.
 

@@ -28,6 +28,7 @@ from skmfr._training.revive import restart_atoms, restart_member
 from skmfr._training.schedule import Plateau, Schedule, Stage
 from skmfr._training.state import new_state
 from skmfr._training.step import room_for_gradients, take_step
+from skmfr._utils.workers import ALONE
 from skmfr.agreement import feature_agreement, mmcs
 
 NAMES = ("encoder", "encoder_bias", "decoder", "decoder_bias")
@@ -555,7 +556,7 @@ def test_group_fvu_equals_dense_reconstruction(make_settings, monkeypatch, n_per
     standardiser = Standardiser.of(X)
     rows = np.arange(5, 400, 3)
     monkeypatch.setattr(skmfr._data.batches, "BLOCK_BYTES", n_per_block * X[0].nbytes)
-    found = group_fvu(state, X, rows, standardiser, settings)
+    found = group_fvu(state, X, rows, standardiser, settings, ALONE)
 
     Z = standardiser(X[rows], "cpu", torch.float64)
     group = {name: getattr(state.ensemble, name)[:3] for name in NAMES}

@@ -64,7 +64,7 @@ def test_pursuit_moves_decoders_and_the_encoder_its_own(problem):
     by_encoder, by_pursuit = Gradients.like(ensemble), Gradients.like(ensemble)
     codes = encode(X_centred, ensemble, 3)
     reconstruction_(by_encoder, X_centred, codes, ensemble, 8.0)
-    pursued = pursuit_codes(X, ensemble, 3)
+    pursued = pursuit_codes(X, ensemble, 3, positive=False)
     fvu, _ = reconstruction_(by_pursuit, X_centred, pursued, ensemble, 8.0)
     torch.testing.assert_close(found.fvu, fvu)
     torch.testing.assert_close(room.encoder, by_encoder.encoder)
