@@ -10,9 +10,10 @@ from .._sae.levels import TRUSTED, agreement_level
 from .._sae.reappearance import TAU, binned
 from .._training.attributes import reappearance_without_warning
 from .._utils.checks import as_matrix
+from .._utils.pipelines import transformed
 from ..agreement import feature_agreement, nearest_atoms, random_agreement
 from ._drawing import ABOVE, BLUE, ORANGE, import_pyplot, line_style, new_axes
-from ._fitted import agreement_with, split_fitted, transformed
+from ._fitted import agreement_with, split_fitted
 
 # Of the intervals of frequencies.
 CONFIDENCE = 0.95

@@ -10,8 +10,8 @@ import numpy as np
 
 from .._sae.cosines import matched_cosines, named_dictionaries
 from .._utils.checks import unit_dictionaries
-from ._drawing import import_pyplot, new_axes
-from ._fitted import check_labels, split_fitted
+from ._drawing import check_labels, import_pyplot, new_axes
+from ._fitted import split_fitted
 
 # Up to this many atoms, each atom is drawn; above, blocks of atoms are.
 MAX_PIXELS = 256
