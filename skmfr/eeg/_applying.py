@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ._fitted import as_scaled
 from ._recordings import Reader, pieces_to_fit
 from ._removal import ArtefactFilter, artefacts_in
-from ._scales import moments_of_windows, warn_of_other_sizes
+from ._scales import as_scaled, moments_of_windows, warn_of_other_sizes
 from ._windows import count_windows, cut_windows, taper
 
 # Windows that the removal of artefacts is learned from, at most.

@@ -12,18 +12,14 @@ from sklearn.utils.validation import check_is_fitted
 from .._utils.extras import needed_by
 from ._channels import indices_of, of_types, picked
 from ._containers import as_recording, is_epochs, is_raw
-from ._fitted import (
-    as_scaled,
-    check_atoms_are_signals,
-    check_shape,
-)
+from ._fitted import check_atoms_are_signals, check_shape
 from ._recordings import (
     Reader,
     check_recording,
     warn_of_other_recording,
 )
 from ._references import correlations, high_passed, kurtosis
-from ._scales import moments_of_windows, warn_of_other_sizes
+from ._scales import as_scaled, moments_of_windows, warn_of_other_sizes
 from ._spans import Span, chunks, first_windows, windows_of_spans
 from ._unsupervised import as_signals, codes_of_windows
 from ._windows import overlap_add

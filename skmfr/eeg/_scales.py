@@ -6,6 +6,7 @@ Medians over windows, so that a pop of ten millivolts in a few of them changes n
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,13 @@ def centre_and_scale(moments: list[Moments]) -> tuple[np.ndarray, np.ndarray]:
     mean, variance = (np.concatenate(part) for part in zip(*moments, strict=True))
     centre = np.median(mean, axis=0)
     return centre, np.sqrt(np.median(variance + (mean - centre) ** 2, axis=0))
+
+
+def as_scaled(denoiser, signals: np.ndarray, mean: Any = None) -> np.ndarray:
+    """Signals (..., n_channels, n_times) in units of the fit, float32."""
+    mean = denoiser.mean_ if mean is None else mean
+    centred = signals - mean[:, None]
+    return (centred / denoiser.scale_[:, None]).astype(np.float32)
 
 
 def check_none_flat(

@@ -96,17 +96,7 @@ def fit_filters(
     weights = bounded(_for_rows(relative_weights(clean), spectra), spectra)
     several = denoiser.n_channels_ > 1
     if several:
-        noisy_windows, clean_windows = (
-            np.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts])
-            for parts in (spectra, targets)
-        )
-        weight = np.concatenate([part[:, :, 0].ravel() for part in weights])
-        denoiser.spatial_filters_ = spatial_filters(
-            noisy_windows, clean_windows, weight
-        )
-        denoiser.clean_covariances_ = covariances(clean_windows, weight)
-        artefacts = noisy_windows - clean_windows
-        denoiser.artifact_covariance_ = covariances(artefacts, weight).sum(0)
+        _fit_spatial(denoiser, spectra, targets, weights)
     rows = rng.permutation(sum(weight.size for weight in weights))[:FIT_ROWS]
 
     def chosen(parts: list) -> np.ndarray:
@@ -129,17 +119,52 @@ def fit_filters(
         chosen(weights),
         chosen(_for_rows(folds, spectra)),
     )
-    step = -(-sum(map(rows_of, pairs[0])) // CORRECTION_ROWS)
+    decim = -(-sum(map(rows_of, pairs[0])) // CORRECTION_ROWS)
+    denoiser.least_correction_ = _least_correction(denoiser, *pairs, decim)
+
+
+def _fit_spatial(
+    denoiser,
+    noisy: list[np.ndarray],
+    clean: list[np.ndarray],
+    weights: list[np.ndarray],
+) -> None:
+    """Spatial filters, and covariances of clean windows and of artefacts.
+
+    Parameters
+    ----------
+    denoiser : EEGDenoiser
+        Gets them as attributes.
+    noisy, clean : list of ndarray of shape (n_epochs, n_windows, n_channels, n_freqs)
+        Spectra.
+    weights : list of ndarray of shape (n_epochs, n_windows, n_channels)
+        Equal for all channels of a window.
+    """
+    noisy_windows, clean_windows = (
+        np.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts])
+        for parts in (noisy, clean)
+    )
+    weight = np.concatenate([part[:, :, 0].ravel() for part in weights])
+    denoiser.spatial_filters_ = spatial_filters(noisy_windows, clean_windows, weight)
+    denoiser.clean_covariances_ = covariances(clean_windows, weight)
+    artefacts = noisy_windows - clean_windows
+    denoiser.artifact_covariance_ = covariances(artefacts, weight).sum(0)
+
+
+def _least_correction(
+    denoiser, noisy: list[np.ndarray], clean: list[np.ndarray], decim: int
+) -> float:
+    """Size below which corrections are left out, learned from every decim-th epoch."""
     of_noisy, of_clean = (
         np.concatenate(
             [
-                corrections(*_estimated(denoiser, signals[::step])).ravel()
+                corrections(*_estimated(denoiser, signals[::decim])).ravel()
                 for signals in part
             ]
         )
-        for part in pairs
+        for part in (noisy, clean)
     )
-    denoiser.least_correction_ = float(
+    return float(
         min(np.quantile(of_clean, MOST_CLEAN), np.quantile(of_noisy, LEAST_NOISY) / 2)
     )
 
