@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 from sklearn.utils import column_or_1d
 
-from ._applying import as_spectra, windows_to_learn_from, without_artefacts
+from ._applying import as_spectra, windows_to_learn_from, without_artifacts
 from ._filters import (
     apply_filters,
     solve_filters,
@@ -34,7 +34,7 @@ CORRECTION_ROWS = 10_000
 MOST_CLEAN, LEAST_NOISY = 0.9, 0.05
 N_WINDOWS = 3
 # Share of the artefacts' power below which `apply` warns that it leaves the rest.
-MOST_OF_ARTEFACTS = 0.95
+MOST_OF_ARTIFACTS = 0.95
 
 
 def folds_of_epochs(
@@ -147,8 +147,8 @@ def _fit_spatial(
     weight = np.concatenate([part[:, :, 0].ravel() for part in weights])
     denoiser.spatial_filters_ = spatial_filters(noisy_windows, clean_windows, weight)
     denoiser.clean_covariances_ = covariances(clean_windows, weight)
-    artefacts = noisy_windows - clean_windows
-    denoiser.artifact_covariance_ = covariances(artefacts, weight).sum(0)
+    artifacts = noisy_windows - clean_windows
+    denoiser.artifact_covariance_ = covariances(artifacts, weight).sum(0)
 
 
 def _least_correction(
@@ -195,7 +195,7 @@ def removal_of_known(denoiser, reader: Reader, everywhere: bool = False):
     """
     sizes = np.linalg.eigvalsh(denoiser.artifact_covariance_)[::-1]
     share = sizes[:N_TOPOGRAPHIES].sum() / max(sizes.sum(), TINY)
-    if share < MOST_OF_ARTEFACTS:
+    if share < MOST_OF_ARTIFACTS:
         warnings.warn(
             f"{N_TOPOGRAPHIES} topographies, as many as apply removes, have "
             f"{share:.0%} of the power of the artefacts in the fit, so much of them "
@@ -206,7 +206,7 @@ def removal_of_known(denoiser, reader: Reader, everywhere: bool = False):
     learned = learn_filter(windows, denoiser.artifact_covariance_)
     in_clean = found_in_clean(learned, denoiser.clean_covariances_)
     learned = learned._replace(in_clean=in_clean)
-    return without_artefacts(denoiser, learned, everywhere)
+    return without_artifacts(denoiser, learned, everywhere)
 
 
 def corrections(spectra: np.ndarray, clean: np.ndarray) -> np.ndarray:

@@ -8,11 +8,11 @@ from functools import reduce
 import numpy as np
 from sklearn.decomposition import PCA
 
-from ._applying import as_spectra, windows_to_learn_from, without_artefacts
+from ._applying import as_spectra, windows_to_learn_from, without_artifacts
 from ._fitted import LOUDEST, TINY, new_sae, without_excluded
 from ._recordings import Reader
 from ._removal import (
-    ArtefactFilter,
+    ArtifactFilter,
     covariances,
     learn_filter,
     learn_fixed_filter,
@@ -144,7 +144,7 @@ def removal(denoiser, atoms: np.ndarray, reader: Reader, everywhere: bool = Fals
     )
     atoms = atoms[codes[:, atoms].any(0)]
     steps = [
-        without_artefacts(denoiser, learned, everywhere)
+        without_artifacts(denoiser, learned, everywhere)
         for learned in filters_for(windows, denoiser.atoms_[atoms], codes[:, atoms])
     ]
     return lambda signals: reduce(lambda left, step: step(left), steps, signals)
@@ -152,7 +152,7 @@ def removal(denoiser, atoms: np.ndarray, reader: Reader, everywhere: bool = Fals
 
 def filters_for(
     windows: np.ndarray, atoms: np.ndarray, codes: np.ndarray
-) -> list[ArtefactFilter]:
+) -> list[ArtifactFilter]:
     """Filters for what leaves windows quiet, then for what is in all of them.
 
     Parameters
@@ -165,7 +165,7 @@ def filters_for(
 
     Returns
     -------
-    list of ArtefactFilter
+    list of ArtifactFilter
         At most two, none if there are no atoms. The second is for what the first
         leaves.
     """
@@ -194,7 +194,7 @@ def filters_for(
     return [learned, _fixed_filter(rest, covariance(steady))]
 
 
-def _fixed_filter(windows: np.ndarray, of_artefacts: np.ndarray) -> ArtefactFilter:
+def _fixed_filter(windows: np.ndarray, of_artifacts: np.ndarray) -> ArtifactFilter:
     """Learn a filter for what is in all windows, (n_windows, n_channels, n_times)."""
     length = windows.shape[2]
     # An offset, however small, would fill directions that are empty in average
@@ -202,7 +202,7 @@ def _fixed_filter(windows: np.ndarray, of_artefacts: np.ndarray) -> ArtefactFilt
     tapered = taper(length).astype(windows.dtype)
     offset = windows.mean((0, 2)) / tapered.mean()
     spectra = as_spectra(windows - offset[:, None] * tapered)
-    return learn_fixed_filter(spectra, of_artefacts, length)
+    return learn_fixed_filter(spectra, of_artifacts, length)
 
 
 def _flat_windows(denoiser, signals: np.ndarray) -> np.ndarray:
