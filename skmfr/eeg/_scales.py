@@ -18,10 +18,10 @@ OTHER_SIZE = 30.0
 # Channels that a message lists.
 N_LISTED = 5
 
-Moments = tuple[np.ndarray, np.ndarray]
+WindowMoments = tuple[np.ndarray, np.ndarray]
 
 
-def moments_of_windows(signals: np.ndarray, length: int) -> Moments:
+def moments_of_windows(signals: np.ndarray, length: int) -> WindowMoments:
     """Mean and variance of each channel in windows side by side.
 
     Parameters
@@ -45,7 +45,7 @@ def moments_of_windows(signals: np.ndarray, length: int) -> Moments:
     )
 
 
-def centre_and_scale(moments: list[Moments]) -> tuple[np.ndarray, np.ndarray]:
+def centre_and_scale(moments: list[WindowMoments]) -> tuple[np.ndarray, np.ndarray]:
     """Medians over windows of the mean and of the root mean square about it.
 
     Parameters
@@ -88,7 +88,7 @@ def check_none_flat(
 
 
 def warn_of_other_sizes(
-    denoiser, moments: list[Moments], name: str = "X", stacklevel: int = 4
+    denoiser, moments: list[WindowMoments], name: str = "X", stacklevel: int = 4
 ) -> None:
     """Warn if the size of channels differs very much from that in the fit."""
     _, scale = centre_and_scale(moments)
