@@ -25,10 +25,10 @@ SOFT = 0.8
 
 def frozen(cosine: float) -> AbstractContextManager:
     """Training in which atoms keep this cosine, at least, with their start."""
-    original = step.move_on
+    original = step.update
     starts = {}
 
-    def move_on(state, *arguments) -> None:
+    def update(state, *arguments) -> None:
         if state.n_steps == 0:
             starts[id(state)] = state.ensemble.decoder.clone()
         original(state, *arguments)
@@ -39,7 +39,7 @@ def frozen(cosine: float) -> AbstractContextManager:
         nearest = cosine * start + (1 - cosine**2) ** 0.5 * across
         atoms.copy_(nearest.where(along < cosine, atoms))
 
-    return patch.object(step, "move_on", move_on)
+    return patch.object(step, "update", update)
 
 
 def shuffled(X: np.ndarray, seed: int) -> np.ndarray:

@@ -149,14 +149,14 @@ def rows_of_added(arguments: argparse.Namespace) -> Iterator[Row]:
             elsewhere = made._replace(there=~made.there)
             unchanged = made._replace(noisy=made.clean, there=made.there | True)
             row["nothing"] = error(made, made.noisy)
-            for way, (artefacts_in, seen) in ways.items():
+            for way, (artifacts_in, seen) in ways.items():
                 began = process_time()
-                artefacts, n_found = artefacts_in(seen(as_raw(made)), kind)
+                artefacts, n_found = artifacts_in(seen(as_raw(made)), kind)
                 row[f"{way}, CPU seconds"] = process_time() - began
                 row[way] = error(made, made.noisy - artefacts)
                 row[f"{way}, found"] = n_found
                 row[f"{way}, elsewhere"] = error(elsewhere, made.noisy - artefacts)
-                artefacts, _ = artefacts_in(seen(as_raw(unchanged)), kind)
+                artefacts, _ = artifacts_in(seen(as_raw(unchanged)), kind)
                 wrong = error(unchanged, made.clean - artefacts)
                 row[f"{way}, nothing added"] = wrong
             yield row

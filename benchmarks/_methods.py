@@ -216,7 +216,8 @@ def codings(sae: Peer, k: int) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         support[rows, place] = codes.indices
         values[rows, place] = codes.data
         own = SparseCodes(torch.from_numpy(values), torch.from_numpy(support))
-        return pursuit.decode(refitted(own, samples, ensemble)).numpy()
+        codes = refitted(own, samples, ensemble, positive=False)
+        return pursuit.decode(codes).numpy()
 
     def omp(X: np.ndarray) -> np.ndarray:
         return pursuit.reconstruct(torch.from_numpy(X)).numpy()

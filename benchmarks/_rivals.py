@@ -35,15 +35,15 @@ N_FOR_THRESHOLD = 16_384
 
 def aligned() -> AbstractContextManager:
     """Training after whose steps each atom has product 1 with its encoder."""
-    original = step.move_on
+    original = step.update
 
-    def move_on(state, *arguments) -> None:
+    def update(state, *arguments) -> None:
         original(state, *arguments)
         encoder, atoms = state.ensemble.encoder, state.ensemble.decoder
         product = (encoder * atoms).sum(-1, keepdim=True)
         encoder.add_((1 - product) * atoms)
 
-    return patch.object(step, "move_on", move_on)
+    return patch.object(step, "update", update)
 
 
 def encoders_not_penalised() -> AbstractContextManager:

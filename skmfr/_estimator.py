@@ -17,7 +17,7 @@ from ._base import BaseSparseAutoencoder
 from ._data.checked import checked
 from ._training import attributes as fitted
 from ._training.attributes import Late, set_fitted
-from ._utils.checks import Device, Interval
+from ._utils.checks import Device, Interval, in_python
 from ._utils.fitted import unchanged_on_error
 
 if TYPE_CHECKING:
@@ -572,7 +572,6 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         from ._training.fit import fit
         from ._training.progress import EpochCallbacks
         from ._training.results import Earlier
-        from ._training.settings import in_python
         from ._utils.ambient import undisturbed
 
         continued = going_on and hasattr(self, "_training")

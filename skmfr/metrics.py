@@ -13,10 +13,10 @@ from sklearn.utils.validation import check_is_fitted
 from ._data.checked import checked_data
 from ._data.moments import fvu_of_blocks
 from ._sae.cosines import nearest_cosines, share_of_at_least
-from ._sae.levels import Support, combined, median_gain
 from ._sae.reappearance import too_few
 from ._training.attributes import is_saved_alone, reappearance_without_warning
 from ._utils.checks import Interval, as_matrix, unit_atoms
+from ._utils.pipelines import split_pipeline, transformed
 
 __all__ = [
     "agreement_scorer",
@@ -28,10 +28,6 @@ __all__ = [
     "reappearance_scorer",
     "recall_precision",
 ]
-
-
-# Squared residual of a sample, relative to the sample, that is rounding error.
-EXACT = 1e-10
 
 
 def fvu(X, X_hat) -> float:
@@ -209,40 +205,14 @@ def estimate_l0(estimator, X, *, random_state=None) -> float:
     >>> round(estimate_l0(sae.fit(X[1000:]), X[:1000], random_state=0))
     3
     """
-    from ._sae.arrays import coded_blocks, coder_of
-    from ._sae.codes import stacked
+    from ._sae.l0 import estimated_l0
 
-    before, sae = _split_pipeline(estimator)
-    X = checked_data(sae, X if before is None else before.transform(X))[:]
+    before, sae = split_pipeline(estimator)
+    X = checked_data(sae, transformed(before, X))[:]
     # The encoder never uses an atom in the opposite direction.
     positive = sae.positive_code or sae.transform_algorithm == "encoder"
     sae = copy(sae).set_params(transform_algorithm="omp", positive_code=positive)
-    draw = check_random_state(random_state)
-    atoms, n_active = sae.components_.astype(np.float64), 0.0
-    sizes = np.linalg.norm(atoms, axis=1)
-    atoms /= np.where(sizes > 0, sizes, 1)[:, None]
-    centred = X.astype(np.float64) - sae.decoder_bias_
-    # In units of the largest, whose squares neither vanish nor overflow.
-    unit = np.abs(centred).max() or 1.0
-    centred /= unit
-    residual, nothing = centred, np.zeros((len(X), 0), dtype=int)
-    support = Support(atoms, nothing, nothing > 0)
-    left = np.square(residual).sum(1)
-    exact = EXACT * left
-    for k in range(1, len(atoms) + 1):
-        by_chance = median_gain(residual, support, atoms, positive, draw)
-        coder = coder_of(sae.set_params(k=k), X)
-        codes = stacked([codes for _, codes in coded_blocks(coder, X)])
-        values, indices = (part.cpu().numpy() for part in codes)
-        support = Support(atoms, indices, values != 0)
-        residual = centred - combined(values * (sizes[indices] / unit), support)
-        had, left = left, np.square(residual).sum(1)
-        real = (had > exact) & (left <= (1 - by_chance) * had)
-        share = 2 * np.mean(real) - 1
-        if share <= 0:
-            break
-        n_active += share
-    return float(n_active)
+    return estimated_l0(sae, X, check_random_state(random_state))
 
 
 @validate_params(
@@ -340,7 +310,7 @@ def reappearance_scorer(estimator, X, y=None) -> float:
     >>> 0 < reappearance_scorer(sae.fit(X[:500]), X) < 64
     True
     """
-    _, sae = _split_pipeline(estimator)
+    _, sae = split_pipeline(estimator)
     check_is_fitted(sae)
     probability = reappearance_without_warning(sae)
     if np.isnan(probability).any():
@@ -395,7 +365,7 @@ def agreement_scorer(estimator, X, y=None) -> float:
     >>> 0 < agreement_scorer(sae.fit(X[:500]), X) < 1
     True
     """
-    _, sae = _split_pipeline(estimator)
+    _, sae = split_pipeline(estimator)
     check_is_fitted(sae)
     agreement, null = np.mean(sae.feature_agreement_), sae.agreement_null_
     if np.isnan(agreement):
@@ -481,17 +451,9 @@ def make_fixed_l0_scorer(l0=8, *, transform_algorithm="omp") -> Callable[..., fl
 
 
 def _score_at_fixed_l0(estimator, X, y=None, *, l0, transform_algorithm) -> float:
-    before, sae = _split_pipeline(estimator)
+    before, sae = split_pipeline(estimator)
     # Coding parameters take effect at once; the copy shares the fitted arrays.
     sae = copy(sae).set_params(k=l0)
     if transform_algorithm is not None:
         sae.set_params(transform_algorithm=transform_algorithm)
-    return sae.score(X if before is None else before.transform(X))
-
-
-def _split_pipeline(estimator):
-    """Return the steps before the last, or None, and the last step."""
-    if not hasattr(estimator, "steps"):
-        return None, estimator
-    before = estimator[:-1]
-    return (before if len(before) else None), estimator[-1]
+    return sae.score(transformed(before, X))

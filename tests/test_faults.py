@@ -319,7 +319,7 @@ def growths_by_loading(folder):
     X = np.random.default_rng(0).standard_normal((100, 256))
     sae = MFRSparseAutoencoder(4096, k=2, n_saes=1, n_witnesses=1, max_steps=1)
     sae.partial_fit(X)
-    settings = settings_of(sae.get_params(), 256, seed=0)
+    settings = settings_of(sae.get_params(), 256, 0, len(X), None)
 
     model = folder / "model"
     save(sae, model)

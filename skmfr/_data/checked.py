@@ -56,7 +56,7 @@ def as_validated(estimator, X) -> bool:
     )
 
 
-def norm_bound(sae, max_norm_ratio: float | None) -> float | None:
+def max_norm_of(sae, max_norm_ratio: float | None) -> float | None:
     """The norm above which rows are left out; None if there is no bound.
 
     Parameters

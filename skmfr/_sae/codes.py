@@ -143,41 +143,6 @@ def decode(codes: SparseCodes, dictionary: Tensor) -> Tensor:
     return bag_sums(dictionary, indices, offsets, values)
 
 
-def gather_dot(X: Tensor, atoms: Tensor, indices: Tensor) -> Tensor:
-    """Dot product of each sample with its own selection of atoms.
-
-    Parameters
-    ----------
-    X : Tensor of shape (n_samples, n_features)
-    atoms : Tensor of shape (n_components, n_features)
-    indices : Tensor of shape (n_samples, k), int64
-
-    Returns
-    -------
-    Tensor of shape (n_samples, k)
-    """
-    return backend(X.device).gather_dot(X, atoms, indices)
-
-
-def residual_products(
-    X: Tensor, codes: SparseCodes, dictionary: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Residuals of samples, and their dot products with the atom of each code.
-
-    Parameters
-    ----------
-    X : Tensor of shape (n_samples, n_features)
-    codes : SparseCodes of shape (n_samples, k)
-    dictionary : Tensor of shape (n_components, n_features)
-
-    Returns
-    -------
-    residual : Tensor of shape (n_samples, n_features)
-    products : Tensor of shape (n_samples, k)
-    """
-    return backend(X.device).residual_products(X, *codes, dictionary)
-
-
 def by_atom(indices: Tensor, n_components: int) -> AtomMajor:
     """Sort the entries of codes by atom, in linear time on the CPU.
 
@@ -216,6 +181,6 @@ def by_atom(indices: Tensor, n_components: int) -> AtomMajor:
 
 def n_active(codes: SparseCodes, n_components: int) -> Tensor:
     """Number of samples in which each atom is active, (n_components,), codes' dtype."""
-    active = (codes.values > 0).to(codes.values.dtype)
+    active = (codes.values != 0).to(codes.values.dtype)
     counts = active.new_zeros(n_components)
     return counts.index_add_(0, codes.indices.flatten(), active.flatten())

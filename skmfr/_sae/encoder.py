@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .._kernels import backend
 from .._kernels.dense import lengths, linear, passing_linear, rounding, same_dot
-from .codes import BlockCoder, SparseCodes, gather_dot, top_k
+from .codes import BlockCoder, SparseCodes, top_k
 from .ensemble import Ensemble
 
 # Scores of samples at some atoms each, (n_rows, n), independent of the batch.
@@ -87,7 +87,7 @@ def encode(
         indices = indices.view(n_members, n_samples, width) + member.view(-1, 1, 1)
         indices = indices.flatten(0, 1)
     if low_precision:
-        scores = gather_dot(
+        scores = backend(X_centred.device).gather_dot(
             X_centred.flatten(0, 1), ensemble.encoder.flatten(0, 1), indices
         )
         scores += ensemble.encoder_bias.flatten()[indices]

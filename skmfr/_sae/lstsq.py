@@ -25,7 +25,7 @@ def lstsq_coder(
 
 
 def refitted(
-    codes: SparseCodes, X: Tensor, sae: Ensemble, positive: bool = False
+    codes: SparseCodes, X: Tensor, sae: Ensemble, positive: bool
 ) -> SparseCodes:
     """Least squares on the support of some codes of X.
 

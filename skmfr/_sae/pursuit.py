@@ -37,9 +37,7 @@ def omp_coder(sae: Ensemble, k: int, positive: bool = False) -> BlockCoder:
     return coder
 
 
-def pursuit_codes(
-    X: Tensor, ensemble: Ensemble, k: int, positive: bool = False
-) -> SparseCodes:
+def pursuit_codes(X: Tensor, ensemble: Ensemble, k: int, positive: bool) -> SparseCodes:
     """Matching pursuit codes of each member, with atoms numbered through the ensemble.
 
     Returns

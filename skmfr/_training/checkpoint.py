@@ -12,6 +12,7 @@ import joblib
 import numpy as np
 import torch
 
+from .._utils.checks import in_python
 from .._utils.files import check_archive, remove_abandoned, replacing
 from .settings import Settings
 from .state import TrainingState, from_arrays, to_arrays
@@ -169,7 +170,4 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 def _as_text(values: dict[str, object]) -> dict[str, str]:
     """Values of parameters as text, the same for numbers from NumPy and Python."""
-    return {
-        name: repr(value.item() if isinstance(value, np.generic) else value)
-        for name, value in values.items()
-    }
+    return {name: repr(value) for name, value in in_python(values).items()}

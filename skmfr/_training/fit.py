@@ -136,7 +136,7 @@ def fit(
     known = None if earlier is None else earlier.moments_beside_outliers
     statistics = statistics_of(X, rows, known)
     if earlier is not None:
-        whole, earlier = earlier, earlier.beside(statistics.moments)
+        whole, earlier = earlier, earlier.worth_keeping(statistics.moments)
         if earlier is not whole and known is not None:
             statistics = statistics_of(X, rows)
     data = prepare(X, rows, held_out, statistics, parameters, seed, earlier, one_pass)
@@ -151,11 +151,11 @@ def fit(
     )
     keep_adam = one_pass or parameters["warm_start"]
     try:
-        attributes = what_is_left(state, data, settings, keep_adam, late=one_pass)
+        attributes = results_of(state, data, settings, keep_adam, late=one_pass)
     except KeyboardInterrupt as impatient:
         # The steps are done, and the estimator receives them.
         interrupt = impatient
-        attributes = what_is_left(state, data, settings, keep_adam, late=one_pass)
+        attributes = results_of(state, data, settings, keep_adam, late=one_pass)
     attributes["history_"] = before + history if history else []
     return Fit(
         attributes,
@@ -165,7 +165,7 @@ def fit(
     )
 
 
-def what_is_left(
+def results_of(
     state: TrainingState, data: Data, settings: Settings, keep_adam: bool, late: bool
 ) -> dict[str, object]:
     """Fitted attributes, and the arrays from which another call continues.
@@ -201,11 +201,9 @@ def what_is_left(
     return attributes
 
 
-def as_of_now(
-    state: TrainingState, data: Data, settings: Settings
-) -> dict[str, object]:
+def snapshot(state: TrainingState, data: Data, settings: Settings) -> dict[str, object]:
     """Fitted attributes that do not change in further steps."""
-    attributes = what_is_left(state, data, settings, keep_adam=False, late=False)
+    attributes = results_of(state, data, settings, keep_adam=False, late=False)
     del attributes["_training"]
     return {name: deepcopy(value) for name, value in attributes.items()}
 
@@ -478,7 +476,7 @@ def run(
             batches.X,
             batches.per_epoch,
             state,
-            lambda state: as_of_now(state, data, settings),
+            lambda state: snapshot(state, data, settings),
         )
 
     def after_step(state: TrainingState) -> bool:

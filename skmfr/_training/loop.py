@@ -13,13 +13,13 @@ from .._data.standardiser import Standardiser
 from .._sae.codes import decode
 from .._sae.encoder import encode
 from .._utils.random import part_of
-from .._utils.workers import ALONE, Workers
+from .._utils.workers import Workers
 from .diagnostics import check_convergence
 from .revive import revive
 from .schedule import due
 from .settings import Settings
 from .state import TrainingState
-from .step import Share, room_for_gradients, take_step
+from .step import Share, gradient_buffers, take_step
 
 # Steps after which one pair of SAEs is matched again; more with many atoms, because the
 # cost of a matching grows faster than that of a step.
@@ -54,7 +54,7 @@ def train(
         Called after each step; True ends training.
     """
     workers = batches.workers
-    room = room_for_gradients(state)
+    buffers = gradient_buffers(state)
     check_every = max(ceil(batches.per_epoch), STEPS_PER_CHECK)
     # Otherwise a GPU would wait while batches are gathered.
     ahead = settings.device != "cpu"
@@ -69,7 +69,7 @@ def train(
             # Before standardising, which overwrites the batch.
             shares = shares_of_witnesses(batch, settings, workers)
             X = standardiser(batch, settings.device, settings.dtype)
-            take_step(state, X, stage, room, settings.low_precision, workers, shares)
+            take_step(state, X, stage, buffers, settings.low_precision, workers, shares)
             state.step += 1
             revive(state, stage, standardiser, settings)
             if (
@@ -126,7 +126,7 @@ def group_fvu(
     rows: np.ndarray,
     standardiser: Standardiser,
     settings: Settings,
-    workers: Workers = ALONE,
+    workers: Workers,
 ) -> float:
     """FVU of held-out rows, averaged over the group."""
     group = state.ensemble[: settings.n_saes]

@@ -18,14 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._sae.codes import (
-    AtomMajor,
-    SparseCodes,
-    bag_sums,
-    bag_totals,
-    by_atom,
-    residual_products,
-)
+from .._kernels import backend
+from .._sae.codes import AtomMajor, SparseCodes, bag_sums, bag_totals, by_atom
 from .._sae.encoder import encode
 from .._sae.ensemble import Ensemble
 from .matches import PullGraph
@@ -73,8 +67,8 @@ class Backward(NamedTuple):
         cls, codes: SparseCodes, target: Tensor, ensemble: Ensemble, scale: float
     ) -> "Backward":
         """From codes (n_members * n_samples, k) of targets with as many rows."""
-        residual, products = residual_products(
-            target, codes, ensemble.decoder.flatten(0, 1)
+        residual, products = backend(target.device).residual_products(
+            target, *codes, ensemble.decoder.flatten(0, 1)
         )
         # The derivative for x_hat is -2 / scale * residual. The factor multiplies the k
         # codes of a sample instead of its n_features residuals.
@@ -293,7 +287,7 @@ def add_mutual_penalty_(
     pull: PullGraph,
     alpha: float,
     members: slice = slice(None),
-) -> Tensor:
+) -> None:
     """Add the gradient of alpha * (1 - mean of C over pairs), for fixed matches.
 
     Parameters
@@ -320,4 +314,3 @@ def add_mutual_penalty_(
         out=gradient.view(-1, n_features),
         add=True,
     )
-    return gradient

@@ -75,7 +75,7 @@ class Earlier(NamedTuple):
     def n_steps(self) -> int:
         return len(self.arrays["losses"])
 
-    def beside(self, moments: Moments) -> "Earlier | None":
+    def worth_keeping(self, moments: Moments) -> "Earlier | None":
         """The part of the model to keep beside rows that say more; None if none.
 
         Rows that were all identical contain no information, about centre and scale or

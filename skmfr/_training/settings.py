@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, inf
+from math import ceil
 
 import numpy as np
 import torch
@@ -67,14 +67,6 @@ class Settings:
         return (0, i) if i < self.n_saes else (1, i - self.n_saes)
 
 
-def in_python(parameters: Mapping) -> dict[str, object]:
-    """Parameters with Python's numbers for NumPy's, which overflow and round."""
-    return {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in parameters.items()
-    }
-
-
 def auto_learning_rate(n_features: int, tied: bool) -> float:
     """Default learning rate for data with this many features; tied atoms encode."""
     part = ENCODER_RATE if tied else 1.0
@@ -102,8 +94,8 @@ def settings_of(
     parameters: Mapping,
     n_features: int,
     seed: int,
-    n_rows: float = inf,
-    witness_rows: str | None = None,
+    n_rows: float,
+    witness_rows: str | None,
 ) -> Settings:
     """Settings for data with so many features and rows.
 

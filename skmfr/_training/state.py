@@ -35,7 +35,7 @@ FIELDS = {
 # In addition, the matches of each pair of SAEs, and Adam's state of each parameter.
 MATCHES = re.compile(r"matches (\d+) (\d+)")
 MOMENTS = re.compile(r"adam (\d+) (step|exp_avg|exp_avg_sq)")
-WEIGHTS = ("encoder", "encoder_bias", "decoder", "decoder_bias")
+ENSEMBLE_FIELDS = ("encoder", "encoder_bias", "decoder", "decoder_bias")
 # Losses are allocated for this many steps at once.
 MORE_LOSSES = 1024
 
@@ -128,7 +128,7 @@ def to_arrays(state: TrainingState) -> dict[str, np.ndarray]:
     n_components = ensemble.n_components
     arrays = {
         name: getattr(ensemble, name).cpu().numpy()
-        for name in WEIGHTS
+        for name in ENSEMBLE_FIELDS
         if not (name == "encoder" and ensemble.tied)
     } | {
         "rates": activity.rates.cpu().numpy(),
@@ -213,7 +213,7 @@ def layouts(names: Iterable[str]) -> dict[str, str]:
     tied = "encoder" not in names
     expected = {n: layout for n, layout in FIELDS.items() if n != "encoder" or not tied}
     # Parameters of an SAE as the optimiser lists them, without the axis of SAEs.
-    parameters = [FIELDS[name].replace(" n", "") for name in WEIGHTS[tied:]]
+    parameters = [FIELDS[name].replace(" n", "") for name in ENSEMBLE_FIELDS[tied:]]
     for name in names:
         if MATCHES.fullmatch(name):
             expected[name] = "int 2 *"

@@ -48,7 +48,7 @@ class Share(NamedTuple):
     """in all processes"""
 
 
-def room_for_gradients(state: TrainingState) -> Gradients:
+def gradient_buffers(state: TrainingState) -> Gradients:
     """Gradients of all members, which each step overwrites, shared with the optimiser.
 
     Fresh pages would cost as much as the computation.
@@ -65,7 +65,7 @@ def take_step(
     state: TrainingState,
     X: Tensor,
     stage: Stage,
-    room: Gradients,
+    buffers: Gradients,
     low_precision: bool = False,
     workers: Workers = ALONE,
     shares: Sequence[Share] = (),
@@ -79,8 +79,8 @@ def take_step(
     X : Tensor of shape (n_samples, n_features)
         Standardised samples: this process's part of the batch.
     stage : Stage
-    room : Gradients
-        Gradients of this state, from :func:`room_for_gradients`.
+    buffers : Gradients
+        Gradients of this state, from :func:`gradient_buffers`.
     low_precision : bool
         Whether codes are found in bfloat16.
     workers : Workers
@@ -88,18 +88,18 @@ def take_step(
     shares : sequence of Share
         Shares of the last members; the others take all samples.
     """
-    found = find_gradients(state, X, stage, room, low_precision, workers, shares)
+    found = find_gradients(state, X, stage, buffers, low_precision, workers, shares)
     n_samples = np.full(len(state.ensemble), float(len(X) * workers.size))
     # Expected size of a share; its actual size in one step is random.
     n_samples[len(n_samples) - len(shares) :] /= max(1, len(shares))
-    move_on(state, found, room, n_samples * stage.k / state.ensemble.n_components)
+    update(state, found, buffers, n_samples * stage.k / state.ensemble.n_components)
 
 
 def find_gradients(
     state: TrainingState,
     X: Tensor,
     stage: Stage,
-    room: Gradients,
+    buffers: Gradients,
     low_precision: bool = False,
     workers: Workers = ALONE,
     shares: Sequence[Share] = (),
@@ -121,7 +121,7 @@ def find_gradients(
         lots.append((slice(i, i + 1), X[rows], n_rows))
     found = [
         _find_gradients_of(
-            members, state, samples, n_samples, stage, room, low_precision, workers
+            members, state, samples, n_samples, stage, buffers, low_precision, workers
         )
         for members, samples, n_samples in lots
     ]
@@ -134,12 +134,12 @@ def _find_gradients_of(
     X: Tensor,
     n_samples: int,
     stage: Stage,
-    room: Gradients,
+    buffers: Gradients,
     low_precision: bool,
     workers: Workers,
 ) -> Found:
     """Write the gradients of some members, for this process's samples of the batch."""
-    part, gradients = state.ensemble[members], room.of(members)
+    part, gradients = state.ensemble[members], buffers.of(members)
     if len(X):
         # Variance of the whole batch, so that the parts of all processes add up.
         total_variance = X.shape[1] * (n_samples / len(X))
@@ -217,7 +217,7 @@ def _add_penalty_of(
         )
 
 
-def move_on(
+def update(
     state: TrainingState,
     found: Found,
     gradients: Gradients,

@@ -1,6 +1,7 @@
 """Check parameters and the arrays that users pass to functions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from sklearn import get_config
@@ -53,6 +54,14 @@ def validate_parameters(estimator, *names: str) -> None:
         )
 
 
+def in_python(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with Python's numbers for NumPy's, which overflow and round."""
+    return {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in parameters.items()
+    }
+
+
 def check_weights(sample_weight, n_samples: int) -> np.ndarray:
     """Check weights of samples; return them as (n_samples,) float64.
 
@@ -83,6 +92,19 @@ def unit_pair(atoms, others) -> tuple[np.ndarray, np.ndarray]:
     """Two dictionaries of one size, for one-to-one matching."""
     atoms = unit_atoms(atoms, "atoms")
     return atoms, unit_atoms(others, "others", *atoms.shape)
+
+
+def unit_dictionaries(dictionaries) -> list[np.ndarray]:
+    """Two or more dictionaries of one size, for one-to-one matching."""
+    units: list[np.ndarray] = []
+    for i, atoms in enumerate(dictionaries):
+        size = units[0].shape if units else (None, None)
+        units.append(unit_atoms(atoms, f"dictionaries[{i}]", *size))
+    if len(units) < 2:
+        raise ValueError(
+            f"dictionaries must hold at least 2 dictionaries, got {len(units)}."
+        )
+    return units
 
 
 def unit_atoms(

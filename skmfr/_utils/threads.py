@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -61,6 +62,36 @@ def computed_ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+class ForAllThreads:
+    """A setting of the process, changed while any thread is in this context.
+
+    Parameters
+    ----------
+    change : callable() -> callable()
+        Changes the setting and returns a function that restores it.
+    """
+
+    def __init__(self, change: Callable[[], Callable[[], object]]):
+        self.change = change
+        self.restore: Callable[[], object]
+        self.lock = Lock()
+        self.n_contexts = 0
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self.lock:
+            if not self.n_contexts:
+                self.restore = self.change()
+            self.n_contexts += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.n_contexts -= 1
+                if not self.n_contexts:
+                    self.restore()
 
 
 @contextmanager

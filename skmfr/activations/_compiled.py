@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Lock
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
+
+from .._utils.threads import ForAllThreads
 
 # The name that torch.compile gives the original module inside its own.
 WRAPPED = "_orig_mod"
@@ -25,14 +26,6 @@ def uncompiled(module: nn.Module) -> nn.Module:
 def without_wrappers(name: str) -> str:
     """Name of a submodule before torch.compile."""
     return ".".join(part for part in name.split(".") if part != WRAPPED)
-
-
-class _Eager:
-    """Number of contexts, over all threads, in which compiled code must not run."""
-
-    lock = Lock()
-    n_contexts = 0
-    stance: Any = None
 
 
 @contextmanager
@@ -58,26 +51,17 @@ def eager(model: nn.Module, own: bool = True) -> Iterator[None]:
         _check_not_compiled(model)
         yield
     else:
-        _begin()
-        try:
+        with _without_compiler():
             yield
-        finally:
-            _end()
 
 
-def _begin() -> None:
-    with _Eager.lock:
-        if not _Eager.n_contexts:
-            # Takes effect immediately, without a with statement, and for all threads.
-            _Eager.stance = torch.compiler.set_stance("force_eager")
-        _Eager.n_contexts += 1
+def _force_eager() -> Callable[[], object]:
+    # Takes effect immediately, without a with statement, and for all threads.
+    stance = torch.compiler.set_stance("force_eager")
+    return partial(stance.__exit__, None, None, None)
 
 
-def _end() -> None:
-    with _Eager.lock:
-        _Eager.n_contexts -= 1
-        if not _Eager.n_contexts:
-            _Eager.stance.__exit__(None, None, None)
+_without_compiler = ForAllThreads(_force_eager)
 
 
 def _check_not_compiled(model: nn.Module) -> None:

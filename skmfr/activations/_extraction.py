@@ -172,8 +172,9 @@ class Extraction(NamedTuple):
         axis = self.feature_axis
         if axis is None:
             axis = axis_of(find_layer(self.model, name))
-        seen = self.seen_by(name, inputs)
-        return _Layer(name, axis, max_norm, seen, in_decoder(self.model, name))
+        decodes = in_decoder(self.model, name)
+        seen = inputs.of_decoder if decodes else inputs
+        return _Layer(name, axis, max_norm, seen, decodes)
 
     def _blocks(
         self,

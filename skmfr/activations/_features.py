@@ -14,10 +14,10 @@ from sklearn.utils._param_validation import validate_params
 from torch import Tensor, nn
 
 from .._sae.cosines import nearest_elsewhere
+from .._sae.top import TopCodes
 from .._utils.ambient import undisturbed
 from .._utils.checks import Interval
 from .._utils.extras import needed_by
-from .._utils.top import Best
 from ._extraction import block_rows, prepared
 from ._extractor import ActivationExtractor
 from ._loading import as_model
@@ -227,7 +227,7 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
                 continue
             check_width(sae, rows.shape[1], extractor.layer)
             codes = sparse.csr_array(sae.transform(rows))
-            best = best or Best(codes.shape[1], n_contexts)
+            best = best or TopCodes(codes.shape[1], n_contexts)
             best.add(codes, block.start, block.lengths, block.places)
     if best is None:
         raise nothing_left("all inputs", "top_contexts")

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import validate_params
 from torch import Tensor, nn
 
 from .._base import BaseSparseAutoencoder
-from .._data.checked import norm_bound
+from .._data.checked import max_norm_of
 from .._data.sources import as_array
 from .._sae.arrays import coder_of
 from .._sae.codes import SparseCodes, decode
@@ -136,7 +136,7 @@ def steer(
         factors[atoms] = values
     shift = _shift(sae, factors - 1, constants @ sae.components_[atoms])
 
-    max_norm = norm_bound(sae, max_norm_ratio)
+    max_norm = max_norm_of(sae, max_norm_ratio)
 
     def steered(rows: Tensor) -> Tensor:
         check_width(sae, rows.shape[1], layer)

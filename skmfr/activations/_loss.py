@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .._base import BaseSparseAutoencoder
-from .._data.checked import norm_bound
+from .._data.checked import max_norm_of
 from .._data.sources import as_array
 from .._sae.arrays import coder_of
 from .._utils.checks import Device, Interval
@@ -156,7 +156,7 @@ def loss_recovered(
     find_layer(module, layer)
     inputs = check_inputs(tokens, module, pad_token_id=pad_token_id, name="tokens")
 
-    max_norm = norm_bound(sae, max_norm_ratio)
+    max_norm = max_norm_of(sae, max_norm_ratio)
     total, n_tokens = torch.zeros((), dtype=torch.float32, device="cpu"), 0
 
     def observed(rows: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ ROWS = 4096
 # Size of the product that is timed to estimate how long a comparison takes.
 MEASURED_ROWS, MEASURED_COLUMNS = 256, 4096
 # Cosine of each atom with the nearest atom of another SAE, and the index of that atom.
-Nearest = tuple[np.ndarray, np.ndarray]
+NearestAtoms = tuple[np.ndarray, np.ndarray]
 
 
 def named_saes(saes) -> dict[str, object]:
@@ -48,7 +48,7 @@ def named_saes(saes) -> dict[str, object]:
 
 def nearest_of_each_pair(
     saes: Mapping[str, object], device, verbose
-) -> tuple[dict[str, tuple[int, int]], dict[tuple[str, str], Nearest]]:
+) -> tuple[dict[str, tuple[int, int]], dict[tuple[str, str], NearestAtoms]]:
     """How near the atoms of each SAE come to those of each other.
 
     Returns

@@ -13,7 +13,7 @@ from .._sae.cosines import (
     nearest_cosines,
     share_of_at_least,
 )
-from .._utils.checks import Interval, unit_atoms, unit_pair
+from .._utils.checks import Interval, unit_atoms, unit_dictionaries, unit_pair
 
 
 def feature_agreement(atoms, dictionaries) -> np.ndarray:
@@ -228,16 +228,8 @@ def pw_mcc(dictionaries) -> float:
     >>> round(pw_mcc([D, D[::-1], [[3.0, 4.0], [4.0, 3.0]]]), 3)
     0.867
     """
-    units: list[np.ndarray] = []
-    for i, atoms in enumerate(dictionaries):
-        n_atoms, n_features = units[0].shape if units else (None, None)
-        units.append(unit_atoms(atoms, f"dictionaries[{i}]", n_atoms, n_features))
-    if len(units) < 2:
-        raise ValueError(
-            f"dictionaries must hold at least 2 dictionaries, got {len(units)}."
-        )
-    pairs = [np.mean(matched_cosines(*pair)[0]) for pair in combinations(units, 2)]
-    return float(np.mean(pairs))
+    pairs = combinations(unit_dictionaries(dictionaries), 2)
+    return float(np.mean([np.mean(matched_cosines(*pair)[0]) for pair in pairs]))
 
 
 @validate_params(

@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ._fitted import as_scaled
 from ._recordings import Reader, pieces_to_fit
-from ._removal import ArtefactFilter, artefacts_in
-from ._scales import moments_of_windows, warn_of_other_sizes
+from ._removal import ArtifactFilter, artifacts_in
+from ._scales import as_scaled, moments_of_windows, warn_of_other_sizes
 from ._windows import count_windows, cut_windows, taper
 
 # Windows that the removal of artefacts is learned from, at most.
@@ -107,11 +106,11 @@ def as_spectra(windows: np.ndarray) -> np.ndarray:
     return np.fft.rfft(windows).astype(np.complex64)
 
 
-def without_artefacts(
-    denoiser, learned: ArtefactFilter, everywhere: bool
+def without_artifacts(
+    denoiser, learned: ArtifactFilter, everywhere: bool
 ) -> Callable[[np.ndarray], np.ndarray]:
     """A function that subtracts from scaled signals what a filter finds."""
     length, hop = denoiser.n_times_, denoiser.hop_
     return lambda signals: (
-        signals - artefacts_in(signals, learned, length, hop, everywhere)
+        signals - artifacts_in(signals, learned, length, hop, everywhere)
     )

@@ -12,20 +12,16 @@ from sklearn.utils.validation import check_is_fitted
 from .._utils.extras import needed_by
 from ._channels import indices_of, of_types, picked
 from ._containers import as_recording, is_epochs, is_raw
-from ._fitted import (
-    as_scaled,
-    check_atoms_are_signals,
-    check_shape,
-)
+from ._fitted import check_atoms_are_signals, check_shape
 from ._recordings import (
     Reader,
     check_recording,
     warn_of_other_recording,
 )
 from ._references import correlations, high_passed, kurtosis
-from ._scales import moments_of_windows, warn_of_other_sizes
+from ._scales import as_scaled, moments_of_windows, warn_of_other_sizes
 from ._spans import Span, chunks, first_windows, windows_of_spans
-from ._unsupervised import codes_of_windows
+from ._unsupervised import as_signals, codes_of_windows
 from ._windows import overlap_add
 
 if TYPE_CHECKING:
@@ -90,9 +86,8 @@ def as_waveforms(denoiser, directions: np.ndarray) -> np.ndarray:
     ndarray of shape (n_directions, n_channels, `n_times_`)
         In the unit of the data, as :func:`atom_waveforms`.
     """
-    signals = directions @ denoiser.pca_.components_
-    shape = (len(directions), denoiser.n_channels_, denoiser.n_times_)
-    return signals.reshape(shape) * denoiser.scale_.astype(signals.dtype)[:, None]
+    signals = as_signals(directions, denoiser.pca_, denoiser.n_channels_)
+    return signals * denoiser.scale_.astype(signals.dtype)[:, None]
 
 
 def score_atoms(

@@ -20,7 +20,7 @@ from ..metrics import fvu
 from ._channels import checked_names, picked
 from ._containers import is_epochs, is_raw
 from ._filters import N_NEIGHBOURS
-from ._fitted import as_scaled, check_shape
+from ._fitted import check_shape
 from ._learning import learn
 from ._like_ica import LikeICA
 from ._quality import mean_rrmse_t
@@ -35,6 +35,7 @@ from ._recordings import (
 )
 from ._rejection import checked_left_out
 from ._scales import (
+    as_scaled,
     moments_of_windows,
     warn_of_other_sizes,
 )

@@ -13,11 +13,12 @@ from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
+from .._utils.checks import in_python
 from .._utils.files import check_archive, replacing
 from ..io import load, save
 from ..io._native import with_known
 from ..io._safetensors import check_arrays, naming, opened, write_arrays
-from ._unsupervised import atoms_as_signals
+from ._unsupervised import as_signals
 
 FORMAT_VERSION = 1
 DENOISER, SAE = "denoiser.safetensors", "sae.safetensors"
@@ -55,7 +56,7 @@ def save_denoiser(denoiser, path) -> None:
     arrays = {
         name: getattr(denoiser, name) for name in names if hasattr(denoiser, name)
     }
-    attributes = _plain({name: getattr(denoiser, name) for name in PLAIN})
+    attributes = in_python({name: getattr(denoiser, name) for name in PLAIN})
     if pca is not None:
         arrays |= {f"pca {name}": getattr(pca, name) for name in PCA_FITTED}
         attributes["pca"] = [float(pca.noise_variance_), int(pca.n_samples_)]
@@ -148,15 +149,7 @@ def _parameters_of(denoiser) -> dict[str, Any]:
         parameters["ch_names"] = list(parameters["ch_names"])
     if isinstance(parameters["random_state"], np.random.RandomState):
         parameters["random_state"] = None
-    return _plain(parameters)
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Numbers of NumPy as Python's, which JSON knows."""
-    return {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in values.items()
-    }
+    return in_python(parameters)
 
 
 def _unpack(path: Path, folder: Path) -> None:
@@ -239,7 +232,8 @@ def _set_attributes(denoiser, attributes: dict, arrays: dict, sae) -> None:
             f"its SAE codes {sae.n_features_in_} features, its arrays {n_features}."
         )
     if "pca" in attributes:
-        fitted |= {"pca_": pca, "atoms_": atoms_as_signals(sae, pca, n_channels)}
+        atoms = as_signals(sae.components_, pca, n_channels)
+        fitted |= {"pca_": pca, "atoms_": atoms}
     vars(denoiser).update(fitted)
 
 

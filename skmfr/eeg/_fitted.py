@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 from sklearn.base import clone
@@ -58,13 +57,6 @@ def checked_atoms(denoiser, numbers, name: str = "exclude") -> np.ndarray:
             f"{name} must be atom indices from 0 to {n_atoms - 1}, got {numbers!r}."
         )
     return atoms[np.sort(np.unique(atoms, return_index=True)[1])]
-
-
-def as_scaled(denoiser, signals: np.ndarray, mean: Any = None) -> np.ndarray:
-    """Signals (..., n_channels, n_times) in units of the fit, float32."""
-    mean = denoiser.mean_ if mean is None else mean
-    centred = signals - mean[:, None]
-    return (centred / denoiser.scale_[:, None]).astype(np.float32)
 
 
 def without_excluded(denoiser, codes: np.ndarray) -> np.ndarray:

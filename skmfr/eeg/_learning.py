@@ -8,10 +8,9 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from ._containers import is_raw
-from ._fitted import as_scaled
 from ._recordings import Reader, pieces_to_fit
 from ._rejection import LeftOut
-from ._scales import centre_and_scale, check_none_flat, moments_of_windows
+from ._scales import as_scaled, centre_and_scale, check_none_flat, moments_of_windows
 from ._supervised import fit_filters, folds_of_epochs
 from ._unsupervised import fit_windows
 

@@ -56,7 +56,7 @@ RIDGE = 1e-3
 FWHM = 2.355
 
 
-class ArtefactFilter(NamedTuple):
+class ArtifactFilter(NamedTuple):
     """Filters that find artefacts in a recording, and their topographies."""
 
     topographies: np.ndarray
@@ -72,24 +72,24 @@ class ArtefactFilter(NamedTuple):
     channels, (n_topographies,); None: what `brain` has"""
 
 
-def learn_filter(spectra: np.ndarray, of_artefacts: np.ndarray) -> ArtefactFilter:
+def learn_filter(spectra: np.ndarray, of_artifacts: np.ndarray) -> ArtifactFilter:
     """Find topographies of artefacts that leave windows quiet, and a filter for each.
 
     Parameters
     ----------
     spectra : ndarray of shape (n_windows, n_channels, n_freqs), complex
         Of windows of a recording.
-    of_artefacts : ndarray of shape (n_channels, n_channels)
+    of_artifacts : ndarray of shape (n_channels, n_channels)
         Covariance of artefacts, over all frequencies of a window: about what there is
         in the recording.
 
     Returns
     -------
-    ArtefactFilter
+    ArtifactFilter
     """
     x, whiten, back = _whitened(spectra)
-    loud = whiten @ _main_topographies(of_artefacts)
-    A, covariance = _beyond_quiet(x, whiten @ of_artefacts @ whiten.T, loud)
+    loud = whiten @ _main_topographies(of_artifacts)
+    A, covariance = _beyond_quiet(x, whiten @ of_artifacts @ whiten.T, loud)
     for _ in range(N_ITERATIONS):
         mean, spread = _posterior(x, A, _inverse(covariance))
         spread = spread.sum(1)
@@ -104,12 +104,12 @@ def learn_filter(spectra: np.ndarray, of_artefacts: np.ndarray) -> ArtefactFilte
     brain = np.einsum("fri,fij,frj->rf", filters, covariance, filters, optimize=True)
     sources = x @ np.swapaxes(filters, 1, 2).astype(np.float32)
     power = np.square(np.abs(sources)).mean(1).T
-    return ArtefactFilter(back @ A, filters @ whiten, brain, power > 2 * brain)
+    return ArtifactFilter(back @ A, filters @ whiten, brain, power > 2 * brain)
 
 
 def learn_fixed_filter(
-    spectra: np.ndarray, of_artefacts: np.ndarray, length: int
-) -> ArtefactFilter:
+    spectra: np.ndarray, of_artifacts: np.ndarray, length: int
+) -> ArtifactFilter:
     """Find the topography of short artefacts that are in each window, and a filter.
 
     The filter is the same at all frequencies, and on all the time.  It has the least of
@@ -121,14 +121,14 @@ def learn_fixed_filter(
     ----------
     spectra : ndarray of shape (n_windows, n_channels, n_freqs), complex
         Of windows of a recording.
-    of_artefacts : ndarray of shape (n_channels, n_channels)
+    of_artifacts : ndarray of shape (n_channels, n_channels)
         Covariance of artefacts; its largest principal component is where to begin.
     length : int
         Samples in a window.
 
     Returns
     -------
-    ArtefactFilter
+    ArtifactFilter
     """
     x, whiten, back = _whitened(spectra)
     usual = np.median(np.square(np.abs(x)).sum(2), axis=1)
@@ -138,7 +138,7 @@ def learn_fixed_filter(
     whole = (samples.T @ samples).astype(float)
     width, weight = BEAT * length / FWHM, taper(length)[:, None] ** 2
     average = partial(gaussian_filter1d, sigma=width, axis=0)
-    w = np.linalg.solve(whole, whiten @ _main_topographies(of_artefacts)[:, 0])
+    w = np.linalg.solve(whole, whiten @ _main_topographies(of_artifacts)[:, 0])
     for _ in range(N_TURNS):
         loudness = np.square(flat @ w.astype(np.float32))
         quiet = _quietness(average(loudness) / average(weight))
@@ -149,11 +149,11 @@ def learn_fixed_filter(
     everywhere = np.ones((1, len(x)), dtype=bool)
     filters = np.repeat((w @ whiten)[None, None] / (w @ A), len(x), axis=0)
     no_brain = np.zeros(everywhere.shape)
-    return ArtefactFilter(back @ A[:, None], filters, no_brain, everywhere)
+    return ArtifactFilter(back @ A[:, None], filters, no_brain, everywhere)
 
 
 def share_removed(
-    learned: ArtefactFilter, spectra: np.ndarray, atoms: np.ndarray, codes: np.ndarray
+    learned: ArtifactFilter, spectra: np.ndarray, atoms: np.ndarray, codes: np.ndarray
 ) -> np.ndarray:
     """Share of the power of each atom that is subtracted from windows.
 
@@ -162,7 +162,7 @@ def share_removed(
 
     Parameters
     ----------
-    learned : ArtefactFilter
+    learned : ArtifactFilter
     spectra : ndarray of shape (n_windows, n_channels, n_freqs), complex
         Of windows of a recording.
     atoms : ndarray of shape (n_atoms, n_channels, n_freqs), complex
@@ -188,7 +188,7 @@ def share_removed(
     return shares
 
 
-def without_found(spectra: np.ndarray, learned: ArtefactFilter) -> np.ndarray:
+def without_found(spectra: np.ndarray, learned: ArtifactFilter) -> np.ndarray:
     """Spectra (n_windows, n_channels, n_freqs) less the artefacts in them."""
     one = spectra.swapaxes(0, 1)[None]
     found = _sources(one, learned)
@@ -215,12 +215,12 @@ def covariances(spectra: np.ndarray, weight: np.ndarray | None = None) -> np.nda
     return _products(weighted, x) / len(spectra)
 
 
-def found_in_clean(learned: ArtefactFilter, clean: np.ndarray) -> np.ndarray:
+def found_in_clean(learned: ArtifactFilter, clean: np.ndarray) -> np.ndarray:
     """Power that filters find in clean signals, relative to the rest: `in_clean`.
 
     Parameters
     ----------
-    learned : ArtefactFilter
+    learned : ArtifactFilter
     clean : ndarray of shape (n_freqs, n_channels, n_channels)
         Covariance of clean signals, whatever their scale.
 
@@ -234,9 +234,9 @@ def found_in_clean(learned: ArtefactFilter, clean: np.ndarray) -> np.ndarray:
     return np.sum(found * learned.band, axis=1) / left
 
 
-def artefacts_in(
+def artifacts_in(
     signals: np.ndarray,
-    learned: ArtefactFilter,
+    learned: ArtifactFilter,
     length: int,
     hop: int,
     everywhere: bool = False,
@@ -256,7 +256,7 @@ def artefacts_in(
     return np.einsum("ir,nrt->nit", learned.topographies, sources, optimize=True)
 
 
-def _sources(spectra: np.ndarray, learned: ArtefactFilter) -> np.ndarray:
+def _sources(spectra: np.ndarray, learned: ArtifactFilter) -> np.ndarray:
     """Sources of artefacts in windows, (n_epochs, n_topographies, n_windows, n_freqs).
 
     The spectra are (n_epochs, n_channels, n_windows, n_freqs), complex.
@@ -266,7 +266,7 @@ def _sources(spectra: np.ndarray, learned: ArtefactFilter) -> np.ndarray:
 
 
 def _gain_of(
-    found: np.ndarray, spectra: np.ndarray, learned: ArtefactFilter
+    found: np.ndarray, spectra: np.ndarray, learned: ArtifactFilter
 ) -> np.ndarray:
     """How much of each source is to be subtracted: 0 to 1, and 0 outside the band.
 
@@ -275,7 +275,7 @@ def _gain_of(
     found : ndarray of shape (n_epochs, n_topographies, n_windows, n_freqs), complex
         From :func:`_sources`.
     spectra : ndarray of shape (n_epochs, n_channels, n_windows, n_freqs), complex
-    learned : ArtefactFilter
+    learned : ArtifactFilter
 
     Returns
     -------
@@ -348,7 +348,7 @@ def _main_topographies(covariance: np.ndarray) -> np.ndarray:
 
 
 def _beyond_quiet(
-    x: np.ndarray, of_artefacts: np.ndarray, loud: np.ndarray
+    x: np.ndarray, of_artifacts: np.ndarray, loud: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Topographies of what all windows have beyond quiet ones, and these' covariance.
 
@@ -359,7 +359,7 @@ def _beyond_quiet(
     ----------
     x : ndarray of shape (n_freqs, n_windows, n_channels), complex
         The recording, whitened.
-    of_artefacts : ndarray of shape (n_channels, n_channels)
+    of_artifacts : ndarray of shape (n_channels, n_channels)
         Their covariance, over all frequencies.
     loud : ndarray of shape (n_channels, n_loud)
         In which direction windows are loud or quiet.
@@ -374,7 +374,7 @@ def _beyond_quiet(
     weight /= weight.sum()
     covariance = _products(x * weight[:, None].astype(np.float32), x)
     together = _ridged(covariance.sum(0))
-    contributed = eigh(of_artefacts, together, eigvals_only=True)
+    contributed = eigh(of_artifacts, together, eigvals_only=True)
     n = int(np.clip(np.sum(contributed > LEAST_POWER), 1, N_TOPOGRAPHIES))
     _, vectors = eigh(np.eye(len(together)), together)
     return vectors[:, -n:], covariance

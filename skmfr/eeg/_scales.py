@@ -6,6 +6,7 @@ Medians over windows, so that a pop of ten millivolts in a few of them changes n
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +18,10 @@ OTHER_SIZE = 30.0
 # Channels that a message lists.
 N_LISTED = 5
 
-Moments = tuple[np.ndarray, np.ndarray]
+WindowMoments = tuple[np.ndarray, np.ndarray]
 
 
-def moments_of_windows(signals: np.ndarray, length: int) -> Moments:
+def moments_of_windows(signals: np.ndarray, length: int) -> WindowMoments:
     """Mean and variance of each channel in windows side by side.
 
     Parameters
@@ -44,7 +45,7 @@ def moments_of_windows(signals: np.ndarray, length: int) -> Moments:
     )
 
 
-def centre_and_scale(moments: list[Moments]) -> tuple[np.ndarray, np.ndarray]:
+def centre_and_scale(moments: list[WindowMoments]) -> tuple[np.ndarray, np.ndarray]:
     """Medians over windows of the mean and of the root mean square about it.
 
     Parameters
@@ -58,6 +59,13 @@ def centre_and_scale(moments: list[Moments]) -> tuple[np.ndarray, np.ndarray]:
     mean, variance = (np.concatenate(part) for part in zip(*moments, strict=True))
     centre = np.median(mean, axis=0)
     return centre, np.sqrt(np.median(variance + (mean - centre) ** 2, axis=0))
+
+
+def as_scaled(denoiser, signals: np.ndarray, mean: Any = None) -> np.ndarray:
+    """Signals (..., n_channels, n_times) in units of the fit, float32."""
+    mean = denoiser.mean_ if mean is None else mean
+    centred = signals - mean[:, None]
+    return (centred / denoiser.scale_[:, None]).astype(np.float32)
 
 
 def check_none_flat(
@@ -80,7 +88,7 @@ def check_none_flat(
 
 
 def warn_of_other_sizes(
-    denoiser, moments: list[Moments], name: str = "X", stacklevel: int = 4
+    denoiser, moments: list[WindowMoments], name: str = "X", stacklevel: int = 4
 ) -> None:
     """Warn if the size of channels differs very much from that in the fit."""
     _, scale = centre_and_scale(moments)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 from sklearn.utils import column_or_1d
 
-from ._applying import as_spectra, windows_to_learn_from, without_artefacts
+from ._applying import as_spectra, windows_to_learn_from, without_artifacts
 from ._filters import (
     apply_filters,
     solve_filters,
@@ -34,7 +34,7 @@ CORRECTION_ROWS = 10_000
 MOST_CLEAN, LEAST_NOISY = 0.9, 0.05
 N_WINDOWS = 3
 # Share of the artefacts' power below which `apply` warns that it leaves the rest.
-MOST_OF_ARTEFACTS = 0.95
+MOST_OF_ARTIFACTS = 0.95
 
 
 def folds_of_epochs(
@@ -96,17 +96,7 @@ def fit_filters(
     weights = bounded(_for_rows(relative_weights(clean), spectra), spectra)
     several = denoiser.n_channels_ > 1
     if several:
-        noisy_windows, clean_windows = (
-            np.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts])
-            for parts in (spectra, targets)
-        )
-        weight = np.concatenate([part[:, :, 0].ravel() for part in weights])
-        denoiser.spatial_filters_ = spatial_filters(
-            noisy_windows, clean_windows, weight
-        )
-        denoiser.clean_covariances_ = covariances(clean_windows, weight)
-        artefacts = noisy_windows - clean_windows
-        denoiser.artifact_covariance_ = covariances(artefacts, weight).sum(0)
+        _fit_spatial(denoiser, spectra, targets, weights)
     rows = rng.permutation(sum(weight.size for weight in weights))[:FIT_ROWS]
 
     def chosen(parts: list) -> np.ndarray:
@@ -129,17 +119,52 @@ def fit_filters(
         chosen(weights),
         chosen(_for_rows(folds, spectra)),
     )
-    step = -(-sum(map(rows_of, pairs[0])) // CORRECTION_ROWS)
+    decim = -(-sum(map(rows_of, pairs[0])) // CORRECTION_ROWS)
+    denoiser.least_correction_ = _least_correction(denoiser, *pairs, decim)
+
+
+def _fit_spatial(
+    denoiser,
+    noisy: list[np.ndarray],
+    clean: list[np.ndarray],
+    weights: list[np.ndarray],
+) -> None:
+    """Spatial filters, and covariances of clean windows and of artefacts.
+
+    Parameters
+    ----------
+    denoiser : EEGDenoiser
+        Gets them as attributes.
+    noisy, clean : list of ndarray of shape (n_epochs, n_windows, n_channels, n_freqs)
+        Spectra.
+    weights : list of ndarray of shape (n_epochs, n_windows, n_channels)
+        Equal for all channels of a window.
+    """
+    noisy_windows, clean_windows = (
+        np.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts])
+        for parts in (noisy, clean)
+    )
+    weight = np.concatenate([part[:, :, 0].ravel() for part in weights])
+    denoiser.spatial_filters_ = spatial_filters(noisy_windows, clean_windows, weight)
+    denoiser.clean_covariances_ = covariances(clean_windows, weight)
+    artifacts = noisy_windows - clean_windows
+    denoiser.artifact_covariance_ = covariances(artifacts, weight).sum(0)
+
+
+def _least_correction(
+    denoiser, noisy: list[np.ndarray], clean: list[np.ndarray], decim: int
+) -> float:
+    """Size below which corrections are left out, learned from every decim-th epoch."""
     of_noisy, of_clean = (
         np.concatenate(
             [
-                corrections(*_estimated(denoiser, signals[::step])).ravel()
+                corrections(*_estimated(denoiser, signals[::decim])).ravel()
                 for signals in part
             ]
         )
-        for part in pairs
+        for part in (noisy, clean)
     )
-    denoiser.least_correction_ = float(
+    return float(
         min(np.quantile(of_clean, MOST_CLEAN), np.quantile(of_noisy, LEAST_NOISY) / 2)
     )
 
@@ -170,7 +195,7 @@ def removal_of_known(denoiser, reader: Reader, everywhere: bool = False):
     """
     sizes = np.linalg.eigvalsh(denoiser.artifact_covariance_)[::-1]
     share = sizes[:N_TOPOGRAPHIES].sum() / max(sizes.sum(), TINY)
-    if share < MOST_OF_ARTEFACTS:
+    if share < MOST_OF_ARTIFACTS:
         warnings.warn(
             f"{N_TOPOGRAPHIES} topographies, as many as apply removes, have "
             f"{share:.0%} of the power of the artefacts in the fit, so much of them "
@@ -181,7 +206,7 @@ def removal_of_known(denoiser, reader: Reader, everywhere: bool = False):
     learned = learn_filter(windows, denoiser.artifact_covariance_)
     in_clean = found_in_clean(learned, denoiser.clean_covariances_)
     learned = learned._replace(in_clean=in_clean)
-    return without_artefacts(denoiser, learned, everywhere)
+    return without_artifacts(denoiser, learned, everywhere)
 
 
 def corrections(spectra: np.ndarray, clean: np.ndarray) -> np.ndarray:
@@ -227,7 +252,7 @@ def _estimated(denoiser, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _spectra(denoiser, signals: np.ndarray) -> np.ndarray:
     """Of windows, (n_epochs, n_windows, n_channels, n_freqs), complex."""
     windows = cut_windows(signals, denoiser.n_times_, denoiser.hop_)
-    return np.fft.rfft(windows).astype(np.complex64).swapaxes(1, 2)
+    return as_spectra(windows).swapaxes(1, 2)
 
 
 def _spatially_filtered(denoiser, spectra: np.ndarray) -> np.ndarray | None:

@@ -8,11 +8,11 @@ from functools import reduce
 import numpy as np
 from sklearn.decomposition import PCA
 
-from ._applying import as_spectra, windows_to_learn_from, without_artefacts
+from ._applying import as_spectra, windows_to_learn_from, without_artifacts
 from ._fitted import LOUDEST, TINY, new_sae, without_excluded
 from ._recordings import Reader
 from ._removal import (
-    ArtefactFilter,
+    ArtifactFilter,
     covariances,
     learn_filter,
     learn_fixed_filter,
@@ -109,13 +109,12 @@ def fit_windows(denoiser, signals: list[np.ndarray], decim: int = 1) -> None:
             "this recording only.",
             stacklevel=5,
         )
-    denoiser.atoms_ = atoms_as_signals(denoiser.sae_, pca, denoiser.n_channels_)
+    denoiser.atoms_ = as_signals(denoiser.sae_.components_, pca, denoiser.n_channels_)
 
 
-def atoms_as_signals(sae, pca: PCA, n_channels: int) -> np.ndarray:
-    """Atoms of principal components of windows, (n_atoms, n_channels, n_times)."""
-    atoms = sae.components_ @ pca.components_
-    return atoms.reshape(len(atoms), n_channels, -1)
+def as_signals(directions: np.ndarray, pca: PCA, n_channels: int) -> np.ndarray:
+    """Directions of principal components of windows, (n, n_channels, n_times)."""
+    return (directions @ pca.components_).reshape(len(directions), n_channels, -1)
 
 
 def codes_of_windows(denoiser, signals: np.ndarray) -> np.ndarray:
@@ -145,7 +144,7 @@ def removal(denoiser, atoms: np.ndarray, reader: Reader, everywhere: bool = Fals
     )
     atoms = atoms[codes[:, atoms].any(0)]
     steps = [
-        without_artefacts(denoiser, learned, everywhere)
+        without_artifacts(denoiser, learned, everywhere)
         for learned in filters_for(windows, denoiser.atoms_[atoms], codes[:, atoms])
     ]
     return lambda signals: reduce(lambda left, step: step(left), steps, signals)
@@ -153,7 +152,7 @@ def removal(denoiser, atoms: np.ndarray, reader: Reader, everywhere: bool = Fals
 
 def filters_for(
     windows: np.ndarray, atoms: np.ndarray, codes: np.ndarray
-) -> list[ArtefactFilter]:
+) -> list[ArtifactFilter]:
     """Filters for what leaves windows quiet, then for what is in all of them.
 
     Parameters
@@ -166,7 +165,7 @@ def filters_for(
 
     Returns
     -------
-    list of ArtefactFilter
+    list of ArtifactFilter
         At most two, none if there are no atoms. The second is for what the first
         leaves.
     """
@@ -195,7 +194,7 @@ def filters_for(
     return [learned, _fixed_filter(rest, covariance(steady))]
 
 
-def _fixed_filter(windows: np.ndarray, of_artefacts: np.ndarray) -> ArtefactFilter:
+def _fixed_filter(windows: np.ndarray, of_artifacts: np.ndarray) -> ArtifactFilter:
     """Learn a filter for what is in all windows, (n_windows, n_channels, n_times)."""
     length = windows.shape[2]
     # An offset, however small, would fill directions that are empty in average
@@ -203,7 +202,7 @@ def _fixed_filter(windows: np.ndarray, of_artefacts: np.ndarray) -> ArtefactFilt
     tapered = taper(length).astype(windows.dtype)
     offset = windows.mean((0, 2)) / tapered.mean()
     spectra = as_spectra(windows - offset[:, None] * tapered)
-    return learn_fixed_filter(spectra, of_artefacts, length)
+    return learn_fixed_filter(spectra, of_artifacts, length)
 
 
 def _flat_windows(denoiser, signals: np.ndarray) -> np.ndarray:

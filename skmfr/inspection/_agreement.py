@@ -10,9 +10,10 @@ from .._sae.levels import TRUSTED, agreement_level
 from .._sae.reappearance import TAU, binned
 from .._training.attributes import reappearance_without_warning
 from .._utils.checks import as_matrix
+from .._utils.pipelines import transformed
 from ..agreement import feature_agreement, nearest_atoms, random_agreement
 from ._drawing import ABOVE, BLUE, ORANGE, import_pyplot, line_style, new_axes
-from ._fitted import agreement_with, split_fitted, transformed
+from ._fitted import agreement_with, split_fitted
 
 # Confidence level of the intervals of frequencies.
 CONFIDENCE = 0.95
@@ -434,10 +435,10 @@ def _directions(before, sae) -> np.ndarray:
 def _usage(sae, X) -> np.ndarray:
     """Share of samples in which each atom is active, (n_components,)."""
     from .._sae.arrays import coded_blocks, coder_of
+    from .._sae.codes import n_active
 
     X = checked_data(sae, X)
-    n_active = np.zeros(len(sae.components_))
+    counts = np.zeros(len(sae.components_))
     for _, codes in coded_blocks(coder_of(sae, X), X):
-        active = codes.indices[codes.values != 0].cpu().numpy()
-        n_active += np.bincount(active, minlength=len(n_active))
-    return n_active / len(X)
+        counts += n_active(codes, len(counts)).cpu().numpy()
+    return counts / len(X)

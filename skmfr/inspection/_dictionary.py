@@ -12,14 +12,16 @@ from ._drawing import (
     BLUE,
     SHOWN_SHARE,
     abscissa,
+    check_labels,
     check_layout,
+    chosen,
     draw_curves,
     draw_image,
     import_mne,
     import_pyplot,
     panels,
 )
-from ._fitted import check_labels, chosen, split_fitted
+from ._fitted import split_fitted
 
 
 class DictionaryDisplay:

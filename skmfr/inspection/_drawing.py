@@ -1,4 +1,4 @@
-"""Shared parts of displays: lazy matplotlib, colours, panels, samples."""
+"""Shared parts of displays: lazy matplotlib, colours, panels, choices, samples."""
 
 from __future__ import annotations
 
@@ -81,6 +81,47 @@ def panels(
         )
     ax.set_axis_off()
     return ax, spec.subgridspec(*shape).subplots(squeeze=False, **options)
+
+
+def check_labels(labels, n: int) -> list[str]:
+    """One label for each of n dictionaries; None means their indices."""
+    labels = list(map(str, range(n) if labels is None else labels))
+    if len(labels) != n:
+        raise ValueError(f"There are {len(labels)} labels for {n} dictionaries.")
+    return labels
+
+
+def chosen(choice, name: str, scores: np.ndarray) -> np.ndarray:
+    """Indices of the items to show, in order of descending score.
+
+    Parameters
+    ----------
+    choice : int or array-like of int
+        How many, evenly spread over the ranks of the scores; or the indices.
+    name : str
+        Name of the choice in errors.
+    scores : ndarray of shape (n_items,)
+        NaN ranks lowest.
+
+    Returns
+    -------
+    ndarray of shape (n_chosen,), int
+    """
+    n_items = len(scores)
+    ranked = np.argsort(-scores, kind="stable")
+    wanted = np.asarray(choice)
+    if wanted.dtype.kind not in "iu" or wanted.ndim > 1 or wanted.size == 0:
+        raise ValueError(f"{name} must be a number or a list of them, got {choice!r}.")
+    if wanted.ndim == 0:
+        if wanted < 1:
+            raise ValueError(f"{name} must be at least 1, got {choice}.")
+        places = np.linspace(0, n_items - 1, min(int(wanted), n_items))
+        return ranked[np.rint(places).astype(int)]
+    if wanted.min() < 0 or wanted.max() >= n_items:
+        raise ValueError(
+            f"{name} must be from 0 to {n_items - 1}, got {wanted.tolist()}."
+        )
+    return wanted[np.argsort(-scores[wanted], kind="stable")]
 
 
 def check_layout(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from .._base import BaseSparseAutoencoder
-from ..metrics import _split_pipeline
+from .._utils.pipelines import split_pipeline
 
 
 def split_fitted(estimator) -> tuple[Any, BaseSparseAutoencoder]:
@@ -21,7 +20,7 @@ def split_fitted(estimator) -> tuple[Any, BaseSparseAutoencoder]:
     sklearn.exceptions.NotFittedError
         If it is not fitted.
     """
-    before, sae = _split_pipeline(estimator)
+    before, sae = split_pipeline(estimator)
     if not isinstance(sae, BaseSparseAutoencoder):
         raise TypeError(
             "estimator must be an MFRSparseAutoencoder or PretrainedSAE, or a Pipeline "
@@ -29,11 +28,6 @@ def split_fitted(estimator) -> tuple[Any, BaseSparseAutoencoder]:
         )
     check_is_fitted(sae)
     return before, sae
-
-
-def transformed(before, X):
-    """The data that reach the SAE."""
-    return X if before is None else before.transform(X)
 
 
 def agreement_with(sae: BaseSparseAutoencoder) -> str:
@@ -45,44 +39,3 @@ def agreement_with(sae: BaseSparseAutoencoder) -> str:
     if n_witnesses:
         return f"{n_witnesses} witness" + "es" * (n_witnesses > 1)
     return "other SAEs" + " (under the penalty)" * (sae.alpha > 0)
-
-
-def check_labels(labels, n: int) -> list[str]:
-    """One label for each of n dictionaries; None means their indices."""
-    labels = list(map(str, range(n) if labels is None else labels))
-    if len(labels) != n:
-        raise ValueError(f"There are {len(labels)} labels for {n} dictionaries.")
-    return labels
-
-
-def chosen(choice, name: str, scores: np.ndarray) -> np.ndarray:
-    """Indices of the items to show, in order of descending score.
-
-    Parameters
-    ----------
-    choice : int or array-like of int
-        How many, evenly spread over the ranks of the scores; or the indices.
-    name : str
-        Name of the choice in errors.
-    scores : ndarray of shape (n_items,)
-        NaN ranks lowest.
-
-    Returns
-    -------
-    ndarray of shape (n_chosen,), int
-    """
-    n_items = len(scores)
-    ranked = np.argsort(-scores, kind="stable")
-    wanted = np.asarray(choice)
-    if wanted.dtype.kind not in "iu" or wanted.ndim > 1 or wanted.size == 0:
-        raise ValueError(f"{name} must be a number or a list of them, got {choice!r}.")
-    if wanted.ndim == 0:
-        if wanted < 1:
-            raise ValueError(f"{name} must be at least 1, got {choice}.")
-        places = np.linspace(0, n_items - 1, min(int(wanted), n_items))
-        return ranked[np.rint(places).astype(int)]
-    if wanted.min() < 0 or wanted.max() >= n_items:
-        raise ValueError(
-            f"{name} must be from 0 to {n_items - 1}, got {wanted.tolist()}."
-        )
-    return wanted[np.argsort(-scores[wanted], kind="stable")]

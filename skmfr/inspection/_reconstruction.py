@@ -6,6 +6,7 @@ import numpy as np
 
 from .._data.sources import as_array
 from .._utils.checks import as_matrix
+from .._utils.pipelines import transformed
 from ..metrics import fvu
 from ._drawing import (
     ABOVE,
@@ -13,13 +14,14 @@ from ._drawing import (
     ORANGE,
     abscissa,
     check_layout,
+    chosen,
     curve_spacing,
     draw_curves,
     draw_image,
     import_pyplot,
     panels,
 )
-from ._fitted import chosen, split_fitted, transformed
+from ._fitted import split_fitted
 
 
 class ReconstructionDisplay:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .._sae.cosines import matched_cosines, named_dictionaries
-from .._utils.checks import unit_atoms
-from ._drawing import import_pyplot, new_axes
-from ._fitted import check_labels, split_fitted
+from .._utils.checks import unit_dictionaries
+from ._drawing import check_labels, import_pyplot, new_axes
+from ._fitted import split_fitted
 
 # Up to this many atoms, each atom is drawn; above, blocks of atoms are.
 MAX_PIXELS = 256
@@ -178,14 +178,7 @@ class SimilarityDisplay:
         Atoms are matched one to one, as in :func:`skmfr.agreement.matched_cosine`.
         """
         import_pyplot(f"{cls.__name__}.from_dictionaries")
-        units: list[np.ndarray] = []
-        for i, atoms in enumerate(dictionaries):
-            size = units[0].shape if units else (None, None)
-            units.append(unit_atoms(atoms, f"dictionaries[{i}]", *size))
-        if len(units) < 2:
-            raise ValueError(
-                f"There must be at least 2 dictionaries to compare, got {len(units)}."
-            )
+        units = unit_dictionaries(dictionaries)
         labels = check_labels(labels, len(units))
         if pair is None:
             display = cls(similarity=_mean_matched(units), labels=labels)

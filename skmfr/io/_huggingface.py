@@ -158,22 +158,22 @@ def _cell(value) -> str:
 def _quality(sae, X) -> dict[str, object]:
     """Quality of the encoder on samples, which are coded once."""
     from .._sae.arrays import coded_blocks, coder_of
+    from .._sae.codes import n_active
 
     coder = coder_of(sae, X)
-    n_active = np.zeros(len(sae.components_), dtype=int)
+    counts = np.zeros(len(sae.components_))
 
     def blocks():
         for block, codes in coded_blocks(coder, X):
-            atoms = codes.indices[codes.values != 0].cpu().numpy()
-            n_active[:] += np.bincount(atoms, minlength=len(n_active))
+            counts[:] += n_active(codes, len(counts)).cpu().numpy()
             yield block, coder.decode(codes).cpu().numpy()
 
     fvu = fvu_of_blocks(blocks())
     return {
         "Coded by": sae.transform_algorithm,
         "Fraction of variance unexplained (FVU)": fvu,
-        "Active atoms per sample (L0)": float(n_active.sum() / len(X)),
-        "Atoms that are never active": f"{(n_active == 0).mean():.1%}",
+        "Active atoms per sample (L0)": float(counts.sum() / len(X)),
+        "Atoms that are never active": f"{(counts == 0).mean():.1%}",
     }
 
 

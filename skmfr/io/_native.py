@@ -43,10 +43,10 @@ FITTED = {
     "n_reinits_": "int s",
 }
 # Present only if they differ from those that the other arrays imply.
-WEIGHTS = {"components_": "float m d", "encoder_weights_": "float m d"}
+WEIGHT_LAYOUTS = {"components_": "float m d", "encoder_weights_": "float m d"}
 # Arrays of a `PretrainedSAE`, which has no training state, and its thresholds.
 PRETRAINED = {
-    **WEIGHTS,
+    **WEIGHT_LAYOUTS,
     "encoder_bias_": "float m",
     "decoder_bias_": "float d",
     "feature_agreement_": "float m",
@@ -224,7 +224,7 @@ def check_sae(sae, *others: type) -> None:
 
 def _all_attributes(sae: MFRSparseAutoencoder) -> dict[str, Any]:
     """Attributes of an estimator, with those that are computed when read."""
-    made = {name: getattr(sae, name) for name in (*FITTED, *WEIGHTS)}
+    made = {name: getattr(sae, name) for name in (*FITTED, *WEIGHT_LAYOUTS)}
     return vars(sae) | made
 
 
@@ -253,7 +253,7 @@ def _arrays_of(attributes: dict[str, Any]) -> dict[str, np.ndarray]:
     training = attributes["_training"]
     public = {name: array for name, array in training.items() if name != "decoder"}
     kept = without_copies(attributes | {"_training": public})
-    optional = (*WEIGHTS, *KNOWN)
+    optional = (*WEIGHT_LAYOUTS, *KNOWN)
     names = [*FITTED, *(name for name in optional if name in kept)]
     return {name: attributes[name] for name in names} | {
         f"{TRAINING}{name}": array for name, array in training.items()
@@ -338,7 +338,7 @@ def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     from .._training.state import layouts
 
     names = set(names)
-    expected = FITTED | _present(WEIGHTS | KNOWN, names)
+    expected = FITTED | _present(WEIGHT_LAYOUTS | KNOWN, names)
     prefix = prefix_in(version)
     trained = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     if not trained:

@@ -16,7 +16,7 @@ from skmfr.eeg import (
     read_eeg_denoiser,
     score_atoms,
 )
-from skmfr.eeg._fitted import as_scaled
+from skmfr.eeg._scales import as_scaled
 from skmfr.eeg._unsupervised import codes_of_windows
 from skmfr.eeg._windows import taper
 

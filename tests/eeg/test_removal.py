@@ -10,9 +10,9 @@ from scipy.signal import butter, lfilter, sosfilt
 from skmfr.eeg._applying import N_WINDOWS, windows_to_learn_from
 from skmfr.eeg._recordings import Reader
 from skmfr.eeg._removal import (
-    ArtefactFilter,
+    ArtifactFilter,
     _gain,
-    artefacts_in,
+    artifacts_in,
     covariances,
     found_in_clean,
     learn_filter,
@@ -71,7 +71,7 @@ def test_artefacts_go_and_brain_stays(parts):
     """Nearly as well as with the true topography and the brain's own covariance."""
     brain, artefact, topography = parts
     mixed = brain + artefact
-    error = brain - (mixed - artefacts_in(mixed, learned(parts), LENGTH, HOP))
+    error = brain - (mixed - artifacts_in(mixed, learned(parts), LENGTH, HOP))
     precision = np.linalg.inv(np.cov(brain[0]))
     best = topography @ precision / (topography @ precision @ topography)
     ideal = np.square(np.outer(topography, best @ brain[0])).sum()
@@ -79,7 +79,7 @@ def test_artefacts_go_and_brain_stays(parts):
     assert np.square(error).sum() < ideal
     there = np.convolve(np.abs(artefact[0, 0]) > 1, np.ones(2 * LENGTH), "same") > 0
     assert 0.2 < there.mean() < 0.9
-    far = artefacts_in(mixed, learned(parts), LENGTH, HOP)[..., ~there]
+    far = artifacts_in(mixed, learned(parts), LENGTH, HOP)[..., ~there]
     assert np.square(far).sum() < 0.01 * np.square(brain[..., ~there]).sum()
 
 
@@ -112,7 +112,7 @@ def test_filters_are_of_each_frequency():
     artefact = 30 * np.outer(topography, np.convolve(train, np.hanning(21), "same"))
     brain, artefact = (part[None].astype(np.float32) for part in (brain, artefact))
     found = learn_filter(spectra(brain + artefact), covariance(artefact))
-    removed = artefacts_in(brain + artefact, found, LENGTH, HOP, everywhere=True)
+    removed = artifacts_in(brain + artefact, found, LENGTH, HOP, everywhere=True)
     # What one filter for all frequencies takes of the brain, at best.
     precision = np.linalg.inv(np.cov(brain[0]))
     best = topography @ precision / (topography @ precision @ topography)
@@ -189,7 +189,7 @@ def test_what_filters_find_in_clean_signals_is_relative_to_the_rest():
     rng = np.random.default_rng(9)
     other = rng.standard_normal((2, 2))
     clean = np.stack([np.diag([4.0, 9.0]), other @ other.T])
-    learned = ArtefactFilter(
+    learned = ArtifactFilter(
         topographies=np.array([[1.0], [0.0]]),
         filters=np.array([[[0.0, 0.5]], [[0.0, 0.0]]]),
         brain=np.ones((1, 2)),
@@ -209,21 +209,21 @@ def test_clean_signals_set_the_gain_of_a_window():
     )
     signals = np.stack([3 * slow, fast])[None]
     n_freqs = length // 2 + 1
-    learned = ArtefactFilter(
+    learned = ArtifactFilter(
         topographies=np.array([[1.0], [0.0]]),
         filters=np.tile([[1.0, 0.0]], (n_freqs, 1, 1)),
         brain=np.zeros((1, n_freqs)),
         band=np.ones((1, n_freqs), dtype=bool),
         in_clean=np.array([3.0]),
     )
-    removed = artefacts_in(signals, learned, length, hop)
+    removed = artifacts_in(signals, learned, length, hop)
     # Power 9 of the artefact, and three times the power 1 of the rest.
     inside = slice(2 * length, -2 * length)
     expected = (9 / 3 - 1) / 3 * 3 * slow[inside]
     np.testing.assert_allclose(removed[0, 0, inside], expected, rtol=3e-4, atol=1e-6)
     assert not removed[0, 1].any()
     # What clean signals have as much of, relative to the rest, is the brain.
-    quiet = artefacts_in(signals * [[1 / 3], [1]], learned, length, hop)
+    quiet = artifacts_in(signals * [[1 / 3], [1]], learned, length, hop)
     assert not quiet[..., inside].any()
 
 
@@ -274,7 +274,7 @@ def test_heartbeats_go_though_no_window_is_without(heartbeats, learned_of_beats)
     cosine = abs(found @ topography) / np.linalg.norm(found)
     assert cosine > 0.995 * np.linalg.norm(topography)
     mixed = brain + beats
-    error = beats - artefacts_in(mixed, learned_of_beats, LENGTH, HOP)
+    error = beats - artifacts_in(mixed, learned_of_beats, LENGTH, HOP)
     precision = np.linalg.inv(np.cov(brain[0]))
     best = topography @ precision / (topography @ precision @ topography)
     ideal = np.square(np.outer(topography, best @ brain[0])).sum()
@@ -284,7 +284,7 @@ def test_heartbeats_go_though_no_window_is_without(heartbeats, learned_of_beats)
 
 def test_one_filter_takes_heartbeats_out_at_all_times(heartbeats, learned_of_beats):
     mixed = heartbeats[0] + heartbeats[1]
-    removed = artefacts_in(mixed, learned_of_beats, LENGTH, HOP)
+    removed = artifacts_in(mixed, learned_of_beats, LENGTH, HOP)
     filters = learned_of_beats.filters
     assert np.ptp(filters, axis=0).max() == 0
     expected = learned_of_beats.topographies @ filters[0] @ mixed[0]
@@ -344,7 +344,7 @@ def test_share_removed_tells_heartbeats_from_blinks(parts, heartbeats, marked_be
 
 def test_share_removed_is_of_what_is_subtracted():
     """Closed form: of one channel, at one of two frequencies, in one of two windows."""
-    learned = ArtefactFilter(
+    learned = ArtifactFilter(
         topographies=np.array([[1.0], [0.0]]),
         filters=np.array([[[0.5, 0.0]], [[0.5, 0.0]]]),
         brain=np.ones((1, 2)),
@@ -375,8 +375,8 @@ def test_what_leaves_windows_quiet_and_what_does_not_go_together(parts, hum):
     mixed = brain + blinks + hum
     windows = cut_windows(mixed, LENGTH, HOP)[0].swapaxes(0, 1)
     first, second = filters_for(windows, *as_atoms(blinks, hum))
-    after = mixed - artefacts_in(mixed, first, LENGTH, HOP)
-    after -= artefacts_in(after, second, LENGTH, HOP)
+    after = mixed - artifacts_in(mixed, first, LENGTH, HOP)
+    after -= artifacts_in(after, second, LENGTH, HOP)
     error = np.square(after - brain).sum()
     assert error < 0.05 * min(np.square(blinks).sum(), np.square(hum).sum())
 
@@ -388,7 +388,7 @@ def test_heartbeats_that_are_found_and_taken_for_the_brain_go(heartbeats):
     mixed = brain + beats
     windows = cut_windows(mixed, LENGTH, HOP)[0].swapaxes(0, 1)
     (learned,) = filters_for(windows, *as_atoms(beats))
-    error = beats - artefacts_in(mixed, learned, LENGTH, HOP)
+    error = beats - artifacts_in(mixed, learned, LENGTH, HOP)
     assert np.square(error).sum() < 0.4 * np.square(beats).sum()
 
 

@@ -10,8 +10,13 @@ from sklearn.preprocessing import StandardScaler
 
 from skmfr import MFRSparseAutoencoder, inspection
 from skmfr.eeg import EEGDenoiser
-from skmfr.inspection._drawing import check_layout, draw_curves, draw_image, panels
-from skmfr.inspection._fitted import chosen
+from skmfr.inspection._drawing import (
+    check_layout,
+    chosen,
+    draw_curves,
+    draw_image,
+    panels,
+)
 
 DISPLAYS = [
     (inspection.DictionaryDisplay, False),

@@ -96,7 +96,7 @@ def test_colours_and_bar_are_as_asked(sae):
 
 
 def test_what_cannot_be_compared_is_named(sae, alone):
-    with pytest.raises(ValueError, match="at least 2 dictionaries to compare, got 1"):
+    with pytest.raises(ValueError, match="at least 2 dictionaries, got 1"):
         SimilarityDisplay.from_estimator(alone)
     for pair in [(0, 3), (0,), (-1, 0), (0, 1, 2)]:
         with pytest.raises(ValueError, match=r"from 0 to 2 \(SAE 0 to witness 0\)"):

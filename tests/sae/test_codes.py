@@ -11,7 +11,6 @@ from skmfr._sae.codes import (
     bag_totals,
     by_atom,
     decode,
-    gather_dot,
     n_active,
     top_k,
 )
@@ -112,14 +111,6 @@ def test_decode_equals_dense_product():
     torch.testing.assert_close(decode(codes, dictionary), dense(codes) @ dictionary)
 
 
-def test_gather_dot_equals_entries_of_dense_product():
-    X = random_numbers(N_SAMPLES, N_FEATURES, seed=1)
-    atoms = random_numbers(N_COMPONENTS, N_FEATURES, seed=2)
-    indices = random_codes().indices
-    expected = torch.einsum("sf,af->sa", X, atoms).gather(1, indices)
-    torch.testing.assert_close(gather_dot(X, atoms, indices), expected)
-
-
 def sums_of_atoms(codes, X, n_components=N_COMPONENTS):
     entries = by_atom(codes.indices, n_components)
     return bag_sums(X, entries.rows, entries.offsets, entries.sort(codes.values))
@@ -147,9 +138,10 @@ def test_totals_by_atom_equal_column_sums():
     torch.testing.assert_close(totals, dense(codes, N_COMPONENTS + 2).sum(0))
 
 
-def test_n_active_counts_positive_codes():
+def test_n_active_counts_codes_of_either_sign():
     codes = random_codes()
-    expected = (dense(codes) > 0).sum(0).double()
+    codes.values[::2] *= -1
+    expected = (dense(codes) != 0).sum(0).double()
     assert_equal(n_active(codes, N_COMPONENTS), expected)
 
 
@@ -181,11 +173,7 @@ def test_by_atom_is_the_csc_form_of_the_codes():
     np.testing.assert_array_equal(matrix.toarray(), dense(codes))
 
 
-def test_products_of_a_single_entry():
+def test_decode_of_a_single_entry():
     codes = SparseCodes(torch.tensor([[2.0]]), torch.tensor([[1]]))
     dictionary = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
     assert_equal(decode(codes, dictionary), torch.tensor([[6.0, 8.0]]))
-    assert_equal(
-        gather_dot(torch.tensor([[1.0, 2.0]]), dictionary, codes.indices),
-        torch.tensor([[11.0]]),
-    )

@@ -27,7 +27,8 @@ from skmfr._training.optimiser import BETAS, ENCODER_RATE
 from skmfr._training.revive import restart_atoms, restart_member
 from skmfr._training.schedule import Plateau, Schedule, Stage
 from skmfr._training.state import new_state
-from skmfr._training.step import room_for_gradients, take_step
+from skmfr._training.step import gradient_buffers, take_step
+from skmfr._utils.workers import ALONE
 from skmfr.agreement import feature_agreement, mmcs
 
 NAMES = ("encoder", "encoder_bias", "decoder", "decoder_bias")
@@ -73,7 +74,7 @@ def one_step(state, settings, X, k=None, alpha=0.0):
     if state.n_steps == len(state.losses):
         state.begin(Schedule.constant(100), Plateau())
     stage = Stage(k or settings.k, alpha, settings.learning_rate, pursue=False)
-    take_step(state, X, stage, room_for_gradients(state))
+    take_step(state, X, stage, gradient_buffers(state))
 
 
 def moments(state, i):
@@ -396,7 +397,7 @@ def test_pursuing_dictionaries_follow_the_codes_of_matching_pursuit(make_setting
     sum(losses).backward()
     state.begin(Schedule.constant(1), Plateau())
     stage = Stage(settings.k, 0.0, settings.learning_rate, pursue=True)
-    take_step(state, X, stage, room_for_gradients(state))
+    take_step(state, X, stage, gradient_buffers(state))
     # The gradients are still there after the step.
     found = torch.stack([state.parameters(i)[2].grad for i in range(3)])
     torch.testing.assert_close(found, expected.grad, rtol=1e-6, atol=1e-9)
@@ -555,7 +556,7 @@ def test_group_fvu_equals_dense_reconstruction(make_settings, monkeypatch, n_per
     standardiser = Standardiser.of(X)
     rows = np.arange(5, 400, 3)
     monkeypatch.setattr(skmfr._data.batches, "BLOCK_BYTES", n_per_block * X[0].nbytes)
-    found = group_fvu(state, X, rows, standardiser, settings)
+    found = group_fvu(state, X, rows, standardiser, settings, ALONE)
 
     Z = standardiser(X[rows], "cpu", torch.float64)
     group = {name: getattr(state.ensemble, name)[:3] for name in NAMES}

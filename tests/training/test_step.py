@@ -13,7 +13,7 @@ from skmfr._training.state import new_state, to_arrays
 from skmfr._training.step import (
     Share,
     find_gradients,
-    room_for_gradients,
+    gradient_buffers,
     take_step,
 )
 from skmfr._utils.workers import Workers
@@ -34,7 +34,7 @@ def problem(make_settings):
 def test_finding_gradients_leaves_the_state_as_it_is(problem, pursue):
     state, X = problem
     before = {name: array.copy() for name, array in to_arrays(state).items()}
-    room = room_for_gradients(state)
+    room = gradient_buffers(state)
     find_gradients(state, X, Stage(3, 0.0, 0.01, pursue), room)
     for name, array in to_arrays(state).items():
         assert array.tobytes() == before[name].tobytes(), name
@@ -42,7 +42,7 @@ def test_finding_gradients_leaves_the_state_as_it_is(problem, pursue):
 
 def test_a_step_writes_gradients_where_they_were_and_makes_none(problem, monkeypatch):
     state, X = problem
-    room = room_for_gradients(state)
+    room = gradient_buffers(state)
     places = [part.data_ptr() for part in room]
     made = []
     like = Gradients.like.__func__
@@ -58,13 +58,13 @@ def test_a_step_writes_gradients_where_they_were_and_makes_none(problem, monkeyp
 def test_pursuit_moves_decoders_and_the_encoder_its_own(problem):
     state, X = problem
     ensemble = state.ensemble
-    room = room_for_gradients(state)
+    room = gradient_buffers(state)
     found = find_gradients(state, X, Stage(3, 0.0, 0.01, pursue=True), room)
     X_centred = ensemble.centred(X)
     by_encoder, by_pursuit = Gradients.like(ensemble), Gradients.like(ensemble)
     codes = encode(X_centred, ensemble, 3)
     reconstruction_(by_encoder, X_centred, codes, ensemble, 8.0)
-    pursued = pursuit_codes(X, ensemble, 3)
+    pursued = pursuit_codes(X, ensemble, 3, positive=False)
     fvu, _ = reconstruction_(by_pursuit, X_centred, pursued, ensemble, 8.0)
     torch.testing.assert_close(found.fvu, fvu)
     torch.testing.assert_close(room.encoder, by_encoder.encoder)
@@ -76,7 +76,7 @@ def test_pursuit_moves_decoders_and_the_encoder_its_own(problem):
 @pytest.mark.parametrize("pursue", [False, True])
 def test_penalty_on_encoders_is_a_share_of_the_fvu_of_each_member(problem, pursue):
     state, X = problem
-    room = room_for_gradients(state)
+    room = gradient_buffers(state)
     stage = Stage(3, 0.0, 0.01, pursue)
     found = find_gradients(state, X, stage, room)
     without = [part.clone() for part in room]
@@ -90,7 +90,7 @@ def test_penalty_on_encoders_is_a_share_of_the_fvu_of_each_member(problem, pursu
 
 def gradients_of(state, X, pursue, **options):
     """What a step finds, by name, as copies."""
-    room = room_for_gradients(state)
+    room = gradient_buffers(state)
     found = find_gradients(state, X, Stage(3, 0.0, 0.01, pursue), room, **options)
     arrays = found._asdict() | room._asdict()
     return {name: array.clone() for name, array in arrays.items()}
@@ -134,7 +134,7 @@ def test_shares_of_processes_add_up_to_those_of_the_batch(problem, shares):
 
 def test_without_a_row_nothing_is_learned_of_a_member(problem, shares):
     state, X = problem
-    room = room_for_gradients(state)
+    room = gradient_buffers(state)
     stage = Stage(3, 0.0, 0.01, False)
     take_step(state, X, stage, room, shares=shares)
     nothing = [shares[0], Share(torch.arange(0), 0)]
@@ -149,9 +149,9 @@ def test_atoms_that_see_fewer_samples_are_dead_after_more_steps(problem, shares)
     seen = []
     state.activity.look_for_dead = seen.append
     # 64 samples with 3 of 24 atoms each.
-    take_step(state, X, Stage(3, 0.0, 0.01, False), room_for_gradients(state))
+    take_step(state, X, Stage(3, 0.0, 0.01, False), gradient_buffers(state))
     state.n_steps = 0
     take_step(
-        state, X, Stage(3, 0.0, 0.01, False), room_for_gradients(state), shares=shares
+        state, X, Stage(3, 0.0, 0.01, False), gradient_buffers(state), shares=shares
     )
     assert seen == [[8, 8, 8], [8, 4, 4]]

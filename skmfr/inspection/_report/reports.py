@@ -18,7 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import validate_params
 
 from ..._base import BaseSparseAutoencoder
-from ..._data.checked import checked_data, norm_bound
+from ..._data.checked import checked_data, max_norm_of
 from ..._utils.checks import Interval
 from ..._utils.files import replacing
 from .data import Words, rating_data, report_data
@@ -288,7 +288,7 @@ def report(
     view = _view(estimator, image_shape, ch_names, sfreq, contexts is not None)
     names = _by_atom("feature_names", feature_names, n_atoms)
     notes = _by_atom("notes", notes, n_atoms)
-    max_norm = norm_bound(estimator, max_norm_ratio)
+    max_norm = max_norm_of(estimator, max_norm_ratio)
     statistics = atom_statistics(estimator, X, n_examples, max_norm)
     atoms = np.argsort(-statistics.energy, kind="stable")[:max_atoms]
     words = Words(contexts, effects, tokenizer)

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from ..._data.moments import fvu_of_blocks
 from ..._data.sources import Source
-from ..._utils.top import Best
+from ..._sae.top import TopCodes
 
 # Bins of a histogram on each side of 0, a power of 2.
 N_BINS = 32
@@ -151,7 +151,7 @@ def atom_statistics(
     # Equal to 1, up to rounding, except for atoms of other packages.
     squared_norms = np.square(estimator.components_, dtype=float).sum(axis=1)
     histograms = Histograms(n_components)
-    best = Best(n_components, n_examples)
+    best = TopCodes(n_components, n_examples)
     n_counting: list[int] = []
 
     def count(codes: sparse.csr_array, start: int) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from scipy import sparse
 
 
-class Best:
+class TopCodes:
     """The largest codes of each atom so far, at most one per input."""
 
     def __init__(self, n_components: int, n_contexts: int):
