@@ -191,7 +191,9 @@ def _steering(
     max_norm: float | None,
 ) -> Iterator[nn.Module]:
     leaves_out = skip_first or max_norm is not None
-    numbered = numbering(uncompiled(model), skip_first) if leaves_out else nullcontext()
+    numbered = (
+        numbering(uncompiled(model), layer, skip_first) if leaves_out else nullcontext()
+    )
     with numbered as numbers, eager(model, own=False), without_fast_path():
 
         def change(activations: Tensor) -> Tensor:

@@ -120,14 +120,35 @@ OF_ENCODER = re.compile(
 )
 
 
+def encoder_decoder_of(model: nn.Module) -> nn.Module | None:
+    """The encoder-decoder of transformers that a model is, or the only one inside it.
+
+    None for any other model.
+    """
+    inside: list[nn.Module] = []
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        whole = getattr(config, "is_encoder_decoder", False)
+        if whole and hasattr(module, "get_encoder"):
+            # Its own parts may be such models, too.
+            if not inside:
+                inside, parts = [module], set(module.modules())
+            elif module not in parts:
+                return None
+    return inside[0] if inside else None
+
+
 def encoder_of(model: nn.Module) -> nn.Module | None:
-    """Encoder of an encoder-decoder of transformers; None for any other model."""
-    config: Any = getattr(model, "config", None)
-    of_transformers: Any = getattr(model, "get_encoder", None)
-    if of_transformers is None or not getattr(config, "is_encoder_decoder", False):
-        return None
-    encoder = of_transformers()
-    return None if encoder is model else encoder
+    """Encoder of :func:`encoder_decoder_of`; None for any other model."""
+    whole: Any = encoder_decoder_of(model)
+    encoder = None if whole is None else whole.get_encoder()
+    return None if encoder is whole else encoder
+
+
+def n_virtual_tokens(model: nn.Module) -> int:
+    """Number of learned tokens that a model from PEFT puts before each input."""
+    config: Any = getattr(model, "active_peft_config", None)
+    return getattr(config, "num_virtual_tokens", None) or 0
 
 
 def in_decoder(model: nn.Module, layer: str) -> bool:
