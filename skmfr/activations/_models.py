@@ -21,6 +21,8 @@ from ._fast_path import without_fast_path
 
 # Number of similar names that an error suggests.
 N_SUGGESTIONS = 5
+# Module whose hooks record the hidden states that transformers returns.
+CAPTURING = "transformers.utils.output_capturing"
 
 
 class Reached(BaseException):
@@ -306,10 +308,21 @@ def replacing_output(
         return _with_first(output, changed.view(moved.shape).movedim(-1, axis))
 
     handle = replaced.register_forward_hook(hook)
+    _capture_last(replaced)
     try:
         yield n_runs
     finally:
         handle.remove()
+
+
+def _capture_last(module: nn.Module) -> None:
+    """Move hooks of transformers that record outputs behind those that replace them.
+
+    They are made when the first pass asks for hidden states, and then stay.
+    """
+    for key, hook in list(module._forward_hooks.items()):
+        if getattr(hook, "__module__", "") == CAPTURING:
+            module._forward_hooks.move_to_end(key)
 
 
 def axis_of(module: nn.Module) -> int | None:
