@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 
 from ._compiled import uncompiled
-from ._models import encoder_decoder_of, encoder_of, find_layer, n_virtual_tokens
+from ._models import encoder_decoder_of, encoder_of, find_layer, virtual_tokens
 
 # Constraints of these parameters, for scikit-learn's validation.
 LEAVING_OUT: dict = {
@@ -197,7 +197,7 @@ class _Passes:
         known = set(self.modules)
         self.modules += [half for half in self.halves if half not in known]
         self.wholes = {m for m in self.modules if encoder_of(m) is not None}
-        self.n_virtual, self.with_virtual = _virtual_tokens(model)
+        self.n_virtual, self.with_virtual = virtual_tokens(model)
         # The initial state of other recurrent networks may be an argument, too.
         of_transformers = any(hasattr(module, "config") for module in self.modules)
         self.caches = [name for name in CACHES if name != "state" or of_transformers]
@@ -303,14 +303,6 @@ def _models_around(layer: nn.Module, model: nn.Module) -> list[nn.Module]:
         and uncompiled(module) is module
         and any(part is layer for part in module.modules())
     ]
-
-
-def _virtual_tokens(model: nn.Module) -> tuple[int, set[nn.Module]]:
-    """Number of learned tokens before each input, and modules that receive them."""
-    for module in model.modules():
-        if n_virtual := n_virtual_tokens(module):
-            return n_virtual, set(module.modules()) - {module}
-    return 0, set()
 
 
 def _named(module: nn.Module, arguments: tuple, named: dict) -> dict[str, Any]:

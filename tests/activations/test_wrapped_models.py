@@ -1,6 +1,7 @@
 """Models inside other modules, as from PEFT, and what their callers do not tell."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,14 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from skmfr.activations import ActivationExtractor, loss_recovered, steer
+from skmfr import MFRSparseAutoencoder
+from skmfr.activations import (
+    ActivationExtractor,
+    logit_effects,
+    loss_recovered,
+    steer,
+    top_contexts,
+)
 
 WIDTH, LAYER = 8, "model.layers.0"
 IDS = torch.tensor([[0, 0, 0, 5, 6, 7], [9, 8, 7, 6, 5, 4]])
@@ -104,7 +112,11 @@ NAMED = {"input_ids": IDS, "attention_mask": MASK}
         (Tuned, "model.", lambda wrapped: wrapped(**NAMED)),
         (Tuned, "model.", lambda wrapped: wrapped(IDS, MASK)),
         (Renaming, "model.", lambda wrapped: wrapped(IDS, MASK)),
-        (Renaming, "model.", lambda wrapped: wrapped.model.generate(**NAMED)),
+        (
+            Renaming,
+            "model.",
+            lambda wrapped: wrapped.model.generate(**NAMED, **GENERATION),
+        ),
         (nn.DataParallel, "module.", lambda wrapped: wrapped(IDS, MASK)),
         (lambda model: model, "", lambda model: model.model(**NAMED)),
         (lambda model: model, "", lambda model: model.forward(**NAMED)),
@@ -212,3 +224,179 @@ def test_decoders_inside_wrappers_have_their_own_tokens(pca, wrapper, prefix):
         wrapped, prefix + layer, pca, lambda: wrapped(**X), skip_first=2
     )
     assert torch.equal(changed, (torch.arange(6) >= 2).expand(2, -1))
+
+
+class Saved(nn.Module):
+    """An embedding inside one that tunes some of its rows."""
+
+    def __init__(self, inner, name):
+        super().__init__()
+        self.add_module(name, inner)
+        self.name = name
+
+    def forward(self, ids):
+        return self.get_submodule(self.name)(ids)
+
+
+@pytest.mark.parametrize("name", ["base_layer", "original_module"])
+def test_tuned_embeddings_take_token_ids(llama, name):
+    given = [IDS.numpy(), [[5, 6, 7], [9, 8]], {"input_ids": IDS}]
+    extractor = ActivationExtractor(llama, LAYER)
+    expected = [extractor.transform(X) for X in given]
+    llama.model.embed_tokens = Saved(llama.model.embed_tokens, name)
+    for X, rows in zip(given, expected, strict=True):
+        np.testing.assert_array_equal(extractor.transform(X), rows)
+    assert loss_recovered(llama, LAYER, lambda x: x, IDS) == 1
+    with pytest.raises(ValueError, match="vocabulary goes from 0 to 19"):
+        extractor.transform([[20, 1]])
+
+
+class Hooked(nn.Module):
+    """Looks its tokens up by itself, as models of TransformerLens do."""
+
+    def __init__(self):
+        super().__init__()
+        self.cfg = SimpleNamespace(d_vocab=20)
+        self.W_E = nn.Parameter(torch.arange(60.0).reshape(20, 3))
+        self.hook = nn.Identity()
+
+    def forward(self, input):
+        return self.hook(self.W_E[input])
+
+
+def test_a_vocabulary_in_a_configuration_is_known():
+    model = Hooked()
+    rows = ActivationExtractor(model, "hook", positions="all").transform(IDS)
+    assert np.array_equal(rows, model.W_E.detach()[IDS].flatten(0, 1))
+    rows = ActivationExtractor(model, "hook").transform([[1, 2, 3], [4]])
+    assert np.array_equal(rows, model.W_E.detach()[[3, 4]])
+    with pytest.raises(ValueError, match="vocabulary goes from 0 to 19"):
+        ActivationExtractor(model, "hook").transform([[20, 1]])
+
+
+def offload(module: nn.Module) -> None:
+    """Keep weights on the device "meta", except while a module runs."""
+    weights = {n: p.detach() for n, p in module.named_parameters(recurse=False)}
+    if not weights:
+        return
+
+    def put(device):
+        for name, weight in weights.items():
+            there = weight.to(device) if device == "meta" else weight
+            setattr(module, name, nn.Parameter(there))
+
+    module._hf_hook = SimpleNamespace(execution_device="cpu")
+    put("meta")
+    module.register_forward_pre_hook(lambda *_: put("cpu"))
+    module.register_forward_hook(lambda *_: put("meta"))
+
+
+def test_weights_that_are_loaded_for_each_pass(llama, pca):
+    sae = MFRSparseAutoencoder(8, k=2, n_saes=1, n_witnesses=0, max_steps=5)
+    sae.fit(np.random.default_rng(0).normal(size=(30, WIDTH)))
+
+    def found():
+        return [
+            ActivationExtractor(llama, LAYER).transform(IDS),
+            loss_recovered(llama, LAYER, pca, IDS),
+            logit_effects(sae, llama).promoted_logits,
+        ]
+
+    expected = found()
+    for module in llama.modules():
+        offload(module)
+        for name, buffer in module.named_buffers(recurse=False):
+            module.register_buffer(name, buffer)
+    for one, other in zip(found(), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+class Merging(nn.Linear):
+    """Adds to its weight in evaluation mode, as layers of loralib do."""
+
+    merged = False
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.merged == mode:
+            self.weight.data += -1 if mode else 1
+            self.merged = not mode
+        return self
+
+
+class Frozen(nn.BatchNorm1d):
+    def train(self, mode=True):
+        return super().train(False)
+
+
+def test_modules_that_change_with_their_mode_change_back():
+    model = nn.Sequential(Merging(4, 4), Frozen(4), nn.Sequential(Merging(4, 4)))
+    model.train()
+    model[2].eval()
+    modes = [module.training for module in model.modules()]
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    ActivationExtractor(model, "1").transform(np.ones((3, 4)))
+    assert [module.training for module in model.modules()] == modes
+    for parameter, expected in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.detach(), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["trace", "script"])
+def test_torchscript_is_refused(pca, kind):
+    model = nn.Sequential(nn.Embedding(20, WIDTH), nn.Identity())
+    compiled = (
+        torch.jit.trace(model, IDS) if kind == "trace" else torch.jit.script(model)
+    )
+    for use in [
+        lambda: ActivationExtractor(compiled, "1").transform(IDS),
+        lambda: steer(compiled, "1", pca, 0, 1.0),
+        lambda: steer(nn.Sequential(compiled), "0.1", pca, 0, 1.0),
+    ]:
+        with pytest.raises(TypeError, match="of TorchScript"):
+            use()
+
+
+class Prompted(nn.Module):
+    """Puts learned tokens before each input, as prompt tuning does."""
+
+    def __init__(self, model, n_virtual=3):
+        super().__init__()
+        self.active_peft_config = SimpleNamespace(num_virtual_tokens=n_virtual)
+        self.model = model
+        self.prompt = nn.Parameter(torch.randn(n_virtual, WIDTH))
+
+    def forward(self, input_ids, attention_mask=None):
+        n = len(input_ids)
+        embedded = self.model.get_input_embeddings()(input_ids)
+        prompt = self.prompt.expand(n, -1, -1)
+        if attention_mask is not None:
+            ones = attention_mask.new_ones(n, len(self.prompt))
+            attention_mask = torch.cat([ones, attention_mask], 1)
+        return self.model(
+            inputs_embeds=torch.cat([prompt, embedded], 1),
+            attention_mask=attention_mask,
+        )
+
+
+@pytest.mark.parametrize("skip_first", [0, 2])
+def test_learned_tokens_are_none_of_the_text(llama, pca, skip_first):
+    torch.manual_seed(0)
+    model, layer = Prompted(llama), "model." + LAYER
+    module = model.get_submodule(layer)
+    extractor = ActivationExtractor(
+        model, layer, positions="all", skip_first=skip_first
+    )
+    texts = [[5, 6, 7], [9, 8, 7, 6, 5, 4]]
+    expected = [
+        outputs(module, lambda t=t: model(torch.tensor([t])))[0, 3 + skip_first :]
+        for t in texts
+    ]
+    rows = extractor.transform(texts)
+    np.testing.assert_allclose(rows, np.concatenate(expected), atol=1e-5)
+    contexts = top_contexts(pca, extractor, texts, n_contexts=1)
+    assert contexts.tokens is not None
+    if skip_first:
+        changed = changed_by_steering(model, layer, pca, lambda: model(IDS, MASK))
+        virtual = torch.zeros(2, 3, dtype=torch.bool)
+        assert torch.equal(changed, torch.cat([virtual, CHANGED], 1))
