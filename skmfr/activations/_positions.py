@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from sklearn.utils._param_validation import Interval
@@ -189,10 +189,10 @@ class _Passes:
     def __init__(self, model: nn.Module, layer: str, skip_first: int):
         self.model, self.skip_first = model, skip_first
         self.modules = [model, *_models_around(find_layer(model, layer), model)]
-        whole: Any = encoder_decoder_of(model)
+        encoder, whole = encoder_of(model), cast(Any, encoder_decoder_of(model))
         self.halves: list[nn.Module] = []
-        if whole is not None:
-            halves = whole.get_encoder(), whole.get_decoder()
+        if encoder is not None:
+            halves = encoder, whole.get_decoder()
             self.halves = [half for half in halves if half is not whole]
         known = set(self.modules)
         self.modules += [half for half in self.halves if half not in known]
