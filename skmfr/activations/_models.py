@@ -161,19 +161,18 @@ OF_ENCODER = re.compile(
 def encoder_decoder_of(model: nn.Module) -> nn.Module | None:
     """The encoder-decoder of transformers that a model is, or the only one inside it.
 
-    None for any other model.
+    None for any other model, also one of transformers that has one among its parts.
     """
-    inside: list[nn.Module] = []
+    found: list[nn.Module] = []
+    parts: set[nn.Module] = set()
     for module in model.modules():
-        config: Any = getattr(module, "config", None)
-        whole = getattr(config, "is_encoder_decoder", False)
-        if whole and hasattr(module, "get_encoder"):
-            # Its own parts may be such models, too.
-            if not inside:
-                inside, parts = [module], set(module.modules())
-            elif module not in parts:
-                return None
-    return inside[0] if inside else None
+        if module not in parts and hasattr(module, "get_input_embeddings"):
+            found.append(module)
+            parts.update(module.modules())
+    if len(found) != 1 or not hasattr(found[0], "get_encoder"):
+        return None
+    config: Any = getattr(found[0], "config", None)
+    return found[0] if getattr(config, "is_encoder_decoder", False) else None
 
 
 def encoder_of(model: nn.Module) -> nn.Module | None:
