@@ -24,6 +24,7 @@ from ._models import (
     find_layer,
     in_decoder,
     outputs_of_layers,
+    virtual_tokens,
     without_window_padding,
 )
 from ._pooling import check_left, code, pool
@@ -108,6 +109,8 @@ class _Layer(NamedTuple):
     """inputs whose tokens are the positions of the layer"""
     in_decoder: bool
     """whether they are those of a decoder, which has no windows"""
+    n_virtual: int
+    """number of learned tokens before those of each input"""
 
 
 class Extraction(NamedTuple):
@@ -174,7 +177,8 @@ class Extraction(NamedTuple):
             axis = axis_of(find_layer(self.model, name))
         decodes = in_decoder(self.model, name)
         seen = inputs.of_decoder if decodes else inputs
-        return _Layer(name, axis, max_norm, seen, decodes)
+        n_virtual, _ = virtual_tokens(self.model)
+        return _Layer(name, axis, max_norm, seen, decodes, n_virtual)
 
     def _blocks(
         self,
@@ -212,6 +216,8 @@ class Extraction(NamedTuple):
         if not layer.in_decoder:
             n_tokens = batch.n_tokens
             activations = without_window_padding(activations, self.model, n_tokens)
+            if n_tokens and activations.shape[1] == n_tokens + layer.n_virtual:
+                activations = activations[:, layer.n_virtual :]
         tokens = _tokens(activations, batch.mask_of(layer.seen), layer.name)
         # A single vector for an input is not at any of its positions.
         skip_first = self.skip_first if output.ndim > 2 else 0

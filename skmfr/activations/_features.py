@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from numbers import Integral
 from os.path import commonprefix
@@ -21,7 +22,7 @@ from .._utils.extras import needed_by
 from ._extraction import block_rows, prepared
 from ._extractor import ActivationExtractor
 from ._loading import as_model
-from ._models import check_width, model_device
+from ._models import check_width, evaluating, model_device, model_dtype, untuned
 from ._pooling import nothing_left
 
 if TYPE_CHECKING:
@@ -291,33 +292,66 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
     (16, 10)
     """
     module, _ = as_model(model)
-    head = getattr(module, "get_output_embeddings", lambda: None)()
-    weight = getattr(head, "weight", None)
+    head: Any = getattr(module, "get_output_embeddings", lambda: None)()
+    base: Any = untuned(head)
+    weight = getattr(base, "weight", None)
     if weight is None:
         raise ValueError(
             f"model must be a transformers language model with an output embedding, "
             f"but {type(module).__name__} has none."
         )
-    if weight.shape[1] != sae.n_features_in_:
+    width = base.in_features if hasattr(base, "in_features") else weight.shape[1]
+    if width != sae.n_features_in_:
         raise ValueError(
             f"sae has {sae.n_features_in_} features, but the output embedding takes "
-            f"{weight.shape[1]}: logit effects exist only for layers that write to the "
-            "residual stream."
+            f"{width}: logit effects exist only for layers that write to the residual "
+            "stream."
         )
-    unembedding = weight.detach().float()
-    atoms = torch.tensor(sae.components_, dtype=torch.float32, device=weight.device)
+    device = model_device(head)
+    atoms = torch.tensor(sae.components_, dtype=torch.float32, device=device)
     atoms = _through_norm(atoms, module)
-    n_tokens = min(n_tokens, len(unembedding))
-    n_rows = max(1, LOGITS_AT_ONCE // len(unembedding))
     parts = []
-    with undisturbed():
-        for block in atoms.split(n_rows):
-            logits = block @ unembedding.T
+    with undisturbed(), evaluating(head):
+        unembed = _unembedding(head)
+        # Its bias is no effect of an atom.
+        of_zero = unembed(torch.zeros_like(atoms[:1]))
+        n_vocabulary = of_zero.shape[1]
+        n_tokens = min(n_tokens, n_vocabulary)
+        for block in atoms.split(max(1, LOGITS_AT_ONCE // n_vocabulary)):
+            logits = unembed(block) - of_zero
             largest, smallest = (
                 logits.topk(n_tokens, largest=largest) for largest in (True, False)
             )
             parts.append((largest.indices, largest.values, *reversed(smallest)))
     return LogitEffects(*(torch.cat(p).cpu().numpy() for p in zip(*parts, strict=True)))
+
+
+def _unembedding(head: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The function of a decoder head, from rows (n_rows, width) to logits in float32.
+
+    The head is run, because its weight may be quantised or elsewhere, and may not be
+    all: PEFT adds to what it gives.
+    """
+    base = untuned(head)
+    if isinstance(base, nn.Embedding):  # of a model that applies it by itself
+        unembedding = base.weight.detach().float()
+        return lambda rows: rows @ unembedding.T
+    linear = _in_float32(head)
+    dtype = model_dtype(linear)
+    return lambda rows: linear(rows.to(dtype)).float()
+
+
+def _in_float32(module: nn.Module) -> nn.Module:
+    """A copy in float32, unless it is so, or weights are quantised or not loaded.
+
+    Outputs in half precision would be too coarse to subtract.
+    """
+    weights = list(module.parameters())
+    if any(w.is_meta or not w.is_floating_point() for w in weights):
+        return module
+    if all(w.dtype == torch.float32 for w in weights):
+        return module
+    return deepcopy(module).float()
 
 
 def _through_norm(atoms: Tensor, model: nn.Module) -> Tensor:
@@ -329,8 +363,8 @@ def _through_norm(atoms: Tensor, model: nn.Module) -> Tensor:
     norm = _final_norm(model)
     if norm is None:
         return atoms
-    # Outputs in half precision would be too coarse to subtract.
-    norm = deepcopy(norm).float()
+    norm = _in_float32(norm)
+    dtype = model_dtype(norm)
     level = torch.ones(atoms.shape[1], device=model_device(norm))
     alternating = 64 * level  # much larger than the norm's epsilon
     alternating[1::2] *= -1
@@ -338,8 +372,8 @@ def _through_norm(atoms: Tensor, model: nn.Module) -> Tensor:
     with torch.no_grad():
         of_level, of_alternating = (
             # Their bias cancels.
-            (norm(probe[None, None]) - norm(-probe[None, None])).flatten() / 2
-            for probe in (level, alternating)
+            (norm(probe) - norm(-probe)).flatten().float() / 2
+            for probe in (x[None, None].to(dtype) for x in (level, alternating))
         )
     scale = of_alternating / alternating * alternating.square().mean().sqrt()
     if of_level.norm() < 1e-2 * of_alternating.norm():

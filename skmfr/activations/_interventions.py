@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from contextlib import (
+    AbstractContextManager,
+    ContextDecorator,
+    contextmanager,
+    nullcontext,
+)
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -22,7 +27,7 @@ from ._compiled import eager, uncompiled
 from ._fast_path import without_fast_path
 from ._loading import as_model
 from ._models import check_width, find_layer, replacing_output
-from ._positions import LEAVING_OUT, left_in, numbering, with_rows
+from ._positions import LEAVING_OUT, in_backward, left_in, numbering, with_rows
 
 
 def for_coder(rows: Tensor) -> Tensor:
@@ -40,7 +45,9 @@ def steer(
     Activations x with codes z become ``x + (z' - z) D``, where z' equals z except for
     the chosen atoms. The residual that the codes leave is therefore kept. This applies
     to every forward pass, including those of ``generate``; contexts can be nested.
-    Gradients pass as if a constant had been added.
+    Gradients pass as if a constant had been added. With gradient checkpointing, call
+    ``backward`` inside the context, because it runs layers again; and before the next
+    forward pass, if positions are left out.
 
     Parameters
     ----------
@@ -82,7 +89,9 @@ def steer(
     Warns
     -----
     UserWarning
-        If the layer has not run by the end of the context.
+        If the layer has not run by the end of the context; if it has run outside a
+        forward pass of the model, so that `skip_first` counts padding; or if gradient
+        checkpointing would run it again without the context.
 
     See Also
     --------
@@ -143,7 +152,7 @@ def steer(
         return rows + shift(rows).to(rows)
 
     given = model if isinstance(model, nn.Module) else module
-    return _steering(given, layer, steered, skip_first, max_norm)
+    return _Reusable(partial(_steering, given, layer, steered, skip_first, max_norm))
 
 
 def _shift(sae, change: np.ndarray, constant: np.ndarray) -> Callable[[Tensor], Tensor]:
@@ -182,6 +191,33 @@ def _shift(sae, change: np.ndarray, constant: np.ndarray) -> Callable[[Tensor], 
     return by_coder
 
 
+class _Reusable(ContextDecorator, AbstractContextManager):
+    """A context that can be entered several times, in a new one each time.
+
+    Parameters
+    ----------
+    make : callable
+        Returns a new context.
+    """
+
+    def __init__(self, make: Callable[[], AbstractContextManager[nn.Module]]):
+        self.make = make
+        self.entered: list[AbstractContextManager[nn.Module]] = []
+
+    def __enter__(self) -> nn.Module:
+        context = self.make()
+        model = context.__enter__()
+        self.entered.append(context)
+        return model
+
+    def __exit__(self, *error) -> bool | None:
+        return self.entered.pop().__exit__(*error)
+
+
+# Callers of warnings inside _Reusable, from their own line to the with statement.
+STACK = 4
+
+
 @contextmanager
 def _steering(
     model: nn.Module,
@@ -191,10 +227,15 @@ def _steering(
     max_norm: float | None,
 ) -> Iterator[nn.Module]:
     leaves_out = skip_first or max_norm is not None
-    numbered = numbering(uncompiled(model), skip_first) if leaves_out else nullcontext()
+    numbered = (
+        numbering(uncompiled(model), layer, skip_first) if leaves_out else nullcontext()
+    )
+    n_again = 0
     with numbered as numbers, eager(model, own=False), without_fast_path():
 
         def change(activations: Tensor) -> Tensor:
+            nonlocal n_again
+            n_again += in_backward()
             if numbers is None:
                 return of_rows(activations.flatten(0, 1)).view(activations.shape)
             counting = left_in(activations, numbers(activations), skip_first, max_norm)
@@ -204,8 +245,25 @@ def _steering(
             yield model
     if not n_runs[0]:
         warnings.warn(
-            f"layer={layer!r} did not run: nothing was steered.", stacklevel=3
+            f"layer={layer!r} did not run: nothing was steered.", stacklevel=STACK
         )
+    elif not n_again and torch.is_grad_enabled() and _runs_again(model, layer):
+        warnings.warn(
+            f"layer={layer!r} lies in a block with gradient checkpointing, which a "
+            "later backward() would run again without steering: call it inside the "
+            "context.",
+            stacklevel=STACK,
+        )
+
+
+def _runs_again(model: nn.Module, layer: str) -> bool:
+    """Whether gradient checkpointing of transformers runs a layer again."""
+    on = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    # Models have the flag, too, but they run their blocks again, if those have it.
+    blocks = [m for m in on if not hasattr(m, "get_input_embeddings")] or on
+    module = find_layer(model, layer)
+    inside = (part for m in blocks if m.training for part in list(m.modules())[1:])
+    return any(part is module for part in inside)
 
 
 def ablate(

@@ -11,6 +11,7 @@ from torch import nn
 
 from .._utils.extras import needed_by
 from ._compiled import uncompiled
+from ._models import check_hookable
 
 
 def files_of(name: str) -> tuple[tuple, ...]:
@@ -83,9 +84,10 @@ def as_model(model, device: str | None = None) -> tuple[nn.Module, str | None]:
     Raises
     ------
     TypeError
-        If it is not a module or a name.
+        If it is not a module or a name, or is a module of TorchScript.
     """
     if isinstance(model, nn.Module):
+        check_hookable(model, "model")
         return uncompiled(model), device
     if isinstance(model, (str, PathLike)):
         if device is None and torch.cuda.is_available():

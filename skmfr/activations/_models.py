@@ -21,6 +21,8 @@ from ._fast_path import without_fast_path
 
 # Number of similar names that an error suggests.
 N_SUGGESTIONS = 5
+# Module whose hooks record the hidden states that transformers returns.
+CAPTURING = "transformers.utils.output_capturing"
 
 
 class Reached(BaseException):
@@ -42,7 +44,9 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
     named = model.named_modules(remove_duplicate=False)
     modules = {without_wrappers(name): module for name, module in named}
     if isinstance(layer, str) and without_wrappers(layer) in modules:
-        return modules[without_wrappers(layer)]
+        found = modules[without_wrappers(layer)]
+        check_hookable(found, layer)
+        return found
     names = [name for name in modules if name]
     close = difflib.get_close_matches(str(layer), names, N_SUGGESTIONS, cutoff=0.4)
     raise ValueError(
@@ -51,10 +55,33 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
     )
 
 
+def check_hookable(module: nn.Module, name: str) -> None:
+    """Check that a module runs hooks.
+
+    Raises
+    ------
+    TypeError
+        If it is of TorchScript.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(
+            f"{name} is a {type(module).__name__} of TorchScript, which runs no hooks "
+            "of Python: pass the module from which it was made."
+        )
+
+
 def model_device(model: nn.Module) -> torch.device:
-    """Device of the first parameter or buffer."""
+    """Device of the first parameter or buffer that is loaded.
+
+    If accelerate loads all of them for each pass, the device to which it does.
+    """
     for tensor in _tensors(model):
-        return tensor.device
+        if tensor.device.type != "meta":
+            return tensor.device
+    for module in model.modules():
+        hook: Any = getattr(module, "_hf_hook", None)
+        if getattr(hook, "execution_device", None) is not None:
+            return torch.device(hook.execution_device)
     return torch.device("cpu")
 
 
@@ -71,21 +98,32 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
     yield from model.buffers()
 
 
+def untuned(module: nn.Module) -> nn.Module:
+    """The layer inside one with which PEFT tunes it; any other layer unchanged."""
+    for name in ("base_layer", "original_module"):
+        inner = getattr(module, name, None)
+        if isinstance(inner, nn.Module):
+            return untuned(inner)
+    return module
+
+
 def n_embeddings(model: nn.Module) -> int | None:
     """Size of the vocabulary; None for a model that does not embed its inputs.
 
     For a model that is not from transformers, the size of the largest embedding,
-    because only the forward pass knows which embedding takes the ids.
+    because only the forward pass knows which embedding takes the ids; without any, that
+    in a configuration of TransformerLens, whose embeddings are modules of its own.
     """
     of_transformers: Any = getattr(model, "get_input_embeddings", None)
     if of_transformers is not None:
         # Some models have no input embedding.
         try:
-            return getattr(of_transformers(), "num_embeddings", None)
+            return getattr(untuned(of_transformers()), "num_embeddings", None)
         except NotImplementedError:
             return None
     sizes = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
-    return max(sizes, default=None)
+    config: Any = getattr(model, "cfg", None)
+    return max(sizes, default=getattr(config, "d_vocab", None))
 
 
 def context_length(model: nn.Module) -> int | None:
@@ -120,14 +158,41 @@ OF_ENCODER = re.compile(
 )
 
 
-def encoder_of(model: nn.Module) -> nn.Module | None:
-    """Encoder of an encoder-decoder of transformers; None for any other model."""
-    config: Any = getattr(model, "config", None)
-    of_transformers: Any = getattr(model, "get_encoder", None)
-    if of_transformers is None or not getattr(config, "is_encoder_decoder", False):
+def encoder_decoder_of(model: nn.Module) -> nn.Module | None:
+    """The encoder-decoder of transformers that a model is, or the only one inside it.
+
+    None for any other model, also one of transformers that has one among its parts.
+    """
+    found: list[nn.Module] = []
+    parts: set[nn.Module] = set()
+    for module in model.modules():
+        if module not in parts and hasattr(module, "get_input_embeddings"):
+            found.append(module)
+            parts.update(module.modules())
+    if len(found) != 1 or not hasattr(found[0], "get_encoder"):
         return None
-    encoder = of_transformers()
-    return None if encoder is model else encoder
+    config: Any = getattr(found[0], "config", None)
+    return found[0] if getattr(config, "is_encoder_decoder", False) else None
+
+
+def encoder_of(model: nn.Module) -> nn.Module | None:
+    """Encoder of :func:`encoder_decoder_of`; None for any other model."""
+    whole: Any = encoder_decoder_of(model)
+    encoder = None if whole is None else whole.get_encoder()
+    return None if encoder is whole else encoder
+
+
+def virtual_tokens(model: nn.Module) -> tuple[int, set[nn.Module]]:
+    """Number of tokens that prompt tuning by PEFT puts before each input.
+
+    And the modules that receive them.
+    """
+    for module in model.modules():
+        config: Any = getattr(module, "active_peft_config", None)
+        n_virtual = getattr(config, "num_virtual_tokens", None)
+        if n_virtual and not getattr(module, "_adapters_disabled", False):
+            return n_virtual, set(module.modules()) - {module}
+    return 0, set()
 
 
 def in_decoder(model: nn.Module, layer: str) -> bool:
@@ -177,6 +242,11 @@ def evaluating(model: nn.Module, device: str | None = None) -> Iterator[None]:
             with torch.no_grad(), eager(model), without_fast_path():
                 yield
         finally:
+            for module, mode in modes:
+                # Some merge weights when they change to evaluation, as in loralib.
+                overridden = type(module).train is not nn.Module.train
+                if overridden and module.training != mode:
+                    module.train(mode)
             for module, mode in modes:
                 module.training = mode
             if moves:
@@ -285,23 +355,41 @@ def replacing_output(
         return _with_first(output, changed.view(moved.shape).movedim(-1, axis))
 
     handle = replaced.register_forward_hook(hook)
+    _capture_last(replaced)
     try:
         yield n_runs
     finally:
         handle.remove()
 
 
+def _capture_last(module: nn.Module) -> None:
+    """Move hooks of transformers that record outputs behind those that replace them.
+
+    They are made when the first pass asks for hidden states, and then stay.
+    """
+    hooks: Any = module._forward_hooks
+    for key, hook in list(hooks.items()):
+        if getattr(hook, "__module__", "") == CAPTURING:
+            hooks.move_to_end(key)
+
+
 def axis_of(module: nn.Module) -> int | None:
     """Axis of the features in the output of a layer; None if its type does not tell."""
-    module = uncompiled(module)
+    module = untuned(uncompiled(module))
     if isinstance(module, (_ConvNd, _NormBase, nn.GroupNorm)):
         return 1
-    if isinstance(module, (nn.Linear, nn.Embedding)):
+    # Quantised ones do not derive from nn.Linear.
+    linear = hasattr(module, "in_features") and hasattr(module, "out_features")
+    if linear or isinstance(module, nn.Embedding):
         return -1
     # Classes derived from these may have the features elsewhere.
     if type(module) in (nn.LayerNorm, getattr(nn, "RMSNorm", None)):
         axes: Any = module.normalized_shape
         return -1 if len(axes) == 1 else None
+    # transformers has one for each model.
+    weight = getattr(module, "weight", None)
+    if "RMSNorm" in type(module).__name__ and getattr(weight, "ndim", 0) == 1:
+        return -1
     return None
 
 

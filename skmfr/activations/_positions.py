@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from .._utils.checks import Interval
-from ._models import encoder_of
+from ._compiled import uncompiled
+from ._models import encoder_decoder_of, encoder_of, find_layer, virtual_tokens
 
 # Constraints of the parameters that leave out positions.
 LEAVING_OUT: dict = {
@@ -97,27 +100,30 @@ def with_rows(
 
 @contextmanager
 def numbering(
-    model: nn.Module, skip_first: int
+    model: nn.Module, layer: str, skip_first: int
 ) -> Iterator[Callable[[Tensor], Tensor]]:
     """Number the positions of the current forward pass, inside this context.
 
-    It reads the arguments of the model: the mask, if there is padding, and the cache of
-    :meth:`generate`, whose passes begin in the middle of their inputs. The encoder and
-    the decoder of a model have their own.
+    It reads the arguments of the model, and of models of transformers inside it that
+    contain the layer: the mask, if there is padding, and the cache of :meth:`generate`,
+    whose passes begin in the middle of their inputs. The encoder and the decoder of a
+    model have their own.
 
     Parameters
     ----------
     model : nn.Module
+    layer : str
+        The layer whose positions are numbered.
     skip_first : int
         How many first positions are to be told from the others.
 
     Yields
     ------
     callable
-        From activations (n_inputs, n_positions, width) of one of the model's layers to
-        indices as in :func:`left_in`.
+        From activations (n_inputs, n_positions, width) of the layer to indices as in
+        :func:`left_in`.
     """
-    passes = _Passes(model, skip_first)
+    passes = _Passes(model, layer, skip_first)
     handles = []
     for module in passes.modules:
         begin, end = partial(passes.begin, module), partial(passes.end, module)
@@ -126,10 +132,15 @@ def numbering(
             module.register_forward_hook(end, with_kwargs=True, always_call=True),
         ]
     try:
-        yield lambda activations: _numbers(activations, passes.current)
+        yield lambda activations: _numbers(activations, passes.current())
     finally:
         for handle in handles:
             handle.remove()
+
+
+def in_backward() -> bool:
+    """Whether this thread computes gradients, where checkpoints run layers again."""
+    return torch._C._current_graph_task_id() != -1
 
 
 class Pass(NamedTuple):
@@ -143,57 +154,119 @@ class Pass(NamedTuple):
     n_past: int | Tensor
     """number of tokens of each input in previous passes; a tensor (n_inputs,) does not
     count padding"""
+    is_mask_of_tokens: bool = False
+    """whether the mask was given as one of tokens, not of which tokens see which"""
+    n_virtual: int = 0
+    """number of learned tokens, which do not count, before the first of each input"""
 
 
 NO_TOKENS = Pass(None, None, 0)
 
 
-class _Passes:
-    """Forward passes of a model, and of its encoder and decoder, that are under way.
+class _OfThread(threading.local):
+    """What one thread runs: threads may share a model."""
 
-    Parameters
-    ----------
-    model : nn.Module
-    skip_first : int
-    """
-
-    def __init__(self, model: nn.Module, skip_first: int):
-        self.model, self.skip_first = model, skip_first
-        self.modules = [model]
-        encoder, whole = encoder_of(model), cast(Any, model)
-        self.has_encoder = encoder is not None
-        if encoder is not None:
-            halves = encoder, whole.get_decoder()
-            self.modules += [half for half in halves if half is not model]
-        self.under_way: list[Pass] = []
-        # The initial state of other recurrent networks may be an argument, too.
-        of_transformers = hasattr(model, "config")
-        self.caches = [name for name in CACHES if name != "state" or of_transformers]
+    def __init__(self) -> None:
+        self.under_way: list[tuple[nn.Module, Pass]] = []
         # The last cache that does not count its tokens, and their number, (n_inputs,).
         self.cache: Any = None
         self.n_cached: Tensor | None = None
 
-    @property
+
+class _Passes:
+    """Forward passes that are under way, of a model and of models inside it.
+
+    Callers of :meth:`generate` and wrappers may run only a model inside the given one,
+    or name its arguments differently.
+
+    Parameters
+    ----------
+    model : nn.Module
+    layer : str
+    skip_first : int
+    """
+
+    def __init__(self, model: nn.Module, layer: str, skip_first: int):
+        self.model, self.skip_first = model, skip_first
+        self.modules = [model, *_models_around(find_layer(model, layer), model)]
+        encoder, whole = encoder_of(model), cast(Any, encoder_decoder_of(model))
+        self.halves: list[nn.Module] = []
+        if encoder is not None:
+            halves = encoder, whole.get_decoder()
+            self.halves = [half for half in halves if half is not whole]
+        known = set(self.modules)
+        self.modules += [half for half in self.halves if half not in known]
+        self.wholes = {m for m in self.modules if encoder_of(m) is not None}
+        self.n_virtual, self.with_virtual = virtual_tokens(model)
+        # The initial state of other recurrent networks may be an argument, too.
+        of_transformers = any(hasattr(module, "config") for module in self.modules)
+        self.caches = [name for name in CACHES if name != "state" or of_transformers]
+        self.here = _OfThread()
+        # For checkpoints, which run the layer again without the model around it, and
+        # on a GPU in a thread of their own.
+        self.last = NO_TOKENS
+        self.warned = not skip_first
+
     def current(self) -> Pass:
-        return self.under_way[-1] if self.under_way else NO_TOKENS
+        """The innermost pass that knows the tokens, and its mask or its callers'."""
+        if not self.here.under_way:
+            if in_backward():
+                return self.last
+            self._warn()
+            return NO_TOKENS
+        known: list[Pass] = []
+        for module, passed in reversed(self.here.under_way):
+            innermost = known[0] if known else passed
+            if passed.shape is not None and passed.shape == innermost.shape:
+                known.append(passed)
+            if module in self.halves:
+                break  # its callers may have other tokens
+        masked = [passed for passed in known if passed.mask is not None]
+        best = [passed for passed in masked if passed.is_mask_of_tokens]
+        self.last = next(iter(best or masked or known), NO_TOKENS)
+        return self.last
+
+    def _warn(self) -> None:
+        if not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"The layer ran outside a forward pass of {type(self.model).__name__}, "
+                "whose mask is therefore not known: skip_first counts padding.",
+                stacklevel=2,
+            )
 
     def begin(self, module: nn.Module, _, arguments: tuple, named: dict) -> None:
         given = _named(module, arguments, named)
-        if module is self.model:
-            # A pass that was stopped at its layer did not remove its entry.
-            self.under_way.clear()
-            if self.has_encoder:
-                given = _of_decoder(given)
+        if module in self.wholes:
+            given = _of_decoder(given)
+        # A pass that was stopped at its layer did not remove its entry.
+        self._leave(module)
         shape, n_past = _shape(given), self._n_past(given)
         mask = _mask(given, n_past if isinstance(n_past, int) else 0)
-        self.under_way.append(Pass(shape, mask, n_past))
+        of_tokens = getattr(given.get("attention_mask"), "ndim", 0) == 2
+        n_virtual = self.n_virtual if module in self.with_virtual else 0
+        passed = Pass(shape, mask, n_past, of_tokens, n_virtual)
+        self.here.under_way.append((module, passed))
 
     def end(self, module: nn.Module, _, arguments: tuple, named: dict, output) -> None:
-        passed = self.under_way.pop() if self.under_way else NO_TOKENS
+        passed = self._leave(module)
         returned = dict(output) if isinstance(output, Mapping) else {}
         cache = _uncounted(_named(module, arguments, named) | returned, self.caches)
-        if module is self.model and cache is not None and passed.shape is not None:
-            self.cache, self.n_cached = cache, _of_tokens(passed).amax(1)
+        if cache is not None and passed.shape is not None:
+            self.here.cache, self.here.n_cached = cache, _of_tokens(passed).amax(1)
+
+    def _leave(self, module: nn.Module) -> Pass:
+        """Remove the pass of a module, and those inside it."""
+        under_way = self.here.under_way
+        modules = [each for each, _ in under_way]
+        if module not in modules:
+            if module is self.model:
+                under_way.clear()
+            return NO_TOKENS
+        index = modules.index(module)
+        passed = under_way[index][1]
+        del under_way[index:]
+        return passed
 
     def _n_past(self, given: dict[str, Any]) -> int | Tensor:
         """Number of tokens in previous passes, see :class:`Pass`."""
@@ -203,10 +276,14 @@ class _Passes:
             return _n_past(given)
         if mask is not None and mask.shape[1] > shape[1]:
             return mask.shape[1] - shape[1]
-        if cache is self.cache and self.n_cached is not None:
-            return self.n_cached
+        here = self.here
+        if cache is here.cache and here.n_cached is not None:
+            return here.n_cached
         if hasattr(cache, "has_previous_state") and not cache.has_previous_state():
             return 0
+        of_caller = here.under_way[-1][1].n_past if here.under_way else 0
+        if isinstance(of_caller, Tensor) or of_caller:
+            return of_caller
         if self.skip_first > 1:
             raise ValueError(
                 f"skip_first={self.skip_first}, but the cache of "
@@ -214,6 +291,18 @@ class _Passes:
                 "pass the attention_mask of all tokens, or fill it inside the context."
             )
         return 1  # or more
+
+
+def _models_around(layer: nn.Module, model: nn.Module) -> list[nn.Module]:
+    """Models of transformers inside a model that contain a layer."""
+    return [
+        module
+        for module in model.modules()
+        if module is not model
+        and hasattr(module, "get_input_embeddings")
+        and uncompiled(module) is module
+        and any(part is layer for part in module.modules())
+    ]
 
 
 def _named(module: nn.Module, arguments: tuple, named: dict) -> dict[str, Any]:
@@ -230,8 +319,9 @@ def _numbers(activations: Tensor, current: Pass) -> Tensor:
         # perhaps one row for all inputs
         n_past = current.n_past
         n_past = n_past if isinstance(n_past, int) else int(n_past.max())
-        current = Pass((1, n_tokens), None, n_past)
-    return in_shape(_of_tokens(current).to(activations.device), activations)
+        current = current._replace(shape=(1, n_tokens), mask=None, n_past=n_past)
+    numbers = _of_tokens(current) - current.n_virtual
+    return in_shape(numbers.to(activations.device), activations)
 
 
 def _of_tokens(passed: Pass) -> Tensor:
@@ -239,7 +329,7 @@ def _of_tokens(passed: Pass) -> Tensor:
 
     (n_inputs, n_tokens)
     """
-    shape, mask, n_past = passed
+    shape, mask, n_past, *_ = passed
     assert shape is not None
     n_inputs, n_tokens = shape
     if mask is None or len(mask) != n_inputs:

@@ -93,6 +93,51 @@ def test_splices_are_of_features(channels, ids):
     np.testing.assert_allclose(given[0], expected, rtol=1e-6)
 
 
+class Tuned(nn.Module):
+    """A layer inside one that adds to what it gives, as PEFT has them."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+
+    def forward(self, x):
+        return self.base_layer(x) + 1
+
+
+class Quantised(nn.Module):
+    in_features = out_features = WIDTH
+
+    def forward(self, x):
+        return x + 1
+
+
+class OtherRMSNorm(nn.Module):
+    """As each model of transformers has its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(WIDTH))
+
+    def forward(self, x):
+        return self.weight * x / x.square().mean(-1, keepdim=True).sqrt()
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "axis"),
+    [
+        (Tuned(nn.Linear(WIDTH, WIDTH)), (2, 4, 5, WIDTH), -1),
+        (Tuned(nn.Conv1d(4, 7, 1)), (2, 4, 5), 1),
+        (Quantised(), (2, 4, 5, WIDTH), -1),
+        (OtherRMSNorm(), (2, 4, 5, WIDTH), -1),
+    ],
+)
+def test_layers_that_stand_for_others_have_their_axes(layer, shape, axis):
+    X = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    rows = ActivationExtractor(nn.Sequential(layer), "0", positions="all").transform(X)
+    expected = layer(torch.tensor(X)).detach().movedim(axis, -1)
+    np.testing.assert_allclose(rows, expected.flatten(0, -2), rtol=1e-5)
+
+
 class SequenceFirst(nn.Module):
     def __init__(self):
         super().__init__()

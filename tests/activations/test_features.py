@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -251,6 +253,62 @@ def test_logit_effects_go_through_the_norm_of_the_model(
     effects = logit_effects(sae, other, n_tokens=26)
     expected = logits.sort(1, descending=True).values
     np.testing.assert_allclose(effects.promoted_logits, expected, atol=1e-5)
+
+
+class LowRank(nn.Module):
+    """Adds a product of small matrices to a layer, as LoRA does, and drops out."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+        self.down = nn.Linear(base_layer.in_features, 2, bias=False)
+        self.up = nn.Linear(2, base_layer.out_features, bias=False)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.base_layer(x) + self.up(self.down(self.dropout(x)))
+
+
+class Quantised(nn.Module):
+    """Has no parameters, and a method for the weight, as in torch.ao."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.packed = linear.weight.detach().div(0.01).round().to(torch.int8)
+
+    def weight(self):
+        return self.packed
+
+    def forward(self, x):
+        return x @ (self.packed * 0.01).T
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "quantised", "bias in bfloat16"])
+def test_logit_effects_are_of_all_that_the_head_does(gpt2, model, sequences, kind):
+    torch.manual_seed(0)
+    sae, _ = fitted(model, sequences)
+    other, merged = deepcopy(gpt2), deepcopy(gpt2)
+    head = nn.Linear(12, 26, bias=kind.startswith("bias"))
+    merged.lm_head = nn.Linear(12, 26, bias=False)
+    with torch.no_grad():
+        if kind == "LoRA":
+            other.lm_head = LowRank(head)
+            change = other.lm_head.up.weight @ other.lm_head.down.weight
+            merged.lm_head.weight.copy_(head.weight + change)
+        elif kind == "quantised":
+            other.lm_head = Quantised(head)
+            merged.lm_head.weight.copy_(other.lm_head.packed * 0.01)
+        else:
+            other.lm_head = head.bfloat16()
+            merged.lm_head.weight.copy_(head.weight)
+    other.train()
+    found, expected = (logit_effects(sae, m, n_tokens=26) for m in (other, merged))
+    assert other.lm_head.training
+    for name in ("promoted_logits", "suppressed_logits"):
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(expected, name), atol=1e-6
+        )
 
 
 def test_logit_effects_need_a_head_of_that_width(gpt2, model, sequences):

@@ -1,5 +1,5 @@
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from copy import deepcopy
 from unittest.mock import patch
 
@@ -383,3 +383,79 @@ def test_a_model_without_logits_is_refused(tokens):
     model = nn.Sequential(nn.Embedding(50, 4), nn.Flatten())
     with pytest.raises(ValueError, match="gives logits for each token"):
         loss_recovered(model, "0", lambda X: X, tokens)
+
+
+def test_a_context_can_be_entered_again(gpt2, tokens, sae):
+    context = steer(gpt2, LAYER, sae, 0, 7.0)
+    with context:
+        first = outputs(gpt2, tokens)
+    with context:
+        assert np.array_equal(outputs(gpt2, tokens), first)
+        with context:
+            assert not np.array_equal(outputs(gpt2, tokens), first)
+        assert np.array_equal(outputs(gpt2, tokens), first)
+    assert not gpt2.transformer.h[0].mlp._forward_hooks
+    with pytest.warns(UserWarning, match="did not run") as caught, context:
+        pass
+    assert caught[0].filename == __file__
+
+
+def test_hidden_states_are_steered_whenever_they_were_first_asked_for(
+    gpt2, tokens, sae
+):
+    block, ids = "transformer.h.0", torch.tensor(tokens)
+    found = []
+    for before in (False, True):
+        model = deepcopy(gpt2)
+        if before:
+            model(ids, output_hidden_states=True)
+        # The order of nested contexts remains.
+        with steer(model, block, sae, 0, 3.0), steer(model, block, sae, 0, 7.0):
+            states = model(ids, output_hidden_states=True).hidden_states[1]
+            extractor = ActivationExtractor(model, block, positions="all")
+            steered = extractor.transform(tokens)
+        found.append(states.detach().flatten(0, 1).numpy())
+        np.testing.assert_allclose(found[-1], steered, atol=1e-6)
+    assert np.array_equal(*found)
+
+
+def gradients(model, ids, checkpointing, inside, layer, sae, skip_first):
+    model = deepcopy(model).train()
+    if checkpointing is not None:
+        model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
+    labels = ids.masked_fill(ids == 0, -100)
+    given = {"attention_mask": ids != 0, "labels": labels, "use_cache": False}
+    with steer(model, layer, sae, 0, 9.0, skip_first=skip_first):
+        loss = model(ids, **given).loss
+        if inside:
+            loss.backward()
+    if not inside:
+        loss.backward()
+    return [p.grad for p in model.parameters()]
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("skip_first", [0, 2])
+@pytest.mark.parametrize("layer", ["transformer.h.1.attn", "transformer.h.1.ln_1"])
+def test_gradients_with_checkpoints_are_those_without(
+    gpt2, sae, reentrant, skip_first, layer
+):
+    model = deepcopy(gpt2)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    ids = torch.tensor([[0, 0, 0, 5, 6, 7], [9, 8, 7, 6, 5, 4]])
+    given = layer, sae, skip_first
+    expected = gradients(model, ids, None, True, *given)
+    found = gradients(model, ids, reentrant, True, *given)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    # After the context, what runs again is not steered; torch may notice.
+    noticed = nullcontext() if reentrant else suppress(RuntimeError)
+    with pytest.warns(UserWarning, match=f"{layer}.*backward"), noticed:
+        gradients(model, ids, reentrant, False, *given)
+    # The output of a whole block is not needed again.
+    block = "transformer.h.1", *given[1:]
+    expected = gradients(model, ids, None, True, *block)
+    found = gradients(model, ids, reentrant, False, *block)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
