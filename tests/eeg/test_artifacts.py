@@ -215,6 +215,25 @@ def test_epochs_have_no_drifts_either(denoiser, raw, scores):
         np.testing.assert_allclose(here[name], expected[name], rtol=0.02, atol=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:None of .* atoms is trusted")
+def test_bands_are_those_that_are_documented():
+    """Of atoms that are sinusoids, from 1 to 99 Hz."""
+    hz = np.arange(1, 100)
+    info = mne.create_info(NAMES, 200, "eeg")
+    noise = 1e-5 * np.random.default_rng(0).standard_normal((8, 14_000))
+    raw = mne.io.RawArray(noise, info, verbose="error")
+    raw.filter(1, None, verbose="error")
+    sae = small_sae(k=3, max_steps=1).set_params(n_components=99)
+    denoiser = EEGDenoiser(window=1, sae=sae, random_state=0).fit(raw)
+    courses = np.sin(2 * np.pi * np.outer(hz, np.arange(200) / 200))
+    denoiser.atoms_ = BLINK[:, None] * courses[:, None]
+    scores = score_atoms(denoiser, raw, channels=[])
+    mains = np.isin(hz, [49, 50, 51, 59, 60, 61])
+    expected = {"slow": hz < 8, "fast": (hz > 30) & ~mains, "line": mains}
+    for name, inside in expected.items():
+        np.testing.assert_allclose(scores[name], inside, atol=1e-12)
+
+
 def test_leading_vectors_are_those_of_an_atom_of_one_source():
     rng = np.random.default_rng(0)
     spatial, temporal = rng.standard_normal((5, 8)), rng.standard_normal((5, 20))
