@@ -312,6 +312,33 @@ def test_kinds_need_more_than_a_correlation():
     assert table["probability"].between(0.5, 1).all()
 
 
+BLINKS = {"EOG: correlation": 0.7, "slow": 0.95, "peak": 8, "breadth": 0.3}
+BLINKS |= {"EOG: kurtosis": 5}
+MUSCLES = {"fast": 0.9, "peak": 8, "breadth": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("atom", "inside", "outside"),
+    [
+        (BLINKS, {"EOG: correlation": 0.36}, {"EOG: correlation": 0.34}),
+        (BLINKS, {"slow": 0.91}, {"slow": 0.89}),
+        (BLINKS, {"peak": 4.1}, {"peak": 3.9}),
+        (BLINKS, {"breadth": 0.59}, {"breadth": 0.61}),
+        (BLINKS, {"EOG: kurtosis": 2.1}, {"EOG: kurtosis": 1.9}),
+        (BLINKS | {"EOG: kurtosis": 0}, {"peak": 12.1}, {"peak": 11.9}),
+        (MUSCLES, {"fast": 0.51}, {"fast": 0.49}),
+        (MUSCLES, {"peak": 4.1}, {"peak": 3.9}),
+        (MUSCLES, {"breadth": 0.59}, {"breadth": 0.61}),
+        ({"line": 0.9}, {"line": 0.51}, {"line": 0.49}),
+        ({"EOG: topography": 1}, {"EOG: topography": 0.91}, {"EOG: topography": 0.89}),
+    ],
+)
+def test_kinds_have_the_thresholds_that_are_documented(atom, inside, outside):
+    scores = pd.DataFrame([atom | inside, atom | outside])
+    table = find_artifacts(scores.assign(activation_rate=0.1, variance=0.1))
+    assert table.index.tolist() == [0]
+
+
 def test_few_channels_may_all_be_near_the_eyes(raw):
     """The median of three is frontal, and blinks are no wave of the whole head."""
     few = raw.copy().pick(["Fp1", "Fp2", "Cz", "EOG 061"])
