@@ -79,9 +79,11 @@ def test_candidates_contain_the_nearest_atoms_in_both_directions(
 # The rounds end because few atoms are left, or because there were enough of them.
 @pytest.mark.parametrize("max_rounds", [0, 1, 10])
 @pytest.mark.parametrize("rest_size", [1, 7, 150, 1000])
+@pytest.mark.parametrize("n_candidates", [1, 16])
 def test_assignment_among_candidates_is_a_permutation(
-    monkeypatch, max_rounds, rest_size
+    monkeypatch, max_rounds, rest_size, n_candidates
 ):
+    monkeypatch.setattr(skmfr._sae.pairing, "N_CANDIDATES", n_candidates)
     monkeypatch.setattr(skmfr._sae.pairing, "MAX_ROUNDS", max_rounds)
     monkeypatch.setattr(skmfr._sae.pairing, "REST_SIZE", rest_size)
     atoms, others = random_atoms(200, 8), random_atoms(200, 8, seed=1)
