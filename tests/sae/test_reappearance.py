@@ -143,8 +143,9 @@ def test_deviation_is_that_of_a_jackknife_over_what_atoms_return_in():
     """Closed form: cosines of 0.9 and 0.7, and so one frequency for each."""
     rng = np.random.default_rng(0)
     usual = rng.random(400) < 0.5
-    flips = dict(zip(permutations(range(3), 2), (0, 0, 0.2, 0.1, 0.3, 0.05)))
-    high = {pair: usual ^ (rng.random(400) < flip) for pair, flip in flips.items()}
+    pairs = list(permutations(range(3), 2))
+    flips = rng.random((6, 400)) < np.array([0, 0, 0.2, 0.1, 0.3, 0.05])[:, None]
+    high = {pair: usual ^ flip for pair, flip in zip(pairs, flips, strict=True)}
     nearest = {pair: np.where(each, 0.9, 0.7) for pair, each in high.items()}
     probability, deviation = of_runs(nearest, 0, [0], [1, 2], 0.8)
 
