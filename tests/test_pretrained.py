@@ -83,6 +83,18 @@ def test_copies_code_alike_and_weights_stay_read_only(sae, X, copied):
         copy.components_[0] = 0
 
 
+@pytest.mark.parametrize("k", [None, 2, 100])
+def test_a_score_at_its_threshold_is_not_above_it(k):
+    eye, zeros = np.eye(3, dtype=np.float32), np.zeros(3, np.float32)
+    sae = estimator_of(Weights(eye, zeros, eye, zeros, np.full(3, 0.5, np.float32)))
+    sae.set_params(k=k)
+    X = np.float32([[0.5, 0.75, 0.25], [0.75, 0.5, 0.5]])
+    expected = [[0, 0.75, 0], [0.75, 0, 0]]
+    np.testing.assert_array_equal(sae.transform(X), expected)
+    module = sae.to_torch()
+    np.testing.assert_array_equal(module.encode(torch.tensor(X)).detach(), expected)
+
+
 def test_k_takes_the_largest_of_those_above_their_threshold(sae, X):
     every = sae.transform(X)
     assert (every > 0).sum(1).max() > 3
