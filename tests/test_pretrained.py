@@ -120,6 +120,18 @@ def test_norms_of_atoms_make_no_difference_to_other_algorithms(X, positive):
         np.testing.assert_allclose(codes * norms[:, 0], expected, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("cosine", "expected"), [(0.9987, [1, 2]), (0.9988, [1 + 2 * 0.9988, 0])]
+)
+def test_least_squares_leave_out_what_is_nearly_another_atom(cosine, expected):
+    atoms = np.array([[1, 0], [cosine, (1 - cosine**2) ** 0.5]])
+    zeros = np.zeros(2)
+    sae = estimator_of(Weights(atoms, zeros, atoms, zeros, zeros))
+    sae.set_params(transform_algorithm="lstsq")
+    codes = sae.transform([1.0, 2.0] @ atoms[None])
+    np.testing.assert_allclose(codes, [expected], atol=1e-6)
+
+
 def test_least_squares_keep_the_support_of_the_thresholds(X):
     sae = estimator_of(weights(threshold=2.0))
     support = sae.transform(X) > 0
