@@ -167,6 +167,12 @@ def test_shared_fraction_counts_matched_cosines(tau):
     assert 0 < expected <= 1
 
 
+@pytest.mark.parametrize(("cosine", "expected"), [(0.71, 1), (0.69, 0)])
+def test_atoms_are_shared_from_a_cosine_of_seven_tenths_on(cosine, expected):
+    others = [[cosine, (1 - cosine**2) ** 0.5]]
+    assert shared_fraction([[1.0, 0.0]], others) == expected
+
+
 def test_shared_fraction_counts_a_feature_found_twice_once():
     # Both atoms are near the first of the others, which only one can have.
     atoms, others = [[1.0, 0.0], [1.0, 0.1]], [[1.0, 0.0], [0.0, -1.0]]
@@ -417,11 +423,11 @@ def test_atoms_that_split_merge_or_turn_are_told_from_lost_ones():
     )
 
 
-@pytest.mark.parametrize("n_features", [4, 16])
+@pytest.mark.parametrize("n_features", [3, 4, 16])
 def test_atoms_of_random_dictionaries_are_in_no_span(n_features):
-    # In four dimensions any three atoms span nearly everything.
+    # In three dimensions any three atoms span everything, in four nearly so.
     atoms, others = unit(2, 60, n_features)
-    fate = subspace_agreement(atoms, others, tau=0.9).fate
+    fate = subspace_agreement(atoms, others, tau=0.99).fate
     assert np.isin(fate, ["returns", "lost"]).mean() > 0.9
 
 
@@ -455,8 +461,22 @@ def test_a_span_is_not_that_of_one_atom_and_some_other():
     for least in (0.5, 0.7, 0.9):
         found = subspace_agreement(axes[:1] + axes[1], axes[:2], span_tau=least)
         assert found.fate.tolist() == ["splits"]
+        # One atom is no span, and what splits is in that of both.
+        np.testing.assert_allclose(found.agreement, 1)
     near, others = axes[:1] + axes[1] / 4, axes[[0, 5, 6]]
     assert subspace_agreement(near, others, tau=0.99).fate.tolist() == ["lost"]
+
+
+def test_spans_are_of_three_atoms_at_most_and_close_as_documented():
+    axes = np.eye(32)
+    for n, fate in [(3, "splits"), (4, "lost")]:
+        whole = axes[:n].sum(0, keepdims=True)
+        assert subspace_agreement(whole, axes[:4]).fate.tolist() == [fate]
+    assert subspace_agreement(whole, axes[:4], max_atoms=4).fate.tolist() == ["splits"]
+    for within, fate in [(0.96, "splits"), (0.94, "lost")]:
+        inside = within * (axes[:1] + axes[1]) / np.sqrt(2)
+        near = inside + (1 - within**2) ** 0.5 * axes[9]
+        assert subspace_agreement(near, axes[:2]).fate.tolist() == [fate]
 
 
 def test_two_atoms_with_one_direction_do_not_turn():
@@ -517,6 +537,17 @@ def test_comparison_is_that_of_all_pairs(three):
         assert frame.attrs["null"][name] == pytest.approx(np.mean(list(null.values())))
         assert frame.attrs["level"][name] == pytest.approx(mean_level)
     assert (frame.loc["a", "found"][:10] >= 0.5).all()
+
+
+def test_an_atom_is_found_where_it_is_above_the_level_of_that_sae():
+    """The level is lower for two atoms than for 400, and what is between differs."""
+    atom, rest = np.eye(16)[:1], np.hstack([np.zeros((399, 1)), unit(399, 15)])
+    levels = [(3 + random_agreement(16, n)) / 4 for n in (2, 400)]
+    between = (levels[0] + np.mean(levels)) / 2
+    near = between * atom + (1 - between**2) ** 0.5 * rest[:1]
+    saes = {"one": atom, "few": [*near, rest[1]], "many": [*near, *rest]}
+    (row,) = compare(saes, verbose=0).loc["one"].to_dict("records")
+    assert (row["found"], row["trusted"]) == (0.5, False)
 
 
 def test_comparison_of_independent_saes_says_how_likely_one_more_has_an_atom():

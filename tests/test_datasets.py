@@ -77,6 +77,18 @@ def test_features_are_active_as_often_as_stated(correlation):
     assert_counts_are_binomial(activity(codes).sum(axis=0), 30_000, expected)
 
 
+def test_frequencies_are_those_of_the_documented_defaults():
+    _, codes, _ = make_superposition(30_000, 2, random_state=0)
+    counts = activity(codes).sum(axis=0)
+    assert_counts_are_binomial(counts, 30_000, decaying(128, 5, 0.99))
+    # Of twelve groups of 42, and eight features that are left over.
+    _, codes, _ = make_mfr_synthetic(30_000, 2, n_active=1, random_state=0)
+    counts = activity(codes).sum(axis=0)
+    expected = np.tile(decaying(42, 1 / 12, 0.99), 12)
+    assert_counts_are_binomial(counts[:504], 30_000, expected)
+    assert counts[504:].tolist() == [0] * 8
+
+
 def test_number_active_has_the_distribution_of_independent_features():
     _, codes, _ = make_superposition(30_000, 2, 20, decay=0.9, random_state=0)
     expected = np.array([1.0])

@@ -36,6 +36,7 @@ from skmfr._data.batches import Batches
 from skmfr._data.sources import Chunked
 from skmfr._sae.cosines import mean_nearest_cosine
 from skmfr._sae.ensemble import Ensemble
+from skmfr._sae.reappearance import reappearance_in_fit
 from skmfr._training.fit import split
 from skmfr._training.progress import DEAD_WINDOW, Watch
 from skmfr._training.schedule import Plateau, Schedule
@@ -465,6 +466,17 @@ def test_witnesses_with_rows_of_their_own_leave_the_group_as_it_is(apart):
     np.testing.assert_array_equal(apart.dictionaries_, same.dictionaries_)
     difference = apart.witness_dictionaries_ - same.witness_dictionaries_
     assert (np.abs(difference).max((1, 2)) > 0.01).all()
+
+
+def test_atoms_return_by_ranks_where_witnesses_have_rows_of_their_own(apart):
+    dictionaries = apart.dictionaries_, apart.witness_dictionaries_
+    by_ranks, by_cosines = (
+        reappearance_in_fit(apart.reference_sae_, *dictionaries, 0.8, disjoint)[0]
+        for disjoint in (True, False)
+    )
+    assert np.abs(by_ranks - by_cosines).max() > 0.01
+    np.testing.assert_allclose(reappearance(apart)[0], by_ranks)
+    np.testing.assert_allclose(apart.reappearance_, by_ranks)
 
 
 def test_no_row_is_ever_seen_by_two_witnesses(monkeypatch):

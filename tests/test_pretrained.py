@@ -83,6 +83,18 @@ def test_copies_code_alike_and_weights_stay_read_only(sae, X, copied):
         copy.components_[0] = 0
 
 
+@pytest.mark.parametrize("k", [None, 2, 100])
+def test_a_score_at_its_threshold_is_not_above_it(k):
+    eye, zeros = np.eye(3, dtype=np.float32), np.zeros(3, np.float32)
+    sae = estimator_of(Weights(eye, zeros, eye, zeros, np.full(3, 0.5, np.float32)))
+    sae.set_params(k=k)
+    X = np.float32([[0.5, 0.75, 0.25], [0.75, 0.5, 0.5]])
+    expected = [[0, 0.75, 0], [0.75, 0, 0]]
+    np.testing.assert_array_equal(sae.transform(X), expected)
+    module = sae.to_torch()
+    np.testing.assert_array_equal(module.encode(torch.tensor(X)).detach(), expected)
+
+
 def test_k_takes_the_largest_of_those_above_their_threshold(sae, X):
     every = sae.transform(X)
     assert (every > 0).sum(1).max() > 3
@@ -106,6 +118,18 @@ def test_norms_of_atoms_make_no_difference_to_other_algorithms(X, positive):
         codes = of_norms.set_params(**parameters).transform(X)
         assert (codes < 0).any() != positive
         np.testing.assert_allclose(codes * norms[:, 0], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("cosine", "expected"), [(0.9987, [1, 2]), (0.9988, [1 + 2 * 0.9988, 0])]
+)
+def test_least_squares_leave_out_what_is_nearly_another_atom(cosine, expected):
+    atoms = np.array([[1, 0], [cosine, (1 - cosine**2) ** 0.5]])
+    zeros = np.zeros(2)
+    sae = estimator_of(Weights(atoms, zeros, atoms, zeros, zeros))
+    sae.set_params(transform_algorithm="lstsq")
+    codes = sae.transform([1.0, 2.0] @ atoms[None])
+    np.testing.assert_allclose(codes, [expected], atol=1e-6)
 
 
 def test_least_squares_keep_the_support_of_the_thresholds(X):

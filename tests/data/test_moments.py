@@ -129,6 +129,35 @@ def test_of_later_rows_those_are_outliers_that_are_far_from_earlier_ones(n):
     assert statistics_of(X, np.arange(6, 10), known).outliers is None
 
 
+def rings(n, n_far, radius):
+    """Rows at distance 1 of their mean, and some farther out."""
+    angles = [2 * np.pi * np.arange(each) / each for each in (n - n_far, n_far)]
+    near, far = (np.stack([np.cos(each), np.sin(each)], axis=1) for each in angles)
+    return np.concatenate([near, radius * far])
+
+
+@pytest.mark.parametrize(
+    ("n", "n_far", "radius", "share"),
+    [
+        (1000, 19, 7.25, 0.504),
+        (1000, 18, 7.25, None),  # .491 of the variance
+        (1000, 20, 7.25, None),  # .517 of it, but 2 % of the rows
+        (100, 24, 11.0, 0.974),
+        (100, 24, 9.9, None),  # not ten times as far as the others
+        (100, 26, 11.0, None),  # more than a quarter of the rows
+    ],
+)
+def test_how_few_rows_and_how_much_of_the_variance_is_as_documented(
+    n, n_far, radius, share
+):
+    found = statistics_of(rings(n, n_far, radius)).outliers
+    if share is None:
+        assert found is None
+    else:
+        np.testing.assert_array_equal(found.rows, np.arange(n - n_far, n))
+        assert found.share == pytest.approx(share, abs=5e-4)
+
+
 def sparse_events(n):
     rng = np.random.default_rng(1)
     return rng.random((n, 8)) * (rng.random((n, 1)) < 0.01)

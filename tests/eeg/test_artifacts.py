@@ -215,6 +215,25 @@ def test_epochs_have_no_drifts_either(denoiser, raw, scores):
         np.testing.assert_allclose(here[name], expected[name], rtol=0.02, atol=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:None of .* atoms is trusted")
+def test_bands_are_those_that_are_documented():
+    """Of atoms that are sinusoids, from 1 to 99 Hz."""
+    hz = np.arange(1, 100)
+    info = mne.create_info(NAMES, 200, "eeg")
+    noise = 1e-5 * np.random.default_rng(0).standard_normal((8, 14_000))
+    raw = mne.io.RawArray(noise, info, verbose="error")
+    raw.filter(1, None, verbose="error")
+    sae = small_sae(k=3, max_steps=1).set_params(n_components=99)
+    denoiser = EEGDenoiser(window=1, sae=sae, random_state=0).fit(raw)
+    courses = np.sin(2 * np.pi * np.outer(hz, np.arange(200) / 200))
+    denoiser.atoms_ = BLINK[:, None] * courses[:, None]
+    scores = score_atoms(denoiser, raw, channels=[])
+    mains = np.isin(hz, [49, 50, 51, 59, 60, 61])
+    expected = {"slow": hz < 8, "fast": (hz > 30) & ~mains, "line": mains}
+    for name, inside in expected.items():
+        np.testing.assert_allclose(scores[name], inside, atol=1e-12)
+
+
 def test_leading_vectors_are_those_of_an_atom_of_one_source():
     rng = np.random.default_rng(0)
     spatial, temporal = rng.standard_normal((5, 8)), rng.standard_normal((5, 20))
@@ -291,6 +310,33 @@ def test_kinds_need_more_than_a_correlation():
     kinds = ["ocular", "cardiac", "muscular", "line"]
     assert table["kind"].to_dict() == dict(zip(kinds, kinds, strict=True))
     assert table["probability"].between(0.5, 1).all()
+
+
+BLINKS = {"EOG: correlation": 0.7, "slow": 0.95, "peak": 8, "breadth": 0.3}
+BLINKS |= {"EOG: kurtosis": 5}
+MUSCLES = {"fast": 0.9, "peak": 8, "breadth": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("atom", "inside", "outside"),
+    [
+        (BLINKS, {"EOG: correlation": 0.36}, {"EOG: correlation": 0.34}),
+        (BLINKS, {"slow": 0.91}, {"slow": 0.89}),
+        (BLINKS, {"peak": 4.1}, {"peak": 3.9}),
+        (BLINKS, {"breadth": 0.59}, {"breadth": 0.61}),
+        (BLINKS, {"EOG: kurtosis": 2.1}, {"EOG: kurtosis": 1.9}),
+        (BLINKS | {"EOG: kurtosis": 0}, {"peak": 12.1}, {"peak": 11.9}),
+        (MUSCLES, {"fast": 0.51}, {"fast": 0.49}),
+        (MUSCLES, {"peak": 4.1}, {"peak": 3.9}),
+        (MUSCLES, {"breadth": 0.59}, {"breadth": 0.61}),
+        ({"line": 0.9}, {"line": 0.51}, {"line": 0.49}),
+        ({"EOG: topography": 1}, {"EOG: topography": 0.91}, {"EOG: topography": 0.89}),
+    ],
+)
+def test_kinds_have_the_thresholds_that_are_documented(atom, inside, outside):
+    scores = pd.DataFrame([atom | inside, atom | outside])
+    table = find_artifacts(scores.assign(activation_rate=0.1, variance=0.1))
+    assert table.index.tolist() == [0]
 
 
 def test_few_channels_may_all_be_near_the_eyes(raw):

@@ -143,6 +143,21 @@ def test_as_many_topographies_as_stand_out_beside_the_brain(parts):
     assert found.shape[1] == 1
 
 
+@pytest.mark.parametrize("n_artefacts", [4, 5, 7])
+def test_at_most_five_topographies_are_removed(n_artefacts):
+    """Bursts one after the other, each somewhere else."""
+    rng = np.random.default_rng(11)
+    brain = rng.standard_normal((8, 12_000))
+    train = np.zeros((n_artefacts, 12_000))
+    for i, each in enumerate(train):
+        each[300 + 150 * i :: 150 * (n_artefacts + 6)] = 1
+    bursts = np.array([np.convolve(each, np.hanning(35), "same") for each in train])
+    artefact = 40 * np.eye(8)[:, :n_artefacts] @ bursts
+    brain, artefact = (part[None].astype(np.float32) for part in (brain, artefact))
+    found = learn_filter(spectra(brain + artefact), covariance(artefact)).topographies
+    assert found.shape[1] == min(n_artefacts, 5)
+
+
 def test_gain_rises_from_the_power_of_the_brain_to_four_times_that():
     power = np.array([0.5, 0.5, 0.5, 4.0, 4.0, 4.0, 0.0], dtype=np.float32)
     found = np.sqrt(power)[None, None, :, None].astype(np.complex64)

@@ -1,7 +1,15 @@
+import warnings
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from skmfr.eeg._scales import centre_and_scale, check_none_flat, moments_of_windows
+from skmfr.eeg._scales import (
+    centre_and_scale,
+    check_none_flat,
+    moments_of_windows,
+    warn_of_other_sizes,
+)
 
 KINDS = ["eeg"] * 4
 
@@ -60,3 +68,19 @@ def test_flat_channels_are_flat_beside_others_of_their_type():
     # Teslas beside volts.
     kinds = ["eeg", "eeg", "mag", "mag"]
     check_none_flat(centre, np.array([1e-5, 1e-5, 1e-13, 1e-13]), names, kinds)
+
+
+@pytest.mark.parametrize(
+    ("factor", "odd"), [(29, False), (31, True), (1 / 29, False), (1 / 31, True)]
+)
+def test_channels_that_are_thirty_times_as_large_as_in_the_fit_are_named(factor, odd):
+    moments = moments_of_windows(signals(), 100)
+    scale = centre_and_scale([moments])[1]
+    denoiser = SimpleNamespace(ch_names_=list("abcd"), n_channels_=4, scale_=scale)
+    other = [moments_of_windows(signals() * np.array([[1], [1], [factor], [1]]), 100)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_other_sizes(denoiser, other)
+    assert len(caught) == odd
+    assert all("1 of 4 channels of X" in str(each.message) for each in caught)
+    assert all(f"'c' {factor:.2g} times" in str(each.message) for each in caught)

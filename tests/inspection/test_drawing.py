@@ -132,6 +132,14 @@ def test_curves_are_lower_one_after_the_other():
     assert ax.get_yticks().tolist() == [0, -10, -20]
 
 
+def test_of_many_channels_every_third_is_named():
+    _, ax = plt.subplots()
+    draw_curves(ax, np.zeros(50), 25, spacing=2.0, sfreq=None)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == [str(i) for i in range(0, 25, 3)]
+    assert ax.get_yticks().tolist() == [-2 * i for i in range(0, 25, 3)]
+
+
 def test_colour_images_are_scaled_and_cut_off():
     _, ax = plt.subplots()
     image = draw_image(ax, np.arange(-2.0, 4.0), (1, 2, 3), -1, 3, None)

@@ -116,6 +116,15 @@ def test_kappa_is_agreement_beyond_chance(tmp_path, weights):
     assert kappa["first", "near"] == pytest.approx(expected)
 
 
+def test_kappa_is_quadratic_by_default_over_the_whole_scale(tmp_path):
+    """From 2 to 4 it is as far if nobody gives a 3."""
+    one, other = np.array([[1.0, 1, 2, 5, 5, 2], [1, 2, 2, 5, 4, 5]])
+    files = [saved(tmp_path, "A", one), saved(tmp_path, "B", other)]
+    kappa = rating_agreement(key_of(3), files).kappa["A", "B"]
+    by_chance = np.mean(np.subtract.outer(one, other) ** 2)
+    assert kappa == pytest.approx(1 - np.mean((one - other) ** 2) / by_chance)
+
+
 def test_raters_who_never_differ_have_no_kappa(tmp_path):
     key = key_of(3)
     threes, nothing = np.full(6, 3.0), np.full(6, np.nan)

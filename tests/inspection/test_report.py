@@ -129,6 +129,10 @@ def test_histograms_do_not_depend_on_how_codes_come():
     width = at_once.of(0).width
     assert 16 * width < largest <= 32 * width
     assert len(at_once.of(2).counts) == 0
+    # A power of 2 is the end of its last bin.
+    at_once.add(np.array([2]), np.array([64.0]))
+    assert at_once.of(2)[:2] == (0, 2)
+    assert at_once.of(2).counts.tolist() == [0] * 31 + [1]
 
 
 def test_the_page_has_what_was_fitted(X, sae):
@@ -148,6 +152,7 @@ def test_the_page_has_what_was_fitted(X, sae):
         "witness 0",
     ]
     assert np.mean(data["loss"]["fvu"]) == pytest.approx(sae.loss_curve_.mean(), 1e-3)
+    assert data["loss"]["step"] == list(range(1, sae.n_steps_ + 1))
     assert data["null"] == pytest.approx(sae.agreement_null_)
     np.testing.assert_allclose(table["reappearance"], sae.reappearance_, rtol=1e-3)
     assert f"{fvu(X, sae.reconstruct(X)):.1%}" in page

@@ -103,6 +103,19 @@ def test_background_marks_the_penalty(sae):
     assert display.axes_[0].get_legend() is None
 
 
+def test_steps_are_counted_from_one_and_spans_of_the_penalty_apart():
+    X = np.random.default_rng(0).standard_normal((50, 4))
+    sae = MFRSparseAutoencoder(4, k=2, max_steps=7, random_state=0).fit(X)
+    display = TrainingCurveDisplay.from_estimator(sae)
+    assert display.lines_["fvu"].get_xdata().tolist() == [1, 2, 3, 4, 5, 6, 7]
+    display.alpha = [0, 0.1, 0.1, 0, 0, 0.1, 0.1]
+    spans = []
+    for patch in display.plot().axes_[0].patches:
+        path = patch.get_patch_transform().transform_path(patch.get_path())
+        spans.append(path.get_extents().intervalx.tolist())
+    assert spans == [[2, 3], [6, 7]]
+
+
 def test_steps_between_two_fits_without_penalty_are_not_marked(X):
     sae = MFRSparseAutoencoder(
         6, k=2, max_steps=50, callback=TrainingHistory(), warm_start=True

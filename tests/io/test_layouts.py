@@ -78,6 +78,18 @@ def test_topk_that_kept_neither_threshold_nor_k_is_read(tmp_path, X):
     assert_close(from_dictionary_learning(tmp_path).transform(X), codes)
 
 
+def test_an_atom_of_zeros_stays_zero(tmp_path, X):
+    codes, _ = DICTIONARY_LEARNING["AutoEncoder"](tmp_path, np.random.default_rng(1))(X)
+    state = torch.load(tmp_path / "ae.pt", weights_only=True)
+    state["decoder.weight"][:, 2] = 0.0
+    torch.save(state, tmp_path / "ae.pt")
+    sae = from_dictionary_learning(tmp_path)
+    assert not sae.components_[2].any()
+    others = np.arange(M) != 2
+    assert_close(sae.transform(X)[:, others], codes[:, others])
+    assert np.isfinite(sae.reconstruct(X)).all()
+
+
 def test_folders_of_no_format_are_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no SAE: none of sae_weights"):
         open_sae(tmp_path)

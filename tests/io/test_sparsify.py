@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from skmfr import MFRSparseAutoencoder, PretrainedSAE
 from skmfr.io import from_sparsify, to_sparsify
 
 stored = pytest.importorskip("safetensors.numpy")
@@ -88,6 +89,15 @@ def test_common_norm_is_folded(tmp_path, norm, make_samples):
     codes, reconstructed = forward(PLAIN, weights, make_samples())
     assert_close(sae.transform(make_samples()), codes * norm, 2e-5)
     assert_close(sae.reconstruct(make_samples()), reconstructed, 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("spread", "kind"), [(0.0009, MFRSparseAutoencoder), (0.0011, PretrainedSAE)]
+)
+def test_norms_that_differ_by_more_than_a_thousandth_are_kept(tmp_path, spread, kind):
+    norms = np.linspace(1, 1 + spread, 24)[:, None]
+    write(tmp_path, PLAIN, weights_with_norms(norms))
+    assert type(from_sparsify(tmp_path)) is kind
 
 
 def test_lacking_entries_mean_what_they_do_in_sparsify(tmp_path, make_samples):

@@ -113,7 +113,9 @@ def test_model_card_has_the_numbers_of_the_fit(tmp_path, make_sae, make_samples)
     assert "\n## Data\n\nNoise | more.\n" in card
     assert "| Model | gpt2 |" in card
     assert f"(FVU) | {fvu(X, sae.reconstruct(X)):.4g} |" in card
-    assert f"(L0) | {l0(sae.transform(X)):.4g} |" in card
+    codes = sae.transform(X)
+    assert f"(L0) | {l0(codes):.4g} |" in card
+    assert f"never active | {(codes == 0).all(0).mean():.1%} |" in card
     assert f"(cosine) | {sae.feature_agreement_.mean():.4g} |" in card
     assert f"another fit | {sae.reappearance_.mean():.4g} |" in card
     assert f"| Trusted atoms | {sae.trusted_.mean():.1%} |" in card
@@ -185,8 +187,11 @@ def test_features_are_what_the_codes_say(tmp_path, make_sae, make_samples):
         at_tokens = codes[:, atom].reshape(12, 5)
         assert feature["feature_index"] == atom
         assert feature["frac_nonzero"] == (at_tokens > 0).mean()
-        assert sum(feature["freq_hist_data_bar_heights"]) == (at_tokens > 0).sum()
-        assert len(feature["freq_hist_data_bar_values"]) == 50
+        heights, edges = np.histogram(at_tokens[at_tokens > 0], 50)
+        assert feature["freq_hist_data_bar_heights"] == heights.tolist()
+        centres = edges[:-1] + np.diff(edges) / 2
+        bars = feature["freq_hist_data_bar_values"]
+        np.testing.assert_allclose(bars, centres, rtol=1e-5)
         best = np.argsort(-at_tokens.max(1))
         assert len(feature["activations"]) == min(2, (at_tokens.max(1) > 0).sum())
         first = feature["activations"][0]

@@ -85,8 +85,8 @@ def test_onednn_serves_beside_mkl_where_it_is_faster(known, suits_mkl, monkeypat
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_lengths_are_right_where_squares_leave_float32(dtype):
-    X = random_numbers(6, 70)
-    X *= torch.tensor([1, 1e-30, 1e30, 0, 1e-13, 1e13]).double()[:, None]
+    X = random_numbers(7, 70)
+    X *= torch.tensor([1, 1e-30, 1e30, 0, 1e-13, 1e13, 1e-22]).double()[:, None]
     X = X.to(dtype)
     expected = X.double().numpy()
     expected = np.sqrt(np.sum(expected**2, axis=1))

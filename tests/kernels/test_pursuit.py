@@ -100,6 +100,15 @@ def test_pursuit_equals_that_of_scikit_learn(modules):
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
+def test_an_atom_that_left_may_return(modules):
+    """Of 200 samples this is the only one that needs it."""
+    atoms = numbers(12, 6, seed=18) + 1
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    X = numbers(200, 6, seed=118)[136:137]
+    found = pursued(modules, *map(torch.from_numpy, (X, atoms)), 6, True)
+    np.testing.assert_allclose(found, slow_pursuit(X, atoms, 6, True), atol=1e-8)
+
+
 @given(
     data=st.data(),
     positive=st.booleans(),

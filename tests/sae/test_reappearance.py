@@ -1,12 +1,17 @@
 """Probabilities of return, where how often features are found is known."""
 
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
 from sklearn.preprocessing import normalize
 
-from skmfr._sae.reappearance import binned, largest_set, reappearance_in_fit
+from skmfr._sae.reappearance import (
+    binned,
+    largest_set,
+    reappearance_in_fit,
+    trusted,
+)
 from skmfr._sae.reappearance import reappearance as of_runs
 
 N_FEATURES = 200
@@ -132,6 +137,51 @@ def test_identical_atoms_return_as_surely_as_so_few_can_tell(n_atoms):
     # Beside n that return there is one that does half the time.
     np.testing.assert_allclose(probability, (n_atoms + 0.5) / (n_atoms + 1))
     np.testing.assert_allclose(deviation, 0.0, atol=1e-12)
+
+
+def test_deviation_is_that_of_a_jackknife_over_what_atoms_return_in():
+    """Closed form: cosines of 0.9 and 0.7, and so one frequency for each."""
+    rng = np.random.default_rng(0)
+    usual = rng.random(400) < 0.5
+    pairs = list(permutations(range(3), 2))
+    flips = rng.random((6, 400)) < np.array([0, 0, 0.2, 0.1, 0.3, 0.05])[:, None]
+    high = {pair: usual ^ flip for pair, flip in zip(pairs, flips, strict=True)}
+    nearest = {pair: np.where(each, 0.9, 0.7) for pair, each in high.items()}
+    probability, deviation = of_runs(nearest, 0, [0], [1, 2], 0.8)
+
+    def without(left_out):
+        """Of atoms seen in one run that return in a third, and one that half does."""
+        trios = [(w, *rest) for w, *rest in permutations(range(3)) if w]
+        trios = [(w, other, i) for w, other, i in trios if i != left_out]
+        both = sum(np.sum(high[w, other] & high[w, i]) for w, other, i in trios)
+        seen = sum(np.sum(high[w, other]) for w, other, _ in trios)
+        return (2 / len(trios) * both + 0.5) / (2 / len(trios) * seen + 1)
+
+    left = np.array([without(run) for run in range(3)])
+    np.testing.assert_allclose(probability[usual], without(None))
+    expected = np.sqrt(2 / 3 * np.square(left - left.mean()).sum())
+    np.testing.assert_allclose(deviation[usual], expected)
+    assert expected > 0.01
+
+
+@pytest.mark.parametrize(
+    ("deviation", "agreement", "expected"),
+    [(0.01, 0.9, True), (0.03, 0.9, False), (0.01, 0.5, False)],
+)
+def test_atoms_are_trusted_less_their_deviation_and_above_chance(
+    deviation, agreement, expected
+):
+    """1 - 0.97 + 0.03 is more than 0.05; of 30 atoms one is at 0.6 by chance."""
+    equal = np.ones(30)
+    found = trusted(
+        0.97 * equal, deviation * equal, agreement * equal, equal / 24, 24, 0.05
+    )
+    assert (found == expected).all()
+
+
+def test_of_equally_likely_atoms_those_that_agree_more_come_first():
+    chosen = largest_set(np.array([0.9, 0.9, 1.0]), np.array([0.7, 0.8, 0.9]), 0.05)
+    assert chosen.tolist() == [False, True, True]
 
 
 def test_largest_set_is_the_largest_of_all():

@@ -10,12 +10,12 @@ from skmfr._data.batches import Batches
 from skmfr._data.standardiser import Standardiser
 from skmfr._training.initial import initial_atoms, untrained
 from skmfr._training.revive import (
-    MAX_GIVEN,
-    MAX_REINITS,
     activity_skewness,
     reinitialise_skewed,
+    revive,
     transplant_shared,
 )
+from skmfr._training.schedule import Plateau, Schedule
 from skmfr._training.state import new_state
 
 N_FEATURES = 6
@@ -75,18 +75,18 @@ def test_only_saes_above_the_threshold_start_anew(make_settings):
         assert torch.equal(state.ensemble.encoder[i], atoms)
 
 
-def test_sae_starts_anew_a_few_times_at_most_and_differently(make_settings):
+def test_sae_starts_anew_three_times_at_most_and_differently(make_settings):
     settings = make_settings(n_saes=2, reinit_threshold=2.0)
     state, _, standardiser = fresh(settings)
     starts = [state.ensemble.decoder[0].clone()]
-    for _ in range(MAX_REINITS + 2):
+    for _ in range(5):
         state.activity.rates[0] = 1.0
         reinitialise_skewed(state, standardiser, settings, target=0.1)
         starts.append(state.ensemble.decoder[0].clone())
-    np.testing.assert_array_equal(state.n_reinits, [MAX_REINITS, 0])
+    np.testing.assert_array_equal(state.n_reinits, [3, 0])
     # The same again once no attempt is left, different ones before.
     distinct = {start.numpy().tobytes() for start in starts}
-    assert len(distinct) == MAX_REINITS + 1
+    assert len(distinct) == 3 + 1
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -154,13 +154,19 @@ def test_what_all_have_or_only_one_has_is_not_given(make_settings):
     assert_gives_nothing(state, settings)
 
 
-def test_atoms_that_are_alike_but_not_the_same_are_not_given(make_settings):
+@pytest.mark.parametrize(("cosine", "same"), [(0.8, 0), (0.989, 0), (0.991, 1)])
+def test_atoms_that_are_alike_but_not_the_same_are_not_given(
+    make_settings, cosine, same
+):
     settings = make_settings(n_components=4, n_saes=3)
     state, basis = sharing(settings)
     state.ensemble.decoder[0, 2] = basis[5]
-    # A cosine of 0.8: matched, but not the same.
-    state.ensemble.decoder[1, 2] = 0.8 * basis[2] + 0.6 * basis[4]
-    assert_gives_nothing(state, settings)
+    # Matched, but the same only from 0.99 on.
+    state.ensemble.decoder[1, 2] = cosine * basis[2] + (1 - cosine**2) ** 0.5 * basis[4]
+    before = state.ensemble.decoder.clone()
+    transplant_shared(matched(state), settings)
+    changed = (state.ensemble.decoder != before).any(2)
+    assert changed.nonzero().tolist() == [[0, 2]] * same
 
 
 def test_the_least_active_atom_makes_room_and_few_at_once(make_settings):
@@ -169,10 +175,30 @@ def test_the_least_active_atom_makes_room_and_few_at_once(make_settings):
     state.ensemble.decoder[0, 2:] = basis[4:]  # it lacks two, and has two alone
     state.activity.rates[0] = torch.tensor([0.0, 0.0, 0.2, 0.1])
     transplant_shared(matched(state), settings)
-    assert max(1, int(MAX_GIVEN * 4)) == 1
     torch.testing.assert_close(state.ensemble.decoder[0, 2], basis[4])
     cosine = state.ensemble.decoder[0, 3] @ basis[2:4].T
     assert cosine.max() == pytest.approx(1.0)
+
+
+def test_one_percent_of_the_atoms_is_given_at_once_every_hundred_steps(make_settings):
+    settings = make_settings(n_components=200, n_saes=3, alpha=1.0)
+    data = np.random.default_rng(0).standard_normal((300, 210))
+    state, _, standardiser = fresh(settings, data)
+    state.ensemble.decoder[:] = torch.eye(210)[:200]
+    state.ensemble.decoder[0, 150:] *= -1  # it lacks 50
+    state.begin(Schedule.constant(300), Plateau())
+    matched(state)
+    state.losses = torch.ones(300, 3)
+    stage = state.schedule.stage(0, settings)
+    given = {}
+    for n_steps in range(1, 300):
+        before = state.ensemble.decoder.clone()
+        state.n_steps = state.step = n_steps
+        revive(state, stage, standardiser, settings)
+        n_changed = (state.ensemble.decoder != before).any(2).sum(1).tolist()
+        if any(n_changed):
+            given[n_steps] = n_changed
+    assert given == {100: [2, 0, 0], 200: [2, 0, 0]}
 
 
 @pytest.mark.parametrize("matching", ["hungarian", "max"])
