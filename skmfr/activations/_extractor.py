@@ -333,7 +333,8 @@ class ActivationExtractor(
         Raises
         ------
         TypeError, ValueError
-            As for :meth:`fit`; if `out` is a file with other contents.
+            As for :meth:`fit`; if `out` is a file with other contents, or one that
+            another process or thread is writing.
         NotFittedError
             If there is something to learn and the extractor is not fitted.
         """
