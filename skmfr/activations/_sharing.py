@@ -36,7 +36,7 @@ PROCESS = uuid4().hex
 
 # Identifiers of modules whose weights cannot be read.
 _single: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-# Names of the modules of a model by their id.
+# Names of the modules of a model, and of its configuration, by their id.
 Names = Mapping[int, str]
 
 
@@ -51,9 +51,10 @@ def model_digest(model: nn.Module, known: Names = MappingProxyType({})) -> str:
     """
     digest = hashlib.sha256(repr(model).encode())
     config: Any = getattr(model, "config", None)
+    known = {**known, **{id(module): name for name, module in model.named_modules()}}
     if hasattr(config, "to_json_string"):
         digest.update(config.to_json_string().encode())
-    known = {**known, **{id(module): name for name, module in model.named_modules()}}
+        known[id(config)] = "config"  # most modules have it, too
     for name, module in model.named_modules():
         kind = type(module)
         of_module = name, kind.__module__, kind.__qualname__, _settings(module, known)
@@ -147,9 +148,10 @@ def _setting(value, known: Names) -> Any:
         return kind, [_setting(part, known) for part in value]
     if isinstance(value, (set, frozenset)):
         return kind, sorted((_setting(part, known) for part in value), key=repr)
+    if id(value) in known:
+        return kind, known[id(value)]
     if isinstance(value, nn.Module):
-        name = known.get(id(value))
-        return kind, model_digest(value, known) if name is None else name
+        return kind, model_digest(value, known)
     if isinstance(value, FUNCTIONS):
         return kind, _function(value, known)
     if hasattr(value, "to_json_string"):  # a configuration of transformers
