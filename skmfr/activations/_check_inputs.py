@@ -96,8 +96,13 @@ def holds_texts(X) -> bool:
 
 
 def _plain(X):
-    """Tensors, DataFrames and Series as arrays; everything else unchanged."""
-    return X.to_numpy() if hasattr(X, "to_numpy") else as_array(X)
+    """Tensors, tables and their columns as arrays; everything else unchanged."""
+    if not hasattr(X, "to_numpy"):
+        return as_array(X)
+    try:
+        return X.to_numpy()
+    except ValueError:  # pyarrow, for example with texts, makes a copy only here
+        return np.asarray(X)
 
 
 def _tokenized(texts, tokenizer, name: str) -> list[np.ndarray]:

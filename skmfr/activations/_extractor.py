@@ -61,7 +61,8 @@ class ActivationExtractor(
     model : torch.nn.Module, str or path-like
         The model, or the name or folder of a pretrained one, which transformers loads
         with the class that it was saved from. Clones share a module instead of copying
-        it. Caches identify a module by its weights, settings and hooks. A folder is
+        it. Caches identify a module by its weights, hooks, and all else that it stores,
+        so keep objects that change when it runs, such as counters, outside. A folder is
         read again when its files change.
 
     layer : str or list of str
@@ -333,7 +334,8 @@ class ActivationExtractor(
         Raises
         ------
         TypeError, ValueError
-            As for :meth:`fit`; if `out` is a file with other contents.
+            As for :meth:`fit`; if `out` is a file with other contents, or one that
+            another process or thread is writing.
         NotFittedError
             If there is something to learn and the extractor is not fitted.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Integral
 
@@ -94,7 +94,9 @@ def loss_recovered(
         ``inverse_transform``, or as a callable.
     tokens : array-like of shape (n_inputs, n_tokens), sequence of sequences, or mapping
         Token ids, which `sae` should not have seen. For an encoder-decoder, a mapping
-        with "input_ids", "decoder_input_ids", and their masks if there is padding.
+        with "input_ids", "decoder_input_ids", and their masks if there is padding. In a
+        mapping, "labels" of -100 and the places where "position_ids" restart, which are
+        the first tokens of packed texts, are not predicted.
     ablation : {"zero", "mean"}, default="zero"
         The replacement that counts as nothing recovered.
     batch_size : int, default=32
@@ -125,9 +127,9 @@ def loss_recovered(
         If `sae` cannot reconstruct, or `tokens` holds texts.
     ValueError
         If the layer does not exist, never runs, or does not change the loss; if its
-        width differs from that of `sae`; if the model gives no logits of tokens; if
-        tokens are not as described; if no position is left; or if `sae` has no
-        ``median_norm_``.
+        width differs from that of `sae`; if the model gives no logits of tokens, or
+        some that depend on later tokens; if tokens are not as described; if no position
+        is left; or if `sae` has no ``median_norm_``.
 
     References
     ----------
@@ -180,6 +182,7 @@ def loss_recovered(
         return _mean_loss(module, layer, inputs, batch_size, change)
 
     with evaluating(module, device):
+        _check_causal(module, inputs)
         losses = Bunch(clean=mean_loss(observed))
         if not n_tokens:
             raise nothing_left("tokens", "loss_recovered")
@@ -214,13 +217,8 @@ def _mean_loss(
             output = call(model, batch.arguments)
         if not n_runs[0]:
             raise never_ran(layer)
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", 0)
-        if not isinstance(logits, Tensor) or logits.shape[:2] != ids.shape:
-            raise ValueError(
-                f"model must be a causal language model that gives logits for each "
-                f"token, but {type(model).__name__} does not."
-            )
-        told = counting[:, 1:] & counting[:, :-1]
+        logits = _logits(output, ids, model)
+        told = _told(counting, batch, encoder_of(model) is not None)
         # Input by input, because the logits of a batch already take much memory.
         for of_input, next_ids, known in zip(logits, ids[:, 1:], told, strict=True):
             predicted = of_input[:-1][known].float()
@@ -230,6 +228,59 @@ def _mean_loss(
     if not n_tokens:
         raise ValueError("tokens must hold a sequence of at least two tokens.")
     return total / n_tokens
+
+
+def _logits(output, ids: Tensor, model: nn.Module) -> Tensor:
+    """Logits in the output of a model, (n_inputs, n_tokens, n_vocabulary)."""
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", 0)
+    if (
+        not isinstance(logits, Tensor)
+        or logits.ndim != 3
+        or logits.shape[:2] != ids.shape
+        or logits.shape[2] <= ids.max()
+    ):
+        raise ValueError(
+            f"model must be a causal language model that gives logits for each "
+            f"token, but {type(model).__name__} does not."
+        )
+    return logits
+
+
+def _check_causal(model: nn.Module, inputs: Inputs) -> None:
+    """Refuse a model whose logits for the first tokens depend on the last one."""
+    batch = next(inputs.batches(model, 1))
+    ids, _ = _ids(batch, model)
+    before = _logits(call(model, batch.arguments), ids, model)[:, :-1]
+    # These ids are the batch's own. They now end with another token, if possible one
+    # that is there, because others may mean padding.
+    first, last = ids[:, 0], ids[:, -1]
+    ids[:, -1] = torch.where(first != last, first, (last == 0).to(last))
+    after = _logits(call(model, batch.arguments), ids, model)[:, :-1]
+    # The order of sums, and so their rounding, may depend on all tokens.
+    rounding = max(1e-4, 16 * torch.finfo(before.dtype).eps)
+    if before.numel() and (after - before).abs().max() > rounding * before.abs().max():
+        raise ValueError(
+            f"model must be a causal language model, but in {type(model).__name__} the "
+            "logits for a token depend on the tokens after it."
+        )
+
+
+def _told(counting: Tensor, batch: Batch, of_decoder: bool) -> Tensor:
+    """Tokens whose successor is to be predicted, (n_inputs, n_tokens - 1), bool.
+
+    They are those of the model's own loss: neither padding nor before a label -100 or
+    the first token of the next packed text.
+    """
+    told = counting[:, 1:] & counting[:, :-1]
+    given = batch.arguments if isinstance(batch.arguments, Mapping) else {}
+    labels = given.get("labels")
+    if labels is not None and labels.shape == counting.shape:
+        # Those of a decoder are shifted already.
+        told &= (labels[:, :-1] if of_decoder else labels[:, 1:]) != -100
+    numbers = given.get("decoder_position_ids" if of_decoder else "position_ids")
+    if numbers is not None and numbers.shape == counting.shape:
+        told &= numbers[:, 1:] > numbers[:, :-1]
+    return told
 
 
 def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from time import monotonic
@@ -12,6 +14,11 @@ from typing import IO
 import numpy as np
 
 from .._utils.files import replacing
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 # Seconds between two notes of the progress.
 SECONDS_BETWEEN_NOTES = 10.0
@@ -22,7 +29,8 @@ class RowFile:
 
     Its name is ``NAME.part`` until it is complete. ``NAME.json`` beside it describes
     its contents and progress. Rows are written instead of mapped into memory, because
-    with a memory map a full disk would end the process.
+    with a memory map a full disk would end the process. While rows are written, the
+    file is locked; the system unlocks it when a process ends, however it does.
 
     Parameters
     ----------
@@ -33,7 +41,8 @@ class RowFile:
     Raises
     ------
     ValueError
-        If the file exists and has other or unknown contents.
+        If the file exists and has other or unknown contents, and later if somebody else
+        writes it.
     """
 
     def __init__(self, path, fingerprint: str):
@@ -47,7 +56,9 @@ class RowFile:
         """number of rows done"""
         self._file: FileIO | None = None
         self._noted = monotonic()
-        if not (self.path.exists() or self.part.exists()):
+        # An empty file is that of a process that ended before it wrote the note.
+        begun = self.part.exists() and self.part.stat().st_size
+        if not (self.complete or begun):
             return
         found, n_inputs, n_rows = self._read_note()
         if found != fingerprint:
@@ -71,16 +82,16 @@ class RowFile:
             try:
                 self._write_note()
             finally:
-                self._file.close()
-                self._file = None
+                self._close()
 
     def append(self, rows: np.ndarray, n_inputs: int) -> None:
         """Append the rows of `n_inputs` more inputs."""
-        if self._file is None:
-            self._file = self._resumed() if self.n_rows else self._begun(rows)
+        file = self._file
+        if file is None:
+            file = self._resume() if self.n_rows else self._begin(rows)
         left = np.ascontiguousarray(rows).data.cast("B")
         while left:
-            left = left[self._file.write(left) :]
+            left = left[file.write(left) :]
         self.n_rows += len(rows)
         self.n_inputs += n_inputs
         if monotonic() - self._noted > SECONDS_BETWEEN_NOTES:
@@ -88,13 +99,18 @@ class RowFile:
 
     def finish(self) -> None:
         """Write the number of rows to the file, and rename it to its final name."""
-        with open(self.part, "rb+") as file:
+        try:
+            file = self._resume()
+            file.seek(0)
             _, (_, width), dtype = _read_header(file)
             file.seek(0)
             _write_header(file, self.n_rows, width, dtype)
-            file.flush()
             os.fsync(file.fileno())
-        os.replace(self.part, self.path)
+            if sys.platform == "win32":  # where open files cannot be renamed
+                self._close()
+            os.replace(self.part, self.path)
+        finally:
+            self._close()
 
     def read(self) -> np.memmap:
         """The rows of a complete file, read-only."""
@@ -103,28 +119,49 @@ class RowFile:
         except ValueError as error:
             raise self._damaged(self.path) from error
 
-    def _begun(self, rows: np.ndarray) -> FileIO:
-        """A new file, with a note beside it from the beginning."""
+    def _begin(self, rows: np.ndarray) -> FileIO:
+        """Open a new file, with a note beside it from the beginning."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.part.touch()
+        file = self._open()
         self._write_note()
-        file = open(self.part, "wb", buffering=0)  # noqa: SIM115
+        file.truncate(0)
         _write_header(file, 0, rows.shape[1], rows.dtype)
         return file
 
-    def _resumed(self) -> FileIO:
-        """The file in its state at the time of the last note."""
-        file = open(self.part, "rb+", buffering=0)  # noqa: SIM115
+    def _resume(self) -> FileIO:
+        """Open the file in its state at the time of the last note."""
+        file = self._open()
         try:
             begin, (_, width), dtype = _read_header(file)
             end = begin + self.n_rows * width * dtype.itemsize
             if end > os.fstat(file.fileno()).st_size:
                 raise ValueError("shorter than its note says")
         except ValueError as error:
-            file.close()
             raise self._damaged(self.part) from error
+        # A process that has been killed since may have noted more rows.
+        self._write_note()
         file.truncate(end)
         file.seek(end)
         return file
+
+    def _open(self) -> FileIO:
+        """Open the unfinished file, which nobody else can then write."""
+        with suppress(FileNotFoundError):
+            file = self._file = open(self.part, "rb+", buffering=0)  # noqa: SIM115
+            # Until now, another process may have completed it.
+            if _lock(file) and not self.complete:
+                return file
+            self._close()
+        raise ValueError(
+            f"out={os.fspath(self.path)!r} is being written by another process or "
+            "thread, or was just now: wait for it, or name another file."
+        )
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _read_note(self) -> tuple[str, int, int]:
         try:
@@ -151,6 +188,23 @@ class RowFile:
             f"out={os.fspath(self.path)!r} cannot be resumed or read, because "
             f"{file.name} is damaged or missing: remove the file, or name another one."
         )
+
+
+def _lock(file: FileIO) -> bool:
+    """Lock a file until it is closed; False if it is locked already.
+
+    Some file systems have no locks, and files there are not locked.
+    """
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _write_header(file: IO[bytes], n_rows: int, width: int, dtype: np.dtype) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import inf
 from numbers import Real
 from pathlib import Path
@@ -314,19 +315,20 @@ def _as_version_6(config: dict[str, Any]) -> dict[str, Any]:
     version = config.get("sae_lens_version")
     if isinstance(config.get("metadata"), dict):
         version = version or config["metadata"].get("sae_lens_version")
-    if version is not None or "architecture" in config and "k" in config:
+    major = re.match("[0-9]+", str(version))
+    if major is not None and int(major[0]) >= 6:
         return config
-    function = config.get("activation_fn_str", config.get("activation_fn"))
+    name = "activation_fn_str" if "activation_fn_str" in config else "activation_fn"
+    function, arguments = config.get(name), config.get("activation_fn_kwargs")
     modern: dict[str, Any] = {}
-    if "k" not in config:
+    # With a k alone, nothing tells whether it is a TopK SAE.
+    if "k" not in config or function is not None:
         modern["architecture"] = config.get("architecture", "standard")
-    if function == "topk" and modern.get("architecture") == "standard":
+    if function == "topk" and modern["architecture"] == "standard":
         modern["architecture"] = "topk"
-    elif function is not None and modern.get("architecture") != "topk":
-        name = "activation_fn_str" if "activation_fn_str" in config else "activation_fn"
+    elif function is not None and modern["architecture"] != "topk":
         check_entry(config, name, "relu")
-    arguments = config.get("activation_fn_kwargs")
-    if isinstance(arguments, dict) and "k" in arguments:
+    if isinstance(arguments, dict) and arguments.get("k") is not None:
         modern["k"] = arguments["k"]
     kind = config.get("normalize_activations")
     if kind is None or isinstance(kind, bool):

@@ -25,6 +25,7 @@ class Channels(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(30, WIDTH)
         self.conv = nn.Conv1d(WIDTH, WIDTH, 3, padding=1)
+        nn.init.zeros_(self.conv.weight[..., 2])  # of the next token
         self.norm = nn.BatchNorm1d(WIDTH)
         self.linear = nn.Linear(WIDTH, WIDTH)
         self.head = nn.Linear(WIDTH, 30)

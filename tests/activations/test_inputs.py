@@ -290,3 +290,17 @@ def test_integers_stay_integers_unless_they_are_images():
     table = table.numpy()
     expected = table[X["labels"]] + table[X["boxes"]].sum((1, 2))
     np.testing.assert_allclose(rows, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("X", [["ab", "b"], [[1, 2], [3]], [[1, 2], [3, 4]]])
+def test_columns_of_pyarrow_are_inputs(X, chunked):
+    """It converts few of them without a copy, and others only if told to."""
+    pyarrow = pytest.importorskip("pyarrow")
+    column = pyarrow.chunked_array([X]) if chunked else pyarrow.array(X)
+
+    def tokenizer(texts):
+        return {"input_ids": [[ord(letter) - 90 for letter in text] for text in texts]}
+
+    extractor = ActivationExtractor(nn.Embedding(50, 4), "", tokenizer=tokenizer)
+    assert np.array_equal(extractor.transform(column), extractor.transform(X))

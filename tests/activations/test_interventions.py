@@ -9,7 +9,15 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.activations import (
@@ -459,3 +467,70 @@ def test_gradients_with_checkpoints_are_those_without(
     expected = gradients(model, ids, None, True, *block)
     found = gradients(model, ids, reentrant, False, *block)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (BertForMaskedLM, {}, "depend on the tokens after it"),
+        (BertForTokenClassification, {"num_labels": 50}, "depend on the tokens after"),
+        (BertForTokenClassification, {"num_labels": 2}, "gives logits for each token"),
+        # as many classes as tokens
+        (BertForSequenceClassification, {"num_labels": 8}, "gives logits for each"),
+    ],
+)
+def test_models_that_predict_no_next_token_are_refused(tokens, kind, options, message):
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, **options,
+    )  # fmt: skip
+    model = kind(config).eval()
+    with pytest.raises(ValueError, match=message):
+        loss_recovered(model, "bert.encoder.layer.0", lambda X: 0 * X, tokens)
+
+
+def test_a_causal_bert_is_none_of_them(tokens):
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, is_decoder=True,
+    )  # fmt: skip
+    model = BertLMHeadModel(config).eval()
+    assert loss_recovered(model, "bert.encoder.layer.0", lambda X: X, tokens) == 1
+
+
+def test_inputs_of_equal_tokens_are_enough(gpt2):
+    assert loss_recovered(gpt2, LAYER, lambda X: X, [[0, 0, 0]]) == 1
+
+
+def test_unlabelled_tokens_are_not_predicted(gpt2, tokens):
+    labels = tokens.copy()
+    labels[:, :3] = -100
+    labels[::2, 5] = -100
+    given = {"input_ids": tokens, "labels": labels}
+    _, losses = loss_recovered(gpt2, LAYER, lambda X: X, given, return_losses=True)
+    with torch.no_grad():
+        own = gpt2(torch.tensor(tokens), labels=torch.tensor(labels)).loss
+    assert losses.clean == pytest.approx(float(own), rel=1e-5)
+
+
+def test_texts_in_one_row_do_not_predict_each_other(tokens):
+    """The layers know no positions, so that the loss is that of the texts alone."""
+    torch.manual_seed(0)
+    model = WithPositions()
+    lengths = [3, 1, 4]
+    numbers = np.tile(np.concatenate([np.arange(n) for n in lengths]), (12, 1))
+    given = {"input_ids": tokens, "position_ids": numbers}
+    _, packed = loss_recovered(model, "0", lambda X: X, given, return_losses=True)
+    alone = [list(text) for row in tokens for text in np.split(row, [3, 4])]
+    _, losses = loss_recovered(model, "0", lambda X: X, alone, return_losses=True)
+    assert packed.clean == pytest.approx(losses.clean, rel=1e-5)
+
+
+class WithPositions(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Embedding(50, 4), nn.Linear(4, 50))
+
+    def forward(self, input_ids, position_ids=None):
+        return super().forward(input_ids)

@@ -13,7 +13,7 @@ WIDTHS = [8, 6, 8]
 
 
 class Runs:
-    """Sizes of the batches of a model, which are no settings of it."""
+    """Sizes of the batches of a model."""
 
     def __init__(self):
         self.first, self.last, self.limit = [], [], np.inf
@@ -24,7 +24,13 @@ class Stop(Exception):
 
 
 @pytest.fixture
-def model():
+def runs():
+    """Beside the model, because files and caches identify it by what it holds."""
+    return Runs()
+
+
+@pytest.fixture
+def model(runs):
     """Of layers in another order, and one that changes its input in place."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -32,15 +38,14 @@ def model():
     )
     with torch.no_grad():
         model[0].weight[9] *= 100
-    model.runs = Runs()
 
     def stop(module, arguments):
-        if len(model.runs.first) >= model.runs.limit:
+        if len(runs.first) >= runs.limit:
             raise Stop
 
     model[0].register_forward_pre_hook(stop)
-    model[0].register_forward_hook(lambda m, i, o: model.runs.first.append(len(i[0])))
-    model[3].register_forward_hook(lambda m, i, o: model.runs.last.append(len(i[0])))
+    model[0].register_forward_hook(lambda m, i, o: runs.first.append(len(i[0])))
+    model[3].register_forward_hook(lambda m, i, o: runs.last.append(len(i[0])))
     return model
 
 
@@ -58,7 +63,7 @@ def alone(model, layer, tokens, **options):
 @pytest.mark.parametrize("way", ["memory", "cache", "files"])
 @pytest.mark.parametrize("left_out", [{}, {"skip_first": 1, "max_norm_ratio": 3.0}])
 def test_each_layer_gives_what_it_gives_alone(
-    model, tokens, way, positions, left_out, tmp_path
+    model, runs, tokens, way, positions, left_out, tmp_path
 ):
     options = {"positions": positions, "batch_size": 2, **left_out}
     extractor = ActivationExtractor(
@@ -69,8 +74,8 @@ def test_each_layer_gives_what_it_gives_alone(
         **options,
     )
     found = extractor.fit_transform(tokens)
-    n_inputs = sum(model.runs.first)
-    assert not model.runs.last  # no further than the last layer
+    n_inputs = sum(runs.first)
+    assert not runs.last  # no further than the last layer
     assert extractor.n_features_out_ == WIDTHS
     if not left_out and way == "memory":
         # The first for the widths, all for the rows, whatever the number of layers.
@@ -87,25 +92,25 @@ def test_each_layer_gives_what_it_gives_alone(
             np.testing.assert_array_equal(again.transform(tokens), rows)
 
 
-def test_files_that_are_not_equally_far_go_on(model, tokens, tmp_path):
+def test_files_that_are_not_equally_far_go_on(model, runs, tokens, tmp_path):
     files = [tmp_path / f"{layer}.npy" for layer in LAYERS]
     options = {"positions": "all", "batch_size": 1}
     expected = [alone(model, layer, tokens, **options) for layer in LAYERS]
     # Of the first file four inputs are there, of the second two, and the third whole.
     for file, layer, n in zip(files, LAYERS, (4, 2), strict=False):
-        model.runs.first.clear()
-        model.runs.limit = n
+        runs.first.clear()
+        runs.limit = n
         with pytest.raises(Stop):
             ActivationExtractor(model, layer, out=file, **options).transform(tokens)
-    model.runs.limit = np.inf
+    runs.limit = np.inf
     ActivationExtractor(model, LAYERS[2], out=files[2], **options).transform(tokens)
-    model.runs.first.clear()
+    runs.first.clear()
     several = ActivationExtractor(model, LAYERS, out=files, **options)
     for rows, of_layer in zip(several.transform(tokens), expected, strict=True):
         np.testing.assert_array_equal(rows, of_layer)
-    model.runs.first.clear()
+    runs.first.clear()
     several.transform(tokens)
-    assert not model.runs.first
+    assert not runs.first
 
 
 @pytest.mark.parametrize(

@@ -558,3 +558,46 @@ def test_samples_with_huge_norms_are_left_out_by_their_numbers(sae, X):
     sae.median_norm_ = np.nan
     with pytest.raises(ValueError, match="max_norm_ratio=2.0 needs sae.median_norm_"):
         report(sae, X, max_norm_ratio=2.0)
+
+
+def test_parts_of_characters_are_shown_by_their_bytes(X, sae):
+    """The tokenizer is one of GPT-2 without merges: each token is a byte."""
+    tokenizers = pytest.importorskip("tokenizers")
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    model = tokenizers.models.BPE(dict(zip(letters, range(256), strict=True)), [])
+    fast = tokenizers.Tokenizer(model)
+    fast.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = tokenizers.decoders.ByteLevel()
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=fast)
+    text = "a💙 é"
+    ids = tokenizer(text)["input_ids"]
+    assert len(ids) == len(text.encode())
+    contexts = contexts_of(30, tokens=np.full((30, 1, 4), -1), before=1)
+    contexts.inputs[8:] = -1
+    effects = np.resize(ids, (30, len(ids)))
+    # The last window begins inside the character.
+    windows = {0: [-1, 0, 1, 2], 2: [0, 1, 2, 3], 4: [1, 2, 3, 4], 6: [2, 3, 4, 5]}
+    for atom, places in windows.items():
+        contexts.tokens[atom, 0] = [
+            ids[place] if place >= 0 else -1 for place in places
+        ]
+    words = {"contexts": contexts, "tokenizer": tokenizer}
+    words["effects"] = LogitEffects(effects, effects + 0.5, effects, effects - 0.5)
+    details = data_of(report(sae, X, **words).html())["details"]
+    at = {atom: details[atom]["contexts"][0]["text"][1] for atom in "0246"}
+    assert at == {"0": "a", "2": "<0xF0>", "4": "<0x9F>", "6": "<0x92>"}
+    promoted = [token for token, _ in details["0"]["promoted"]]
+    names = [f"<0x{byte:02X}>" for byte in text.encode()]
+    assert promoted == ["a", *names[1:5], " ", *names[6:]]
+
+
+def test_halves_of_surrogate_pairs_are_replaced(X, sae, tmp_path):
+    page = report(sae, X, title="one \ud83d")
+    path = page.write_html(tmp_path / "page.html")
+    assert path.read_text(encoding="utf-8") == page.html()
+    assert "<title>one ?</title>" in page.html()
+    page._repr_html_().encode()
+    rating = blinded_report({"\ud83d": sae}, X, n_atoms=2, random_state=0)
+    _, key = rating.write(tmp_path / "rating")
+    assert ",?," in key.read_text(encoding="utf-8")

@@ -329,6 +329,12 @@ OLD = {
         {"architecture": "standard"},
         {"architecture": "topk", "normalize_activations": None},
         {"apply_b_dec_to_input": False, "normalize_activations": False},
+        {"sae_lens_version": "5.11.0", "architecture": "standard"},
+        {"sae_lens_version": "5.11.0", "normalize_activations": None},
+        {"metadata": {"sae_lens_version": "5.10.0"}, "architecture": "topk"},
+        # SAELens takes the k of the activation function before the one beside it.
+        {"sae_lens_version": "5.0.0", "architecture": "standard", "k": K + 1},
+        {"architecture": "standard", "k": K + 1},
     ],
 )
 def test_topk_saes_of_versions_before_6_are_read(tmp_path, entries, make_samples):
@@ -352,6 +358,10 @@ def test_topk_saes_of_versions_before_6_are_read(tmp_path, entries, make_samples
     [
         ({"activation_fn_str": "tanh-relu"}, "activation_fn_str='tanh-relu', expected"),
         (
+            {"activation_fn_str": "tanh-relu", "sae_lens_version": "5.11.0"},
+            "activation_fn_str='tanh-relu', expected",
+        ),
+        (
             {"architecture": "other", "activation_fn_str": "relu"},
             "architecture='other', expected 'topk' or",
         ),
@@ -365,6 +375,14 @@ def test_other_saes_of_versions_before_6_are_refused(tmp_path, entries, message)
     write(tmp_path, OLD | entries, weights_with_norms(1.0))
     with pytest.raises(ValueError, match=message):
         from_sae_lens(tmp_path)
+
+
+@pytest.mark.parametrize("version", ["6.0.0rc1", "6.0.0", "10.0"])
+def test_later_versions_have_no_activation_function(tmp_path, version):
+    """As SAELens, which ignores the entries of earlier versions there."""
+    later = OLD | {"sae_lens_version": version, "architecture": "topk", "k": K - 1}
+    write(tmp_path, later, weights_with_norms(1.0))
+    assert from_sae_lens(tmp_path).k == K - 1
 
 
 def test_sae_without_architecture_is_refused(tmp_path):

@@ -50,7 +50,8 @@ class Report:
     """
 
     def __init__(self, page: str):
-        self._page = page
+        # A half of a surrogate pair is in no encoding.
+        self._page = page.encode(errors="replace").decode()
 
     def html(self) -> str:
         """Return the page as a string.
@@ -172,7 +173,7 @@ class BlindedReport(Report):
         writer.writeheader()
         writer.writerows(self.key)
         with replacing(key) as fresh:
-            fresh.write_bytes(text.getvalue().encode())
+            fresh.write_bytes(text.getvalue().encode(errors="replace"))
         return page, key
 
 
