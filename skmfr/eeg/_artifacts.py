@@ -23,7 +23,7 @@ from ._recordings import (
     warn_of_other_recording,
 )
 from ._references import correlations, high_passed, kurtosis
-from ._scales import moments_of_windows, warn_of_other_sizes
+from ._scales import centre_here, warn_of_other_sizes
 from ._spans import Span, chunks, first_windows, windows_of_spans
 from ._unsupervised import codes_of_windows
 from ._windows import overlap_add
@@ -310,11 +310,12 @@ def fitted_reader(denoiser, X) -> Reader:
 
 def code_windows(denoiser, reader: Reader, spans: list[Span]) -> sparse.csr_array:
     """Codes of the windows in the spans, (n_windows, n_atoms)."""
-    codes, moments = [], []
+    codes = []
+    moments = reader.moments(denoiser.n_times_)
+    centre = centre_here(denoiser, moments)
     for piece, own, _ in windows_of_spans(denoiser, spans):
         signals = reader.read(piece)
-        moments.append(moments_of_windows(signals, denoiser.n_times_))
-        part = codes_of_windows(denoiser, as_scaled(denoiser, signals))
+        part = codes_of_windows(denoiser, as_scaled(denoiser, signals, centre))
         codes.append(sparse.csr_array(part[own]))
     warn_of_other_sizes(denoiser, moments)
     return sparse.vstack(codes, format="csr")
@@ -373,11 +374,12 @@ def removed_variance(
         if stop - start >= hop
     ]
     n = hop * sum(n_blocks for _, n_blocks, _ in blocks_of_chunks)
+    centre = centre_here(denoiser, reader.moments(length))
     total, square = np.zeros(n_channels), 0.0
     own_total, product, own_square = np.zeros((n_atoms, n_channels)), 0.0, 0.0
     for start, n_blocks, first_window in blocks_of_chunks:
         signal = reader.read(slice(start, start + n_blocks * hop))[0]
-        signal = signal - denoiser.mean_[:, None]
+        signal = signal - centre[:, None]
         total += signal.sum(1)
         square += np.sum(signal**2)
         blocks = signal.reshape(n_channels, n_blocks, hop).swapaxes(0, 1)

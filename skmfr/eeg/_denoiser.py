@@ -34,10 +34,7 @@ from ._recordings import (
     warn_of_other_recording,
 )
 from ._rejection import checked_left_out
-from ._scales import (
-    moments_of_windows,
-    warn_of_other_sizes,
-)
+from ._scales import centre_here, warn_of_offsets_of_epochs, warn_of_other_sizes
 from ._supervised import filtered_signals
 from ._unsupervised import explained
 from ._windows import samples_in_window
@@ -391,10 +388,16 @@ class EEGDenoiser(
         denoised = filtered_signals if hasattr(self, "filters_") else explained
         return self._mapped(X, lambda source: partial(denoised, self))
 
-    def _mapped(self, X: Any, prepared: Callable[[Reader], Change]) -> Any:
+    def _mapped(
+        self,
+        X: Any,
+        prepared: Callable[[Reader], Change],
+        learn_from: Reader | None = None,
+    ) -> Any:
         """A copy of X whose channels of the fit went through a function.
 
         `prepared` takes a reader of X and gives the function, of scaled signals.
+        `learn_from` is of other signals of the recording, whose centre X may have.
         """
         # Some parameters count after the fit too, and may have changed.
         self._validate_params()
@@ -404,19 +407,23 @@ class EEGDenoiser(
         source = Reader(X, self.ch_names_, "X")
         check_shape(self, source)
         change = prepared(source)
-        moments = []
+        moments = source.moments(self.n_times_)
+        there = None
+        if learn_from is not None:
+            there = centre_here(self, learn_from.moments(self.n_times_))
+        centre = centre_here(self, moments, there)
 
         def changed(signals: np.ndarray) -> np.ndarray:
-            moments.append(moments_of_windows(signals, self.n_times_))
             # The difference, so that what is not changed keeps all of its digits.
-            scaled = as_scaled(self, signals)
+            scaled = as_scaled(self, signals, centre)
             difference = (change(scaled) - scaled) * self.scale_[:, None]
             return (signals + difference).astype(signals.dtype)
 
         margin = self.n_times_ + N_NEIGHBOURS * self.hop_
-        denoised = mapped(source, changed, self.hop_, margin, verbose=self.verbose)
         warn_of_other_sizes(self, moments)
-        return denoised
+        if source.shape[0] > 1:
+            warn_of_offsets_of_epochs([moments])
+        return mapped(source, changed, self.hop_, margin, verbose=self.verbose)
 
     def score(self, X, y=None):
         """How well signals are denoised; more is better.
@@ -449,8 +456,9 @@ class EEGDenoiser(
         if y is not None:
             clean = self._opened_clean(X, y).read_spans(spans)
             return -mean_rrmse_t(clean, denoised.read_spans(spans))
+        centre = centre_here(self, noisy.moments(self.n_times_))
         as_samples = [
-            as_scaled(self, reader.read_spans(spans))
+            as_scaled(self, reader.read_spans(spans), centre)
             .swapaxes(1, 2)
             .reshape(-1, self.n_channels_)
             for reader in (noisy, denoised)

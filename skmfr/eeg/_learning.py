@@ -11,7 +11,12 @@ from ._containers import is_raw
 from ._fitted import as_scaled
 from ._recordings import Reader, pieces_to_fit
 from ._rejection import LeftOut
-from ._scales import centre_and_scale, check_none_flat, moments_of_windows
+from ._scales import (
+    centre_and_scale,
+    check_none_flat,
+    moments_of_windows,
+    warn_of_offsets_of_epochs,
+)
 from ._supervised import fit_filters, folds_of_epochs
 from ._unsupervised import fit_windows
 
@@ -43,6 +48,8 @@ def learn(
     denoiser.mean_, denoiser.scale_ = centre_and_scale(moments)
     denoiser.clean_mean_ = denoiser.mean_
     check_none_flat(denoiser.mean_, denoiser.scale_, noisy.ch_names, noisy.ch_types)
+    if noisy.shape[0] > 1:
+        warn_of_offsets_of_epochs(moments)
     signals = [as_scaled(denoiser, signal) for signal in signals]
     if clean is None:
         fit_windows(denoiser, signals, left_out.decim)

@@ -112,8 +112,9 @@ n_channels, n_times)
             return remove(learn_from or source, everywhere=is_evoked(X))
 
         if not is_evoked(X):
-            return self._mapped(X, prepared)
-        data = self._mapped(as_epochs(X), prepared).get_data(copy=False)[0]
+            return self._mapped(X, prepared, learn_from)
+        cleaned = self._mapped(as_epochs(X), prepared, learn_from)
+        data = cleaned.get_data(copy=False)[0]
         if (there := in_baseline(X)) is not None:
             rows = indices_of(X, self.ch_names_)
             data[rows] -= data[rows][:, there].mean(1, keepdims=True)

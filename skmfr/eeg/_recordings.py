@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from .._utils.checks import float_dtypes
 from ._channels import check_channels, indices_of
 from ._containers import is_epochs, is_raw
 from ._rejection import PIECE, LeftOut, check_reject, is_loud
+from ._scales import Moments, moments_of_windows
 from ._spans import CHUNK, Span, annotated, chunks, unmarked
 
 # Numbers of epochs that are.
@@ -164,6 +165,7 @@ class Reader:
             if len(X) == 0:
                 raise ValueError(f"{name} has no epochs.")
         self.X, self.name = X, name
+        self._moments: dict[int, Moments] = {}
         self.ch_names: list = list(range(X.shape[1])) if ch_names is None else ch_names
 
     @property
@@ -217,6 +219,39 @@ class Reader:
         """Read spans of a recording, or of epochs, and join them."""
         axis = 2 if is_raw(self.X) else 0
         return np.concatenate([self.read(span) for span in spans], axis=axis)
+
+    def moments(self, length: int) -> Moments:
+        """Mean and variance of all windows side by side that are not marked as bad.
+
+        Of all others, if all are: these can be denoised, too.
+        """
+        if length not in self._moments:
+            parts = [
+                moments_of_windows(self.read(piece), length)
+                for piece in self._pieces(length)
+            ]
+            mean, variance = zip(*parts, strict=True)
+            self._moments[length] = np.concatenate(mean), np.concatenate(variance)
+        return self._moments[length]
+
+    def _pieces(self, length: int) -> Iterator[slice]:
+        """Pieces of whole windows, which are the same however much is read at once."""
+        n_epochs, n_channels, n_times = self.shape
+        if not is_raw(self.X):
+            step = max(1, EPOCHS_NUMBERS // (n_channels * n_times))
+            for start in range(0, n_epochs, step):
+                yield slice(start, min(start + step, n_epochs))
+            return
+        try:
+            spans = self.good_spans(length)
+        except ValueError:
+            spans = [slice(*span) for span in self.spans()]
+        step = max(1, int(CHUNK * self.X.info["sfreq"]) // length) * length
+        for span in spans:
+            n_whole = max(1, (span.stop - span.start) // length)
+            end = min(span.stop, span.start + n_whole * length)
+            for start in range(span.start, end, step):
+                yield slice(start, min(start + step, end))
 
     def good_spans(
         self, shortest: int = 1, left_out: LeftOut | None = None

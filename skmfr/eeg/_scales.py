@@ -14,6 +14,14 @@ import numpy as np
 FLAT = 1e-6
 # Larger factors between scales and those of the fit are not due to another person.
 OTHER_SIZE = 30.0
+# Distance of a centre from that of the fit, in units of `scale_`, up to which it is due
+# to chance: so much over the root of the number of windows, and at least the second. In
+# recordings of three people, filtered or not, it was up to 3.8 in one window, .5 in
+# ten, .25 in all. An offset of half a scale hardly changes what is denoised.
+BY_CHANCE, LEAST_OFFSET = 4.0, 0.25
+# Variance of the offsets of epochs, relative to that in windows, from which offsets are
+# most of what there is to learn.
+MANY_OFFSETS = 10.0
 # Channels that a message lists.
 N_LISTED = 5
 
@@ -60,6 +68,52 @@ def centre_and_scale(moments: list[Moments]) -> tuple[np.ndarray, np.ndarray]:
     return centre, np.sqrt(np.median(variance + (mean - centre) ** 2, axis=0))
 
 
+def centre_here(
+    denoiser, moments: Moments, there: np.ndarray | None = None
+) -> np.ndarray:
+    """Centre of signals: that of the fit, unless their own is too far from it.
+
+    A constant offset that the fit did not have is no artefact, though nothing tells one
+    from a slow wave in a window or two, which is why it is looked for in all of them.
+
+    Parameters
+    ----------
+    denoiser : EEGDenoiser
+    moments : Moments
+        Of the signals.
+    there : ndarray of shape (n_channels,), default=None
+        Centre of other signals of the same recording, which these may have.
+
+    Returns
+    -------
+    ndarray of shape (n_channels,)
+    """
+    own, _ = centre_and_scale([moments])
+    known = denoiser.mean_
+    if there is not None:
+        known = np.where(np.abs(own - there) < np.abs(own - known), there, known)
+    by_chance = max(BY_CHANCE / np.sqrt(len(moments[0])), LEAST_OFFSET)
+    far = np.abs(own - known) > by_chance * denoiser.scale_
+    return np.where(far, own, known)
+
+
+def warn_of_offsets_of_epochs(
+    moments: list[Moments], name: str = "X", stacklevel: int = 5
+) -> None:
+    """Warn if epochs have offsets of their own, which hide all else."""
+    mean, variance = (np.concatenate(part) for part in zip(*moments, strict=True))
+    offset = np.median((mean - np.median(mean, axis=0)) ** 2, axis=0)
+    usual = np.median(variance, axis=0)
+    if np.median(offset) > MANY_OFFSETS * np.median(usual):
+        warnings.warn(
+            f"Epochs of {name} have offsets that differ by "
+            f"{np.sqrt(np.median(offset / usual)):.2g} standard deviations of what is "
+            "in them, and hide it. High-pass filter the recording before you cut it "
+            "into epochs, or subtract the mean of each epoch.",
+            stacklevel=stacklevel,
+        )
+
+
 def check_none_flat(
     centre: np.ndarray, scale: np.ndarray, names: list, kinds: list[str]
 ) -> None:
@@ -80,10 +134,10 @@ def check_none_flat(
 
 
 def warn_of_other_sizes(
-    denoiser, moments: list[Moments], name: str = "X", stacklevel: int = 4
+    denoiser, moments: Moments, name: str = "X", stacklevel: int = 4
 ) -> None:
     """Warn if the size of channels differs very much from that in the fit."""
-    _, scale = centre_and_scale(moments)
+    _, scale = centre_and_scale([moments])
     factor = scale / denoiser.scale_
     odd = np.flatnonzero((factor > OTHER_SIZE) | (factor < 1 / OTHER_SIZE))
     if len(odd) == 0:
