@@ -84,5 +84,8 @@ def without_excluded(denoiser, codes: np.ndarray) -> np.ndarray:
 def new_sae(denoiser, **usual) -> MFRSparseAutoencoder:
     """The SAE that a denoiser is to fit, with these parameters if it has none."""
     if denoiser.sae is not None:
-        return clone(denoiser.sae).set_params(sparse_output=False)
-    return MFRSparseAutoencoder(**usual, random_state=denoiser.random_state)
+        sae = clone(denoiser.sae).set_params(sparse_output=False)
+    else:
+        sae = MFRSparseAutoencoder(**usual, random_state=denoiser.random_state)
+    # Codes are arrays, whatever scikit-learn is told to give.
+    return sae.set_output(transform="default")

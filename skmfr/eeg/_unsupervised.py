@@ -93,7 +93,7 @@ def fit_windows(denoiser, signals: list[np.ndarray], decim: int = 1) -> None:
     n_dimensions = min(n_dimensions, len(windows))
     # Two rounds, as spectra of EEG fall steeply, and the rest is noise.
     pca = PCA(n_dimensions, iterated_power=2, random_state=denoiser.random_state)
-    pca.fit(windows)
+    pca.set_output(transform="default").fit(windows)
     # As files have them, whose rounding is that of this order.
     pca.components_ = np.ascontiguousarray(pca.components_)
     sae = new_sae(
