@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Below and above are what comes from eyes and muscles.
 SLOW_HZ, FAST_HZ = 8.0, 30.0
+# Distance from the frequency of the mains that counts as it.
+MAINS_HZ = 1.0
 # Windows side by side in which a channel is as loud throughout.
 STRETCH = 20
 # Channels from which on the median one is not where the artefact is.
@@ -136,7 +138,8 @@ def score_atoms(
         share of the variance of the fitted channels that removing only this atom
         removes; negative where removal adds variance. "slow", "fast" and "line": share
         of the power of its time course below 8 Hz, above 30 Hz, and within 1 Hz of 50
-        or 60 Hz. "peak": the largest contribution to a channel anywhere, relative to
+        or 60 Hz, or nearest to these in windows whose frequencies are farther apart.
+        "peak": the largest contribution to a channel anywhere, relative to
         the median over channels of `scale_`.
         "breadth": size of the atom in the median channel, relative to the largest; nan
         with fewer than 6 channels, because most of these may be near the eyes.
@@ -236,7 +239,9 @@ def _shapes(denoiser, waveforms, temporal, codes) -> dict[str, np.ndarray]:
     freqs = np.fft.rfftfreq(denoiser.n_times_, 1 / denoiser.sfreq_)
     power = np.square(np.abs(np.fft.rfft(temporal)))
     power /= power.sum(1, keepdims=True)
-    mains = (np.abs(freqs - 50) <= 1) | (np.abs(freqs - 60) <= 1)
+    # Of short windows, the nearest frequencies may be farther from it.
+    beside = max(MAINS_HZ, freqs[1] / 2)
+    mains = (np.abs(freqs - 50) <= beside) | (np.abs(freqs - 60) <= beside)
     size = np.abs(waveforms).max(2)
     largest = np.abs(codes).max(0).toarray().ravel()
     breadth = np.median(size, axis=1) / size.max(1)

@@ -23,10 +23,10 @@ from ._filters import N_NEIGHBOURS
 from ._fitted import as_scaled, check_shape
 from ._learning import learn
 from ._like_ica import LikeICA
+from ._pairs import opened_clean
 from ._quality import mean_rrmse_t
 from ._recordings import (
     Reader,
-    check_alike,
     check_recording,
     how_recorded,
     mapped,
@@ -189,7 +189,8 @@ class EEGDenoiser(
 
     Notes
     -----
-    Spans annotated as ``BAD`` and channels marked as bad are left out of the fit. Bad
+    Spans annotated as ``BAD``, in X or in the clean signals, and channels marked as
+    bad are left out of the fit. Bad
     channels, channels of other types, and annotations go through :meth:`transform` as
     they are. Spans annotated as bad are denoised like others, unless there are values
     in them that are not finite: then they stay as they are. No window crosses the place
@@ -295,14 +296,15 @@ class EEGDenoiser(
         ------
         ValueError
             If X is shorter than a window, has a flat channel or values that are not
-            finite, or y is not a clean version of X, such as labels. A fit that fails
-            leaves the denoiser as it was.
+            finite, or y is not a clean version of X, such as labels or other epochs. A
+            fit that fails leaves the denoiser as it was.
 
         Warns
         -----
         UserWarning
             Without clean signals, if X has not been high-pass filtered, is short, or
-            no atom is trusted.
+            no atom is trusted. With them, if these were recorded otherwise, or are in
+            another unit.
         """
         left_out = checked_left_out(decim, reject, reject_by_annotation, y)
         with unchanged_on_error(self):
@@ -310,7 +312,7 @@ class EEGDenoiser(
             noisy = self._opened(X)
             if y is None and self.recording_ is not None:
                 warn_of_no_high_pass(X)
-            clean = None if y is None else self._opened_clean(X, y)
+            clean = None if y is None else opened_clean(self, noisy, y)
             self._set_windows(noisy)
             learn(self, noisy, clean, groups, left_out)
         return self
@@ -339,19 +341,6 @@ class EEGDenoiser(
         reader = Reader(X, self.ch_names_, "X")
         self.n_channels_ = reader.shape[1]
         return reader
-
-    def _opened_clean(self, X, y) -> Reader:
-        check_alike(X, y)
-        if is_raw(X) or is_epochs(X):
-            check_recording(y, self)
-        clean = Reader(y, self.ch_names_, "y")
-        noisy = Reader(X, self.ch_names_, "X")
-        if clean.shape != noisy.shape:
-            raise ValueError(
-                f"y must have the shape of X, (n_epochs, n_channels, n_times) = "
-                f"{noisy.shape}, got {clean.shape}."
-            )
-        return clean
 
     def _set_windows(self, noisy: Reader) -> None:
         """Length of windows and their distance, in samples."""
@@ -385,19 +374,28 @@ class EEGDenoiser(
             30 times as large as there, or as small: dead, or in another unit.
         """
         check_is_fitted(self)
-        denoised = filtered_signals if hasattr(self, "filters_") else explained
-        return self._mapped(X, lambda source: partial(denoised, self))
+        if not hasattr(self, "filters_"):
+            return self._mapped(X, lambda source: partial(explained, self))
+        # What it gives are clean signals, whose offset is that of the fit.
+        return self._mapped(
+            X, lambda source: partial(filtered_signals, self), keep_offset=False
+        )
 
     def _mapped(
         self,
         X: Any,
         prepared: Callable[[Reader], Change],
         learn_from: Reader | None = None,
+        *,
+        n_averaged: int | None = None,
+        keep_offset: bool = True,
     ) -> Any:
         """A copy of X whose channels of the fit went through a function.
 
         `prepared` takes a reader of X and gives the function, of scaled signals.
-        `learn_from` is of other signals of the recording, whose centre X may have.
+        `learn_from` is of other signals of the recording, whose centre X may have, and
+        `n_averaged` the number of epochs of which X is an average. Without
+        `keep_offset`, a constant offset that the fit did not have is taken out.
         """
         # Some parameters count after the fit too, and may have changed.
         self._validate_params()
@@ -411,16 +409,18 @@ class EEGDenoiser(
         there = None
         if learn_from is not None:
             there = centre_here(self, learn_from.moments(self.n_times_))
-        centre = centre_here(self, moments, there)
+        centre = centre_here(self, moments, there, n_averaged)
+        moved = np.zeros_like(centre) if keep_offset else self.mean_ - centre
 
         def changed(signals: np.ndarray) -> np.ndarray:
             # The difference, so that what is not changed keeps all of its digits.
             scaled = as_scaled(self, signals, centre)
             difference = (change(scaled) - scaled) * self.scale_[:, None]
+            difference += moved[:, None]
             return (signals + difference).astype(signals.dtype)
 
         margin = self.n_times_ + N_NEIGHBOURS * self.hop_
-        warn_of_other_sizes(self, moments)
+        warn_of_other_sizes(self, moments, n_averaged=n_averaged)
         if source.shape[0] > 1:
             warn_of_offsets_of_epochs([moments])
         return mapped(source, changed, self.hop_, margin, verbose=self.verbose)
@@ -452,10 +452,10 @@ class EEGDenoiser(
         check_is_fitted(self)
         denoised = Reader(self.transform(X), self.ch_names_, "X")
         noisy = Reader(X, self.ch_names_, "X")
+        clean = None if y is None else opened_clean(self, noisy, y)
         spans = noisy.good_spans()
-        if y is not None:
-            clean = self._opened_clean(X, y).read_spans(spans)
-            return -mean_rrmse_t(clean, denoised.read_spans(spans))
+        if clean is not None:
+            return -mean_rrmse_t(clean.read_spans(spans), denoised.read_spans(spans))
         centre = centre_here(self, noisy.moments(self.n_times_))
         as_samples = [
             as_scaled(self, reader.read_spans(spans), centre)

@@ -16,6 +16,7 @@ from ._scales import (
     check_none_flat,
     moments_of_windows,
     warn_of_offsets_of_epochs,
+    warn_of_other_sizes,
 )
 from ._supervised import fit_filters, folds_of_epochs
 from ._unsupervised import fit_windows
@@ -56,6 +57,9 @@ def learn(
     else:
         targets = [clean.read(piece) for piece in pieces]
         moments = [moments_of_windows(part, denoiser.n_times_) for part in targets]
+        mean, variance = zip(*moments, strict=True)
+        together = np.concatenate(mean), np.concatenate(variance)
+        warn_of_other_sizes(denoiser, together, "y", stacklevel=6)
         denoiser.clean_mean_, _ = centre_and_scale(moments)
         targets = [
             as_scaled(denoiser, target, denoiser.clean_mean_) for target in targets

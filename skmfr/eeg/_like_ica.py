@@ -113,7 +113,9 @@ n_channels, n_times)
 
         if not is_evoked(X):
             return self._mapped(X, prepared, learn_from)
-        cleaned = self._mapped(as_epochs(X), prepared, learn_from)
+        cleaned = self._mapped(
+            as_epochs(X), prepared, learn_from, n_averaged=max(1, X.nave)
+        )
         data = cleaned.get_data(copy=False)[0]
         if (there := in_baseline(X)) is not None:
             rows = indices_of(X, self.ch_names_)

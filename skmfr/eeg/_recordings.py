@@ -116,7 +116,9 @@ def how_recorded(X: Any, ch_names: list[str]) -> dict[str, Any]:
     }
 
 
-def warn_of_other_recording(X: Any, denoiser, name: str = "X") -> None:
+def warn_of_other_recording(
+    X: Any, denoiser, name: str = "X", stacklevel: int = 4
+) -> None:
     """Warn if filters or the reference of X are not those of the fit."""
     if denoiser.recording_ is None:  # fitted on arrays, which do not know theirs
         return
@@ -130,7 +132,7 @@ def warn_of_other_recording(X: Any, denoiser, name: str = "X") -> None:
         warnings.warn(
             f"{name} was recorded or filtered differently from the data in fit: "
             f"{'; '.join(different)}. Filter and reference both in the same way.",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 
@@ -165,6 +167,8 @@ class Reader:
             if len(X) == 0:
                 raise ValueError(f"{name} has no epochs.")
         self.X, self.name = X, name
+        # Clean signals that belong to X: what is marked as bad there is bad here, too.
+        self.clean: Reader | None = None
         self._moments: dict[int, Moments] = {}
         self.ch_names: list = list(range(X.shape[1])) if ch_names is None else ch_names
 
@@ -295,6 +299,8 @@ class Reader:
             # The gaps between the spans that can be coded.
             edges = [0, *np.ravel(self.spans()).tolist(), self.X.n_times]
             marked = list(zip(edges[::2], edges[1::2], strict=True))
+        if self.clean is not None:
+            marked = marked + self.clean._marked(left_out)
         if left_out.reject is None:
             return marked
         kinds = self.ch_types

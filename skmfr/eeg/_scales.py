@@ -15,10 +15,10 @@ FLAT = 1e-6
 # Larger factors between scales and those of the fit are not due to another person.
 OTHER_SIZE = 30.0
 # Distance of a centre from that of the fit, in units of `scale_`, up to which it is due
-# to chance: so much over the root of the number of windows, and at least the second. In
-# recordings of three people, filtered or not, it was up to 3.8 in one window, .5 in
-# ten, .25 in all. An offset of half a scale hardly changes what is denoised.
-BY_CHANCE, LEAST_OFFSET = 4.0, 0.25
+# to chance: so much over the root of the number of windows, or the second in one of so
+# many parts. In recordings of three people, filtered or not, it was up to 3.8 in one
+# window, .5 in ten, .25 in all. Half a scale hardly changes what is denoised.
+BY_CHANCE, LEAST_OFFSET, N_PARTS = 4.0, 0.25, 8
 # Variance of the offsets of epochs, relative to that in windows, from which offsets are
 # most of what there is to learn.
 MANY_OFFSETS = 10.0
@@ -69,12 +69,15 @@ def centre_and_scale(moments: list[Moments]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def centre_here(
-    denoiser, moments: Moments, there: np.ndarray | None = None
+    denoiser,
+    moments: Moments,
+    there: np.ndarray | None = None,
+    n_averaged: int | None = None,
 ) -> np.ndarray:
     """Centre of signals: that of the fit, unless their own is too far from it.
 
-    A constant offset that the fit did not have is no artefact, though nothing tells one
-    from a slow wave in a window or two, which is why it is looked for in all of them.
+    A constant offset that the fit did not have is no artefact. It is there from the
+    beginning to the end, which tells it from slow waves, though not in a window or two.
 
     Parameters
     ----------
@@ -83,6 +86,9 @@ def centre_here(
         Of the signals.
     there : ndarray of shape (n_channels,), default=None
         Centre of other signals of the same recording, which these may have.
+    n_averaged : int, default=None
+        Epochs of which the signals are an average. To those, all that is done is
+        linear, and so is this, up to an offset that no brain has.
 
     Returns
     -------
@@ -92,8 +98,15 @@ def centre_here(
     known = denoiser.mean_
     if there is not None:
         known = np.where(np.abs(own - there) < np.abs(own - known), there, known)
-    by_chance = max(BY_CHANCE / np.sqrt(len(moments[0])), LEAST_OFFSET)
+    if n_averaged is not None:
+        far = np.abs(own - known) > OTHER_SIZE * denoiser.scale_
+        return np.where(far, own, known)
+    parts = np.array_split(moments[0], min(N_PARTS, len(moments[0])))
+    beyond = np.array([np.median(part, axis=0) for part in parts]) - known
+    throughout = np.min(np.sign(own - known) * beyond, axis=0)
+    by_chance = BY_CHANCE / np.sqrt(len(moments[0]))
     far = np.abs(own - known) > by_chance * denoiser.scale_
+    far &= throughout > LEAST_OFFSET * denoiser.scale_
     return np.where(far, own, known)
 
 
@@ -134,12 +147,20 @@ def check_none_flat(
 
 
 def warn_of_other_sizes(
-    denoiser, moments: Moments, name: str = "X", stacklevel: int = 4
+    denoiser,
+    moments: Moments,
+    name: str = "X",
+    stacklevel: int = 4,
+    n_averaged: int | None = None,
 ) -> None:
-    """Warn if the size of channels differs very much from that in the fit."""
+    """Warn if the size of channels differs very much from that in the fit.
+
+    An average of so many epochs is smaller by nature.
+    """
     _, scale = centre_and_scale([moments])
     factor = scale / denoiser.scale_
-    odd = np.flatnonzero((factor > OTHER_SIZE) | (factor < 1 / OTHER_SIZE))
+    least = 1 / OTHER_SIZE / np.sqrt(n_averaged or 1)
+    odd = np.flatnonzero((factor > OTHER_SIZE) | (factor < least))
     if len(odd) == 0:
         return
     names = denoiser.ch_names_ or list(range(denoiser.n_channels_))

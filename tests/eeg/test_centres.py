@@ -70,11 +70,18 @@ WAYS = [
 ]
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=WAYS, ids=["apply", "transform", "apply to y", "transform to y"])
 def way(request):
+    """What is done with a recording."""
     name, use = request.param
     fitted = request.getfixturevalue(name)
     return lambda X: use(fitted, X)
+
+
+@pytest.fixture
+def kept(request):
+    """Share of an offset that stays: none in estimates of clean signals."""
+    return 0.0 if "transform to y" in request.node.name else 1.0
 
 
 def shifted(raw, volts):
@@ -84,18 +91,18 @@ def shifted(raw, volts):
 
 
 @pytest.mark.parametrize("volts", [5e-5, 1e-3, 0.1])
-def test_an_offset_stays_and_changes_nothing_else(way, noisy, volts):
-    expected = way(noisy).get_data("eeg") + volts * OFFSETS
+def test_an_offset_stays_and_changes_nothing_else(way, kept, noisy, volts):
+    expected = way(noisy).get_data("eeg") + kept * volts * OFFSETS
     got = way(shifted(noisy, volts)).get_data("eeg")
     # Centres that are their own differ a little from those of the fit.
     np.testing.assert_allclose(got, expected, atol=2e-7)
 
 
-def test_epochs_with_an_offset_are_denoised_as_without(way, noisy):
+def test_epochs_with_an_offset_are_denoised_as_without(way, kept, noisy):
     epochs = mne.make_fixed_length_epochs(noisy, 2.0, preload=True, verbose="error")
     there = epochs.copy()
     there._data[:, :4] += 1e-3 * OFFSETS
-    expected = way(epochs).get_data("eeg") + 1e-3 * OFFSETS
+    expected = way(epochs).get_data("eeg") + kept * 1e-3 * OFFSETS
     got = way(there).get_data("eeg")
     np.testing.assert_allclose(got, expected, atol=2e-7)
 
@@ -163,13 +170,19 @@ def test_centres_are_far_if_chance_does_not_explain_them():
     def windows(n, *means):
         return np.tile(np.array(means, dtype=float), (n, 1)), np.ones((n, 2))
 
-    np.testing.assert_array_equal(centre_here(Fitted, windows(1, 3.9, 4.1)), [0, 4.1])
-    np.testing.assert_array_equal(centre_here(Fitted, windows(16, 0.9, 1.1)), [0, 1.1])
-    np.testing.assert_array_equal(
-        centre_here(Fitted, windows(900, 0.24, -0.26)), [0, -0.26]
-    )
-    there = np.array([3.0, 3.0])
-    np.testing.assert_array_equal(centre_here(Fitted, windows(1, 2, 1), there), [3, 0])
+    def check(expected, *arguments):
+        np.testing.assert_array_equal(centre_here(Fitted, *arguments), expected)
+
+    check([0, 4.1], windows(1, 3.9, 4.1))
+    check([0, 1.1], windows(16, 0.9, 1.1))
+    check([0, -0.26], windows(900, 0.24, -0.26))
+    check([3, 0], windows(1, 2, 1), np.array([3.0, 3.0]))
+    # Not where a part is as in the fit.
+    mean, variance = windows(900, 1, -1)
+    mean[:200, 0] = 0
+    check([0, -1], (mean, variance))
+    # An average, to which all that is done is linear.
+    check([0, 31], windows(2, 29, 31), None, 100)
 
 
 def test_offsets_that_differ_between_epochs_are_warned_of(denoiser, noisy):
@@ -180,3 +193,14 @@ def test_offsets_that_differ_between_epochs_are_warned_of(denoiser, noisy):
     fresh = EEGDenoiser(window=0.5, sfreq=SFREQ, sae=denoiser.sae, random_state=0)
     with pytest.warns(UserWarning, match="Epochs of X have offsets that differ by"):
         fresh.fit(X)
+
+
+def test_averages_are_smaller_than_what_they_are_of(denoiser, noisy, recwarn):
+    epochs = mne.make_fixed_length_epochs(noisy, 2.0, preload=True, verbose="error")
+    average = epochs.average()
+    average.nave, average.data = 10_000, average.data / 100
+    denoiser.apply(average, exclude=[0], learn_from=noisy)
+    assert not any("standard deviation" in str(each.message) for each in recwarn)
+    average.data /= 100  # smaller than that of noise without a signal
+    with pytest.warns(UserWarning, match="very different standard deviation"):
+        denoiser.apply(average, exclude=[0], learn_from=noisy)

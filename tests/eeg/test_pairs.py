@@ -84,3 +84,88 @@ def test_codes_are_arrays_whatever_scikit_learn_is_told(
         np.testing.assert_array_equal(read.transform(noisy[:3]), expected)
         if not with_clean:
             denoiser.apply(noisy, exclude=[0])
+
+
+def test_spans_marked_as_bad_in_the_clean_signals_are_left_out_too(pair):
+    noisy, clean = map(a_raw, pair)
+    marks = mne.Annotations([10], [20], ["BAD_amplifier"])
+    broken = clean.copy().set_annotations(marks)
+    rng = np.random.default_rng(0)
+    broken._data[:, 1000:3000] = 1e-3 * rng.standard_normal((4, 2000))
+    both = noisy.copy().set_annotations(marks)
+    expected = new_denoiser().fit(both, broken)
+    denoiser = new_denoiser().fit(noisy, broken)
+    np.testing.assert_array_equal(denoiser.filters_, expected.filters_)
+    assert denoiser.score(noisy, broken) == expected.score(both, broken)
+    assert denoiser.score(noisy, broken) > -0.7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X: X.drop([19], verbose="error"), "19 of 29"),
+        (lambda X: X.crop(0, 1), "y must have the shape of X"),
+    ],
+)
+def test_clean_epochs_are_those_of_the_noisy_ones(pair, change, message):
+    noisy, clean = (
+        mne.make_fixed_length_epochs(a_raw(X), 2.0, preload=True, verbose="error")
+        for X in pair
+    )
+    noisy.drop([0], verbose="error")
+    denoiser = new_denoiser()
+    with pytest.raises(ValueError, match=message):
+        denoiser.fit(noisy, change(clean))
+
+
+def test_epochs_that_are_the_same_may_be_called_otherwise(pair):
+    noisy, clean = (
+        mne.make_fixed_length_epochs(a_raw(X), 2.0, preload=True, verbose="error")
+        for X in pair
+    )
+    noisy.drop([0, 7], verbose="error")
+    clean.drop([0, 7], verbose="error")
+    denoiser = new_denoiser().fit(noisy, clean)
+    expected = denoiser.score(noisy, clean)
+    as_array = mne.EpochsArray(clean.get_data(), noisy.info, verbose="error")
+    later = clean.copy()
+    later.events[:, 0] += 500
+    joined = mne.concatenate_epochs([clean[:10], clean[10:]], verbose="error")
+    joined.events = clean.events
+    for same in (as_array, later, joined):
+        assert denoiser.score(noisy, same) == expected
+
+
+def test_clean_signals_recorded_otherwise_are_warned_of(pair):
+    noisy, clean = map(a_raw, pair)
+    referenced = clean.copy().set_eeg_reference("average", verbose="error")
+    with pytest.warns(UserWarning, match="y was recorded or filtered differently"):
+        denoiser = new_denoiser().fit(noisy, referenced)
+    with pytest.warns(UserWarning, match="y was recorded or filtered differently"):
+        denoiser.score(noisy, referenced)
+
+
+def test_clean_signals_in_another_unit_are_warned_of(pair, recwarn):
+    noisy, clean = map(in_epochs, pair)
+    new_denoiser(sfreq=SFREQ).fit(noisy, 0.1 * clean)
+    assert not any("standard deviation" in str(each.message) for each in recwarn)
+    with pytest.warns(UserWarning, match="4 of 4 channels of y have a very different"):
+        new_denoiser(sfreq=SFREQ).fit(noisy, 1e6 * clean)
+
+
+@pytest.mark.parametrize("window", [0.25, 0.5, 1.0])
+def test_the_mains_are_found_in_windows_that_miss_their_frequency(pair, window):
+    from skmfr.eeg import find_artifacts, score_atoms
+
+    rng = np.random.default_rng(0)
+    n = 12_000
+    waves = 1e-5 * rng.standard_normal((4, n))
+    hum = np.sin(2 * np.pi * 50 * np.arange(n) / 200)
+    info = mne.create_info(NAMES, 200.0, "eeg")
+    data = waves + 5e-5 * np.outer([1, -0.5, 0.3, 0.8], hum)
+    raw = mne.io.RawArray(data, info, verbose="error")
+    sae = small_sae().set_params(transform_algorithm="omp")
+    denoiser = EEGDenoiser(window=window, sae=sae, random_state=0).fit(raw)
+    found = find_artifacts(score_atoms(denoiser, raw, channels=[]))
+    assert "line" in set(found["kind"])
+    assert "muscular" not in set(found["kind"])
