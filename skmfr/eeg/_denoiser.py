@@ -422,7 +422,7 @@ class EEGDenoiser(
         margin = self.n_times_ + N_NEIGHBOURS * self.hop_
         warn_of_other_sizes(self, moments, n_averaged=n_averaged)
         if source.shape[0] > 1:
-            warn_of_offsets_of_epochs([moments])
+            warn_of_offsets_of_epochs([moments], stacklevel=4)
         return mapped(source, changed, self.hop_, margin, verbose=self.verbose)
 
     def score(self, X, y=None):

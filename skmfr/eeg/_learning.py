@@ -18,7 +18,7 @@ from ._scales import (
     warn_of_offsets_of_epochs,
     warn_of_other_sizes,
 )
-from ._supervised import fit_filters, folds_of_epochs
+from ._supervised import cut_in_folds, fit_filters, folds_of_epochs
 from ._unsupervised import fit_windows
 
 # Numbers in the windows of a fit, 512 MB in float32; of more data some are drawn.
@@ -59,10 +59,14 @@ def learn(
         moments = [moments_of_windows(part, denoiser.n_times_) for part in targets]
         mean, variance = zip(*moments, strict=True)
         together = np.concatenate(mean), np.concatenate(variance)
-        warn_of_other_sizes(denoiser, together, "y", stacklevel=6)
+        warn_of_other_sizes(denoiser, together, "y", stacklevel=5)
         denoiser.clean_mean_, _ = centre_and_scale(moments)
         targets = [
             as_scaled(denoiser, target, denoiser.clean_mean_) for target in targets
         ]
         folds = folds_of_epochs(groups, noisy.shape[0], pieces, is_raw(noisy.X))
+        if len(signals) == len(signals[0]) == 1:
+            folds, signals, targets = cut_in_folds(
+                signals[0], targets[0], denoiser.n_times_
+            )
         fit_filters(denoiser, signals, targets, folds, rng)

@@ -66,6 +66,36 @@ def folds_of_epochs(
     return [numbers[piece] for piece in pieces]
 
 
+def cut_in_folds(
+    noisy: np.ndarray, clean: np.ndarray, length: int
+) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """Cut one epoch, or what is read at once of a recording, so that there are folds.
+
+    Parameters
+    ----------
+    noisy, clean : ndarray of shape (1, n_channels, n_times)
+    length : int
+        Samples in a window, which each piece has at least.
+
+    Returns
+    -------
+    folds, noisy, clean : list of ndarray
+        For each piece.
+    """
+    n_pieces = min(N_FOLDS, noisy.shape[2] // length)
+    if n_pieces == 1:
+        warnings.warn(
+            f"X has one epoch of {noisy.shape[2]} samples, less than two windows of "
+            f"{length}: cross-validation has nothing to leave out, and the smallest "
+            "ridge is taken. Pass more epochs, or lower the parameter window.",
+            stacklevel=5,
+        )
+    # Of one length, as epochs are.
+    n_times = noisy.shape[2] // n_pieces * n_pieces
+    pieces = (np.split(part[:, :, :n_times], n_pieces, 2) for part in (noisy, clean))
+    return [np.array([i]) for i in range(n_pieces)], *pieces
+
+
 def fit_filters(
     denoiser,
     noisy: list[np.ndarray],

@@ -6,7 +6,7 @@ from sklearn import config_context
 from sklearn.base import clone
 
 from skmfr import MFRSparseAutoencoder
-from skmfr.eeg import EEGDenoiser, _supervised, read_eeg_denoiser
+from skmfr.eeg import EEGDenoiser, _filters, _supervised, read_eeg_denoiser
 
 mne = pytest.importorskip("mne")
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -169,3 +169,25 @@ def test_the_mains_are_found_in_windows_that_miss_their_frequency(pair, window):
     found = find_artifacts(score_atoms(denoiser, raw, channels=[]))
     assert "line" in set(found["kind"])
     assert "muscular" not in set(found["kind"])
+
+
+@pytest.mark.parametrize("open_", [a_raw, lambda data: data[None]])
+def test_one_epoch_is_cut_so_that_the_ridge_can_be_chosen(open_, monkeypatch):
+    seen = []
+    solve = _supervised.solve_filters
+    monkeypatch.setattr(
+        _supervised, "solve_filters", lambda *a: seen.append(a) or solve(*a)
+    )
+    noisy, clean = recordings(seconds=10, seed=2)
+    denoiser = new_denoiser(sfreq=None if open_ is a_raw else SFREQ)
+    denoiser.fit(open_(noisy), open_(clean))
+    *_, folds = seen[0]
+    np.testing.assert_array_equal(np.unique(folds), np.arange(5))
+    assert np.ptp(np.bincount(folds)) < 0.1 * len(folds)
+    assert denoiser.penalty_ > min(_filters.PENALTIES)
+
+
+def test_an_epoch_too_short_to_leave_a_part_out_is_warned_of():
+    noisy, clean = (X[None, :, :90] for X in recordings(seconds=10))
+    with pytest.warns(UserWarning, match="X has one epoch of 90 samples, less than"):
+        new_denoiser(sfreq=SFREQ).fit(noisy, clean)
