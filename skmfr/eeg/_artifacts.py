@@ -77,6 +77,18 @@ def atom_waveforms(denoiser) -> np.ndarray:
     return denoiser.atoms_ * denoiser.scale_.astype(denoiser.atoms_.dtype)[:, None]
 
 
+def comparable_units(denoiser, X) -> np.ndarray:
+    """Units in which channels can be compared, (n_channels, 1).
+
+    1, or what is usual if they are of several types: volts and teslas are no numbers of
+    the same.
+    """
+    types = X.get_channel_types(indices_of(X, denoiser.ch_names_))
+    several = len(set(types)) > 1
+    unit = denoiser.scale_ if several else np.ones_like(denoiser.scale_)
+    return unit.astype(denoiser.atoms_.dtype)[:, None]
+
+
 def as_waveforms(denoiser, directions: np.ndarray) -> np.ndarray:
     """Signals of all channels that directions in the space of the SAEs stand for.
 
@@ -140,7 +152,8 @@ def score_atoms(
         of the power of its time course below 8 Hz, above 30 Hz, and within 1 Hz of 50
         or 60 Hz, or nearest to these in windows whose frequencies are farther apart.
         "peak": the largest contribution to a channel anywhere, relative to
-        the median over channels of `scale_`.
+        the median over channels of `scale_`. Channels of several types, as volts and
+        teslas, are compared in units of `scale_`.
         "breadth": size of the atom in the median channel, relative to the largest; nan
         with fewer than 6 channels, because most of these may be near the eyes.
         "agreement" and "trusted": whether other SAEs find the atom, see
@@ -202,7 +215,8 @@ def score_atoms(
     good = Reader(X, [*reader.ch_names, *channels], "X").good_spans()
     spans = [(span.start, span.stop) for span in good]
     codes = code_windows(denoiser, reader, spans)
-    waveforms = atom_waveforms(denoiser)
+    unit = comparable_units(denoiser, X)
+    waveforms = atom_waveforms(denoiser) / unit
     spatial, temporal = leading_vectors(waveforms)
     scores = {}
     tails = {}
@@ -219,14 +233,17 @@ def score_atoms(
             scores[f"{name}: {cardiac}correlation"] = column
     for name, topography in (topographies or {}).items():
         wanted = _checked_topography(topography, name, denoiser.ch_names_)
+        wanted = wanted / unit[:, 0]
         scores[f"{name}: topography"] = np.abs(_centred(spatial) @ _centred(wanted))
     return pd.DataFrame(
         {
             **scores,
             **tails,
             "activation_rate": (codes != 0).mean(0),
-            "variance": removed_variance(denoiser, reader, spans, codes, waveforms),
-            **_shapes(denoiser, waveforms, temporal, codes),
+            "variance": removed_variance(
+                denoiser, reader, spans, codes, waveforms, unit
+            ),
+            **_shapes(denoiser, waveforms, temporal, codes, unit),
             "agreement": denoiser.sae_.feature_agreement_,
             "trusted": denoiser.sae_.trusted_,
         },
@@ -234,7 +251,7 @@ def score_atoms(
     )
 
 
-def _shapes(denoiser, waveforms, temporal, codes) -> dict[str, np.ndarray]:
+def _shapes(denoiser, waveforms, temporal, codes, unit) -> dict[str, np.ndarray]:
     """Spectra, sizes and extents of atoms, (n_atoms,) each; see `score_atoms`."""
     freqs = np.fft.rfftfreq(denoiser.n_times_, 1 / denoiser.sfreq_)
     power = np.square(np.abs(np.fft.rfft(temporal)))
@@ -251,7 +268,7 @@ def _shapes(denoiser, waveforms, temporal, codes) -> dict[str, np.ndarray]:
         "slow": power[:, freqs < SLOW_HZ].sum(1),
         "fast": power[:, (freqs > FAST_HZ) & ~mains].sum(1),
         "line": power[:, mains].sum(1),
-        "peak": size.max(1) * largest / np.median(denoiser.scale_),
+        "peak": size.max(1) * largest / np.median(denoiser.scale_ / unit[:, 0]),
         "breadth": breadth,
     }
 
@@ -332,6 +349,7 @@ def removed_variance(
     spans: list[Span],
     codes: sparse.csr_array,
     waveforms: np.ndarray,
+    unit: np.ndarray | float = 1.0,
 ) -> np.ndarray:
     """Share of the variance of the channels that removing each atom alone removes.
 
@@ -349,6 +367,8 @@ def removed_variance(
     codes : csr_array of shape (n_windows, n_atoms)
         Of the windows in the spans.
     waveforms : ndarray of shape (n_atoms, n_channels, n_times_)
+    unit : ndarray of shape (n_channels, 1), default=1
+        Of the waveforms.
 
     Returns
     -------
@@ -384,7 +404,7 @@ def removed_variance(
     own_total, product, own_square = np.zeros((n_atoms, n_channels)), 0.0, 0.0
     for start, n_blocks, first_window in blocks_of_chunks:
         signal = reader.read(slice(start, start + n_blocks * hop))[0]
-        signal = signal - centre[:, None]
+        signal = (signal - centre[:, None]) / unit
         total += signal.sum(1)
         square += np.sum(signal**2)
         blocks = signal.reshape(n_channels, n_blocks, hop).swapaxes(0, 1)

@@ -12,6 +12,7 @@ from .._utils.extras import needed_by
 from ._artifacts import (
     atom_waveforms,
     code_windows,
+    comparable_units,
     fitted_reader,
     leading_vectors,
 )
@@ -113,8 +114,8 @@ def _draw_atom(
     with needed_by("plot_atom", "eeg"):
         import matplotlib.pyplot as plt
 
-    waveform = atom_waveforms(denoiser)[atom]
-    spatial, temporal = (part[0] for part in leading_vectors(waveform[None]))
+    waveform, unit = atom_waveforms(denoiser)[atom], comparable_units(denoiser, X)
+    spatial, temporal = (part[0] for part in leading_vectors((waveform / unit)[None]))
     code = codes[:, [atom]].toarray()[:, 0]
     times = 1e3 * np.arange(denoiser.n_times_) / denoiser.sfreq_
 
@@ -129,7 +130,7 @@ def _draw_atom(
     )
     _draw_spectrum(spectrum, temporal, denoiser.sfreq_)
 
-    channel = int(np.abs(waveform).max(1).argmax())
+    channel = int(np.abs(waveform / unit).max(1).argmax())
     name = denoiser.ch_names_[channel]
     starts = window_starts(denoiser, spans)
     strongest = top_windows(denoiser, code, starts, n_windows)
@@ -169,7 +170,7 @@ def draw_components(denoiser, X, atoms: np.ndarray | None, n_most: int) -> Figur
 
     reader = fitted_reader(denoiser, X)
     codes = code_windows(denoiser, reader, reader.spans())
-    waveforms = atom_waveforms(denoiser)
+    waveforms = atom_waveforms(denoiser) / comparable_units(denoiser, reader.X)
     power = np.asarray(codes.power(2).sum(0)) * np.square(waveforms).sum((1, 2))
     if atoms is None:
         atoms = np.argsort(-power, kind="stable")[:n_most]
@@ -204,8 +205,6 @@ def _draw_topography(axis: Axes, spatial: np.ndarray, X, denoiser) -> None:
     ch_names = denoiser.ch_names_
     info = mne.pick_info(X.info, indices_of(X, ch_names))
     if len(set(info.get_channel_types())) > 1:
-        # Volts and teslas cannot be compared, but both can with what is usual.
-        spatial = spatial / denoiser.scale_
         label = "Weight / usual scale (no map: several types)"
     elif has_positions(info):
         mne.viz.plot_topomap(spatial, info, axes=axis, show=False)
