@@ -86,8 +86,9 @@ n_channels, n_times)
         Notes
         -----
         What is taken out of an average is taken out of all of its windows, as windows
-        with an artefact and without are in it. It is better to clean epochs, and to
-        average them then.
+        with an artefact and without are in it; with clean signals, in the share in
+        which it is taken out of what the filter is learned from. It is better to clean
+        epochs, and to average them then.
 
         Blinks leave windows quiet, heartbeats do not, and a call learns filters that
         are on in loud windows, and one that is always on for what these hardly change.

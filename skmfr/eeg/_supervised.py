@@ -17,7 +17,13 @@ from ._filters import (
 )
 from ._fitted import LOUDEST, TINY, new_sae, without_excluded
 from ._recordings import Reader
-from ._removal import N_TOPOGRAPHIES, covariances, found_in_clean, learn_filter
+from ._removal import (
+    N_TOPOGRAPHIES,
+    covariances,
+    found_in_clean,
+    gain_on_average,
+    learn_filter,
+)
 from ._windows import count_windows, cut_windows, overlap_add, taper
 
 # Channels of windows that the second dictionary is learned from, at most.
@@ -211,6 +217,8 @@ def removal_of_known(denoiser, reader: Reader, everywhere: bool = False):
     learned = learn_filter(windows, denoiser.artifact_covariance_)
     in_clean = found_in_clean(learned, denoiser.clean_covariances_)
     learned = learned._replace(in_clean=in_clean)
+    if everywhere:
+        learned = learned._replace(on_average=gain_on_average(learned, windows))
     return without_artefacts(denoiser, learned, everywhere)
 
 

@@ -7,6 +7,7 @@ from sklearn.base import clone
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.eeg import EEGDenoiser, _filters, _supervised, read_eeg_denoiser
+from skmfr.eeg._removal import ArtefactFilter, gain_on_average, without_found
 
 mne = pytest.importorskip("mne")
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -191,3 +192,41 @@ def test_an_epoch_too_short_to_leave_a_part_out_is_warned_of():
     noisy, clean = (X[None, :, :90] for X in recordings(seconds=10))
     with pytest.warns(UserWarning, match="X has one epoch of 90 samples, less than"):
         new_denoiser(sfreq=SFREQ).fit(noisy, clean)
+
+
+def test_of_averages_the_share_is_subtracted_that_is_of_windows(monkeypatch):
+    def averages(learn_from):
+        """Relative errors of averages of clean epochs and of noisy ones."""
+        return [
+            np.linalg.norm(denoiser.apply(X, learn_from=Y).data - truth) / size
+            for X, Y in zip((clean.average(), noisy.average()), learn_from, strict=True)
+        ]
+
+    denoiser = new_denoiser().fit(*map(a_raw, recordings()))
+    noisy, clean = map(epochs_of, recordings(seed=1))
+    truth = clean.average().data
+    size = np.linalg.norm(truth)
+    of_clean, of_noisy = averages((clean, noisy))
+    # All of it, as before.
+    everything = lambda learned, spectra: learned.band  # noqa: E731
+    monkeypatch.setattr(_supervised, "gain_on_average", everything)
+    all_of_clean, all_of_noisy = averages((clean, noisy))
+    assert of_clean < 0.6 * all_of_clean
+    assert of_noisy < all_of_noisy
+
+
+def test_the_share_of_averages_is_the_one_with_the_least_squares():
+    rng = np.random.default_rng(0)
+    spectra = rng.standard_normal((50, 3, 5)) + 1j * rng.standard_normal((50, 3, 5))
+    spectra *= rng.uniform(0, 4, (50, 1, 1))
+    filters = rng.standard_normal((5, 2, 3))
+    brain, band = np.ones((2, 5)), np.ones((2, 5), dtype=bool)
+    learned = ArtefactFilter(rng.standard_normal((3, 2)), filters, brain, band)
+    share = gain_on_average(learned, spectra)
+    found = np.einsum("fri,wif->wrf", filters, spectra)
+    taken = spectra - without_found(spectra, learned)
+    taken = np.einsum("ri,wif->wrf", np.linalg.pinv(learned.topographies), taken)
+    for r, f in np.ndindex(2, 5):
+        a, b = found[:, r, f], taken[:, r, f]
+        fit, *_ = np.linalg.lstsq(np.r_[a.real, a.imag][:, None], np.r_[b.real, b.imag])
+        assert share[r, f] == pytest.approx(fit[0], rel=1e-4)
