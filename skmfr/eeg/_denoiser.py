@@ -17,7 +17,7 @@ from .._utils.documentation import DocumentationLinkMixin
 from .._utils.fitted import unchanged_on_error
 from .._utils.pickles import VersionedPickleMixin
 from ..metrics import fvu
-from ._channels import checked_names, picked
+from ._channels import check_parameters, checked_names, picked
 from ._containers import is_epochs, is_raw
 from ._filters import N_NEIGHBOURS
 from ._fitted import as_scaled, check_shape
@@ -329,6 +329,7 @@ class EEGDenoiser(
         self.sfreq_ = self.sfreq
         if is_raw(X) or is_epochs(X):
             self.ch_names_ = picked(X, self.picks)
+            check_parameters(X, self.ch_names_, self.ch_names, self.sfreq)
             self.recording_ = how_recorded(X, self.ch_names_)
             self.sfreq_ = float(X.info["sfreq"])
         elif self.picks is not None:

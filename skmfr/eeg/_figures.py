@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MICROVOLTS = 1e6
+# Unit in which channels of a type are shown, and its number in one of MNE.  All that
+# is not of the brain's fields is in volts.
+FIELDS = {"mag": ("femtoteslas", 1e15), "grad": ("femtoteslas per centimetre", 1e13)}
+MICROVOLTS = ("microvolts", 1e6)
 # Spectra are shown down to this many decibels below their peak.
 RANGE_DB = 40
 # Channels in the bars that replace a topographic map.
@@ -85,6 +88,8 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
     """
     check_is_fitted(denoiser)
     checked_atoms(denoiser, [atom], "atom")
+    if n_windows < 1:
+        raise ValueError(f"n_windows must be at least 1, got {n_windows!r}.")
     (figure,) = draw_atoms(denoiser, X, [atom], n_windows)
     return figure
 
@@ -132,6 +137,7 @@ def _draw_atom(
 
     channel = int(np.abs(waveform / unit).max(1).argmax())
     name = denoiser.ch_names_[channel]
+    ((unit_name, factor),) = units_of(X, [name])
     starts = window_starts(denoiser, spans)
     strongest = top_windows(denoiser, code, starts, n_windows)
     lower.suptitle(
@@ -146,14 +152,14 @@ def _draw_atom(
         start = starts[window]
         (data,) = X.get_data(indices_of(X, [name]), start, start + denoiser.n_times_)
         axis.set_axis_on()
-        data = MICROVOLTS * (data - denoiser.mean_[channel])
+        data = factor * (data - denoiser.mean_[channel])
         axis.plot(times, data, color=BEFORE, label="recorded")
-        axis.plot(times, MICROVOLTS * part, color=AFTER, label="this atom")
+        axis.plot(times, factor * part, color=AFTER, label="this atom")
         epoch, start = (None, start) if n_times is None else divmod(start, n_times)
         place = "from" if epoch is None else f"epoch {epoch}, from"
         axis.set(title=f"{place} {X.times[start]:.1f} s", xlabel="Time (ms)")
     if len(strongest):
-        axes[0].set_ylabel("Microvolts")
+        axes[0].set_ylabel(unit_name.capitalize())
         axes[0].legend(loc="best", fontsize="small")
     trusted = "trusted" if denoiser.sae_.trusted_[atom] else "not trusted"
     figure.suptitle(
@@ -215,6 +221,12 @@ def _draw_topography(axis: Axes, spatial: np.ndarray, X, denoiser) -> None:
     axis.barh([ch_names[i] for i in strongest], spatial[strongest], color="0.4")
     axis.axvline(0, color="0.8", zorder=0)
     axis.set_xlabel(label)
+
+
+def units_of(X, names: list[str]) -> list[tuple[str, float]]:
+    """Name of the unit in which each channel is shown, and its number in MNE's."""
+    types = X.get_channel_types(indices_of(X, names))
+    return [FIELDS.get(kind, MICROVOLTS) for kind in types]
 
 
 def has_positions(info) -> bool:
@@ -347,6 +359,8 @@ def plot_overlay(
     names = picked(before, picks)
     check_channels(after, names, "after lacks channels of before")
     rows, others = (indices_of(raw, names) for raw in (before, after))
+    units, factors = zip(*units_of(before, names), strict=True)
+    factor = np.array(factors)[:, None]
     sfreq = before.info["sfreq"]
     n_shown = min(max(2, round(duration * sfreq)), before.n_times)
     starts = np.arange(0, before.n_times - n_shown + 1, n_shown)
@@ -355,8 +369,8 @@ def plot_overlay(
             # Values that are not finite, in spans marked as bad, did not change.
             np.nansum(
                 np.square(
-                    before.get_data(rows, first, first + n_shown)
-                    - after.get_data(others, first, first + n_shown)
+                    factor * before.get_data(rows, first, first + n_shown)
+                    - factor * after.get_data(others, first, first + n_shown)
                 ),
                 axis=1,
             )
@@ -373,9 +387,11 @@ def plot_overlay(
             )
     times = before.times[first : first + n_shown]
     strongest = np.argsort(-change.sum(0), kind="stable")[:N_TRACES]
-    one = before.get_data(rows, first, first + n_shown)
-    other = after.get_data(others, first, first + n_shown)
-    return _draw_overlay(times, one, other, strongest, [names[i] for i in strongest])
+    one = factor * before.get_data(rows, first, first + n_shown)
+    other = factor * after.get_data(others, first, first + n_shown)
+    unit = " and ".join(dict.fromkeys(units))
+    shown = [names[i] for i in strongest]
+    return _draw_overlay(times, one, other, strongest, shown, unit)
 
 
 def _draw_overlay(
@@ -384,6 +400,7 @@ def _draw_overlay(
     after: np.ndarray,
     strongest: np.ndarray,
     names: list[str],
+    unit: str,
 ) -> Figure:
     """Draw two spans (n_channels, n_times): all channels together, and some of them."""
     import matplotlib.pyplot as plt
@@ -395,15 +412,14 @@ def _draw_overlay(
         layout="constrained",
     )
     for signals, label, color in (before, "before", BEFORE), (after, "after", AFTER):
-        data = MICROVOLTS * signals
-        axes[0].plot(times, data.std(0), color=color, label=label, linewidth=1)
+        axes[0].plot(times, signals.std(0), color=color, label=label, linewidth=1)
         for axis, channel in zip(axes[1:], strongest, strict=True):
-            axis.plot(times, data[channel], color=color, linewidth=1)
+            axis.plot(times, signals[channel], color=color, linewidth=1)
     for axis, name in zip(axes, ["all", *names], strict=True):
         axis.set_ylabel(name)
     axes[0].set_title(
         f"Global field power and the {len(strongest)} channels that changed most, "
-        "microvolts",
+        f"{unit}",
         loc="left",
     )
     above = {"loc": "lower right", "bbox_to_anchor": (1, 1)}

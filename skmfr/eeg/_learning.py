@@ -18,7 +18,7 @@ from ._scales import (
     warn_of_offsets_of_epochs,
     warn_of_other_sizes,
 )
-from ._supervised import cut_in_folds, fit_filters, folds_of_epochs
+from ._supervised import checked_groups, cut_in_folds, fit_filters, folds_of_epochs
 from ._unsupervised import fit_windows
 
 # Numbers in the windows of a fit, 512 MB in float32; of more data some are drawn.
@@ -38,6 +38,8 @@ def learn(
     groups : array-like of shape (n_epochs,), or None
     left_out : LeftOut
     """
+    if clean is None and groups is not None:
+        checked_groups(groups, None if is_raw(noisy.X) else noisy.shape[0])
     rng = np.random.default_rng(
         check_random_state(denoiser.random_state).randint(2**31)
     )

@@ -317,8 +317,10 @@ n_channels, n_times)
         """
         names = np.array(atom_names(self))
         atoms = np.arange(len(names)) if picks is None else self._picked_atoms(picks)
-        sources = self.get_sources(X)
-        scale = float(np.abs(sources.get_data(names[atoms])).max()) or 1.0
+        if len(atoms) == 0:
+            raise ValueError("picks is empty: there are no atoms to show.")
+        sources = sources_of(self, X, atoms)
+        scale = float(np.abs(sources.get_data()).max()) or 1.0
         options: dict[str, Any] = {"scalings": {"misc": scale / 2}} | browser
         return sources.plot(picks=names[atoms].tolist(), show=show, **options)
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .._utils.checks import float_dtypes
 from ._channels import check_channels, indices_of
-from ._containers import is_epochs, is_raw
+from ._containers import is_epochs, is_evoked, is_raw
 from ._rejection import PIECE, LeftOut, check_reject, is_loud
 from ._scales import Moments, moments_of_windows
 from ._spans import CHUNK, Span, annotated, chunks, unmarked
@@ -27,6 +27,11 @@ def check_no_other_of_mne(X: Any, name: str) -> None:
         return
     if first is X:
         what = f"{type(X).__name__}; pass get_data()[None]"
+    elif is_evoked(first):
+        what = (
+            f"a {type(X).__name__} of {type(first).__name__}; pass them to apply one "
+            "by one"
+        )
     else:
         what = (
             f"a {type(X).__name__} of {type(first).__name__}; join them with "

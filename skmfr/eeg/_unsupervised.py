@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from ._applying import as_spectra, windows_to_learn_from, without_artefacts
-from ._fitted import LOUDEST, TINY, new_sae, without_excluded
+from ._fitted import LOUDEST, TINY, fitted_sae, new_sae, without_excluded
 from ._recordings import Reader
 from ._removal import (
     ArtefactFilter,
@@ -76,7 +76,13 @@ def fit_windows(denoiser, signals: list[np.ndarray], decim: int = 1) -> None:
         Each so manyth window is learned from.
     """
     windows = np.concatenate([_flat_windows(denoiser, signal) for signal in signals])
+    n_all = len(windows)
     windows = windows[::decim]
+    if len(windows) < 2 <= n_all:
+        raise ValueError(
+            f"decim={decim} leaves {len(windows)} of {n_all} windows of X to learn "
+            "from: lower it."
+        )
     size = np.linalg.norm(windows, axis=1, keepdims=True)
     windows *= np.minimum(1, LOUDEST * np.median(size) / np.maximum(size, TINY))
     n_times = sum(len(signal) * signal.shape[2] for signal in signals)
@@ -100,7 +106,7 @@ def fit_windows(denoiser, signals: list[np.ndarray], decim: int = 1) -> None:
         denoiser, n_components=n_atoms, k=k, transform_algorithm="omp", max_steps=400
     )
     denoiser.pca_ = pca
-    denoiser.sae_ = sae.fit(pca.transform(windows))
+    denoiser.sae_ = fitted_sae(sae, pca.transform(windows))
     if not denoiser.sae_.trusted_.any():
         warnings.warn(
             f"None of {len(denoiser.sae_.trusted_)} atoms is trusted: it is not sure "

@@ -230,3 +230,26 @@ def test_the_share_of_averages_is_the_one_with_the_least_squares():
         a, b = found[:, r, f], taken[:, r, f]
         fit, *_ = np.linalg.lstsq(np.r_[a.real, a.imag][:, None], np.r_[b.real, b.imag])
         assert share[r, f] == pytest.approx(fit[0], rel=1e-4)
+
+
+def test_without_artefacts_in_the_fit_apply_removes_none(pair):
+    clean = a_raw(pair[1])
+    denoiser = new_denoiser().fit(clean, clean)
+    with pytest.warns(UserWarning, match="it knows no artefacts, and apply removes"):
+        got = denoiser.apply(clean)
+    np.testing.assert_array_equal(got.get_data(), clean.get_data())
+
+
+@pytest.mark.parametrize("with_clean", [False, True])
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([1, 2], "groups must have an entry for each epoch of X, got 2 for 30"),
+        ([None] + ["a"] * 29, "belongs, but it is None for 1 of them, first epoch 0"),
+        ([1.0] * 28 + [np.nan] * 2, "it is .*nan.* for 2 of them, first epoch 28"),
+    ],
+)
+def test_groups_are_checked(pair, with_clean, groups, message):
+    noisy, clean = map(in_epochs, pair)
+    with pytest.raises(ValueError, match=message):
+        new_denoiser(sfreq=SFREQ).fit(noisy, clean if with_clean else None, groups)
