@@ -19,6 +19,7 @@ from ._artifacts import (
 from ._channels import check_channels, indices_of, picked
 from ._containers import as_recording, is_epochs, is_raw
 from ._fitted import checked_atoms
+from ._scales import centre_here
 from ._spans import Span, window_starts
 from ._windows import overlap_add
 
@@ -100,8 +101,9 @@ def draw_atoms(denoiser, X, atoms, n_windows: int = 3) -> list[Figure]:
     spans = reader.spans()
     codes = code_windows(denoiser, reader, spans)
     n_times = len(X.times) if is_epochs(X) else None
+    centre = centre_here(denoiser, reader.moments(denoiser.n_times_))
     return [
-        _draw_atom(denoiser, atom, reader.X, spans, codes, n_windows, n_times)
+        _draw_atom(denoiser, atom, reader.X, spans, codes, n_windows, n_times, centre)
         for atom in atoms
     ]
 
@@ -114,6 +116,7 @@ def _draw_atom(
     codes: sparse.csr_array,
     n_windows: int = 3,
     n_times: int | None = None,
+    centre: np.ndarray | None = None,
 ) -> Figure:
     """Draw an atom in a recording, or in epochs of n_times one after the other."""
     with needed_by("plot_atom", "eeg"):
@@ -152,7 +155,7 @@ def _draw_atom(
         start = starts[window]
         (data,) = X.get_data(indices_of(X, [name]), start, start + denoiser.n_times_)
         axis.set_axis_on()
-        data = factor * (data - denoiser.mean_[channel])
+        data = factor * (data - (denoiser.mean_ if centre is None else centre)[channel])
         axis.plot(times, data, color=BEFORE, label="recorded")
         axis.plot(times, factor * part, color=AFTER, label="this atom")
         epoch, start = (None, start) if n_times is None else divmod(start, n_times)

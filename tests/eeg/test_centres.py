@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skmfr import MFRSparseAutoencoder
-from skmfr.eeg import EEGDenoiser, _spans, _supervised, score_atoms
+from skmfr.eeg import EEGDenoiser, _spans, _supervised, plot_atom, score_atoms
 from skmfr.eeg._scales import centre_here
 
 mne = pytest.importorskip("mne")
@@ -204,3 +204,13 @@ def test_averages_are_smaller_than_what_they_are_of(denoiser, noisy, recwarn):
     average.data /= 100  # smaller than that of noise without a signal
     with pytest.warns(UserWarning, match="very different standard deviation"):
         denoiser.apply(average, exclude=[0], learn_from=noisy)
+
+
+def test_windows_are_drawn_without_an_offset(denoiser, noisy):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    one, other = (
+        [line.get_ydata() for axis in figure.axes[3:] for line in axis.lines]
+        for figure in (plot_atom(denoiser, 0, X) for X in (noisy, shifted(noisy, 1e-3)))
+    )
+    np.testing.assert_allclose(one, other, atol=0.2)  # microvolts
+    plt.close("all")
