@@ -100,14 +100,15 @@ def centre_here(
         known = np.where(np.abs(own - there) < np.abs(own - known), there, known)
     if n_averaged is not None:
         far = np.abs(own - known) > OTHER_SIZE * denoiser.scale_
-        return np.where(far, own, known)
+        return own if far.any() else known
     parts = np.array_split(moments[0], min(N_PARTS, len(moments[0])))
     beyond = np.array([np.median(part, axis=0) for part in parts]) - known
     throughout = np.min(np.sign(own - known) * beyond, axis=0)
     by_chance = BY_CHANCE / np.sqrt(len(moments[0]))
     far = np.abs(own - known) > by_chance * denoiser.scale_
     far &= throughout > LEAST_OFFSET * denoiser.scale_
-    return np.where(far, own, known)
+    # Where one channel has an offset, others have some that are too small to be sure.
+    return own if far.any() else known
 
 
 def warn_of_offsets_of_epochs(

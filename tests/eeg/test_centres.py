@@ -173,16 +173,20 @@ def test_centres_are_far_if_chance_does_not_explain_them():
     def check(expected, *arguments):
         np.testing.assert_array_equal(centre_here(Fitted, *arguments), expected)
 
-    check([0, 4.1], windows(1, 3.9, 4.1))
-    check([0, 1.1], windows(16, 0.9, 1.1))
-    check([0, -0.26], windows(900, 0.24, -0.26))
+    check([0, 0], windows(1, 3.9, -3.9))
+    check([0.1, 4.1], windows(1, 0.1, 4.1))
+    check([0, 0], windows(16, 0.9, 0.9))
+    check([0.9, 1.1], windows(16, 0.9, 1.1))
+    check([0, 0], windows(900, 0.24, -0.24))
+    check([0.24, -0.26], windows(900, 0.24, -0.26))
     check([3, 0], windows(1, 2, 1), np.array([3.0, 3.0]))
     # Not where a part is as in the fit.
     mean, variance = windows(900, 1, -1)
-    mean[:200, 0] = 0
-    check([0, -1], (mean, variance))
+    mean[:200] = 0
+    check([0, 0], (mean, variance))
     # An average, to which all that is done is linear.
-    check([0, 31], windows(2, 29, 31), None, 100)
+    check([0, 0], windows(2, 29, 29), None, 100)
+    check([29, 31], windows(2, 29, 31), None, 100)
 
 
 def test_offsets_that_differ_between_epochs_are_warned_of(denoiser, noisy):
