@@ -9,7 +9,7 @@ import numpy as np
 
 from ._recordings import Reader, pieces_to_fit
 from ._removal import ArtifactFilter, artifacts_in
-from ._scales import as_scaled, moments_of_windows, warn_of_other_sizes
+from ._scales import as_scaled, centre_here, warn_of_other_sizes
 from ._windows import count_windows, cut_windows, taper
 
 # Windows that the removal of artefacts is learned from, at most.
@@ -38,14 +38,15 @@ def windows_to_learn_from(denoiser, reader: Reader) -> np.ndarray:
     """
     length, n_channels = denoiser.n_times_, denoiser.n_channels_
     rng = np.random.default_rng(0)
-    parts, moments = [], []
-    for piece in pieces_to_fit(reader, length, N_WINDOWS * length, rng):
-        signals = reader.read(piece)
-        if reader.name != "X":  # which is checked where it is changed
-            moments.append(moments_of_windows(signals, length))
-        parts += list(as_scaled(denoiser, signals))
-    if moments:
+    moments = reader.moments(length)
+    if reader.name != "X":  # which is checked where it is changed
         warn_of_other_sizes(denoiser, moments, reader.name, stacklevel=8)
+    centre = centre_here(denoiser, moments)
+    parts = [
+        part
+        for piece in pieces_to_fit(reader, length, N_WINDOWS * length, rng)
+        for part in as_scaled(denoiser, reader.read(piece), centre)
+    ]
 
     def cut(part: np.ndarray) -> np.ndarray:
         return cut_windows(part, length, denoiser.hop_).swapaxes(0, 1)

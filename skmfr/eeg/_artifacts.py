@@ -19,7 +19,7 @@ from ._recordings import (
     warn_of_other_recording,
 )
 from ._references import correlations, high_passed, kurtosis
-from ._scales import as_scaled, moments_of_windows, warn_of_other_sizes
+from ._scales import as_scaled, centre_here, warn_of_other_sizes
 from ._spans import Span, chunks, first_windows, windows_of_spans
 from ._unsupervised import as_signals, codes_of_windows
 from ._windows import overlap_add
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Power below the first frequency is typical of eyes, above the second of muscles.
 SLOW_HZ, FAST_HZ = 8.0, 30.0
+# Distance from the frequency of the mains that counts as it.
+MAINS_HZ = 1.0
 # Length, in windows, of the stretches in which a channel counts as equally loud.
 STRETCH = 20
 # Number of channels from which on the median one is not where a local artefact is.
@@ -69,6 +71,18 @@ def atom_waveforms(denoiser) -> np.ndarray:
     check_is_fitted(denoiser)
     check_atoms_are_signals(denoiser, "atom_waveforms")
     return denoiser.atoms_ * denoiser.scale_.astype(denoiser.atoms_.dtype)[:, None]
+
+
+def comparable_units(denoiser, X) -> np.ndarray:
+    """Units in which channels can be compared, (n_channels, 1).
+
+    1, or what is usual if they are of several types: volts and teslas are no numbers of
+    the same.
+    """
+    types = X.get_channel_types(indices_of(X, denoiser.ch_names_))
+    several = len(set(types)) > 1
+    unit = denoiser.scale_ if several else np.ones_like(denoiser.scale_)
+    return unit.astype(denoiser.atoms_.dtype)[:, None]
 
 
 def as_waveforms(denoiser, directions: np.ndarray) -> np.ndarray:
@@ -131,8 +145,10 @@ def score_atoms(
         share of the variance of the fitted channels that removing only this atom
         removes; negative where removal adds variance. "slow", "fast" and "line": share
         of the power of its time course below 8 Hz, above 30 Hz, and within 1 Hz of 50
-        or 60 Hz. "peak": the largest contribution to a channel anywhere, relative to
-        the median over channels of `scale_`.
+        or 60 Hz, or nearest to these in windows whose frequencies are farther apart.
+        "peak": the largest contribution to a channel anywhere, relative to
+        the median over channels of `scale_`. Channels of several types, as volts and
+        teslas, are compared in units of `scale_`.
         "breadth": size of the atom in the median channel, relative to the largest; nan
         with fewer than 6 channels, because most of these may be near the eyes.
         "agreement" and "trusted": whether other SAEs find the atom, see
@@ -194,7 +210,8 @@ def score_atoms(
     good = Reader(X, [*reader.ch_names, *channels], "X").good_spans()
     spans = [(span.start, span.stop) for span in good]
     codes = code_windows(denoiser, reader, spans)
-    waveforms = atom_waveforms(denoiser)
+    unit = comparable_units(denoiser, X)
+    waveforms = atom_waveforms(denoiser) / unit
     spatial, temporal = leading_vectors(waveforms)
     scores = {}
     tails = {}
@@ -211,14 +228,17 @@ def score_atoms(
             scores[f"{name}: {cardiac}correlation"] = column
     for name, topography in (topographies or {}).items():
         wanted = _checked_topography(topography, name, denoiser.ch_names_)
+        wanted = wanted / unit[:, 0]
         scores[f"{name}: topography"] = np.abs(_centred(spatial) @ _centred(wanted))
     return pd.DataFrame(
         {
             **scores,
             **tails,
             "activation_rate": (codes != 0).mean(0),
-            "variance": removed_variance(denoiser, reader, spans, codes, waveforms),
-            **_shapes(denoiser, waveforms, temporal, codes),
+            "variance": removed_variance(
+                denoiser, reader, spans, codes, waveforms, unit
+            ),
+            **_shapes(denoiser, waveforms, temporal, codes, unit),
             "agreement": denoiser.sae_.feature_agreement_,
             "trusted": denoiser.sae_.trusted_,
         },
@@ -226,12 +246,14 @@ def score_atoms(
     )
 
 
-def _shapes(denoiser, waveforms, temporal, codes) -> dict[str, np.ndarray]:
+def _shapes(denoiser, waveforms, temporal, codes, unit) -> dict[str, np.ndarray]:
     """Spectra, sizes and extents of atoms, (n_atoms,) each; see `score_atoms`."""
     freqs = np.fft.rfftfreq(denoiser.n_times_, 1 / denoiser.sfreq_)
     power = np.square(np.abs(np.fft.rfft(temporal)))
     power /= power.sum(1, keepdims=True)
-    mains = (np.abs(freqs - 50) <= 1) | (np.abs(freqs - 60) <= 1)
+    # Of short windows, the nearest frequencies may be farther from it.
+    beside = max(MAINS_HZ, freqs[1] / 2)
+    mains = (np.abs(freqs - 50) <= beside) | (np.abs(freqs - 60) <= beside)
     size = np.abs(waveforms).max(2)
     largest = np.abs(codes).max(0).toarray().ravel()
     breadth = np.median(size, axis=1) / size.max(1)
@@ -241,7 +263,7 @@ def _shapes(denoiser, waveforms, temporal, codes) -> dict[str, np.ndarray]:
         "slow": power[:, freqs < SLOW_HZ].sum(1),
         "fast": power[:, (freqs > FAST_HZ) & ~mains].sum(1),
         "line": power[:, mains].sum(1),
-        "peak": size.max(1) * largest / np.median(denoiser.scale_),
+        "peak": size.max(1) * largest / np.median(denoiser.scale_ / unit[:, 0]),
         "breadth": breadth,
     }
 
@@ -305,11 +327,12 @@ def fitted_reader(denoiser, X) -> Reader:
 
 def code_windows(denoiser, reader: Reader, spans: list[Span]) -> sparse.csr_array:
     """Codes of the windows in the spans, (n_windows, n_atoms)."""
-    codes, moments = [], []
+    codes = []
+    moments = reader.moments(denoiser.n_times_)
+    centre = centre_here(denoiser, moments)
     for piece, own, _ in windows_of_spans(denoiser, spans):
         signals = reader.read(piece)
-        moments.append(moments_of_windows(signals, denoiser.n_times_))
-        part = codes_of_windows(denoiser, as_scaled(denoiser, signals))
+        part = codes_of_windows(denoiser, as_scaled(denoiser, signals, centre))
         codes.append(sparse.csr_array(part[own]))
     warn_of_other_sizes(denoiser, moments)
     return sparse.vstack(codes, format="csr")
@@ -321,6 +344,7 @@ def removed_variance(
     spans: list[Span],
     codes: sparse.csr_array,
     waveforms: np.ndarray,
+    unit: np.ndarray | float = 1.0,
 ) -> np.ndarray:
     """Share of the variance of the channels that removing each atom alone removes.
 
@@ -338,6 +362,8 @@ def removed_variance(
     codes : csr_array of shape (n_windows, n_atoms)
         Of the windows in the spans.
     waveforms : ndarray of shape (n_atoms, n_channels, n_times_)
+    unit : ndarray of shape (n_channels, 1), default=1
+        Of the waveforms.
 
     Returns
     -------
@@ -368,11 +394,12 @@ def removed_variance(
         if stop - start >= hop
     ]
     n = hop * sum(n_blocks for _, n_blocks, _ in blocks_of_chunks)
+    centre = centre_here(denoiser, reader.moments(length))
     total, square = np.zeros(n_channels), 0.0
     own_total, product, own_square = np.zeros((n_atoms, n_channels)), 0.0, 0.0
     for start, n_blocks, first_window in blocks_of_chunks:
         signal = reader.read(slice(start, start + n_blocks * hop))[0]
-        signal = signal - denoiser.mean_[:, None]
+        signal = (signal - centre[:, None]) / unit
         total += signal.sum(1)
         square += np.sum(signal**2)
         blocks = signal.reshape(n_channels, n_blocks, hop).swapaxes(0, 1)

@@ -75,6 +75,20 @@ def of_types(X: Any, *kinds: str) -> list[str]:
     return [n for n, kind in types if kind in kinds and n not in X.info["bads"]]
 
 
+def check_parameters(X: Any, fitted: list[str], ch_names: Any, sfreq: Any) -> None:
+    """Raise if what a denoiser was told of arrays is not so in a recording."""
+    if ch_names is not None and {str(name) for name in ch_names} != set(fitted):
+        raise ValueError(
+            f"ch_names={list(ch_names)!r} names the channels of arrays, but picks "
+            f"selects {fitted} of X. Leave ch_names at None, or name the same."
+        )
+    if sfreq is not None and not np.isclose(sfreq, X.info["sfreq"]):
+        raise ValueError(
+            f"sfreq={sfreq:g} is the sampling rate of arrays, but X has "
+            f"{X.info['sfreq']:g} Hz. Leave sfreq at None, or resample X."
+        )
+
+
 def checked_names(names: Any, X: Any) -> list[str]:
     """Names of the channels of an array, one for each."""
     checked = [str(name) for name in names]

@@ -17,16 +17,16 @@ from .._utils.documentation import DocumentationLinkMixin
 from .._utils.fitted import unchanged_on_error
 from .._utils.pickles import VersionedPickleMixin
 from ..metrics import fvu
-from ._channels import checked_names, picked
+from ._channels import check_parameters, checked_names, picked
 from ._containers import is_epochs, is_raw
 from ._filters import N_NEIGHBOURS
 from ._fitted import check_shape
 from ._learning import learn
 from ._like_ica import LikeICA
+from ._pairs import opened_clean
 from ._quality import mean_rrmse_t
 from ._recordings import (
     Reader,
-    check_alike,
     check_recording,
     how_recorded,
     mapped,
@@ -36,7 +36,8 @@ from ._recordings import (
 from ._rejection import checked_left_out
 from ._scales import (
     as_scaled,
-    moments_of_windows,
+    centre_here,
+    warn_of_offsets_of_epochs,
     warn_of_other_sizes,
 )
 from ._supervised import filtered_signals
@@ -193,7 +194,8 @@ class EEGDenoiser(
 
     Notes
     -----
-    Spans annotated as ``BAD`` and channels marked as bad are left out of the fit. Bad
+    Spans annotated as ``BAD``, in X or in the clean signals, and channels marked as
+    bad are left out of the fit. Bad
     channels, channels of other types, and annotations go through :meth:`transform` as
     they are. Spans annotated as bad are denoised like others, unless there are values
     in them that are not finite: then they stay as they are. No window crosses the place
@@ -299,14 +301,15 @@ class EEGDenoiser(
         ------
         ValueError
             If X is shorter than a window, has a flat channel or values that are not
-            finite, or y is not a clean version of X, such as labels. A fit that fails
-            leaves the denoiser as it was.
+            finite, or y is not a clean version of X, such as labels or other epochs. A
+            fit that fails leaves the denoiser as it was.
 
         Warns
         -----
         UserWarning
             Without clean signals, if X has not been high-pass filtered, is short, or
-            no atom is trusted.
+            no atom is trusted. With them, if these were recorded otherwise, or are in
+            another unit.
         """
         left_out = checked_left_out(decim, reject, reject_by_annotation, y)
         with unchanged_on_error(self):
@@ -314,7 +317,7 @@ class EEGDenoiser(
             noisy = self._opened(X)
             if y is None and self.recording_ is not None:
                 warn_of_no_high_pass(X)
-            clean = None if y is None else self._opened_clean(X, y)
+            clean = None if y is None else opened_clean(self, noisy, y)
             self._set_windows(noisy)
             learn(self, noisy, clean, groups, left_out)
         return self
@@ -331,6 +334,7 @@ class EEGDenoiser(
         self.sfreq_ = self.sfreq
         if is_raw(X) or is_epochs(X):
             self.ch_names_ = picked(X, self.picks)
+            check_parameters(X, self.ch_names_, self.ch_names, self.sfreq)
             self.recording_ = how_recorded(X, self.ch_names_)
             self.sfreq_ = float(X.info["sfreq"])
         elif self.picks is not None:
@@ -343,19 +347,6 @@ class EEGDenoiser(
         reader = Reader(X, self.ch_names_, "X")
         self.n_channels_ = reader.shape[1]
         return reader
-
-    def _opened_clean(self, X, y) -> Reader:
-        check_alike(X, y)
-        if is_raw(X) or is_epochs(X):
-            check_recording(y, self)
-        clean = Reader(y, self.ch_names_, "y")
-        noisy = Reader(X, self.ch_names_, "X")
-        if clean.shape != noisy.shape:
-            raise ValueError(
-                f"y must have the shape of X, (n_epochs, n_channels, n_times) = "
-                f"{noisy.shape}, got {clean.shape}."
-            )
-        return clean
 
     def _set_windows(self, noisy: Reader) -> None:
         """Length of windows and their distance, in samples."""
@@ -389,13 +380,28 @@ class EEGDenoiser(
             30 times as large as there, or as small: dead, or in another unit.
         """
         check_is_fitted(self)
-        denoised = filtered_signals if hasattr(self, "filters_") else explained
-        return self._mapped(X, lambda source: partial(denoised, self))
+        if not hasattr(self, "filters_"):
+            return self._mapped(X, lambda source: partial(explained, self))
+        # What it gives are clean signals, whose offset is that of the fit.
+        return self._mapped(
+            X, lambda source: partial(filtered_signals, self), keep_offset=False
+        )
 
-    def _mapped(self, X: Any, prepared: Callable[[Reader], Change]) -> Any:
+    def _mapped(
+        self,
+        X: Any,
+        prepared: Callable[[Reader], Change],
+        learn_from: Reader | None = None,
+        *,
+        n_averaged: int | None = None,
+        keep_offset: bool = True,
+    ) -> Any:
         """A copy of X whose channels of the fit went through a function.
 
         `prepared` takes a reader of X and gives the function, of scaled signals.
+        `learn_from` is of other signals of the recording, whose centre X may have, and
+        `n_averaged` the number of epochs of which X is an average. Without
+        `keep_offset`, a constant offset that the fit did not have is taken out.
         """
         # Some parameters count after the fit too, and may have changed.
         self._validate_params()
@@ -405,19 +411,25 @@ class EEGDenoiser(
         source = Reader(X, self.ch_names_, "X")
         check_shape(self, source)
         change = prepared(source)
-        moments = []
+        moments = source.moments(self.n_times_)
+        there = None
+        if learn_from is not None:
+            there = centre_here(self, learn_from.moments(self.n_times_))
+        centre = centre_here(self, moments, there, n_averaged)
+        moved = np.zeros_like(centre) if keep_offset else self.mean_ - centre
 
         def changed(signals: np.ndarray) -> np.ndarray:
-            moments.append(moments_of_windows(signals, self.n_times_))
             # The difference, so that what is not changed keeps all of its digits.
-            scaled = as_scaled(self, signals)
+            scaled = as_scaled(self, signals, centre)
             difference = (change(scaled) - scaled) * self.scale_[:, None]
+            difference += moved[:, None]
             return (signals + difference).astype(signals.dtype)
 
         margin = self.n_times_ + N_NEIGHBOURS * self.hop_
-        denoised = mapped(source, changed, self.hop_, margin, verbose=self.verbose)
-        warn_of_other_sizes(self, moments)
-        return denoised
+        warn_of_other_sizes(self, moments, n_averaged=n_averaged)
+        if source.shape[0] > 1:
+            warn_of_offsets_of_epochs([moments], stacklevel=4)
+        return mapped(source, changed, self.hop_, margin, verbose=self.verbose)
 
     def score(self, X, y=None):
         """How well signals are denoised; more is better.
@@ -446,12 +458,13 @@ class EEGDenoiser(
         check_is_fitted(self)
         denoised = Reader(self.transform(X), self.ch_names_, "X")
         noisy = Reader(X, self.ch_names_, "X")
+        clean = None if y is None else opened_clean(self, noisy, y)
         spans = noisy.good_spans()
-        if y is not None:
-            clean = self._opened_clean(X, y).read_spans(spans)
-            return -mean_rrmse_t(clean, denoised.read_spans(spans))
+        if clean is not None:
+            return -mean_rrmse_t(clean.read_spans(spans), denoised.read_spans(spans))
+        centre = centre_here(self, noisy.moments(self.n_times_))
         as_samples = [
-            as_scaled(self, reader.read_spans(spans))
+            as_scaled(self, reader.read_spans(spans), centre)
             .swapaxes(1, 2)
             .reshape(-1, self.n_channels_)
             for reader in (noisy, denoised)

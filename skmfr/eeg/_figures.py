@@ -12,12 +12,14 @@ from .._utils.extras import needed_by
 from ._artifacts import (
     atom_waveforms,
     code_windows,
+    comparable_units,
     fitted_reader,
     leading_vectors,
 )
 from ._channels import check_channels, indices_of, picked
 from ._containers import as_recording, is_epochs, is_raw
 from ._fitted import checked_atoms
+from ._scales import centre_here
 from ._spans import Span, window_starts
 from ._windows import overlap_add
 
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MICROVOLTS = 1e6
+# Unit in which channels of a type are shown, and its number in one of MNE.  All that
+# is not of the brain's fields is in volts.
+FIELDS = {"mag": ("femtoteslas", 1e15), "grad": ("femtoteslas per centimetre", 1e13)}
+MICROVOLTS = ("microvolts", 1e6)
 # Spectra are shown down to this many decibels below their peak.
 RANGE_DB = 40
 # Channels in the bars that replace a topographic map.
@@ -84,6 +89,8 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
     """
     check_is_fitted(denoiser)
     checked_atoms(denoiser, [atom], "atom")
+    if n_windows < 1:
+        raise ValueError(f"n_windows must be at least 1, got {n_windows!r}.")
     (figure,) = draw_atoms(denoiser, X, [atom], n_windows)
     return figure
 
@@ -94,8 +101,9 @@ def draw_atoms(denoiser, X, atoms, n_windows: int = 3) -> list[Figure]:
     spans = reader.spans()
     codes = code_windows(denoiser, reader, spans)
     n_times = len(X.times) if is_epochs(X) else None
+    centre = centre_here(denoiser, reader.moments(denoiser.n_times_))
     return [
-        _draw_atom(denoiser, atom, reader.X, spans, codes, n_windows, n_times)
+        _draw_atom(denoiser, atom, reader.X, spans, codes, n_windows, n_times, centre)
         for atom in atoms
     ]
 
@@ -108,13 +116,14 @@ def _draw_atom(
     codes: sparse.csr_array,
     n_windows: int = 3,
     n_times: int | None = None,
+    centre: np.ndarray | None = None,
 ) -> Figure:
     """Draw an atom in a recording, or in epochs of n_times one after the other."""
     with needed_by("plot_atom", "eeg"):
         import matplotlib.pyplot as plt
 
-    waveform = atom_waveforms(denoiser)[atom]
-    spatial, temporal = (part[0] for part in leading_vectors(waveform[None]))
+    waveform, unit = atom_waveforms(denoiser)[atom], comparable_units(denoiser, X)
+    spatial, temporal = (part[0] for part in leading_vectors((waveform / unit)[None]))
     code = codes[:, [atom]].toarray()[:, 0]
     times = 1e3 * np.arange(denoiser.n_times_) / denoiser.sfreq_
 
@@ -129,8 +138,9 @@ def _draw_atom(
     )
     _draw_spectrum(spectrum, temporal, denoiser.sfreq_)
 
-    channel = int(np.abs(waveform).max(1).argmax())
+    channel = int(np.abs(waveform / unit).max(1).argmax())
     name = denoiser.ch_names_[channel]
+    ((unit_name, factor),) = units_of(X, [name])
     starts = window_starts(denoiser, spans)
     strongest = top_windows(denoiser, code, starts, n_windows)
     lower.suptitle(
@@ -145,14 +155,14 @@ def _draw_atom(
         start = starts[window]
         (data,) = X.get_data(indices_of(X, [name]), start, start + denoiser.n_times_)
         axis.set_axis_on()
-        data = MICROVOLTS * (data - denoiser.mean_[channel])
+        data = factor * (data - (denoiser.mean_ if centre is None else centre)[channel])
         axis.plot(times, data, color=BEFORE, label="recorded")
-        axis.plot(times, MICROVOLTS * part, color=AFTER, label="this atom")
+        axis.plot(times, factor * part, color=AFTER, label="this atom")
         epoch, start = (None, start) if n_times is None else divmod(start, n_times)
         place = "from" if epoch is None else f"epoch {epoch}, from"
         axis.set(title=f"{place} {X.times[start]:.1f} s", xlabel="Time (ms)")
     if len(strongest):
-        axes[0].set_ylabel("Microvolts")
+        axes[0].set_ylabel(unit_name.capitalize())
         axes[0].legend(loc="best", fontsize="small")
     trusted = "trusted" if denoiser.sae_.trusted_[atom] else "not trusted"
     figure.suptitle(
@@ -169,7 +179,7 @@ def draw_components(denoiser, X, atoms: np.ndarray | None, n_most: int) -> Figur
 
     reader = fitted_reader(denoiser, X)
     codes = code_windows(denoiser, reader, reader.spans())
-    waveforms = atom_waveforms(denoiser)
+    waveforms = atom_waveforms(denoiser) / comparable_units(denoiser, reader.X)
     power = np.asarray(codes.power(2).sum(0)) * np.square(waveforms).sum((1, 2))
     if atoms is None:
         atoms = np.argsort(-power, kind="stable")[:n_most]
@@ -204,8 +214,6 @@ def _draw_topography(axis: Axes, spatial: np.ndarray, X, denoiser) -> None:
     ch_names = denoiser.ch_names_
     info = mne.pick_info(X.info, indices_of(X, ch_names))
     if len(set(info.get_channel_types())) > 1:
-        # Volts and teslas cannot be compared, but both can with what is usual.
-        spatial = spatial / denoiser.scale_
         label = "Weight / usual scale (no map: several types)"
     elif has_positions(info):
         mne.viz.plot_topomap(spatial, info, axes=axis, show=False)
@@ -216,6 +224,12 @@ def _draw_topography(axis: Axes, spatial: np.ndarray, X, denoiser) -> None:
     axis.barh([ch_names[i] for i in strongest], spatial[strongest], color="0.4")
     axis.axvline(0, color="0.8", zorder=0)
     axis.set_xlabel(label)
+
+
+def units_of(X, names: list[str]) -> list[tuple[str, float]]:
+    """Name of the unit in which each channel is shown, and its number in MNE's."""
+    types = X.get_channel_types(indices_of(X, names))
+    return [FIELDS.get(kind, MICROVOLTS) for kind in types]
 
 
 def has_positions(info) -> bool:
@@ -348,6 +362,8 @@ def plot_overlay(
     names = picked(before, picks)
     check_channels(after, names, "after lacks channels of before")
     rows, others = (indices_of(raw, names) for raw in (before, after))
+    units, factors = zip(*units_of(before, names), strict=True)
+    factor = np.array(factors)[:, None]
     sfreq = before.info["sfreq"]
     n_shown = min(max(2, round(duration * sfreq)), before.n_times)
     starts = np.arange(0, before.n_times - n_shown + 1, n_shown)
@@ -356,8 +372,8 @@ def plot_overlay(
             # Values that are not finite, in spans marked as bad, did not change.
             np.nansum(
                 np.square(
-                    before.get_data(rows, first, first + n_shown)
-                    - after.get_data(others, first, first + n_shown)
+                    factor * before.get_data(rows, first, first + n_shown)
+                    - factor * after.get_data(others, first, first + n_shown)
                 ),
                 axis=1,
             )
@@ -374,9 +390,11 @@ def plot_overlay(
             )
     times = before.times[first : first + n_shown]
     strongest = np.argsort(-change.sum(0), kind="stable")[:N_TRACES]
-    one = before.get_data(rows, first, first + n_shown)
-    other = after.get_data(others, first, first + n_shown)
-    return _draw_overlay(times, one, other, strongest, [names[i] for i in strongest])
+    one = factor * before.get_data(rows, first, first + n_shown)
+    other = factor * after.get_data(others, first, first + n_shown)
+    unit = " and ".join(dict.fromkeys(units))
+    shown = [names[i] for i in strongest]
+    return _draw_overlay(times, one, other, strongest, shown, unit)
 
 
 def _draw_overlay(
@@ -385,6 +403,7 @@ def _draw_overlay(
     after: np.ndarray,
     strongest: np.ndarray,
     names: list[str],
+    unit: str,
 ) -> Figure:
     """Draw two spans (n_channels, n_times): all channels together, and some of them."""
     import matplotlib.pyplot as plt
@@ -396,15 +415,14 @@ def _draw_overlay(
         layout="constrained",
     )
     for signals, label, color in (before, "before", BEFORE), (after, "after", AFTER):
-        data = MICROVOLTS * signals
-        axes[0].plot(times, data.std(0), color=color, label=label, linewidth=1)
+        axes[0].plot(times, signals.std(0), color=color, label=label, linewidth=1)
         for axis, channel in zip(axes[1:], strongest, strict=True):
-            axis.plot(times, data[channel], color=color, linewidth=1)
+            axis.plot(times, signals[channel], color=color, linewidth=1)
     for axis, name in zip(axes, ["all", *names], strict=True):
         axis.set_ylabel(name)
     axes[0].set_title(
         f"Global field power and the {len(strongest)} channels that changed most, "
-        "microvolts",
+        f"{unit}",
         loc="left",
     )
     above = {"loc": "lower right", "bbox_to_anchor": (1, 1)}

@@ -209,7 +209,7 @@ def _set_attributes(denoiser, attributes: dict, arrays: dict, sae) -> None:
         raise ValueError(f"it lacks attributes of the denoiser: {', '.join(missing)}.")
     fitted = {name: attributes[name] for name in PLAIN}
     fitted |= {name: arrays[name] for name in arrays if not name.startswith("pca ")}
-    fitted["sae_"] = sae
+    fitted["sae_"] = sae.set_output(transform="default")
     n_channels, n_times = fitted["n_channels_"], fitted["n_times_"]
     sizes = n_channels, n_times, fitted["hop_"]
     if not all(type(size) is int and size > 0 for size in sizes):
@@ -247,4 +247,4 @@ def _pca(arrays: dict, noise_variance: float, n_samples: int, random_state) -> P
         n_samples_=n_samples,
         noise_variance_=noise_variance,
     )
-    return pca
+    return pca.set_output(transform="default")

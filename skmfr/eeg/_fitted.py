@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import numpy as np
@@ -13,6 +14,8 @@ from ._recordings import Reader
 # Norm of a window, relative to the median, from which it counts less in a fit, so that
 # one pop is not most of the variance.  Blinks are not as large.
 LOUDEST = 10.0
+# How an SAE warns of these.
+LARGE_ROWS = re.compile(r"(\d+) of (\d+) rows of X \(.*hold ([\d.]+%) of its")
 TINY = np.finfo(np.float32).tiny
 
 
@@ -73,8 +76,31 @@ def without_excluded(denoiser, codes: np.ndarray) -> np.ndarray:
     return codes
 
 
+def fitted_sae(sae: MFRSparseAutoencoder, X: np.ndarray) -> MFRSparseAutoencoder:
+    """Fit an SAE to windows; what it says of a few large rows is said of these."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sae.fit(X)
+    for each in caught:
+        large = LARGE_ROWS.match(str(each.message))
+        if large is None:
+            warnings.warn(each.message, each.category, stacklevel=6)
+        else:
+            warnings.warn(
+                f"{large[1]} of {large[2]} windows of X hold {large[3]} of its "
+                "variance, as blinks, movements and pops of electrodes do. Training "
+                "counts them less. Annotate movements and pops as BAD; blinks have to "
+                "stay if atoms of them are to be found.",
+                stacklevel=6,
+            )
+    return sae
+
+
 def new_sae(denoiser, **usual) -> MFRSparseAutoencoder:
     """The SAE that a denoiser is to fit, with these parameters if it has none."""
     if denoiser.sae is not None:
-        return clone(denoiser.sae).set_params(sparse_output=False)
-    return MFRSparseAutoencoder(**usual, random_state=denoiser.random_state)
+        sae = clone(denoiser.sae).set_params(sparse_output=False)
+    else:
+        sae = MFRSparseAutoencoder(**usual, random_state=denoiser.random_state)
+    # Codes are arrays, whatever scikit-learn is told to give.
+    return sae.set_output(transform="default")

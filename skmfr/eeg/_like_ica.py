@@ -86,8 +86,9 @@ n_channels, n_times)
         Notes
         -----
         What is taken out of an average is taken out of all of its windows, as windows
-        with an artefact and without are in it. It is better to clean epochs, and to
-        average them then.
+        with an artefact and without are in it; with clean signals, in the share in
+        which it is taken out of what the filter is learned from. It is better to clean
+        epochs, and to average them then.
 
         Blinks leave windows quiet, heartbeats do not, and a call learns filters that
         are on in loud windows, and one that is always on for what these hardly change.
@@ -112,8 +113,11 @@ n_channels, n_times)
             return remove(learn_from or source, everywhere=is_evoked(X))
 
         if not is_evoked(X):
-            return self._mapped(X, prepared)
-        data = self._mapped(as_epochs(X), prepared).get_data(copy=False)[0]
+            return self._mapped(X, prepared, learn_from)
+        cleaned = self._mapped(
+            as_epochs(X), prepared, learn_from, n_averaged=max(1, X.nave)
+        )
+        data = cleaned.get_data(copy=False)[0]
         if (there := in_baseline(X)) is not None:
             rows = indices_of(X, self.ch_names_)
             data[rows] -= data[rows][:, there].mean(1, keepdims=True)
@@ -313,8 +317,10 @@ n_channels, n_times)
         """
         names = np.array(atom_names(self))
         atoms = np.arange(len(names)) if picks is None else self._picked_atoms(picks)
-        sources = self.get_sources(X)
-        scale = float(np.abs(sources.get_data(names[atoms])).max()) or 1.0
+        if len(atoms) == 0:
+            raise ValueError("picks is empty: there are no atoms to show.")
+        sources = sources_of(self, X, atoms)
+        scale = float(np.abs(sources.get_data()).max()) or 1.0
         options: dict[str, Any] = {"scalings": {"misc": scale / 2}} | browser
         return sources.plot(picks=names[atoms].tolist(), show=show, **options)
 

@@ -39,7 +39,7 @@ def rrmse_t(clean: np.ndarray, denoised: np.ndarray) -> np.ndarray:
     >>> rrmse_t(clean, 0.5 * clean)
     array([0.5])
     """
-    _check_shapes(clean, denoised)
+    clean, denoised = _checked(clean, denoised)
     return _rms(denoised - clean) / _rms(clean)
 
 
@@ -71,7 +71,7 @@ def rrmse_s(clean: np.ndarray, denoised: np.ndarray) -> np.ndarray:
     >>> rrmse_s(clean, 0.5 * clean)  # a quarter of the power
     array([0.75])
     """
-    _check_shapes(clean, denoised)
+    clean, denoised = _checked(clean, denoised)
     power, estimate = (np.abs(np.fft.rfft(X)) ** 2 for X in (clean, denoised))
     return _rms(estimate - power) / _rms(power)
 
@@ -104,7 +104,7 @@ def correlation(clean: np.ndarray, denoised: np.ndarray) -> np.ndarray:
     >>> correlation(clean, 2 * clean + 1).round(6)
     array([1.])
     """
-    _check_shapes(clean, denoised)
+    clean, denoised = _checked(clean, denoised)
     clean, denoised = (X - X.mean(-1, keepdims=True) for X in (clean, denoised))
     size = np.linalg.norm(clean, axis=-1) * np.linalg.norm(denoised, axis=-1)
     product = np.sum(clean * denoised, axis=-1)
@@ -151,7 +151,7 @@ def power_kept(
     >>> power_kept(alpha, 0.5 * alpha, 100, 8, 13)
     array([0.25])
     """
-    _check_shapes(before, after, "before", "after")
+    before, after = _checked(before, after, "before", "after")
     freqs = np.fft.rfftfreq(before.shape[-1], 1 / sfreq)
     band = (freqs >= low) & (freqs <= high)
     if not band.any():
@@ -202,7 +202,7 @@ def peak_kept(
     >>> peak_kept(p3, 0.5 * np.roll(p3, 2), 100)
     (0.5, 0.02)
     """
-    _check_shapes(before, after, "before", "after")
+    before, after = _checked(before, after, "before", "after")
     first = int(np.abs(before).argmax())
     sign = np.sign(before[first])
     second = int((sign * after).argmax())
@@ -231,11 +231,13 @@ def _rms(X: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(X.reshape(len(X), -1) ** 2, axis=1))
 
 
-def _check_shapes(
+def _checked(
     one: np.ndarray, other: np.ndarray, name: str = "clean", other_name="denoised"
-) -> None:
-    if one.shape != other.shape:
+) -> list[np.ndarray]:
+    """Both as float64, since integers wrap round and squares of teslas underflow."""
+    if np.shape(one) != np.shape(other):
         raise ValueError(
-            f"{other_name} has shape {other.shape}, but {name} has {one.shape}; they "
-            "must be equal."
+            f"{other_name} has shape {np.shape(other)}, but {name} has "
+            f"{np.shape(one)}; they must be equal."
         )
+    return [np.asarray(X, dtype=float) for X in (one, other)]

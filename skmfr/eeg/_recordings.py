@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from .._utils.checks import float_dtypes
 from ._channels import check_channels, indices_of
-from ._containers import is_epochs, is_raw
+from ._containers import is_epochs, is_evoked, is_raw
 from ._rejection import PIECE, LeftOut, check_reject, is_loud
+from ._scales import WindowMoments, moments_of_windows
 from ._spans import CHUNK, Span, annotated, chunks, unmarked
 
 # Numbers in the epochs that `mapped` changes at once.
@@ -26,6 +27,11 @@ def check_no_other_of_mne(X: Any, name: str) -> None:
         return
     if first is X:
         what = f"{type(X).__name__}; pass get_data()[None]"
+    elif is_evoked(first):
+        what = (
+            f"a {type(X).__name__} of {type(first).__name__}; pass them to apply one "
+            "by one"
+        )
     else:
         what = (
             f"a {type(X).__name__} of {type(first).__name__}; join them with "
@@ -115,7 +121,9 @@ def how_recorded(X: Any, ch_names: list[str]) -> dict[str, Any]:
     }
 
 
-def warn_of_other_recording(X: Any, denoiser, name: str = "X") -> None:
+def warn_of_other_recording(
+    X: Any, denoiser, name: str = "X", stacklevel: int = 4
+) -> None:
     """Warn if filters or the reference of X are not those of the fit."""
     if denoiser.recording_ is None:  # fitted on arrays, which do not know theirs
         return
@@ -129,7 +137,7 @@ def warn_of_other_recording(X: Any, denoiser, name: str = "X") -> None:
         warnings.warn(
             f"{name} was recorded or filtered differently from the data in fit: "
             f"{'; '.join(different)}. Filter and reference both in the same way.",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 
@@ -164,6 +172,9 @@ class Reader:
             if len(X) == 0:
                 raise ValueError(f"{name} has no epochs.")
         self.X, self.name = X, name
+        # Clean signals that belong to X: what is marked as bad there is bad here, too.
+        self.clean: Reader | None = None
+        self._moments: dict[int, WindowMoments] = {}
         self.ch_names: list = list(range(X.shape[1])) if ch_names is None else ch_names
 
     @property
@@ -218,6 +229,39 @@ class Reader:
         axis = 2 if is_raw(self.X) else 0
         return np.concatenate([self.read(span) for span in spans], axis=axis)
 
+    def moments(self, length: int) -> WindowMoments:
+        """Mean and variance of all windows side by side that are not marked as bad.
+
+        Of all others, if all are: these can be denoised, too.
+        """
+        if length not in self._moments:
+            parts = [
+                moments_of_windows(self.read(piece), length)
+                for piece in self._pieces(length)
+            ]
+            mean, variance = zip(*parts, strict=True)
+            self._moments[length] = np.concatenate(mean), np.concatenate(variance)
+        return self._moments[length]
+
+    def _pieces(self, length: int) -> Iterator[slice]:
+        """Pieces of whole windows, which are the same however much is read at once."""
+        n_epochs, n_channels, n_times = self.shape
+        if not is_raw(self.X):
+            step = max(1, EPOCHS_NUMBERS // (n_channels * n_times))
+            for start in range(0, n_epochs, step):
+                yield slice(start, min(start + step, n_epochs))
+            return
+        try:
+            spans = self.good_spans(length)
+        except ValueError:
+            spans = [slice(*span) for span in self.spans()]
+        step = max(1, int(CHUNK * self.X.info["sfreq"]) // length) * length
+        for span in spans:
+            n_whole = max(1, (span.stop - span.start) // length)
+            end = min(span.stop, span.start + n_whole * length)
+            for start in range(span.start, end, step):
+                yield slice(start, min(start + step, end))
+
     def good_spans(
         self, shortest: int = 1, left_out: LeftOut | None = None
     ) -> list[slice]:
@@ -260,6 +304,8 @@ class Reader:
             # The gaps between the spans that can be coded.
             edges = [0, *np.ravel(self.spans()).tolist(), self.X.n_times]
             marked = list(zip(edges[::2], edges[1::2], strict=True))
+        if self.clean is not None:
+            marked = marked + self.clean._marked(left_out)
         if left_out.reject is None:
             return marked
         kinds = self.ch_types

@@ -70,6 +70,9 @@ class ArtifactFilter(NamedTuple):
     in_clean: np.ndarray | None = None
     """Power of the brain in them within the band, relative to what is left of all
     channels, (n_topographies,); None: what `brain` has"""
+    on_average: np.ndarray | None = None
+    """How much of them is subtracted from averages, (n_topographies, n_freqs); None:
+    all within the band"""
 
 
 def learn_filter(spectra: np.ndarray, of_artifacts: np.ndarray) -> ArtifactFilter:
@@ -234,6 +237,30 @@ def found_in_clean(learned: ArtifactFilter, clean: np.ndarray) -> np.ndarray:
     return np.sum(found * learned.band, axis=1) / left
 
 
+def gain_on_average(learned: ArtifactFilter, spectra: np.ndarray) -> np.ndarray:
+    """Share of each source that is subtracted, averaged over windows: `on_average`.
+
+    Weighted by power, which makes it the share with the least squared difference from
+    what is subtracted in each window.
+
+    Parameters
+    ----------
+    learned : ArtifactFilter
+    spectra : ndarray of shape (n_windows, n_channels, n_freqs), complex
+        Of windows of a recording.
+
+    Returns
+    -------
+    ndarray of shape (n_topographies, n_freqs)
+    """
+    spectra = spectra.swapaxes(0, 1)[None]
+    found = _sources(spectra, learned)
+    power = np.square(np.abs(found))
+    subtracted = np.sum(_gain_of(found, spectra, learned) * power, axis=(0, 2))
+    whole = np.sum(power, axis=(0, 2))
+    return subtracted / np.maximum(whole, np.finfo(whole.dtype).tiny)
+
+
 def artifacts_in(
     signals: np.ndarray,
     learned: ArtifactFilter,
@@ -249,8 +276,8 @@ def artifacts_in(
     spectra = np.fft.rfft(cut_windows(signals, length, hop))
     found = _sources(spectra, learned)
     # Only at frequencies where there is more of the artefact than of the brain.
-    band = learned.band[:, None]
-    found *= band if everywhere else _gain_of(found, spectra, learned)
+    linear = learned.band if learned.on_average is None else learned.on_average
+    found *= linear[:, None] if everywhere else _gain_of(found, spectra, learned)
     windows = np.fft.irfft(found, length).astype(signals.dtype)
     sources = overlap_add(windows, signals.shape[2], hop)
     return np.einsum("ir,nrt->nit", learned.topographies, sources, optimize=True)

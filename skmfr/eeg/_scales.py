@@ -15,6 +15,14 @@ import numpy as np
 FLAT = 1e-6
 # Larger factors between scales and those of the fit are not due to another person.
 OTHER_SIZE = 30.0
+# Distance of a centre from that of the fit, in units of `scale_`, up to which it is due
+# to chance: so much over the root of the number of windows, or the second in one of so
+# many parts. In recordings of three people, filtered or not, it was up to 3.8 in one
+# window, .5 in ten, .25 in all. Half a scale hardly changes what is denoised.
+BY_CHANCE, LEAST_OFFSET, N_PARTS = 4.0, 0.25, 8
+# Variance of the offsets of epochs, relative to that in windows, from which offsets are
+# most of what there is to learn.
+MANY_OFFSETS = 10.0
 # Channels that a message lists.
 N_LISTED = 5
 
@@ -68,6 +76,66 @@ def as_scaled(denoiser, signals: np.ndarray, mean: Any = None) -> np.ndarray:
     return (centred / denoiser.scale_[:, None]).astype(np.float32)
 
 
+def centre_here(
+    denoiser,
+    moments: WindowMoments,
+    there: np.ndarray | None = None,
+    n_averaged: int | None = None,
+) -> np.ndarray:
+    """Centre of signals: that of the fit, unless their own is too far from it.
+
+    A constant offset that the fit did not have is no artefact. It is there from the
+    beginning to the end, which tells it from slow waves, though not in a window or two.
+
+    Parameters
+    ----------
+    denoiser : EEGDenoiser
+    moments : WindowMoments
+        Of the signals.
+    there : ndarray of shape (n_channels,), default=None
+        Centre of other signals of the same recording, which these may have.
+    n_averaged : int, default=None
+        Epochs of which the signals are an average. To those, all that is done is
+        linear, and so is this, up to an offset that no brain has.
+
+    Returns
+    -------
+    ndarray of shape (n_channels,)
+    """
+    own, _ = centre_and_scale([moments])
+    known = denoiser.mean_
+    if there is not None:
+        known = np.where(np.abs(own - there) < np.abs(own - known), there, known)
+    if n_averaged is not None:
+        far = np.abs(own - known) > OTHER_SIZE * denoiser.scale_
+        return own if far.any() else known
+    parts = np.array_split(moments[0], min(N_PARTS, len(moments[0])))
+    beyond = np.array([np.median(part, axis=0) for part in parts]) - known
+    throughout = np.min(np.sign(own - known) * beyond, axis=0)
+    by_chance = BY_CHANCE / np.sqrt(len(moments[0]))
+    far = np.abs(own - known) > by_chance * denoiser.scale_
+    far &= throughout > LEAST_OFFSET * denoiser.scale_
+    # Where one channel has an offset, others have some that are too small to be sure.
+    return own if far.any() else known
+
+
+def warn_of_offsets_of_epochs(
+    moments: list[WindowMoments], name: str = "X", stacklevel: int = 5
+) -> None:
+    """Warn if epochs have offsets of their own, which hide all else."""
+    mean, variance = (np.concatenate(part) for part in zip(*moments, strict=True))
+    offset = np.median((mean - np.median(mean, axis=0)) ** 2, axis=0)
+    usual = np.median(variance, axis=0)
+    if np.median(offset) > MANY_OFFSETS * np.median(usual):
+        warnings.warn(
+            f"Epochs of {name} have offsets that differ by "
+            f"{np.sqrt(np.median(offset / usual)):.2g} standard deviations of what is "
+            "in them, and hide it. High-pass filter the recording before you cut it "
+            "into epochs, or subtract the mean of each epoch.",
+            stacklevel=stacklevel,
+        )
+
+
 def check_none_flat(
     centre: np.ndarray, scale: np.ndarray, names: list, kinds: list[str]
 ) -> None:
@@ -88,12 +156,20 @@ def check_none_flat(
 
 
 def warn_of_other_sizes(
-    denoiser, moments: list[WindowMoments], name: str = "X", stacklevel: int = 4
+    denoiser,
+    moments: WindowMoments,
+    name: str = "X",
+    stacklevel: int = 4,
+    n_averaged: int | None = None,
 ) -> None:
-    """Warn if the size of channels differs very much from that in the fit."""
-    _, scale = centre_and_scale(moments)
+    """Warn if the size of channels differs very much from that in the fit.
+
+    An average of so many epochs is smaller by nature.
+    """
+    _, scale = centre_and_scale([moments])
     factor = scale / denoiser.scale_
-    odd = np.flatnonzero((factor > OTHER_SIZE) | (factor < 1 / OTHER_SIZE))
+    least = 1 / OTHER_SIZE / np.sqrt(n_averaged or 1)
+    odd = np.flatnonzero((factor > OTHER_SIZE) | (factor < least))
     if len(odd) == 0:
         return
     names = denoiser.ch_names_ or list(range(denoiser.n_channels_))

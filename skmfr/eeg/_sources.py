@@ -14,17 +14,23 @@ from ._spans import Span, first_windows
 from ._windows import count_windows, overlap_add, taper
 
 
-def sources_of(denoiser, X) -> Any:
-    """Codes of X over time: mne.io.RawArray, or mne.EpochsArray for epochs."""
+def sources_of(denoiser, X, atoms: np.ndarray | None = None) -> Any:
+    """Codes of X over time: mne.io.RawArray, or mne.EpochsArray for epochs.
+
+    Of all atoms, or of some, as memory may not hold all of them.
+    """
     import mne
 
     reader = fitted_reader(denoiser, X)
     spans = reader.spans()
     codes = code_windows(denoiser, reader, spans)
-    data = codes_over_time(denoiser, codes, spans, reader.X.n_times)
-    info = mne.create_info(atom_names(denoiser), X.info["sfreq"], "misc")
+    if atoms is None:
+        atoms = np.arange(codes.shape[1])
+    data = codes_over_time(denoiser, codes[:, atoms], spans, reader.X.n_times)
+    names = np.array(atom_names(denoiser))
+    info = mne.create_info(names[atoms].tolist(), X.info["sfreq"], "misc")
     excluded = checked_atoms(denoiser, denoiser.exclude)
-    info["bads"] = [info["ch_names"][atom] for atom in excluded]
+    info["bads"] = names[excluded[np.isin(excluded, atoms)]].tolist()
     if is_epochs(X):
         epochs = X if X.preload else X.copy().drop_bad(verbose="error")
         sources = mne.EpochsArray(

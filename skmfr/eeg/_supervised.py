@@ -15,9 +15,15 @@ from ._filters import (
     spatial_filters,
     spectral_features,
 )
-from ._fitted import LOUDEST, TINY, new_sae, without_excluded
+from ._fitted import LOUDEST, TINY, fitted_sae, new_sae, without_excluded
 from ._recordings import Reader
-from ._removal import N_TOPOGRAPHIES, covariances, found_in_clean, learn_filter
+from ._removal import (
+    N_TOPOGRAPHIES,
+    covariances,
+    found_in_clean,
+    gain_on_average,
+    learn_filter,
+)
 from ._windows import count_windows, cut_windows, overlap_add, taper
 
 # Channels of windows that the second dictionary is learned from, at most.
@@ -33,6 +39,8 @@ N_FOLDS = 5
 CORRECTION_ROWS = 10_000
 MOST_CLEAN, LEAST_NOISY = 0.9, 0.05
 N_WINDOWS = 3
+# Power of artefacts, relative to clean signals, that is rounding.
+NO_ARTIFACTS = 1e-8
 # Share of the artefacts' power below which `apply` warns that it leaves the rest.
 MOST_OF_ARTIFACTS = 0.95
 
@@ -49,12 +57,7 @@ def folds_of_epochs(
     if groups is None:
         numbers = np.arange(n_epochs) * N_FOLDS // n_epochs
     else:
-        groups = column_or_1d(groups)
-        if is_recording or len(groups) != n_epochs:
-            raise ValueError(
-                f"groups must have an entry for each epoch of X, got {len(groups)} for "
-                f"{'a recording' if is_recording else n_epochs}."
-            )
+        groups = checked_groups(groups, None if is_recording else n_epochs)
         values, numbers = np.unique(groups, return_inverse=True)
         if len(values) == 1:
             raise ValueError(
@@ -64,6 +67,57 @@ def folds_of_epochs(
             )
         numbers = numbers % N_FOLDS
     return [numbers[piece] for piece in pieces]
+
+
+def checked_groups(groups, n_epochs: int | None) -> np.ndarray:
+    """Group of each epoch, (n_epochs,); a recording has no epochs."""
+    groups = column_or_1d(groups)
+    if len(groups) != n_epochs:
+        raise ValueError(
+            f"groups must have an entry for each epoch of X, got {len(groups)} for "
+            f"{'a recording' if n_epochs is None else n_epochs}."
+        )
+    # NaN is unlike itself.
+    unknown = [i for i, each in enumerate(groups) if each is None or each != each]
+    if unknown:
+        raise ValueError(
+            f"groups must say of each epoch to which group it belongs, but it is "
+            f"{groups[unknown[0]]!r} for {len(unknown)} of them, first epoch "
+            f"{unknown[0]}."
+        )
+    return groups
+
+
+def cut_in_folds(
+    noisy: np.ndarray, clean: np.ndarray, length: int
+) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """Cut one epoch, or what is read at once of a recording, so that there are folds.
+
+    Parameters
+    ----------
+    noisy, clean : ndarray of shape (1, n_channels, n_times)
+    length : int
+        Samples in a window, which each piece has at least.
+
+    Returns
+    -------
+    folds, noisy, clean : list of ndarray
+        For each piece.
+    """
+    n_pieces = min(N_FOLDS, noisy.shape[2] // length)
+    if n_pieces == 1:
+        warnings.warn(
+            f"X has one epoch of {noisy.shape[2]} samples, less than two windows of "
+            f"{length}: cross-validation has nothing to leave out, and the smallest "
+            "ridge is taken. Pass more epochs, or lower the parameter window.",
+            stacklevel=5,
+        )
+    # Of one length, as epochs are.
+    n_times = noisy.shape[2] // n_pieces * n_pieces
+    one, other = (
+        np.split(part[:, :, :n_times], n_pieces, axis=2) for part in (noisy, clean)
+    )
+    return [np.array([i]) for i in range(n_pieces)], one, other
 
 
 def fit_filters(
@@ -111,7 +165,7 @@ def fit_filters(
     denoiser.feature_scale_ = np.where(scale > 0, scale, 1).astype(np.float32)
     features = (features - denoiser.feature_mean_) / denoiser.feature_scale_
     sae = new_sae(denoiser, n_components=128, k=8, max_steps=1000)
-    denoiser.sae_ = sae.fit(features)
+    denoiser.sae_ = fitted_sae(sae, features)
     denoiser.filters_, denoiser.penalty_ = solve_filters(
         _combining(denoiser, features),
         [chosen(spectra), chosen(filtered)] if several else [chosen(spectra)],
@@ -194,6 +248,13 @@ def removal_of_known(denoiser, reader: Reader, everywhere: bool = False):
     brain's, clean signals of the fit say.
     """
     sizes = np.linalg.eigvalsh(denoiser.artifact_covariance_)[::-1]
+    if sizes.sum() <= NO_ARTIFACTS * np.trace(denoiser.clean_covariances_.sum(0)):
+        warnings.warn(
+            "Noisy and clean signals of the fit are the same: it knows no artefacts, "
+            "and apply removes none.",
+            stacklevel=5,
+        )
+        return lambda signals: signals
     share = sizes[:N_TOPOGRAPHIES].sum() / max(sizes.sum(), TINY)
     if share < MOST_OF_ARTIFACTS:
         warnings.warn(
@@ -206,6 +267,8 @@ def removal_of_known(denoiser, reader: Reader, everywhere: bool = False):
     learned = learn_filter(windows, denoiser.artifact_covariance_)
     in_clean = found_in_clean(learned, denoiser.clean_covariances_)
     learned = learned._replace(in_clean=in_clean)
+    if everywhere:
+        learned = learned._replace(on_average=gain_on_average(learned, windows))
     return without_artifacts(denoiser, learned, everywhere)
 
 

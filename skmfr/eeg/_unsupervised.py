@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from ._applying import as_spectra, windows_to_learn_from, without_artifacts
-from ._fitted import LOUDEST, TINY, new_sae, without_excluded
+from ._fitted import LOUDEST, TINY, fitted_sae, new_sae, without_excluded
 from ._recordings import Reader
 from ._removal import (
     ArtifactFilter,
@@ -76,7 +76,13 @@ def fit_windows(denoiser, signals: list[np.ndarray], decim: int = 1) -> None:
         Atoms are learned from every `decim`-th window.
     """
     windows = np.concatenate([_flat_windows(denoiser, signal) for signal in signals])
+    n_all = len(windows)
     windows = windows[::decim]
+    if len(windows) < 2 <= n_all:
+        raise ValueError(
+            f"decim={decim} leaves {len(windows)} of {n_all} windows of X to learn "
+            "from: lower it."
+        )
     size = np.linalg.norm(windows, axis=1, keepdims=True)
     windows *= np.minimum(1, LOUDEST * np.median(size) / np.maximum(size, TINY))
     n_times = sum(len(signal) * signal.shape[2] for signal in signals)
@@ -93,14 +99,14 @@ def fit_windows(denoiser, signals: list[np.ndarray], decim: int = 1) -> None:
     n_dimensions = min(n_dimensions, len(windows))
     # Two rounds, as spectra of EEG fall steeply, and the rest is noise.
     pca = PCA(n_dimensions, iterated_power=2, random_state=denoiser.random_state)
-    pca.fit(windows)
+    pca.set_output(transform="default").fit(windows)
     # Products are rounded as in a denoiser read from a file, which has this order.
     pca.components_ = np.ascontiguousarray(pca.components_)
     sae = new_sae(
         denoiser, n_components=n_atoms, k=k, transform_algorithm="omp", max_steps=400
     )
     denoiser.pca_ = pca
-    denoiser.sae_ = sae.fit(pca.transform(windows))
+    denoiser.sae_ = fitted_sae(sae, pca.transform(windows))
     if not denoiser.sae_.trusted_.any():
         warnings.warn(
             f"None of {len(denoiser.sae_.trusted_)} atoms is trusted: it is not sure "
