@@ -1,4 +1,4 @@
-"""Levels of chance of cosines of atoms."""
+"""Cosines that atoms have by chance."""
 
 from functools import lru_cache
 

@@ -313,7 +313,7 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
     parts = []
     with undisturbed(), evaluating(head):
         unembed = _unembedding(head)
-        # Its bias is no effect of an atom.
+        # The bias does not come from an atom.
         of_zero = unembed(torch.zeros_like(atoms[:1]))
         n_vocabulary = of_zero.shape[1]
         n_tokens = min(n_tokens, n_vocabulary)

@@ -112,7 +112,7 @@ def n_embeddings(model: nn.Module) -> int | None:
 
     For a model that is not from transformers, the size of the largest embedding,
     because only the forward pass knows which embedding takes the ids; without any, that
-    in a configuration of TransformerLens, whose embeddings are modules of its own.
+    in a configuration of TransformerLens, whose embeddings are other modules.
     """
     of_transformers: Any = getattr(model, "get_input_embeddings", None)
     if of_transformers is not None:

@@ -155,7 +155,7 @@ class Pass(NamedTuple):
     """number of tokens of each input in previous passes; a tensor (n_inputs,) does not
     count padding"""
     is_mask_of_tokens: bool = False
-    """whether the mask was given as one of tokens, not of which tokens see which"""
+    """whether the mask was given as one of tokens, not as one of pairs that see each other"""
     n_virtual: int = 0
     """number of learned tokens, which do not count, before the first of each input"""
 
@@ -164,7 +164,7 @@ NO_TOKENS = Pass(None, None, 0)
 
 
 class _OfThread(threading.local):
-    """What one thread runs: threads may share a model."""
+    """Passes of one thread: threads may share a model."""
 
     def __init__(self) -> None:
         self.under_way: list[tuple[nn.Module, Pass]] = []
@@ -203,7 +203,7 @@ class _Passes:
         self.caches = [name for name in CACHES if name != "state" or of_transformers]
         self.here = _OfThread()
         # For checkpoints, which run the layer again without the model around it, and
-        # on a GPU in a thread of their own.
+        # on a GPU in another thread.
         self.last = NO_TOKENS
         self.warned = not skip_first
 

@@ -76,7 +76,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def _other_weights(module: nn.Module) -> dict[str, Any]:
-    """What a module saves beside its parameters and buffers.
+    """State of a module beside its parameters and buffers.
 
     Quantised weights may be no tensors for Python, and may have scales elsewhere.
     """
@@ -115,7 +115,7 @@ PLAIN = bool, int, float, str, Tensor, Mapping, list, tuple, set, frozenset, *FU
 def _settings(module: nn.Module, known: Names) -> list[tuple[str, Any]]:
     """All that a module stores beside its parameters and buffers."""
     settings: list[tuple[str, Any]] = []
-    # What a module saves by itself is in other objects, also as a copy.
+    # State that a module saves by itself is in other objects, also as a copy.
     saves_itself = _saves_itself(module)
     for name, value in sorted(vars(module).items()):
         if name in NO_SETTINGS or value is None:
@@ -168,7 +168,7 @@ def _identity(value) -> str:
 
 
 def _function(function, known: Names) -> Any:
-    """What identifies a function, beside the contents of global variables."""
+    """Parts that identify a function, without the contents of global variables."""
     if isinstance(function, partial):
         parts = function.func, function.args, function.keywords
         return _setting(parts, known)

@@ -76,8 +76,8 @@ def atom_waveforms(denoiser) -> np.ndarray:
 def comparable_units(denoiser, X) -> np.ndarray:
     """Units in which channels can be compared, (n_channels, 1).
 
-    1, or what is usual if they are of several types: volts and teslas are no numbers of
-    the same.
+    1, or the usual size if channels are of several types, because volts and teslas
+    cannot be compared.
     """
     types = X.get_channel_types(indices_of(X, denoiser.ch_names_))
     several = len(set(types)) > 1

@@ -76,7 +76,7 @@ def of_types(X: Any, *kinds: str) -> list[str]:
 
 
 def check_parameters(X: Any, fitted: list[str], ch_names: Any, sfreq: Any) -> None:
-    """Raise if what a denoiser was told of arrays is not so in a recording."""
+    """Raise if parameters that describe arrays contradict a recording."""
     if ch_names is not None and {str(name) for name in ch_names} != set(fitted):
         raise ValueError(
             f"ch_names={list(ch_names)!r} names the channels of arrays, but picks "

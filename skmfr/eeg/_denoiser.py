@@ -382,7 +382,7 @@ class EEGDenoiser(
         check_is_fitted(self)
         if not hasattr(self, "filters_"):
             return self._mapped(X, lambda source: partial(explained, self))
-        # What it gives are clean signals, whose offset is that of the fit.
+        # These are estimates of clean signals, whose offset is that of the fit.
         return self._mapped(
             X, lambda source: partial(filtered_signals, self), keep_offset=False
         )
@@ -399,8 +399,8 @@ class EEGDenoiser(
         """A copy of X whose channels of the fit went through a function.
 
         `prepared` takes a reader of X and gives the function, of scaled signals.
-        `learn_from` is of other signals of the recording, whose centre X may have, and
-        `n_averaged` the number of epochs of which X is an average. Without
+        X may have the centre of `learn_from`, other signals of the recording.  It is an
+        average if `n_averaged` epochs are given. Without
         `keep_offset`, a constant offset that the fit did not have is taken out.
         """
         # Some parameters count after the fit too, and may have changed.

@@ -77,7 +77,7 @@ def without_excluded(denoiser, codes: np.ndarray) -> np.ndarray:
 
 
 def fitted_sae(sae: MFRSparseAutoencoder, X: np.ndarray) -> MFRSparseAutoencoder:
-    """Fit an SAE to windows; what it says of a few large rows is said of these."""
+    """Fit an SAE to windows; its warning about large rows is about windows here."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         sae.fit(X)
@@ -89,8 +89,8 @@ def fitted_sae(sae: MFRSparseAutoencoder, X: np.ndarray) -> MFRSparseAutoencoder
             warnings.warn(
                 f"{large[1]} of {large[2]} windows of X hold {large[3]} of its "
                 "variance, as blinks, movements and pops of electrodes do. Training "
-                "counts them less. Annotate movements and pops as BAD; blinks have to "
-                "stay if atoms of them are to be found.",
+                "counts them less. Annotate movements and pops as BAD; leave "
+                "blinks unmarked, so that the fit finds their atoms.",
                 stacklevel=6,
             )
     return sae

@@ -84,7 +84,7 @@ def centre_here(
 ) -> np.ndarray:
     """Centre of signals: that of the fit, unless their own is too far from it.
 
-    A constant offset that the fit did not have is no artefact. It is there from the
+    A constant offset that the fit did not have does not count as an artefact. It is there from the
     beginning to the end, which tells it from slow waves, though not in a window or two.
 
     Parameters
@@ -95,8 +95,8 @@ def centre_here(
     there : ndarray of shape (n_channels,), default=None
         Centre of other signals of the same recording, which these may have.
     n_averaged : int, default=None
-        Epochs of which the signals are an average. To those, all that is done is
-        linear, and so is this, up to an offset that no brain has.
+        Number of epochs, if the signals are their average. Averages are processed
+        linearly: their centre counts only if it is larger than any brain's.
 
     Returns
     -------
@@ -122,7 +122,7 @@ def centre_here(
 def warn_of_offsets_of_epochs(
     moments: list[WindowMoments], name: str = "X", stacklevel: int = 5
 ) -> None:
-    """Warn if epochs have offsets of their own, which hide all else."""
+    """Warn if the offsets of epochs differ, and hide all else."""
     mean, variance = (np.concatenate(part) for part in zip(*moments, strict=True))
     offset = np.median((mean - np.median(mean, axis=0)) ** 2, axis=0)
     usual = np.median(variance, axis=0)

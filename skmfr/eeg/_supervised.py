@@ -81,7 +81,7 @@ def checked_groups(groups, n_epochs: int | None) -> np.ndarray:
     unknown = [i for i, each in enumerate(groups) if each is None or each != each]
     if unknown:
         raise ValueError(
-            f"groups must say of each epoch to which group it belongs, but it is "
+            f"groups must name the group of each epoch, but it is "
             f"{groups[unknown[0]]!r} for {len(unknown)} of them, first epoch "
             f"{unknown[0]}."
         )

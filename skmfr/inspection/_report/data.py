@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Maximum number of points of the loss curve.
 N_POINTS = 300
-# What is decoded from a part of a character.
+# Decoders put this in the place of an incomplete character.
 REPLACEMENT = "\ufffd"
 # Byte-level tokenizers name bytes by letters: visible ones of Latin-1 by themselves,
 # the others by the letters from 256 on.
