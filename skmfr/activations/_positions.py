@@ -155,7 +155,7 @@ class Pass(NamedTuple):
     """number of tokens of each input in previous passes; a tensor (n_inputs,) does not
     count padding"""
     is_mask_of_tokens: bool = False
-    """whether the mask was given as one of tokens, not as one of pairs that see each other"""
+    """whether the mask was given for tokens, not for pairs of them"""
     n_virtual: int = 0
     """number of learned tokens, which do not count, before the first of each input"""
 

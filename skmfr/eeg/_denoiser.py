@@ -398,10 +398,10 @@ class EEGDenoiser(
     ) -> Any:
         """A copy of X whose channels of the fit went through a function.
 
-        `prepared` takes a reader of X and gives the function, of scaled signals.
-        X may have the centre of `learn_from`, other signals of the recording.  It is an
-        average if `n_averaged` epochs are given. Without
-        `keep_offset`, a constant offset that the fit did not have is taken out.
+        `prepared` takes a reader of X and gives the function, of scaled signals. X may
+        have the centre of `learn_from`, other signals of the recording. It is an
+        average if `n_averaged` epochs are given. Without `keep_offset`, a constant
+        offset that the fit did not have is taken out.
         """
         # Some parameters count after the fit too, and may have changed.
         self._validate_params()
