@@ -85,7 +85,8 @@ def centre_here(
     """Centre of signals: that of the fit, unless their own is too far from it.
 
     A constant offset that the fit did not have does not count as an artefact. It is
-    there from the beginning to the end, which tells it from slow waves, though not in a window or two.
+    there from the beginning to the end, which tells it from slow waves, though not in a
+    window or two.
 
     Parameters
     ----------
