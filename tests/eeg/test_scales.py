@@ -77,7 +77,7 @@ def test_channels_that_are_thirty_times_as_large_as_in_the_fit_are_named(factor,
     moments = moments_of_windows(signals(), 100)
     scale = centre_and_scale([moments])[1]
     denoiser = SimpleNamespace(ch_names_=list("abcd"), n_channels_=4, scale_=scale)
-    other = [moments_of_windows(signals() * np.array([[1], [1], [factor], [1]]), 100)]
+    other = moments_of_windows(signals() * np.array([[1], [1], [factor], [1]]), 100)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warn_of_other_sizes(denoiser, other)
