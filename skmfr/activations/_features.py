@@ -19,6 +19,7 @@ from .._sae.top import TopCodes
 from .._utils.ambient import undisturbed
 from .._utils.checks import Interval
 from .._utils.extras import needed_by
+from .._utils.tokens import REPLACEMENT, token_text
 from ._extraction import block_rows, prepared
 from ._extractor import ActivationExtractor
 from ._loading import as_model
@@ -89,7 +90,8 @@ class Contexts(NamedTuple):
         Parameters
         ----------
         tokenizer : transformers tokenizer, optional
-            Converts tokens to text, with the active token between « and ».
+            Converts tokens to text, with the active token between « and ». A token that
+            is a part of a character is shown by its bytes, as ``<0xF0>``.
 
         Returns
         -------
@@ -131,7 +133,11 @@ class Contexts(NamedTuple):
         )
         begin = len(commonprefix([before, until]))
         end = max(begin, len(commonprefix([until, whole])))
-        return whole[:begin], whole[begin:end], whole[end:]
+        at = whole[begin:end]
+        # A token that ends no character adds nothing to the text, or a replacement.
+        if not at.strip(REPLACEMENT):
+            at = token_text(tokenizer, ids[n_before])
+        return whole[:begin], at, whole[end:]
 
 
 class LogitEffects(NamedTuple):

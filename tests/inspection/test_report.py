@@ -587,6 +587,8 @@ def test_parts_of_characters_are_shown_by_their_bytes(X, sae):
     details = data_of(report(sae, X, **words).html())["details"]
     at = {atom: details[atom]["contexts"][0]["text"][1] for atom in "0246"}
     assert at == {"0": "a", "2": "<0xF0>", "4": "<0x9F>", "6": "<0x92>"}
+    frame = contexts.to_frame(tokenizer).set_index("atom")
+    assert frame["text"][2] == "a«<0xF0>»"
     promoted = [token for token, _ in details["0"]["promoted"]]
     names = [f"<0x{byte:02X}>" for byte in text.encode()]
     assert promoted == ["a", *names[1:5], " ", *names[6:]]

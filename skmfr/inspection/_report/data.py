@@ -10,6 +10,7 @@ import numpy as np
 from ..._data.sources import Source
 from ..._sae.cosines import nearest_elsewhere
 from ..._training.attributes import reappearance_without_warning
+from ..._utils.tokens import token_text
 from .statistics import AtomStatistics
 from .views import Shapes, View, significant, thinned
 
@@ -18,14 +19,6 @@ if TYPE_CHECKING:
 
 # Maximum number of points of the loss curve.
 N_POINTS = 300
-# Decoders put this in the place of an incomplete character.
-REPLACEMENT = "\ufffd"
-# Byte-level tokenizers name bytes by letters: visible ones of Latin-1 by themselves,
-# the others by the letters from 256 on.
-VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
-OTHERS = [byte for byte in range(256) if byte not in VISIBLE]
-BYTES = {chr(byte): byte for byte in VISIBLE}
-BYTES |= {chr(256 + number): byte for number, byte in enumerate(OTHERS)}
 
 
 class Words(NamedTuple):
@@ -51,7 +44,7 @@ class Words(NamedTuple):
                 ("promoted", effects.promoted, effects.promoted_logits),
                 ("suppressed", effects.suppressed, effects.suppressed_logits),
             ):
-                tokens = map(self._token, ids[atom].tolist())
+                tokens = [token_text(self._tokenizer, i) for i in ids[atom].tolist()]
                 texts[name] = list(zip(tokens, significant(logits[atom]), strict=True))
         return texts
 
@@ -63,32 +56,12 @@ class Words(NamedTuple):
                 "code": code,
                 "input": int(contexts.inputs[atom, rank]),
                 "position": int(contexts.positions[atom, rank]),
-                "text": self._parts(contexts, contexts.tokens[atom, rank]),
+                "text": contexts._parts(contexts.tokens[atom, rank], self._tokenizer),
             }
             for rank, code in zip(
                 ranks, significant(contexts.codes[atom, ranks]), strict=True
             )
         ]
-
-    def _parts(self, contexts: Contexts, window: np.ndarray) -> tuple[str, ...]:
-        """Text before the position, at it and after it."""
-        before, at, after = contexts._parts(window, self._tokenizer)
-        # A token that ends no character adds nothing to the text, or a replacement.
-        if not at.strip(REPLACEMENT):
-            at = self._token(int(window[contexts.before]))
-        return before, at, after
-
-    def _token(self, token: int) -> str:
-        text = self._tokenizer.decode([token])
-        if text and REPLACEMENT not in text:
-            return text
-        if not hasattr(self._tokenizer, "convert_ids_to_tokens"):
-            return text
-        name = str(self._tokenizer.convert_ids_to_tokens(token))
-        # Tokenizers without such letters write bytes like this themselves.
-        if not BYTES.keys() >= set(name) or name.startswith("<"):
-            return name
-        return "".join(f"<0x{BYTES[letter]:02X}>" for letter in name)
 
 
 class _Ids:
