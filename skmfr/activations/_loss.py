@@ -260,8 +260,8 @@ def _check_causal(model: nn.Module, inputs: Inputs) -> None:
     if not len(early):
         return
     before = _logits(call(model, batch.arguments), ids, model)[0, early]
-    # These ids are the batch's own. Others are, if possible, ids that are there, because
-    # those that are not may mean padding.
+    # These ids are the batch's own. The later ones become, if possible, one that is
+    # there, because others may mean padding.
     first, others = ids[0, early[0]], ids[0, late]
     ids[0, late] = torch.where(others != first, first, (first == 0).to(first))
     after = _logits(call(model, batch.arguments), ids, model)[0, early]

@@ -1,4 +1,5 @@
 import sys
+import warnings
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from copy import deepcopy
 from unittest.mock import patch
@@ -469,6 +470,21 @@ def test_gradients_with_checkpoints_are_those_without(
     expected = gradients(model, ids, None, True, *block)
     found = gradients(model, ids, reentrant, False, *block)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_run_nothing_again_without_gradients(gpt2, sae, reentrant):
+    model, ids = deepcopy(gpt2).train(), torch.tensor([[5, 6, 7]])
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    given = model, "transformer.h.1.mlp", sae, 0, 5.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with steer(*given):
+            with torch.no_grad():
+                model(ids, use_cache=False)
+    with pytest.warns(UserWarning, match="backward"), steer(*given):
+        model(ids, use_cache=False)
 
 
 @pytest.mark.parametrize(
