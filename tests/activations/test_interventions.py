@@ -480,9 +480,8 @@ def test_checkpoints_run_nothing_again_without_gradients(gpt2, sae, reentrant):
     given = model, "transformer.h.1.mlp", sae, 0, 5.0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with steer(*given):
-            with torch.no_grad():
-                model(ids, use_cache=False)
+        with steer(*given), torch.no_grad():
+            model(ids, use_cache=False)
     with pytest.warns(UserWarning, match="backward"), steer(*given):
         model(ids, use_cache=False)
 
