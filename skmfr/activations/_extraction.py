@@ -260,7 +260,9 @@ class Extraction(NamedTuple):
         ValueError
             If `sae` gives sparse codes.
         """
-        missing = [file for file in files if not file.complete]
+        # Somebody else may complete a file meanwhile.
+        wanted = [not file.complete for file in files]
+        missing = list(compress(files, wanted))
         if missing:
             start = min(file.n_inputs for file in missing)
             with self.blocks(inputs, start) as blocks, ExitStack() as opened:
@@ -268,7 +270,6 @@ class Extraction(NamedTuple):
                     opened.enter_context(FileWriter(file, positions, sae))
                     for file in missing
                 ]
-                wanted = [not file.complete for file in files]
                 for of_layers in blocks:
                     of_missing = compress(of_layers, wanted)
                     for writer, block in zip(writers, of_missing, strict=True):

@@ -230,7 +230,12 @@ def _steering(
     numbered = (
         numbering(uncompiled(model), layer, skip_first) if leaves_out else nullcontext()
     )
-    n_again = 0
+    n_again, with_gradients = 0, False
+
+    def note(*_) -> None:
+        nonlocal with_gradients
+        with_gradients |= torch.is_grad_enabled()
+
     with numbered as numbers, eager(model, own=False), without_fast_path():
 
         def change(activations: Tensor) -> Tensor:
@@ -241,13 +246,18 @@ def _steering(
             counting = left_in(activations, numbers(activations), skip_first, max_norm)
             return with_rows(activations, counting, of_rows)
 
-        with replacing_output(model, layer, change) as n_runs:
-            yield model
+        # Checkpoints may run the layer itself without gradients.
+        handle = uncompiled(model).register_forward_pre_hook(note)
+        try:
+            with replacing_output(model, layer, change) as n_runs:
+                yield model
+        finally:
+            handle.remove()
     if not n_runs[0]:
         warnings.warn(
             f"layer={layer!r} did not run: nothing was steered.", stacklevel=STACK
         )
-    elif not n_again and torch.is_grad_enabled() and _runs_again(model, layer):
+    elif with_gradients and not n_again and _runs_again(model, layer):
         warnings.warn(
             f"layer={layer!r} lies in a block with gradient checkpointing, which a "
             "later backward() would run again without steering: call it inside the "

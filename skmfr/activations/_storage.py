@@ -160,6 +160,9 @@ class RowFile:
 
     def _close(self) -> None:
         if self._file is not None:
+            if sys.platform != "win32":  # where processes that are forked share locks
+                with suppress(OSError):
+                    fcntl.flock(self._file, fcntl.LOCK_UN)
             self._file.close()
             self._file = None
 

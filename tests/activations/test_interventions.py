@@ -1,4 +1,5 @@
 import sys
+import warnings
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from copy import deepcopy
 from unittest.mock import patch
@@ -17,6 +18,8 @@ from transformers import (
     BertLMHeadModel,
     GPT2Config,
     GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from skmfr import MFRSparseAutoencoder
@@ -469,6 +472,20 @@ def test_gradients_with_checkpoints_are_those_without(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable:FutureWarning")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_run_nothing_again_without_gradients(gpt2, sae, reentrant):
+    model, ids = deepcopy(gpt2).train(), torch.tensor([[5, 6, 7]])
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    given = model, "transformer.h.1.mlp", sae, 0, 5.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with steer(*given), torch.no_grad():
+            model(ids, use_cache=False)
+    with pytest.warns(UserWarning, match="backward"), steer(*given):
+        model(ids, use_cache=False)
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
@@ -498,6 +515,34 @@ def test_a_causal_bert_is_none_of_them(tokens):
     )  # fmt: skip
     model = BertLMHeadModel(config).eval()
     assert loss_recovered(model, "bert.encoder.layer.0", lambda X: X, tokens) == 1
+
+
+def test_only_tokens_tell_whether_a_model_is_causal():
+    """Padding before the first token may attend to everything."""
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=50, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    model = T5ForConditionalGeneration(config).eval()
+    ids = np.random.default_rng(0).integers(3, 50, (2, 8))
+    mask = np.ones_like(ids)
+    mask[0, :4] = 0
+    given = {
+        "input_ids": ids, "decoder_input_ids": ids, "decoder_attention_mask": mask,
+    }  # fmt: skip
+    assert loss_recovered(model, "decoder.block.0", lambda X: X, given) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_scales_of_all_tokens_are_no_knowledge_of_later_ones():
+    ao = pytest.importorskip("torch.ao.quantization")
+    torch.manual_seed(0)
+    layers = nn.Embedding(50, 16), nn.Linear(16, 16), nn.Linear(16, 50)
+    with torch.no_grad():
+        layers[0].weight[7] *= 100
+    model = ao.quantize_dynamic(nn.Sequential(*layers), {nn.Linear})
+    assert loss_recovered(model, "1", lambda X: X, [[1, 2, 3, 4, 5, 7]]) == 1
 
 
 def test_inputs_of_equal_tokens_are_enough(gpt2):

@@ -1,11 +1,17 @@
 """Files that fill up row by row, of which two runs may write the same one."""
 
+import os
+import signal
 import subprocess
 import sys
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from torch import nn
 
+from skmfr.activations import ActivationExtractor
+from skmfr.activations._extraction import FileWriter
 from skmfr.activations._storage import RowFile
 
 ROWS = np.arange(24.0).reshape(8, 3)
@@ -55,6 +61,38 @@ def test_a_second_writer_is_refused_and_changes_nothing(out, together):
         with pytest.raises(ValueError, match=BUSY), other:
             other.append(ROWS[5:], 3)
     assert np.array_equal(RowFile(out, "same").read(), ROWS)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_forked_processes_lock_no_file_that_is_closed(out):
+    with RowFile(out, "same") as file:
+        file.append(ROWS[:5], 5)
+        child = os.fork()
+        if not child:
+            signal.alarm(60)
+            signal.pause()
+    try:
+        fill(file)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert np.array_equal(file.read(), ROWS)
+
+
+def test_a_file_that_another_process_has_just_completed_is_named(out):
+    model = nn.Sequential(nn.Identity())
+    extractor = ActivationExtractor(model, "0", out=out).fit(ROWS)
+
+    def completed_before(writer):
+        out.touch()
+        return writer
+
+    with (
+        patch.object(FileWriter, "__enter__", completed_before),
+        pytest.raises(ValueError, match=BUSY),
+    ):
+        extractor.transform(ROWS)
 
 
 def test_a_process_writes_until_it_is_killed(out):
