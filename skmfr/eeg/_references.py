@@ -15,8 +15,14 @@ from ._windows import cut_windows
 ORDER, HALVED_HZ = 2, 0.5
 
 
-def high_passed(references: Reader, spans: list[Span]) -> np.ndarray:
-    """Channels without drifts, each span for itself; short ones without a line.
+def with_and_without_drifts(
+    references: Reader, spans: list[Span]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Channels as they are, and without drifts, each span for itself.
+
+    MNE filters only channels of data, so that references may have drifts that the data
+    do not have.  Where the data drift, too, the drifts of references belong to the
+    artefacts.  Short spans lose a line instead of drifts.
 
     Parameters
     ----------
@@ -26,26 +32,28 @@ def high_passed(references: Reader, spans: list[Span]) -> np.ndarray:
 
     Returns
     -------
-    ndarray of shape (n_references, n_times)
+    as_they_are, without_drifts : ndarray of shape (n_references, n_times)
         With mean 0 in all spans together, and 0 between them.
     """
     sfreq = references.X.info["sfreq"]
     sos = butter(ORDER, HALVED_HZ, "highpass", fs=sfreq, output="sos")
-    _, n_references, n_times = references.shape
-    filtered = np.zeros((n_references, n_times))
+    # Mirrored, with the sign changed, for two seconds: drifts go on at the ends.
+    beyond = round(sfreq / HALVED_HZ)
+    as_they_are, without_drifts = np.zeros((2, *references.shape[1:]))
     for start, stop in spans:
         signals = references.read(slice(start, stop))[0]
-        # Mirrored, with the sign changed, for two seconds: drifts go on at the ends.
-        beyond = round(sfreq / HALVED_HZ)
+        as_they_are[:, start:stop] = signals
         if stop - start > beyond:
-            without_drifts = sosfiltfilt(sos, signals, axis=1, padlen=beyond)
+            signals = sosfiltfilt(sos, signals, axis=1, padlen=beyond)
         else:  # of a drift, it shows no more than a line
-            without_drifts = detrend(signals, axis=1)
-        filtered[:, start:stop] = without_drifts
-    mean = filtered.sum(1, keepdims=True) / sum(stop - start for start, stop in spans)
-    for start, stop in spans:
-        filtered[:, start:stop] -= mean
-    return filtered
+            signals = detrend(signals, axis=1)
+        without_drifts[:, start:stop] = signals
+    n_used = sum(stop - start for start, stop in spans)
+    for each in (as_they_are, without_drifts):
+        mean = each.sum(1, keepdims=True) / n_used
+        for start, stop in spans:
+            each[:, start:stop] -= mean
+    return as_they_are, without_drifts
 
 
 def kurtosis(signals: np.ndarray, length: int) -> np.ndarray:
@@ -78,7 +86,7 @@ def correlations(
     ----------
     denoiser : EEGDenoiser
     references : ndarray of shape (n_references, n_times)
-        From :func:`high_passed`.
+        From :func:`with_and_without_drifts`.
     spans : list of (start, stop)
     codes : csr_array of shape (n_windows, n_atoms)
         Of the windows in the spans.
