@@ -19,7 +19,7 @@ from ._recordings import (
     warn_of_other_recording,
 )
 from ._references import correlations, high_passed, kurtosis
-from ._scales import as_scaled, centre_here, warn_of_other_sizes
+from ._scales import as_scaled, centre_of, warn_of_other_sizes
 from ._spans import Span, chunks, first_windows, windows_of_spans
 from ._unsupervised import as_signals, codes_of_windows
 from ._windows import overlap_add
@@ -328,13 +328,12 @@ def fitted_reader(denoiser, X) -> Reader:
 def code_windows(denoiser, reader: Reader, spans: list[Span]) -> sparse.csr_array:
     """Codes of the windows in the spans, (n_windows, n_atoms)."""
     codes = []
-    moments = reader.moments(denoiser.n_times_)
-    centre = centre_here(denoiser, moments)
+    centre = centre_of(denoiser, reader)
     for piece, own, _ in windows_of_spans(denoiser, spans):
         signals = reader.read(piece)
         part = codes_of_windows(denoiser, as_scaled(denoiser, signals, centre))
         codes.append(sparse.csr_array(part[own]))
-    warn_of_other_sizes(denoiser, moments)
+    warn_of_other_sizes(denoiser, reader.moments(denoiser.n_times_))
     return sparse.vstack(codes, format="csr")
 
 
@@ -394,7 +393,7 @@ def removed_variance(
         if stop - start >= hop
     ]
     n = hop * sum(n_blocks for _, n_blocks, _ in blocks_of_chunks)
-    centre = centre_here(denoiser, reader.moments(length))
+    centre = centre_of(denoiser, reader)
     total, square = np.zeros(n_channels), 0.0
     own_total, product, own_square = np.zeros((n_atoms, n_channels)), 0.0, 0.0
     for start, n_blocks, first_window in blocks_of_chunks:
