@@ -256,7 +256,10 @@ def test_without_artefacts_in_the_fit_apply_removes_none(pair):
     ("groups", "message"),
     [
         ([1, 2], "groups must have an entry for each epoch of X, got 2 for 30"),
-        ([None] + ["a"] * 29, "belongs, but it is None for 1 of them, first epoch 0"),
+        (
+            [None] + ["a"] * 29,
+            "each epoch, but it is None for 1 of them, first epoch 0",
+        ),
         ([1.0] * 28 + [np.nan] * 2, "it is .*nan.* for 2 of them, first epoch 28"),
     ],
 )
