@@ -17,6 +17,10 @@ from .settings import Settings
 N_CODED = 4096
 
 
+class OutlyingRows(UserWarning):
+    """A few rows hold most of the variance of the training data."""
+
+
 def warn_of(outliers: Outliers, n_rows: int) -> None:
     """Warn about rows that would dominate the model, with a remedy."""
     n, first = len(outliers.rows), ", ".join(map(str, outliers.rows[:5]))
@@ -28,7 +32,7 @@ def warn_of(outliers: Outliers, n_rows: int) -> None:
         "inlier_fvu_ leaves them out. Remove such rows if you can, as "
         "ActivationExtractor(skip_first=1) or max_norm_ratio=10 does with the first "
         "tokens of language models.",
-        UserWarning,
+        OutlyingRows,
         stacklevel=8,
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ._recordings import Reader, pieces_to_fit
 from ._removal import ArtifactFilter, artifacts_in
-from ._scales import as_scaled, centre_here, warn_of_other_sizes
+from ._scales import as_scaled, centre_of, warn_of_other_sizes
 from ._windows import count_windows, cut_windows, taper
 
 # Windows that the removal of artefacts is learned from, at most.
@@ -38,10 +38,9 @@ def windows_to_learn_from(denoiser, reader: Reader) -> np.ndarray:
     """
     length, n_channels = denoiser.n_times_, denoiser.n_channels_
     rng = np.random.default_rng(0)
-    moments = reader.moments(length)
     if reader.name != "X":  # which is checked where it is changed
-        warn_of_other_sizes(denoiser, moments, reader.name, stacklevel=8)
-    centre = centre_here(denoiser, moments)
+        warn_of_other_sizes(denoiser, reader.moments(length), reader.name, stacklevel=8)
+    centre = centre_of(denoiser, reader)
     parts = [
         part
         for piece in pieces_to_fit(reader, length, N_WINDOWS * length, rng)

@@ -19,7 +19,7 @@ from ._recordings import (
     warn_of_other_recording,
 )
 from ._references import correlations, kurtosis, with_and_without_drifts
-from ._scales import as_scaled, centre_here, warn_of_other_sizes
+from ._scales import as_scaled, centre_of, warn_of_other_sizes
 from ._spans import Span, chunks, first_windows, windows_of_spans
 from ._unsupervised import as_signals, codes_of_windows
 from ._windows import overlap_add
@@ -140,8 +140,8 @@ def score_atoms(
         the atom, both without their mean over channels, so that the reference
         electrode does not matter.
         For each channel a column "NAME: kurtosis": its excess kurtosis in stretches of
-        20 windows, on average, the larger of the two, the same for all atoms. Blinks are
-        rare and large; few values of brain signals are.
+        20 windows, on average, the larger of the two, the same for all atoms. Blinks
+        are rare and large; few values of brain signals are.
         "activation_rate": share of windows in which the atom is active. "variance":
         share of the variance of the fitted channels that removing only this atom
         removes; negative where removal adds variance. "slow", "fast" and "line": share
@@ -219,9 +219,7 @@ def score_atoms(
     if channels:
         # What drifts hide in the one is in the other.
         both = with_and_without_drifts(Reader(X, channels, "X"), spans)
-        good_parts = (
-            np.concatenate([x[:, span] for span in good], axis=1) for x in both
-        )
+        parts = (np.concatenate([x[:, span] for span in good], axis=1) for x in both)
         length = STRETCH * denoiser.n_times_
         heavier = np.maximum(*(kurtosis(part, length) for part in parts))
         names = (f"{name}: kurtosis" for name in channels)
@@ -335,13 +333,12 @@ def fitted_reader(denoiser, X) -> Reader:
 def code_windows(denoiser, reader: Reader, spans: list[Span]) -> sparse.csr_array:
     """Codes of the windows in the spans, (n_windows, n_atoms)."""
     codes = []
-    moments = reader.moments(denoiser.n_times_)
-    centre = centre_here(denoiser, moments)
+    centre = centre_of(denoiser, reader)
     for piece, own, _ in windows_of_spans(denoiser, spans):
         signals = reader.read(piece)
         part = codes_of_windows(denoiser, as_scaled(denoiser, signals, centre))
         codes.append(sparse.csr_array(part[own]))
-    warn_of_other_sizes(denoiser, moments)
+    warn_of_other_sizes(denoiser, reader.moments(denoiser.n_times_))
     return sparse.vstack(codes, format="csr")
 
 
@@ -401,7 +398,7 @@ def removed_variance(
         if stop - start >= hop
     ]
     n = hop * sum(n_blocks for _, n_blocks, _ in blocks_of_chunks)
-    centre = centre_here(denoiser, reader.moments(length))
+    centre = centre_of(denoiser, reader)
     total, square = np.zeros(n_channels), 0.0
     own_total, product, own_square = np.zeros((n_atoms, n_channels)), 0.0, 0.0
     for start, n_blocks, first_window in blocks_of_chunks:

@@ -36,7 +36,8 @@ from ._recordings import (
 from ._rejection import checked_left_out
 from ._scales import (
     as_scaled,
-    centre_here,
+    centre_of,
+    no_offset_of_brains,
     warn_of_offsets_of_epochs,
     warn_of_other_sizes,
 )
@@ -194,12 +195,11 @@ class EEGDenoiser(
 
     Notes
     -----
-    Spans annotated as ``BAD``, in X or in the clean signals, and channels marked as
-    bad are left out of the fit. Bad
-    channels, channels of other types, and annotations go through :meth:`transform` as
-    they are. Spans annotated as bad are denoised like others, unless there are values
-    in them that are not finite: then they stay as they are. No window crosses the place
-    where recordings were joined.
+    Spans annotated as ``BAD``, in X or in the clean signals, and channels marked as bad
+    are left out of the fit. Bad channels, channels of other types, and annotations go
+    through :meth:`transform` as they are. Spans annotated as bad are denoised like
+    others, unless there are values in them that are not finite: then they stay as they
+    are. No window crosses the place where recordings were joined.
 
     Recordings that are not loaded are read piece by piece. The fit takes as much as
     fits into half a gigabyte, drawn at random.
@@ -382,7 +382,6 @@ class EEGDenoiser(
         check_is_fitted(self)
         if not hasattr(self, "filters_"):
             return self._mapped(X, lambda source: partial(explained, self))
-        # These are estimates of clean signals, whose offset is that of the fit.
         return self._mapped(
             X, lambda source: partial(filtered_signals, self), keep_offset=False
         )
@@ -401,7 +400,7 @@ class EEGDenoiser(
         `prepared` takes a reader of X and gives the function, of scaled signals. X may
         have the centre of `learn_from`, other signals of the recording. It is an
         average if `n_averaged` epochs are given. Without `keep_offset`, a constant
-        offset that the fit did not have is taken out.
+        offset that no brain has is taken out.
         """
         # Some parameters count after the fit too, and may have changed.
         self._validate_params()
@@ -412,18 +411,14 @@ class EEGDenoiser(
         check_shape(self, source)
         change = prepared(source)
         moments = source.moments(self.n_times_)
-        there = None
-        if learn_from is not None:
-            there = centre_here(self, learn_from.moments(self.n_times_))
-        centre = centre_here(self, moments, there, n_averaged)
-        moved = np.zeros_like(centre) if keep_offset else self.mean_ - centre
+        centre = centre_of(self, source, learn_from, n_averaged)
+        left_out = 0.0 if keep_offset else no_offset_of_brains(self, centre)[:, None]
 
         def changed(signals: np.ndarray) -> np.ndarray:
             # The difference, so that what is not changed keeps all of its digits.
             scaled = as_scaled(self, signals, centre)
             difference = (change(scaled) - scaled) * self.scale_[:, None]
-            difference += moved[:, None]
-            return (signals + difference).astype(signals.dtype)
+            return (signals + (difference - left_out)).astype(signals.dtype)
 
         margin = self.n_times_ + N_NEIGHBOURS * self.hop_
         warn_of_other_sizes(self, moments, n_averaged=n_averaged)
@@ -462,7 +457,7 @@ class EEGDenoiser(
         spans = noisy.good_spans()
         if clean is not None:
             return -mean_rrmse_t(clean.read_spans(spans), denoised.read_spans(spans))
-        centre = centre_here(self, noisy.moments(self.n_times_))
+        centre = centre_of(self, noisy)
         as_samples = [
             as_scaled(self, reader.read_spans(spans), centre)
             .swapaxes(1, 2)

@@ -19,7 +19,7 @@ from ._artifacts import (
 from ._channels import check_channels, indices_of, picked
 from ._containers import as_recording, is_epochs, is_raw
 from ._fitted import checked_atoms
-from ._scales import centre_here
+from ._scales import centre_of
 from ._spans import Span, window_starts
 from ._windows import overlap_add
 
@@ -101,7 +101,7 @@ def draw_atoms(denoiser, X, atoms, n_windows: int = 3) -> list[Figure]:
     spans = reader.spans()
     codes = code_windows(denoiser, reader, spans)
     n_times = len(X.times) if is_epochs(X) else None
-    centre = centre_here(denoiser, reader.moments(denoiser.n_times_))
+    centre = centre_of(denoiser, reader)
     return [
         _draw_atom(denoiser, atom, reader.X, spans, codes, n_windows, n_times, centre)
         for atom in atoms

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 
 import numpy as np
 from sklearn.base import clone
 
 from .._estimator import MFRSparseAutoencoder
+from .._training.outliers import OutlyingRows
 from ._recordings import Reader
 
 # Norm of a window, relative to the median, from which it counts less in a fit, so that
 # one pop is not most of the variance.  Blinks are not as large.
 LOUDEST = 10.0
-# How an SAE warns of these.
-LARGE_ROWS = re.compile(r"(\d+) of (\d+) rows of X \(.*hold ([\d.]+%) of its")
 TINY = np.finfo(np.float32).tiny
 
 
@@ -78,21 +76,17 @@ def without_excluded(denoiser, codes: np.ndarray) -> np.ndarray:
 
 def fitted_sae(sae: MFRSparseAutoencoder, X: np.ndarray) -> MFRSparseAutoencoder:
     """Fit an SAE to windows; its warning about large rows is about windows here."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OutlyingRows)
         sae.fit(X)
-    for each in caught:
-        large = LARGE_ROWS.match(str(each.message))
-        if large is None:
-            warnings.warn(each.message, each.category, stacklevel=6)
-        else:
-            warnings.warn(
-                f"{large[1]} of {large[2]} windows of X hold {large[3]} of its "
-                "variance, as blinks, movements and pops of electrodes do. Training "
-                "counts them less. Annotate movements and pops as BAD; leave "
-                "blinks unmarked, so that the fit finds their atoms.",
-                stacklevel=6,
-            )
+    if sae.n_outliers_:
+        warnings.warn(
+            f"{sae.n_outliers_} of {len(X)} windows of X hold most of its variance, as "
+            "blinks, movements and pops of electrodes do. Training counts them less. "
+            "Annotate movements and pops as BAD; leave blinks unmarked, so that the "
+            "fit finds their atoms.",
+            stacklevel=6,
+        )
     return sae
 
 

@@ -11,6 +11,7 @@ from ._recordings import (
     Reader,
     check_alike,
     check_recording,
+    how_recorded,
     warn_of_other_recording,
 )
 
@@ -21,7 +22,10 @@ def opened_clean(denoiser, noisy: Reader, y: Any) -> Reader:
     check_alike(X, y)
     if is_raw(X) or is_epochs(X):
         check_recording(y, denoiser)
-        warn_of_other_recording(y, denoiser, "y", stacklevel=5)
+        # Where X is as y, there is a warning of X already.
+        one, other = (how_recorded(each, denoiser.ch_names_) for each in (X, y))
+        if one != other:
+            warn_of_other_recording(y, denoiser, "y", stacklevel=5)
     clean = Reader(y, denoiser.ch_names_, "y")
     if clean.shape != noisy.shape:
         raise ValueError(

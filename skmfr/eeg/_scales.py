@@ -6,9 +6,12 @@ Medians over windows, so that a pop of ten millivolts in a few of them changes n
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ._recordings import Reader
 
 # Channels below this share of the median scale of their type are flat.  A filter leaves
 # 1e-10 of a constant, or less.
@@ -118,6 +121,29 @@ def centre_here(
     far &= throughout > LEAST_OFFSET * denoiser.scale_
     # Where one channel has an offset, others have some that are too small to be sure.
     return own if far.any() else known
+
+
+def centre_of(
+    denoiser,
+    reader: Reader,
+    learn_from: Reader | None = None,
+    n_averaged: int | None = None,
+) -> np.ndarray:
+    """Centre of what is read, (n_channels,), by `centre_here`.
+
+    `learn_from` is of other signals of the recording, whose centre these may have.
+    """
+    there = None if learn_from is None else centre_of(denoiser, learn_from)
+    return centre_here(denoiser, reader.moments(denoiser.n_times_), there, n_averaged)
+
+
+def no_offset_of_brains(denoiser, centre: np.ndarray) -> np.ndarray:
+    """Offset from the fit that clean signals cannot have, (n_channels,), or zeros.
+
+    Responses, which are in all epochs, are an offset of these too, if a smaller one.
+    """
+    offset = centre - denoiser.mean_
+    return offset * (np.abs(offset) > BY_CHANCE * denoiser.scale_).any()
 
 
 def warn_of_offsets_of_epochs(

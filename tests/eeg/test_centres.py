@@ -5,7 +5,8 @@ import pytest
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.eeg import EEGDenoiser, _spans, _supervised, plot_atom, score_atoms
-from skmfr.eeg._scales import centre_here
+from skmfr.eeg._recordings import Reader
+from skmfr.eeg._scales import centre_here, centre_of
 
 mne = pytest.importorskip("mne")
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -112,8 +113,6 @@ def test_centres_are_the_same_however_much_is_read_at_once(way, noisy, monkeypat
     expected = way(there).get_data("eeg")
     monkeypatch.setattr(_spans, "CHUNK", 7.3)
     monkeypatch.setattr("skmfr.eeg._recordings.CHUNK", 7.3)
-    from skmfr.eeg._recordings import Reader
-
     one, other = Reader(there, NAMES, "X"), Reader(there, NAMES, "X")
     monkeypatch.setattr("skmfr.eeg._recordings.CHUNK", 30.0)
     np.testing.assert_array_equal(one.moments(50), other.moments(50))
@@ -161,6 +160,16 @@ def test_a_slow_wave_in_one_epoch_is_no_offset(supervised, noisy):
     X[3] += 1.5 * supervised.scale_[:, None]
     together = supervised.transform(X)[3:4]
     np.testing.assert_allclose(supervised.transform(X[3:4]), together, atol=1e-11)
+
+
+def test_an_offset_that_responses_may_have_stays(supervised, noisy):
+    """What all epochs have of a response is centred like one, but is the brain's."""
+    X = noisy.get_data("eeg").reshape(4, -1, EPOCH).swapaxes(0, 1)
+    there = X + 2 * 1e-5 * OFFSETS
+    centre = centre_of(supervised, Reader(there, None, "X"))
+    assert (np.abs(centre - supervised.mean_) > 5e-6).all()
+    got, expected = supervised.transform(there), supervised.transform(X)
+    np.testing.assert_allclose(got - expected, there - X, atol=2e-7)
 
 
 def test_centres_are_far_if_chance_does_not_explain_them():

@@ -146,6 +146,17 @@ def test_clean_signals_recorded_otherwise_are_warned_of(pair):
         denoiser.score(noisy, referenced)
 
 
+def test_a_pair_recorded_otherwise_than_the_fit_is_warned_of_once(pair):
+    noisy, clean = map(a_raw, pair)
+    denoiser = new_denoiser().fit(noisy, clean)
+    for raw in noisy, clean:
+        with raw.info._unlock():
+            raw.info["lowpass"] = 40.0
+    with pytest.warns(UserWarning, match="recorded or filtered differently") as caught:
+        denoiser.score(noisy, clean)
+    assert [str(each.message).split()[0] for each in caught] == ["X"]
+
+
 def test_clean_signals_in_another_unit_are_warned_of(pair, recwarn):
     noisy, clean = map(in_epochs, pair)
     new_denoiser(sfreq=SFREQ).fit(noisy, 0.1 * clean)
@@ -245,7 +256,10 @@ def test_without_artefacts_in_the_fit_apply_removes_none(pair):
     ("groups", "message"),
     [
         ([1, 2], "groups must have an entry for each epoch of X, got 2 for 30"),
-        ([None] + ["a"] * 29, "belongs, but it is None for 1 of them, first epoch 0"),
+        (
+            [None] + ["a"] * 29,
+            "each epoch, but it is None for 1 of them, first epoch 0",
+        ),
         ([1.0] * 28 + [np.nan] * 2, "it is .*nan.* for 2 of them, first epoch 28"),
     ],
 )
