@@ -4,6 +4,7 @@ from copy import copy
 
 import numpy as np
 import pytest
+from scipy.signal import detrend
 from scipy.stats import kurtosis
 
 from skmfr import MFRSparseAutoencoder
@@ -140,16 +141,20 @@ def test_variance_is_what_goes_with_an_atom(denoiser, raw, scores, n_times, tole
 def test_correlation_is_that_of_active_windows_one_after_the_other(
     denoiser, raw, scores
 ):
-    eog = without_drift(raw)
-    eog = cut_windows(eog - eog.mean(), denoiser.n_times_, denoiser.hop_)
+    eogs = [
+        cut_windows(eog - eog.mean(), denoiser.n_times_, denoiser.hop_)
+        for eog in (raw.get_data("EOG 061")[0], without_drift(raw))
+    ]
     codes = codes_of(denoiser, raw)
     _, temporal = leading_vectors(atom_waveforms(denoiser))
     for atom, code in enumerate(codes.T):
         active = code != 0
         part = code[active, None] * temporal[atom]
-        expected = np.corrcoef(eog[active].ravel(), part.ravel())[0, 1]
+        expected = max(
+            abs(np.corrcoef(eog[active].ravel(), part.ravel())[0, 1]) for eog in eogs
+        )
         score = scores.loc[atom, "EOG 061: correlation"]
-        assert score == pytest.approx(abs(expected), abs=2e-3)
+        assert score == pytest.approx(expected, abs=2e-3)
         assert scores.loc[atom, "activation_rate"] == pytest.approx(active.mean())
 
 
@@ -180,39 +185,76 @@ def test_scores_are_of_what_is_finite_in_each_span(denoiser, raw):
     before, after = (part[:, kept].var(axis=1).sum() for part in (before, after))
     assert got["variance"][atom] == pytest.approx(1 - after / before, abs=1e-6)
 
-    eogs = [without_drift(side) for side in sides]
-    mean = np.concatenate(eogs).mean()
-    eog = np.vstack([cut_windows(eog - mean, 100, denoiser.hop_) for eog in eogs])
     active = codes[:, atom] != 0
     _, temporal = leading_vectors(atom_waveforms(denoiser))
     part = codes[active, atom, None] * temporal[atom]
-    expected = np.corrcoef(eog[active].ravel(), part.ravel())[0, 1]
+    expected = []
+    for eogs in (
+        [side.get_data("EOG 061")[0] for side in sides],
+        [without_drift(side) for side in sides],
+    ):
+        mean = np.concatenate(eogs).mean()
+        eog = np.vstack([cut_windows(eog - mean, 100, denoiser.hop_) for eog in eogs])
+        expected.append(abs(np.corrcoef(eog[active].ravel(), part.ravel())[0, 1]))
     score = got["EOG 061: correlation"][atom]
-    assert score == pytest.approx(abs(expected), abs=2e-3)
+    assert score == pytest.approx(max(expected), abs=2e-3)
 
 
-def test_a_drift_of_the_eog_hides_no_blinks(denoiser, raw, scores):
+@pytest.fixture(scope="module")
+def filtered(raw):
+    """As data usually are."""
+    return raw.copy().filter(1, None, picks=["eeg", "eog"], verbose="error")
+
+
+def test_a_drift_of_the_eog_hides_no_blinks(filtered):
     """MNE's filters leave EOG channels as they are; atoms are those without a drift."""
-    drifting = raw.copy()
-    drifting._data[-1] += 3e-4 * np.sin(2 * np.pi * 0.05 * raw.times) + 1e-3
+    sae = small_sae(k=5, max_steps=200, batch_size=256)
+    denoiser = EEGDenoiser(sae=sae, random_state=0).fit(filtered)
+    scores = score_atoms(denoiser, filtered)
+    drifting = filtered.copy()
+    drifting._data[-1] += 3e-4 * np.sin(2 * np.pi * 0.05 * drifting.times) + 1e-3
     here = score_atoms(denoiser, drifting)
-    expected = find_artifacts(scores.drop(columns="blink: topography"))
+    expected = find_artifacts(scores)
     assert set(expected["kind"]) == {"ocular"}
     assert set(find_artifacts(here).index) == set(expected.index)
+    # By chance, rare atoms go with a drift.
     name = "EOG 061: correlation"
-    np.testing.assert_allclose(here[name], scores[name], atol=0.02)
+    assert (here[name] > scores[name] - 0.03).all()
 
 
-def test_epochs_have_no_drifts_either(denoiser, raw, scores):
+def test_drifts_of_data_that_were_not_filtered_are_found():
+    """Epochs one after the other, at levels that the eyes give to EOG and EEG."""
+    rng = np.random.default_rng(0)
+    level = np.repeat(rng.standard_normal(60), 200)
+    eyes = 1e-4 * level + 1e-5 * rng.standard_normal(12_000)
+    eeg = np.outer(BLINK, eyes) + 1e-5 * rng.standard_normal((8, 12_000))
+    info = mne.create_info([*NAMES, "EOG"], SFREQ, ["eeg"] * 8 + ["eog"])
+    raw = mne.io.RawArray(np.vstack([eeg, eyes]), info, verbose="error")
+    sae = small_sae(k=3, max_steps=100)
+    with pytest.warns(UserWarning, match="high-pass"):
+        denoiser = EEGDenoiser(sae=sae, random_state=0).fit(raw)
+    scores = score_atoms(denoiser, raw)
+    largest = scores["variance"].idxmax()
+    assert scores.loc[largest, "variance"] > 0.2
+    assert scores.loc[largest, "EOG: correlation"] > 0.85
+
+
+def test_epochs_have_no_drifts_either(denoiser, raw):
     """One as long as a second, about, whose EOG is at another level in each."""
     epochs = mne.make_fixed_length_epochs(raw, 1.5, preload=True, verbose="error")
+    epochs._data[:, -1] = detrend(epochs._data[:, -1])
     expected = score_atoms(denoiser, epochs)
     n_epochs = len(epochs)
     level = 1e-3 * np.random.default_rng(4).standard_normal((n_epochs, 1))
     epochs._data[:, -1] += level + level[::-1] * epochs.times
     here = score_atoms(denoiser, epochs)
-    for name in ("EOG 061: correlation", "EOG 061: kurtosis"):
-        np.testing.assert_allclose(here[name], expected[name], rtol=0.02, atol=0.02)
+    name = "EOG 061: kurtosis"
+    np.testing.assert_allclose(here[name], expected[name], rtol=0.02)
+    # By chance, a rare atom that goes with nothing goes with the levels a little.
+    name = "EOG 061: correlation"
+    usual = expected[name] > 0.05
+    assert here[name][~usual].max() < 0.2
+    np.testing.assert_allclose(here[name][usual], expected[name][usual], atol=0.02)
 
 
 @pytest.mark.filterwarnings("ignore:None of .* atoms is trusted")
@@ -369,12 +411,13 @@ def test_kurtosis_is_that_of_the_channel(denoiser, raw):
     for recording in (raw, flat):
         scores = score_atoms(denoiser, recording, channels=["EOG 061", "Fp1"])
         for name in ("EOG 061", "Fp1"):
-            samples = without_drift(recording, name)
-            stretches = np.array_split(
-                samples, len(samples) // (20 * denoiser.n_times_)
+            both = recording.get_data(name)[0], without_drift(recording, name)
+            n_stretches = len(both[0]) // (20 * denoiser.n_times_)
+            expected = max(
+                np.mean([kurtosis(part) for part in np.array_split(x, n_stretches)])
+                for x in both
             )
-            expected = np.mean([kurtosis(part) for part in stretches])
-            expected = expected if samples.any() else 0.0
+            expected = expected if both[0].any() else 0.0
             np.testing.assert_allclose(scores[f"{name}: kurtosis"], expected, rtol=0.01)
 
 
