@@ -254,7 +254,7 @@ def _check_causal(model: nn.Module, inputs: Inputs) -> None:
         return  # those quantise activations by their range over all tokens
     batch = next(inputs.batches(model, 1))
     ids, counting = _ids(batch, model)
-    # What models do at padding depends on anything.
+    # Outputs at padding may depend on anything.
     (tokens,) = counting[0].nonzero(as_tuple=True)
     early, late = tokens.tensor_split([len(tokens) // 2])
     if not len(early):

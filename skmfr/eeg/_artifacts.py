@@ -217,7 +217,7 @@ def score_atoms(
     scores = {}
     tails = {}
     if channels:
-        # What drifts hide in the one is in the other.
+        # The one shows artefacts that drifts hide in the other.
         both = with_and_without_drifts(Reader(X, channels, "X"), spans)
         parts = (np.concatenate([x[:, span] for span in good], axis=1) for x in both)
         length = STRETCH * denoiser.n_times_

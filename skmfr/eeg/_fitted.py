@@ -81,7 +81,7 @@ def fitted_sae(sae: MFRSparseAutoencoder, X: np.ndarray) -> MFRSparseAutoencoder
         sae.fit(X)
     if sae.n_outliers_:
         warnings.warn(
-            f"{sae.n_outliers_} of {len(X)} windows of X hold most of its variance, as "
+            f"{sae.n_outliers_} of {len(X)} windows hold most of X's variance, as "
             "blinks, movements and pops of electrodes do. Training counts them less. "
             "Annotate movements and pops as BAD; leave blinks unmarked, so that the "
             "fit finds their atoms.",
