@@ -18,7 +18,7 @@ from ._recordings import (
     check_recording,
     warn_of_other_recording,
 )
-from ._references import correlations, kurtosis, with_and_without_drifts
+from ._references import correlations, high_passed, kurtosis
 from ._scales import as_scaled, centre_of, warn_of_other_sizes
 from ._spans import Span, chunks, first_windows, windows_of_spans
 from ._unsupervised import as_signals, codes_of_windows
@@ -134,14 +134,14 @@ def score_atoms(
     DataFrame of shape (n_atoms, n_scores + 9)
         For each channel a column "NAME: correlation", for those of type ECG "NAME:
         cardiac correlation": absolute correlation of the channel with what the atom
-        contributes, over the windows in which it is active, the larger of two: of the
-        channel as it is, and of a copy that is filtered from 1 Hz on.
+        contributes, over the windows in which it is active. The channel is high-pass
+        filtered as the data are, up to 1 Hz.
         For each topography a column "NAME: topography": absolute cosine with the one of
         the atom, both without their mean over channels, so that the reference
         electrode does not matter.
         For each channel a column "NAME: kurtosis": its excess kurtosis in stretches of
-        20 windows, on average, the larger of the two, the same for all atoms. Blinks
-        are rare and large; few values of brain signals are.
+        20 windows, on average, the same for all atoms. Blinks are rare and large; few
+        values of brain signals are.
         "activation_rate": share of windows in which the atom is active. "variance":
         share of the variance of the fitted channels that removing only this atom
         removes; negative where removal adds variance. "slow", "fast" and "line": share
@@ -217,16 +217,12 @@ def score_atoms(
     scores = {}
     tails = {}
     if channels:
-        # The one shows artefacts that drifts hide in the other.
-        both = with_and_without_drifts(Reader(X, channels, "X"), spans)
-        parts = (np.concatenate([x[:, span] for span in good], axis=1) for x in both)
-        length = STRETCH * denoiser.n_times_
-        heavier = np.maximum(*(kurtosis(part, length) for part in parts))
+        references = high_passed(Reader(X, channels, "X"), spans)
+        together = np.concatenate([references[:, span] for span in good], axis=1)
         names = (f"{name}: kurtosis" for name in channels)
-        tails = dict(zip(names, heavier, strict=True))
-        correlation = np.maximum(
-            *(correlations(denoiser, x, spans, codes, temporal) for x in both)
-        )
+        length = STRETCH * denoiser.n_times_
+        tails = dict(zip(names, kurtosis(together, length), strict=True))
+        correlation = correlations(denoiser, references, spans, codes, temporal)
         kinds = zip(channels, X.get_channel_types(indices_of(X, channels)), strict=True)
         for (name, kind), column in zip(kinds, correlation.T, strict=True):
             cardiac = "cardiac " if kind == "ecg" else ""

@@ -10,19 +10,16 @@ from ._recordings import Reader
 from ._spans import Span, windows_of_spans
 from ._windows import cut_windows
 
-# A filter of this order, there and back, halves this frequency (Hz), as that of MNE
-# does that passes from 1 Hz on.
-ORDER, HALVED_HZ = 2, 0.5
+# Order of a filter that runs there and back.  Like MNE's, it halves half the frequency
+# (Hz) from which on it passes: that of the data, but at most this one.
+ORDER, PASSED_HZ = 2, 1.0
 
 
-def with_and_without_drifts(
-    references: Reader, spans: list[Span]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Channels as they are, and without drifts, each span for itself.
+def high_passed(references: Reader, spans: list[Span]) -> np.ndarray:
+    """Channels without the drifts that data do not have, each span for itself.
 
-    MNE filters only channels of data, so that references may have drifts that the data
-    do not have.  Where the data drift, too, the drifts of references belong to the
-    artefacts.  Short spans lose a line instead of drifts.
+    MNE filters only channels of data.  If these were not high-pass filtered, they drift
+    as the references do, which therefore stay as they are.
 
     Parameters
     ----------
@@ -32,28 +29,27 @@ def with_and_without_drifts(
 
     Returns
     -------
-    as_they_are, without_drifts : ndarray of shape (n_references, n_times)
+    ndarray of shape (n_references, n_times)
         With mean 0 in all spans together, and 0 between them.
     """
     sfreq = references.X.info["sfreq"]
-    sos = butter(ORDER, HALVED_HZ, "highpass", fs=sfreq, output="sos")
-    # Mirrored, with the sign changed, for two seconds: drifts go on at the ends.
-    beyond = round(sfreq / HALVED_HZ)
-    as_they_are, without_drifts = np.zeros((2, *references.shape[1:]))
+    halved = min(references.X.info["highpass"], PASSED_HZ) / 2
+    filtered = np.zeros(references.shape[1:])
+    if halved:
+        sos = butter(ORDER, halved, "highpass", fs=sfreq, output="sos")
+        # Mirrored, with the sign changed, for seconds: drifts go on at the ends.
+        beyond = round(sfreq / halved)
     for start, stop in spans:
         signals = references.read(slice(start, stop))[0]
-        as_they_are[:, start:stop] = signals
-        if stop - start > beyond:
+        if halved and stop - start > beyond:
             signals = sosfiltfilt(sos, signals, axis=1, padlen=beyond)
-        else:  # of a drift, it shows no more than a line
+        elif halved:  # a short span shows no more than a line of a drift
             signals = detrend(signals, axis=1)
-        without_drifts[:, start:stop] = signals
-    n_used = sum(stop - start for start, stop in spans)
-    for each in (as_they_are, without_drifts):
-        mean = each.sum(1, keepdims=True) / n_used
-        for start, stop in spans:
-            each[:, start:stop] -= mean
-    return as_they_are, without_drifts
+        filtered[:, start:stop] = signals
+    mean = filtered.sum(1, keepdims=True) / sum(stop - start for start, stop in spans)
+    for start, stop in spans:
+        filtered[:, start:stop] -= mean
+    return filtered
 
 
 def kurtosis(signals: np.ndarray, length: int) -> np.ndarray:
@@ -86,7 +82,7 @@ def correlations(
     ----------
     denoiser : EEGDenoiser
     references : ndarray of shape (n_references, n_times)
-        From :func:`with_and_without_drifts`.
+        From :func:`high_passed`.
     spans : list of (start, stop)
     codes : csr_array of shape (n_windows, n_atoms)
         Of the windows in the spans.
