@@ -8,7 +8,6 @@ import numpy as np
 from sklearn.base import clone
 
 from .._estimator import MFRSparseAutoencoder
-from .._training.outliers import OutlyingRows
 from ._recordings import Reader
 
 # Norm of a window, relative to the median, from which it counts less in a fit, so that
@@ -76,6 +75,8 @@ def without_excluded(denoiser, codes: np.ndarray) -> np.ndarray:
 
 def fitted_sae(sae: MFRSparseAutoencoder, X: np.ndarray) -> MFRSparseAutoencoder:
     """Fit an SAE to windows; its warning about large rows is about windows here."""
+    from .._training.outliers import OutlyingRows  # with torch
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OutlyingRows)
         sae.fit(X)
