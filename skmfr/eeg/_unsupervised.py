@@ -39,6 +39,9 @@ MUCH_OF_ATOMS = 0.4
 # The same for one atom, where the others do leave windows quiet.  Of atoms of the
 # mains, it took .12 or less, except for rare ones; of one of muscles .24 or more.
 LEAST_OF_AN_ATOM = 0.15
+# Share of the power of all atoms below which these are remnants of the others, at the
+# same place: a filter that is always on would take much of the brain there.
+LITTLE = 0.05
 
 
 def sizes_for(n_windows: int, n_numbers: int) -> tuple[int, int, int]:
@@ -188,6 +191,8 @@ def filters_for(
     removed = share_removed(learned, spectra, of_atoms, codes)
     power = np.square(np.abs(of_atoms)).sum((1, 2)) * np.square(codes).sum(0)
     steady = removed < LEAST_OF_AN_ATOM
+    if np.sum(power[steady]) < LITTLE * np.sum(power):
+        steady[:] = False
     if np.sum((removed * power)[~steady]) < MUCH_OF_ATOMS * np.sum(power[~steady]):
         steady = everything
     if not steady.any():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.signal import butter, lfilter, sosfilt
 
+from skmfr.eeg import _unsupervised
 from skmfr.eeg._applying import N_WINDOWS, windows_to_learn_from
 from skmfr.eeg._recordings import Reader
 from skmfr.eeg._removal import (
@@ -444,3 +445,21 @@ def test_how_much_is_learned_follows_from_the_number_of_windows(n_windows, expec
 
 def test_no_more_is_learned_than_there_is():
     assert sizes_for(10_000, 3) == (3, 6, 2)
+
+
+@pytest.mark.parametrize(("size", "n_filters"), [(0.2, 1), (0.3, 2)])
+def test_remnants_of_other_atoms_get_no_filter_that_is_always_on(
+    monkeypatch, size, n_filters
+):
+    """Of an atom with .2² or .3² of the power of another, little is removed."""
+    rng = np.random.default_rng(0)
+    windows = rng.standard_normal((200, 6, 32)).astype(np.float32)
+    blink = np.outer([1, 0.9, 0.4, 0.3, 0.1, 0], np.hanning(32))
+    codes = np.zeros((200, 2))
+    codes[::10] = 30, 30 * size
+    windows += codes[:, :1, None] * blink.astype(np.float32)
+    monkeypatch.setattr(
+        _unsupervised, "share_removed", lambda *args: np.array([0.98, 0.04])
+    )
+    atoms = np.stack([blink, blink]).astype(np.float32)
+    assert len(filters_for(windows, atoms, codes)) == n_filters
