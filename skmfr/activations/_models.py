@@ -21,8 +21,6 @@ from ._fast_path import without_fast_path
 
 # Number of similar names that an error suggests.
 N_SUGGESTIONS = 5
-# Module whose hooks record the hidden states that transformers returns.
-CAPTURING = "transformers.utils.output_capturing"
 
 
 class Reached(BaseException):
@@ -362,14 +360,19 @@ def replacing_output(
         handle.remove()
 
 
-def _capture_last(module: nn.Module) -> None:
-    """Move hooks of transformers that record outputs behind those that replace them.
+def captures(hook: Callable) -> bool:
+    """Whether a hook records hidden states for transformers.
 
-    They are made when the first pass asks for hidden states, and then stay.
+    It is made when the first pass asks for hidden states, and then stays.
     """
+    return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
+
+
+def _capture_last(module: nn.Module) -> None:
+    """Move hooks that record hidden states behind those that replace outputs."""
     hooks: Any = module._forward_hooks
     for key, hook in list(hooks.items()):
-        if getattr(hook, "__module__", "") == CAPTURING:
+        if captures(hook):
             hooks.move_to_end(key)
 
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ._loading import files_of
+from ._models import captures
 
 # Errors of pickling an object that cannot be pickled.
 UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
@@ -212,12 +213,7 @@ class _Hasher(joblib.hashing.NumpyHasher):
 def _hooks(module: nn.Module) -> list[str]:
     """Identifiers of forward hooks, which may change anything."""
     hooks = *module._forward_pre_hooks.items(), *module._forward_hooks.items()
-    return [
-        _hook_digest(number, hook)
-        for number, hook in hooks
-        # transformers adds these when it is first asked for hidden states.
-        if getattr(hook, "__module__", "") != "transformers.utils.output_capturing"
-    ]
+    return [_hook_digest(number, hook) for number, hook in hooks if not captures(hook)]
 
 
 def _hook_digest(number: int, hook: Callable) -> str:

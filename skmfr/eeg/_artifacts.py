@@ -344,7 +344,7 @@ def removed_variance(
     spans: list[Span],
     codes: sparse.csr_array,
     waveforms: np.ndarray,
-    unit: np.ndarray | float = 1.0,
+    unit: np.ndarray,
 ) -> np.ndarray:
     """Share of the variance of the channels that removing each atom alone removes.
 
@@ -362,7 +362,7 @@ def removed_variance(
     codes : csr_array of shape (n_windows, n_atoms)
         Of the windows in the spans.
     waveforms : ndarray of shape (n_atoms, n_channels, n_times_)
-    unit : ndarray of shape (n_channels, 1), default=1
+    unit : ndarray of shape (n_channels, 1)
         Of the waveforms.
 
     Returns

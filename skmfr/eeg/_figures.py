@@ -103,7 +103,7 @@ def draw_atoms(denoiser, X, atoms, n_windows: int = 3) -> list[Figure]:
     n_times = len(X.times) if is_epochs(X) else None
     centre = centre_of(denoiser, reader)
     return [
-        _draw_atom(denoiser, atom, reader.X, spans, codes, n_windows, n_times, centre)
+        _draw_atom(denoiser, atom, reader.X, spans, codes, centre, n_windows, n_times)
         for atom in atoms
     ]
 
@@ -114,9 +114,9 @@ def _draw_atom(
     X,
     spans: list[Span],
     codes: sparse.csr_array,
+    centre: np.ndarray,
     n_windows: int = 3,
     n_times: int | None = None,
-    centre: np.ndarray | None = None,
 ) -> Figure:
     """Draw an atom in a recording, or in epochs of n_times one after the other."""
     with needed_by("plot_atom", "eeg"):
@@ -155,7 +155,7 @@ def _draw_atom(
         start = starts[window]
         (data,) = X.get_data(indices_of(X, [name]), start, start + denoiser.n_times_)
         axis.set_axis_on()
-        data = factor * (data - (denoiser.mean_ if centre is None else centre)[channel])
+        data = factor * (data - centre[channel])
         axis.plot(times, data, color=BEFORE, label="recorded")
         axis.plot(times, factor * part, color=AFTER, label="this atom")
         epoch, start = (None, start) if n_times is None else divmod(start, n_times)

@@ -170,7 +170,7 @@ def test_channels_of_several_types_are_bars_in_their_own_units(denoiser, raw):
 def test_an_atom_that_is_nowhere_active_is_said_to_be(denoiser, raw):
     spans, codes = codes_of(denoiser, raw)
     codes.data[:] = 0
-    figure = _draw_atom(denoiser, 5, raw, spans, codes)
+    figure = _draw_atom(denoiser, 5, raw, spans, codes, denoiser.mean_)
     assert figure.subfigs[1].get_suptitle() == "Nowhere active in this recording"
 
 

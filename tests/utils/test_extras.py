@@ -19,7 +19,7 @@ from skmfr.inspection import (
 # A package, the extra that brings it, and what asks for it before it looks at anything.
 USES = [
     ("matplotlib", "eeg", lambda: eeg.add_to_report(None, None, None)),
-    ("matplotlib", "eeg", lambda: _draw_atom(None, 0, None, None, None)),
+    ("matplotlib", "eeg", lambda: _draw_atom(None, 0, None, None, None, None)),
     ("matplotlib", "eeg", lambda: eeg.plot_overlay(None, None)),
     ("matplotlib", "plot", lambda: DictionaryDisplay.from_estimator(None)),
     ("matplotlib", "plot", lambda: FeatureAgreementDisplay.from_estimator(None, None)),
