@@ -17,6 +17,8 @@ from .._utils.checks import Interval, unit_atoms
 N_RANDOM = 500
 # Products with other atoms in memory at a time, 128 MB.
 PRODUCTS_AT_ONCE = 1 << 24
+# Atoms that are combined to random directions at a time, of 128 MB as well.
+COMBINED_AT_ONCE = PRODUCTS_AT_ONCE // N_RANDOM
 # An atom with such a cosine with another one, or with its negative, would be in the
 # span of that one and any others, and is not sought in spans.
 NEARLY_EQUAL = 0.95
@@ -82,7 +84,7 @@ def subspace_agreement(
         Cosine from which on an atom returns.
     span_tau : float, default=0.95
         Cosine with a span from which on an atom is in it. It must also be above that
-        of 99 % of random directions.
+        of 99 % of random combinations of all atoms.
     max_atoms : int, default=3
         Atoms of a span, at most.
 
@@ -121,8 +123,9 @@ def subspace_agreement(
     fate[at_least(tau, nearest[0])] = "returns"
     group, agreement = np.full(len(atoms), -1), nearest[0].copy()
     sides = atoms[here], others[there]
-    links = _links(*sides, span_tau, max_atoms)
-    back = _links(*sides[::-1], span_tau, max_atoms)[::-1]
+    draw = _random_directions(atoms, others)
+    links = _links(*sides, draw, span_tau, max_atoms)
+    back = _links(*sides[::-1], draw, span_tau, max_atoms)[::-1]
     one, other = np.concatenate([links, back], axis=1)
     n_all = len(here) + len(there)
     graph = coo_array(
@@ -137,7 +140,8 @@ def subspace_agreement(
         of_there = places[places >= len(here)] - len(here)
         mine, theirs = sides[0][of_here], sides[1][of_there]
         cosine, back = _cosine_with_span(mine, theirs), _cosine_with_span(theirs, mine)
-        found, found_back = cosine >= span_tau, (back >= span_tau).all()
+        found = cosine >= _level(_cosine_with_span(draw, theirs), span_tau)
+        found_back = (back >= _level(_cosine_with_span(draw, mine), span_tau)).all()
         name = "splits"
         if found_back and found.all() and min(len(mine), len(theirs)) > 1:
             name = "turns"
@@ -150,25 +154,55 @@ def subspace_agreement(
     return SubspaceAgreement(fate, group, agreement)
 
 
+def _random_directions(*dictionaries: np.ndarray) -> np.ndarray:
+    """Directions with the covariance of atoms, (N_RANDOM, n_features), unit norm.
+
+    If atoms lie in a few dimensions of many, random ones do, too: there, any few of
+    them span much.  An atom without direction is added, because few atoms do not tell
+    in which dimensions others would lie.
+    """
+    rng = np.random.default_rng(0)
+    n_features = dictionaries[0].shape[1]
+    draw = rng.standard_normal((N_RANDOM, n_features)) / np.sqrt(n_features)
+    for atoms in dictionaries:
+        for start in range(0, len(atoms), COMBINED_AT_ONCE):
+            block = atoms[start : start + COMBINED_AT_ONCE]
+            draw += rng.standard_normal((N_RANDOM, len(block))) @ block
+    return draw / np.linalg.norm(draw, axis=1, keepdims=True)
+
+
 def _links(
-    atoms: np.ndarray, others: np.ndarray, span_tau: float, max_atoms: int
+    atoms: np.ndarray,
+    others: np.ndarray,
+    draw: np.ndarray,
+    span_tau: float,
+    max_atoms: int,
 ) -> np.ndarray:
-    """Atoms in spans of others, (2, n_links): an atom, and one of those that span."""
+    """Atoms in spans of others, (2, n_links): an atom, and one of those that span.
+
+    Random directions `draw` (n_random, n_features) tell what chance gives.
+    """
     max_atoms = min(max_atoms, len(others))
     if not len(atoms) or max_atoms < 2:
         return np.empty((2, 0), dtype=int)
-    draw = np.random.default_rng(0).standard_normal((N_RANDOM, atoms.shape[1]))
-    draw /= np.linalg.norm(draw, axis=1, keepdims=True)
     _, by_chance = _pursued(draw, others, max_atoms)
-    level = np.maximum(np.quantile(by_chance, BELOW, axis=0), span_tau)
-    # A level of 1 tells nothing: so many atoms span everything. Nor does one atom.
-    level[level >= 1] = np.inf
-    level[0] = np.inf
+    level = _level(by_chance, span_tau)
+    level[0] = np.inf  # one atom spans nothing
     chosen, cosines = _pursued(atoms, others, max_atoms)
     in_span = (cosines >= level) & (cosines[:, :1] < NEARLY_EQUAL)
     n_atoms = np.where(in_span.any(1), in_span.argmax(1) + 1, 0)
     atom, place = np.nonzero(np.arange(max_atoms) < n_atoms[:, None])
     return np.stack([atom, chosen[atom, place]])
+
+
+def _level(by_chance: np.ndarray, span_tau: float) -> np.ndarray:
+    """Cosines with a span from which on an atom is in it, (...).
+
+    ``by_chance`` (N_RANDOM, ...) holds those of random directions.
+    """
+    level = np.maximum(np.quantile(by_chance, BELOW, axis=0), span_tau)
+    # What spans everything tells nothing.
+    return np.where(level < 1, level, np.inf)
 
 
 def _pursued(

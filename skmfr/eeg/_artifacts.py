@@ -257,9 +257,12 @@ def _shapes(denoiser, waveforms, temporal, codes, unit) -> dict[str, np.ndarray]
     mains = (np.abs(freqs - 50) <= beside) | (np.abs(freqs - 60) <= beside)
     size = np.abs(waveforms).max(2)
     largest = np.abs(codes).max(0).toarray().ravel()
-    breadth = np.median(size, axis=1) / size.max(1)
-    if waveforms.shape[1] < MANY_CHANNELS:
-        breadth = np.full(len(waveforms), np.nan)
+    # What the reference electrode records is in all channels, and makes nothing broad.
+    own = np.abs(waveforms - waveforms.mean(1, keepdims=True)).max(2)
+    breadth = np.full(len(waveforms), np.nan)
+    if waveforms.shape[1] >= MANY_CHANNELS:
+        highest = own.max(1)
+        np.divide(np.median(own, axis=1), highest, out=breadth, where=highest > 0)
     return {
         "slow": power[:, freqs < SLOW_HZ].sum(1),
         "fast": power[:, (freqs > FAST_HZ) & ~mains].sum(1),

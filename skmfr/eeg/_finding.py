@@ -200,6 +200,15 @@ def _evidence(
     eyes = narrow
     if "slow" in scores:
         eyes = np.minimum(narrow, at_most(1 - scores["slow"].to_numpy(), 1 - SLOW))
+    tails = [
+        at_least(name, KURTOSIS)
+        for name in scores
+        if name.endswith(": kurtosis")
+        and name.replace(": kurtosis", ": cardiac correlation") not in scores
+    ]
+    if not tails:
+        tails = [np.full(len(scores), np.inf)]
+    stands_out = np.max([*tails, at_least("peak", PEAK_ALONE)], axis=0)
     found = []
     for name in scores:
         if name.endswith(": topography"):
@@ -207,10 +216,6 @@ def _evidence(
         elif name.endswith(": cardiac correlation"):
             found.append(("cardiac", name, at_least(name, correlation)))
         elif name.endswith(": correlation"):
-            tails = name.removesuffix("correlation") + "kurtosis"
-            stands_out = np.maximum(
-                at_least(tails, KURTOSIS), at_least("peak", PEAK_ALONE)
-            )
             excess = np.minimum(at_least(name, correlation), eyes)
             excess = np.minimum(excess, stands_out)
             found.append(("ocular", name, excess))
