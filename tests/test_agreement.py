@@ -6,6 +6,7 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ortho_group
 from sklearn.linear_model import orthogonal_mp
 
 import skmfr.agreement
@@ -431,6 +432,18 @@ def test_atoms_of_random_dictionaries_are_in_no_span(n_features):
     assert np.isin(fate, ["returns", "lost"]).mean() > 0.9
 
 
+@pytest.mark.parametrize(("rank", "n_features"), [(8, 64), (8, 256), (16, 256)])
+def test_empty_dimensions_tell_no_fate(rank, n_features):
+    """Random atoms of few dimensions are lost there, and among many others, too."""
+    atoms, others = unit(2, 64, rank)
+    turned = ortho_group.rvs(n_features, random_state=0)[:rank]
+    fates = subspace_agreement(atoms, others).fate
+    among_others = subspace_agreement(atoms @ turned, others @ turned).fate
+    np.testing.assert_array_equal(fates == "returns", among_others == "returns")
+    assert np.isin(fates, ["returns", "lost"]).mean() > 0.85
+    assert np.isin(among_others, ["returns", "lost"]).mean() > 0.85
+
+
 def test_atoms_are_sought_in_spans_by_matching_pursuit(monkeypatch):
     atoms, others = unit(2, 40, 12)
     # In blocks of seven atoms.
@@ -473,10 +486,13 @@ def test_spans_are_of_three_atoms_at_most_and_close_as_documented():
         whole = axes[:n].sum(0, keepdims=True)
         assert subspace_agreement(whole, axes[:4]).fate.tolist() == [fate]
     assert subspace_agreement(whole, axes[:4], max_atoms=4).fate.tolist() == ["splits"]
+    # Of three atoms, random combinations come nearer than that.
+    shared = axes[10:]
     for within, fate in [(0.96, "splits"), (0.94, "lost")]:
         inside = within * (axes[:1] + axes[1]) / np.sqrt(2)
         near = inside + (1 - within**2) ** 0.5 * axes[9]
-        assert subspace_agreement(near, axes[:2]).fate.tolist() == [fate]
+        found = subspace_agreement([*near, *shared], [*axes[:2], *shared])
+        assert found.fate.tolist() == [fate] + ["returns"] * len(shared)
 
 
 def test_two_atoms_with_one_direction_do_not_turn():

@@ -157,6 +157,20 @@ def test_share_of_variance_along_atoms_is_that_of_the_covariance(fitted):
     np.testing.assert_allclose(sae._training["along"], expected, rtol=0.1)
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_share_of_variance_is_of_all_rows_also_if_they_are_in_order(shuffle):
+    """The first part is isotropic, and the second varies in one direction."""
+    rng = np.random.default_rng(0)
+    along = np.eye(16)[3] * rng.standard_normal((3000, 1))
+    ordered = np.concatenate([0.1 * rng.standard_normal((1500, 16)), along])
+    sae = small(shuffle=shuffle, max_steps=1, learning_rate=1e-9).fit(ordered)
+    covariance = np.cov(ordered.T)
+    expected = np.einsum(
+        "smd,de,sme->sm", sae.dictionaries_, covariance, sae.dictionaries_
+    ) / np.trace(covariance)
+    np.testing.assert_allclose(sae._training["along"], expected, rtol=0.2, atol=5e-3)
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("n_components", [64, 128])
 def test_atoms_that_start_alike_are_not_trusted(n_components):

@@ -226,6 +226,10 @@ def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
 
     Notes
     -----
+    The levels of trust are those of directions on the sphere, since dictionaries do not
+    tell how the data vary. Atoms that lie in a few of many dimensions exceed them by
+    chance; `trusted_` of an estimator takes the covariance of its data into account.
+
     Cosines are made in blocks, once for both directions, in float32 unless dictionaries
     are float64. Two dictionaries of 131,072 atoms and 2,304 features take 8 GB of
     memory, with what it takes to read them.

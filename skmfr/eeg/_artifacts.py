@@ -10,6 +10,7 @@ from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from .._utils.extras import needed_by
+from ._applying import windows_to_learn_from
 from ._channels import indices_of, of_types, picked
 from ._containers import as_recording, is_epochs, is_raw
 from ._fitted import check_atoms_are_signals, check_shape
@@ -19,7 +20,7 @@ from ._recordings import (
     warn_of_other_recording,
 )
 from ._references import correlations, high_passed, kurtosis
-from ._scales import as_scaled, centre_of, warn_of_other_sizes
+from ._scales import as_scaled, centre_of, warn_of_other_sizes, without_common
 from ._spans import Span, chunks, first_windows, windows_of_spans
 from ._unsupervised import as_signals, codes_of_windows
 from ._windows import overlap_add
@@ -148,10 +149,12 @@ def score_atoms(
         of the power of its time course below 8 Hz, above 30 Hz, and within 1 Hz of 50
         or 60 Hz, or nearest to these in windows whose frequencies are farther apart.
         "peak": the largest contribution to a channel anywhere, relative to
-        the median over channels of `scale_`. Channels of several types, as volts and
-        teslas, are compared in units of `scale_`.
-        "breadth": size of the atom in the median channel, relative to the largest; nan
-        with fewer than 6 channels, because most of these may be near the eyes.
+        the median over channels of `scale_`, of 12 EEG channels or more in average
+        reference. Channels of several types, as volts and teslas, are compared in units
+        of `scale_`.
+        "breadth": size of the atom in the median channel, relative to the largest, in
+        average reference; nan with fewer than 6 channels, because most of these may be
+        near the eyes.
         "agreement" and "trusted": whether other SAEs find the atom, see
         `feature_agreement_` and `trusted_` of :class:`~skmfr.MFRSparseAutoencoder`.
 
@@ -239,7 +242,9 @@ def score_atoms(
             "variance": removed_variance(
                 denoiser, reader, spans, codes, waveforms, unit
             ),
-            **_shapes(denoiser, waveforms, temporal, codes, unit),
+            **_shapes(
+                denoiser, waveforms, temporal, codes, usual_size(denoiser, reader)
+            ),
             "agreement": denoiser.sae_.feature_agreement_,
             "trusted": denoiser.sae_.trusted_,
         },
@@ -247,7 +252,26 @@ def score_atoms(
     )
 
 
-def _shapes(denoiser, waveforms, temporal, codes, unit) -> dict[str, np.ndarray]:
+def usual_size(denoiser, reader: Reader) -> float:
+    """Median over channels of `scale_`, as it would be in average reference.
+
+    In `comparable_units`.
+    """
+    unit = comparable_units(denoiser, reader.X)[:, 0]
+    size = float(np.median(denoiser.scale_ / unit))
+    if not denoiser.reference_weights_.any():
+        return size
+    recorded = windows_to_learn_from(denoiser, reader)
+    average = without_common(denoiser, recorded)
+    before, after = (
+        np.median(np.square(windows).sum((1, 2))) for windows in (recorded, average)
+    )
+    return size * np.sqrt(after / before)
+
+
+def _shapes(
+    denoiser, waveforms, temporal, codes, usual: float
+) -> dict[str, np.ndarray]:
     """Spectra, sizes and extents of atoms, (n_atoms,) each; see `score_atoms`."""
     freqs = np.fft.rfftfreq(denoiser.n_times_, 1 / denoiser.sfreq_)
     power = np.square(np.abs(np.fft.rfft(temporal)))
@@ -267,7 +291,7 @@ def _shapes(denoiser, waveforms, temporal, codes, unit) -> dict[str, np.ndarray]
         "slow": power[:, freqs < SLOW_HZ].sum(1),
         "fast": power[:, (freqs > FAST_HZ) & ~mains].sum(1),
         "line": power[:, mains].sum(1),
-        "peak": size.max(1) * largest / np.median(denoiser.scale_ / unit[:, 0]),
+        "peak": size.max(1) * largest / usual,
         "breadth": breadth,
     }
 

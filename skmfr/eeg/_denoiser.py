@@ -40,6 +40,7 @@ from ._scales import (
     no_offset_of_brains,
     warn_of_offsets_of_epochs,
     warn_of_other_sizes,
+    without_common,
 )
 from ._supervised import filtered_signals
 from ._unsupervised import explained
@@ -157,6 +158,10 @@ class EEGDenoiser(
     scale_ : ndarray of shape (n_channels,)
         Standard deviation of each channel in most windows, in units of the data: the
         median of the root mean square about `mean_`.
+
+    reference_weights_ : ndarray of shape (n_channels,)
+        Weights of channels in the mean of 12 EEG channels or more, which atoms do not
+        contain, as in average reference. All are 0 with clean signals.
 
     spatial_filters_ : ndarray of shape (n_freqs, n_channels, n_channels)
         With clean signals of several channels: matrices that take noisy channels to
@@ -459,7 +464,7 @@ class EEGDenoiser(
             return -mean_rrmse_t(clean.read_spans(spans), denoised.read_spans(spans))
         centre = centre_of(self, noisy)
         as_samples = [
-            as_scaled(self, reader.read_spans(spans), centre)
+            without_common(self, as_scaled(self, reader.read_spans(spans), centre))
             .swapaxes(1, 2)
             .reshape(-1, self.n_channels_)
             for reader in (noisy, denoised)

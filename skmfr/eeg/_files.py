@@ -40,6 +40,7 @@ OF_FILTERS = {
 }
 SPATIAL = {"spatial_filters_": "float f c c"}
 # Arrays that files of earlier builds do not have.
+REFERENCE = {"reference_weights_": "float c"}
 COVARIANCES = {"artifact_covariance_": "float c c", "clean_covariances_": "float f c c"}
 # Fitted attributes that are not arrays.
 PLAIN = ("ch_names_", "sfreq_", "recording_", "n_channels_", "n_times_", "hop_")
@@ -52,7 +53,8 @@ def save_denoiser(denoiser, path) -> None:
     check_is_fitted(denoiser)
     denoiser._validate_params()
     pca = getattr(denoiser, "pca_", None)
-    names = ALWAYS if pca is not None else ALWAYS | OF_FILTERS | SPATIAL | COVARIANCES
+    of_pairs = OF_FILTERS | SPATIAL | COVARIANCES
+    names = ALWAYS | (of_pairs if pca is None else REFERENCE)
     arrays = {
         name: getattr(denoiser, name) for name in names if hasattr(denoiser, name)
     }
@@ -183,7 +185,8 @@ def _described(metadata) -> dict[str, Any]:
 
 def _expected(names: set[str], with_pca: bool) -> dict[str, str]:
     if with_pca:
-        return ALWAYS | {f"pca {name}": axes for name, axes in PCA_FITTED.items()}
+        of_pca = {f"pca {name}": axes for name, axes in PCA_FITTED.items()}
+        return ALWAYS | of_pca | (REFERENCE if names & set(REFERENCE) else {})
     spatial = SPATIAL if "spatial_filters_" in names else {}
     of_pairs = COVARIANCES if names & set(COVARIANCES) else {}
     return ALWAYS | OF_FILTERS | spatial | of_pairs
@@ -211,6 +214,8 @@ def _set_attributes(denoiser, attributes: dict, arrays: dict, sae) -> None:
     fitted |= {name: arrays[name] for name in arrays if not name.startswith("pca ")}
     fitted["sae_"] = sae.set_output(transform="default")
     n_channels, n_times = fitted["n_channels_"], fitted["n_times_"]
+    # Atoms of earlier builds contain what all channels have in common.
+    fitted.setdefault("reference_weights_", np.zeros(n_channels))
     sizes = n_channels, n_times, fitted["hop_"]
     if not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(f"its numbers of channels and samples are {sizes}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,9 +72,9 @@ def find_artifacts(
     - *ocular* if it is like one of the topographies, or correlated with a channel that
       is not an ECG, and has the signs of eye movements: slow (0.9 of its power below
       8 Hz), not broad (the median of 6 channels or more has at most 0.6 of the
-      largest), and loud (a peak of 4 times the usual scale of a channel), in a channel
-      in which something stands out (an excess kurtosis of 2), or louder yet (a peak of
-      12);
+      largest), and loud (a peak of 4 times the usual scale of a channel), where
+      something stands out in one of these channels (an excess kurtosis of 2), or louder
+      yet (a peak of 12);
     - *cardiac* if it is correlated with an ECG;
     - *muscular* if at least `share` of its power is above 30 Hz, and it is as narrow
       and as loud as an ocular atom;
@@ -161,10 +162,41 @@ def found_by_channels(
             )
         )
     found = find_artifacts(scores.drop(columns=["fast", "line"]), correlation=threshold)
+    if kind == "eog" and found.empty:
+        _warn_of_what_stands_out(scores, threshold)
     by_channel = [scores[f"{name}: {wanted}"].to_numpy() for name in channels]
     return (
         found.index.tolist(),
         by_channel[0] if len(by_channel) == 1 else by_channel,
+    )
+
+
+def _warn_of_what_stands_out(scores: pd.DataFrame, correlation: float) -> None:
+    """Warn if no atom is ocular although something stands out in a channel of eyes."""
+    tails = scores.filter(like=": kurtosis").iloc[0]
+    names = [name.removesuffix(": kurtosis") for name in tails.index[tails >= KURTOSIS]]
+    if not names:
+        return
+    of_channels = scores.filter(like=": correlation").max(axis=1)
+    atom = of_channels.idxmax()
+    row = scores.loc[atom]
+    signs = [
+        ("correlation", of_channels[atom], correlation),
+        ("share of power below 8 Hz", row["slow"], SLOW),
+        ("peak", row["peak"], PEAK),
+        ("breadth", row["breadth"], BREADTH),
+    ]
+    lacks = [
+        f"a {name} of {value:.2f} ({'at most' if name == 'breadth' else 'at least'} "
+        f"{threshold:g} is ocular)"
+        for name, value, threshold in signs
+        if (value > threshold if name == "breadth" else value < threshold)
+    ]
+    warnings.warn(
+        f"No atom is ocular, although something stands out in {', '.join(names)}. Atom "
+        f"{atom}, the most correlated one, has {' and '.join(lacks)}. Look at it, or "
+        "fit a longer recording.",
+        stacklevel=4,
     )
 
 
@@ -200,15 +232,14 @@ def _evidence(
     eyes = narrow
     if "slow" in scores:
         eyes = np.minimum(narrow, at_most(1 - scores["slow"].to_numpy(), 1 - SLOW))
-    tails = [
-        at_least(name, KURTOSIS)
+    eye_channels = [
+        name.removesuffix(": correlation")
         for name in scores
-        if name.endswith(": kurtosis")
-        and name.replace(": kurtosis", ": cardiac correlation") not in scores
+        if name.endswith(": correlation")
     ]
-    if not tails:
-        tails = [np.full(len(scores), np.inf)]
-    stands_out = np.max([*tails, at_least("peak", PEAK_ALONE)], axis=0)
+    loudest = at_least("peak", PEAK_ALONE)
+    tails = [at_least(f"{name}: kurtosis", KURTOSIS) for name in eye_channels]
+    stands_out = np.max([loudest, *tails], axis=0)
     found = []
     for name in scores:
         if name.endswith(": topography"):

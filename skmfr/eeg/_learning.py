@@ -15,6 +15,7 @@ from ._scales import (
     centre_and_scale,
     check_none_flat,
     moments_of_windows,
+    reference_weights,
     warn_of_offsets_of_epochs,
     warn_of_other_sizes,
 )
@@ -53,6 +54,9 @@ def learn(
     check_none_flat(denoiser.mean_, denoiser.scale_, noisy.ch_names, noisy.ch_types)
     if noisy.shape[0] > 1:
         warn_of_offsets_of_epochs(moments)
+    denoiser.reference_weights_ = np.zeros(denoiser.n_channels_)
+    if clean is None:
+        denoiser.reference_weights_ = reference_weights(signals, noisy.ch_types)
     signals = [as_scaled(denoiser, signal) for signal in signals]
     if clean is None:
         fit_windows(denoiser, signals, left_out.decim)

@@ -26,6 +26,10 @@ BY_CHANCE, LEAST_OFFSET, N_PARTS = 4.0, 0.25, 8
 # Variance of the offsets of epochs, relative to that in windows, from which offsets are
 # most of what there is to learn.
 MANY_OFFSETS = 10.0
+# EEG channels from which on their mean says what the reference electrode records; of
+# fewer, most may be near the eyes. Share of their power above which they have something
+# in common.
+COVERING, COMMON = 12, 1e-6
 # Channels that a message lists.
 N_LISTED = 5
 
@@ -77,6 +81,56 @@ def as_scaled(denoiser, signals: np.ndarray, mean: Any = None) -> np.ndarray:
     mean = denoiser.mean_ if mean is None else mean
     centred = signals - mean[:, None]
     return (centred / denoiser.scale_[:, None]).astype(np.float32)
+
+
+def reference_weights(signals: list[np.ndarray], ch_types: list[str]) -> np.ndarray:
+    """Weights of channels in what all channels have in common, (n_channels,).
+
+    EEG is the difference to a reference electrode, whose own signal is in all channels.
+
+    Parameters
+    ----------
+    signals : list of ndarray of shape (n_epochs, n_channels, n_times)
+        In units of the data.
+    ch_types : list of str
+
+    Returns
+    -------
+    ndarray of shape (n_channels,)
+        Of EEG channels 1 / their number, so that the weighted sum is their mean. All
+        are 0 if there are few, or if nothing is in common: in average reference.
+    """
+    of_eeg = np.array([kind == "eeg" for kind in ch_types])
+    weights = of_eeg / max(1, of_eeg.sum())
+    power, common = 0.0, 0.0
+    for signal in signals:
+        centred = signal - signal.mean((0, 2), keepdims=True)
+        power += np.square(centred[:, of_eeg]).sum(dtype=float)
+        common += np.square(weights @ centred).sum(dtype=float)
+    enough = of_eeg.sum() >= COVERING
+    return weights * (enough and of_eeg.sum() * common > COMMON * power)
+
+
+def common_signal(denoiser, scaled: np.ndarray) -> np.ndarray:
+    """Mean over EEG channels (..., n_times), in units of the data.
+
+    Of scaled signals (..., n_channels, n_times).
+    """
+    weights = denoiser.reference_weights_ * denoiser.scale_
+    return weights.astype(scaled.dtype) @ scaled
+
+
+def without_common(denoiser, scaled: np.ndarray) -> np.ndarray:
+    """Scaled signals (..., n_channels, n_times) in average reference."""
+    if not denoiser.reference_weights_.any():
+        return scaled
+    common = common_signal(denoiser, scaled)[..., None, :]
+    return scaled - of_common(denoiser)[:, None].astype(scaled.dtype) * common
+
+
+def of_common(denoiser) -> np.ndarray:
+    """What a common signal of one unit of the data is in each scaled channel."""
+    return (denoiser.reference_weights_ > 0) / denoiser.scale_
 
 
 def centre_here(

@@ -19,6 +19,7 @@ from ._removal import (
     share_removed,
     without_found,
 )
+from ._scales import of_common, without_common
 from ._windows import cut_windows, overlap_add, taper
 
 # Maximum numbers of principal components that an SAE learns from, and of its atoms.
@@ -133,10 +134,14 @@ def codes_of_windows(denoiser, signals: np.ndarray) -> np.ndarray:
 
 
 def explained(denoiser, signals: np.ndarray) -> np.ndarray:
-    """Reconstruct scaled signals from the atoms that are not left out."""
+    """Reconstruct scaled signals from the atoms that are not left out.
+
+    What all channels have in common is in no atom, and stays.
+    """
     codes = without_excluded(denoiser, codes_of_windows(denoiser, signals))
     windows = denoiser.pca_.inverse_transform(denoiser.sae_.inverse_transform(codes))
-    return _joined(denoiser, windows, signals.shape)
+    common = signals - without_common(denoiser, signals)
+    return common + _joined(denoiser, windows, signals.shape)
 
 
 def removal(denoiser, atoms: np.ndarray, reader: Reader, everywhere: bool = False):
@@ -147,16 +152,45 @@ def removal(denoiser, atoms: np.ndarray, reader: Reader, everywhere: bool = Fals
     """
     if len(atoms) == 0:
         return lambda signals: signals
-    windows = windows_to_learn_from(denoiser, reader)
+    recorded = windows_to_learn_from(denoiser, reader)
+    windows = without_common(denoiser, recorded)
     codes = denoiser.sae_.transform(
         denoiser.pca_.transform(windows.reshape(len(windows), -1))
     )
     atoms = atoms[codes[:, atoms].any(0)]
     steps = [
-        without_artifacts(denoiser, learned, everywhere)
+        without_artifacts(
+            denoiser, as_recorded(denoiser, learned, recorded), everywhere
+        )
         for learned in filters_for(windows, denoiser.atoms_[atoms], codes[:, atoms])
     ]
     return lambda signals: reduce(lambda left, step: step(left), steps, signals)
+
+
+def as_recorded(
+    denoiser, learned: ArtifactFilter, windows: np.ndarray
+) -> ArtifactFilter:
+    """A filter that was learned in average reference, for signals as recorded.
+
+    It sees what it saw. What artefacts contribute to the reference is regressed on
+    what it finds, over windows (n_windows, n_channels, n_times).
+    """
+    weights = denoiser.reference_weights_ * denoiser.scale_
+    if not weights.any():
+        return learned
+    common = of_common(denoiser)
+    seen = (learned.filters @ common)[:, :, None] * weights
+    filters = learned.filters - seen
+    spectra = as_spectra(windows)
+    found = np.einsum("fri,wif->rwf", filters, spectra, optimize=True)
+    found = (found * learned.band[:, None]).reshape(len(found), -1)
+    mean = np.einsum("i,wif->wf", weights, spectra, optimize=True).ravel()
+    share = np.linalg.lstsq(
+        np.concatenate([found.real, found.imag], axis=1).T,
+        np.concatenate([mean.real, mean.imag]),
+    )[0]
+    topographies = learned.topographies + common[:, None] * share
+    return learned._replace(filters=filters, topographies=topographies)
 
 
 def filters_for(
@@ -217,7 +251,8 @@ def _fixed_filter(windows: np.ndarray, of_artifacts: np.ndarray) -> ArtifactFilt
 
 
 def _flat_windows(denoiser, signals: np.ndarray) -> np.ndarray:
-    """Windows of all channels, (n_epochs * n_windows, n_channels * n_times_)."""
+    """Windows of all channels in average reference, (n, n_channels * n_times_)."""
+    signals = without_common(denoiser, signals)
     windows = cut_windows(signals, denoiser.n_times_, denoiser.hop_)
     return windows.swapaxes(1, 2).reshape(-1, denoiser.n_channels_ * denoiser.n_times_)
 

@@ -1,9 +1,11 @@
 """Blinks of a known topography, found and removed; scores against brute force."""
 
 from copy import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.stats import kurtosis
 
 from skmfr import MFRSparseAutoencoder
@@ -14,7 +16,7 @@ from skmfr.eeg import (
     find_artifacts,
     score_atoms,
 )
-from skmfr.eeg._artifacts import code_windows, leading_vectors
+from skmfr.eeg._artifacts import _shapes, code_windows, leading_vectors
 from skmfr.eeg._recordings import Reader
 from skmfr.eeg._references import kurtosis as kurtosis_in_stretches
 from skmfr.eeg._windows import cut_windows, overlap_add
@@ -393,6 +395,70 @@ def test_eyes_are_events_in_their_channel_or_loud():
     scores = pd.DataFrame.from_dict(atoms, orient="index")
     scores = scores.assign(activation_rate=0.1, variance=0.1)
     assert set(find_artifacts(scores).index) == {"blinks", "saccades"}
+
+
+def test_something_may_stand_out_in_any_channel_of_the_eyes():
+    """Blinks in one EOG channel, and atoms that go with another one."""
+    scores = {"1: correlation": 0.1, "2: correlation": 0.5, "slow": 0.99}
+    scores |= {"breadth": 0.2, "peak": 5, "1: kurtosis": 15, "2: kurtosis": 1}
+    scores |= {"activation_rate": 0.1, "variance": 0.1}
+    assert list(find_artifacts(pd.DataFrame([scores]))["reason"]) == [
+        "2: correlation 0.50"
+    ]
+    # Heartbeats stand out in every ECG.
+    heart = {"ECG: cardiac correlation": 0.1, "ECG: kurtosis": 20}
+    assert find_artifacts(pd.DataFrame([scores | heart | {"1: kurtosis": 1}])).empty
+
+
+def test_the_reference_makes_no_atom_broad():
+    """The median channel, relative to the largest, in average reference."""
+    rng = np.random.default_rng(0)
+    waveforms = rng.standard_normal((5, 9, 1)) * np.hanning(100)
+    waveforms[4] = 0
+    denoiser = SimpleNamespace(n_times_=100, sfreq_=100.0)
+    codes = sparse.csr_array(np.ones((1, 5)))
+
+    def breadth(waveforms):
+        temporal = np.tile(np.hanning(100), (5, 1))
+        return _shapes(denoiser, waveforms, temporal, codes, 1.0)["breadth"]
+
+    topographies = waveforms[:4].max(2) + waveforms[:4].min(2)
+    own = np.abs(topographies - topographies.mean(1, keepdims=True))
+    expected = np.median(own, axis=1) / own.max(1)
+    for common in (0, 100 * np.hanning(100)):
+        np.testing.assert_allclose(breadth(waveforms + common)[:4], expected)
+    assert np.isnan(breadth(waveforms)[4])
+
+
+@pytest.mark.filterwarnings("ignore:None of .* atoms is trusted")
+def test_a_noisy_reference_electrode_hides_no_blinks():
+    rng = np.random.default_rng(0)
+    n_times, topography = 6000, np.linspace(1, 0, 16) ** 3
+    brain = (
+        1.5e-6
+        * np.cumsum(rng.standard_normal((16, 16)), axis=0)
+        @ (rng.standard_normal((16, n_times)))
+    )
+    blink = 1e-4 * blinks(n_times)
+    slow = np.convolve(rng.standard_normal(n_times), np.hanning(50), "same")
+    info = mne.create_info(
+        [f"E{i}" for i in range(16)] + ["EOG"], SFREQ, ["eeg"] * 16 + ["eog"]
+    )
+    removed = []
+    for noise in (0, 2e-5 * slow):
+        eeg = brain + np.outer(topography, blink) - noise
+        raw = mne.io.RawArray(np.vstack([eeg, blink]), info, verbose="error")
+        raw.filter(1, None, verbose="error")
+        sae = small_sae(k=3, max_steps=150, batch_size=128)
+        denoiser = EEGDenoiser(sae=sae, random_state=0).fit(raw)
+        found, _ = denoiser.find_bads_eog(raw)
+        clean = denoiser.apply(raw, exclude=found)
+        difference = raw.get_data("eeg") - clean.get_data("eeg")
+        removed.append(difference - difference.mean(0))
+    truth = np.outer(topography, blink)
+    truth -= truth.mean(0)
+    for each in removed:
+        assert np.square(each - truth).sum() < 0.3 * np.square(truth).sum()
 
 
 def test_kurtosis_is_that_of_the_channel(denoiser, without_slow, raw, filtered):

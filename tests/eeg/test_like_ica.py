@@ -1,6 +1,7 @@
 """What a denoiser offers as ICA of MNE does, against brute force and other fits."""
 
 import json
+import warnings
 from copy import copy
 from zipfile import ZipFile
 
@@ -563,3 +564,17 @@ def test_sources_are_browsed_with_mne(denoiser, raw, epochs):
         assert denoiser.plot_sources(epochs, [2], n_epochs=2, show=False)
     with pytest.raises(ValueError, match="picks must be atom indices from 0 to 11"):
         denoiser.plot_sources(raw, [12], show=False)
+
+
+def test_eyes_that_no_atom_goes_with_are_told(raw, denoiser):
+    """Something stands out in the EOG, and what it is is nowhere else."""
+    spikes = raw.copy().load_data()
+    course = np.random.default_rng(0).standard_normal(raw.n_times)
+    course[100::500] += 100
+    spikes._data[spikes.ch_names.index("EOG")] = 1e-5 * course
+    with pytest.warns(UserWarning, match="stands out in EOG.* a correlation of 0.1"):
+        assert denoiser.find_bads_eog(spikes)[0] == []
+    spikes._data[spikes.ch_names.index("EOG")] = 1e-5 * np.roll(course, 3) % 1e-5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert denoiser.find_bads_eog(spikes)[0] == []

@@ -20,7 +20,8 @@ from skmfr.eeg._removal import (
     learn_fixed_filter,
     share_removed,
 )
-from skmfr.eeg._unsupervised import filters_for, removal, sizes_for
+from skmfr.eeg._scales import of_common, without_common
+from skmfr.eeg._unsupervised import as_recorded, filters_for, removal, sizes_for
 from skmfr.eeg._windows import cut_windows
 
 LENGTH, HOP = 100, 50
@@ -66,6 +67,44 @@ def test_topographies_are_those_of_the_artefact_not_of_the_atoms(parts):
     (found,) = learned(parts).topographies.T
     cosine = abs(found @ topography) / np.linalg.norm(found)
     assert cosine > 0.995
+
+
+def test_a_filter_learned_in_average_reference_serves_the_recorded_one(parts):
+    """The reference electrode has noise of its own, and a part of the blinks."""
+    brain, artefact, topography = parts
+    rng = np.random.default_rng(2)
+    noise = 20 * rng.standard_normal(brain.shape[2]).astype(np.float32)
+    at_reference = -0.5 * artefact[:, :1] / topography[0]
+    scale = rng.uniform(0.5, 2, 8)
+    denoiser = SimpleNamespace(scale_=scale, reference_weights_=np.full(8, 1 / 8))
+
+    def scaled(signals):
+        return (signals / scale[:, None]).astype(np.float32)
+
+    recorded = scaled(brain + artefact - at_reference - noise)
+    average = without_common(denoiser, recorded)
+    of_artefact = covariance(without_common(denoiser, scaled(artefact)))
+    found = learn_filter(spectra(average), of_artefact)
+    windows = cut_windows(recorded, LENGTH, HOP)[0].swapaxes(0, 1)
+    served = as_recorded(denoiser, found, windows)
+    # It finds the same, whatever the reference records.
+    size = np.linalg.norm(served.filters)
+    np.testing.assert_allclose(
+        served.filters @ of_common(denoiser), 0, atol=1e-6 * size
+    )
+    np.testing.assert_allclose(
+        served.filters @ recorded[0, :, :500],
+        found.filters @ average[0, :, :500],
+        atol=1e-3 * np.abs(found.filters @ average[0, :, :500]).max(),
+    )
+    # And takes out what the artefact is in this reference, the common part too.
+    truth = scaled(artefact - at_reference)
+    removed = artifacts_in(recorded, served, LENGTH, HOP)
+    in_average = artifacts_in(average, found, LENGTH, HOP)
+    assert np.square(removed - truth).sum() < 0.05 * np.square(truth).sum()
+    assert np.square(in_average - truth).sum() > 0.3 * np.square(truth).sum()
+    denoiser.reference_weights_ = np.zeros(8)
+    assert as_recorded(denoiser, found, windows) is found
 
 
 def test_artefacts_go_and_brain_stays(parts):
@@ -318,6 +357,7 @@ def test_removal_learns_from_samples_where_no_window_is_quiet(heartbeats, marked
         n_channels_=8,
         mean_=np.zeros(8),
         scale_=np.ones(8),
+        reference_weights_=np.zeros(8),
         atoms_=off[:, 0, None] * np.eye(LENGTH, dtype="f4")[:, None],
         pca_=SimpleNamespace(transform=lambda windows: windows),
         sae_=SimpleNamespace(transform=lambda windows: codes),

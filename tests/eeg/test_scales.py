@@ -7,8 +7,12 @@ import pytest
 from skmfr.eeg._scales import (
     centre_and_scale,
     check_none_flat,
+    common_signal,
     moments_of_windows,
+    of_common,
+    reference_weights,
     warn_of_other_sizes,
+    without_common,
 )
 
 KINDS = ["eeg"] * 4
@@ -84,3 +88,34 @@ def test_channels_that_are_thirty_times_as_large_as_in_the_fit_are_named(factor,
     assert len(caught) == odd
     assert all("1 of 4 channels of X" in str(each.message) for each in caught)
     assert all(f"'c' {factor:.2g} times" in str(each.message) for each in caught)
+
+
+def test_reference_is_the_mean_of_enough_eeg_channels_that_share_something():
+    X = np.random.default_rng(0).standard_normal((2, 16, 500)) + 7
+    kinds = ["eeg"] * 14 + ["mag"] * 2
+    expected = [1 / 14] * 14 + [0, 0]
+    np.testing.assert_allclose(reference_weights([X, X], kinds), expected)
+    # In average reference, or near the eyes only, there is nothing to leave out.
+    average = X - X[:, :14].mean(1, keepdims=True)
+    assert not reference_weights([average], kinds).any()
+    assert not reference_weights([X[:, :11]], ["eeg"] * 11).any()
+    assert not reference_weights([X], ["seeg"] * 16).any()
+
+
+def test_scaled_signals_are_taken_to_average_reference():
+    rng = np.random.default_rng(0)
+    X, scale = rng.standard_normal((3, 16, 50)), rng.uniform(0.5, 2, 16)
+    weights = np.r_[np.full(14, 1 / 14), 0, 0]
+    denoiser = SimpleNamespace(scale_=scale, reference_weights_=weights)
+    scaled = X / scale[:, None]
+    mean = X[:, :14].mean(1)
+    np.testing.assert_allclose(common_signal(denoiser, scaled), mean)
+    expected = X.copy()
+    expected[:, :14] -= mean[:, None]
+    found = without_common(denoiser, scaled) * scale[:, None]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    moved = scaled + of_common(denoiser)[:, None] * rng.standard_normal((3, 1, 50))
+    again = without_common(denoiser, moved) * scale[:, None]
+    np.testing.assert_allclose(again, expected, atol=1e-12)
+    denoiser.reference_weights_ = np.zeros(16)
+    assert without_common(denoiser, scaled) is scaled
