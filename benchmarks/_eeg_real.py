@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from benchmarks._eeg_methods import FRONTAL
 from benchmarks._methods import in_columns
 from benchmarks._results import Row
 
+# The first of these that there is shows alpha.
+BACK = ("Oz", "O1")
 WAYS: dict[str, _eeg_peers.Peer] = {
     "ICA": _eeg_peers.independent_components,
     "ours": _eeg_peers.without_found_atoms,
@@ -31,14 +34,26 @@ def of_whole_recordings(arguments: argparse.Namespace) -> Iterator[Row]:
         yield {"recording": name} | cleaned_up(recordings[name], arguments.seeds)
 
 
-def cleaned_up(raw, n_seeds: int) -> Row:
+def of_other_references(arguments: argparse.Namespace) -> Iterator[Row]:
+    """The same of recordings with blinks, in other references than the average."""
+    for run, reference in product(("R01", "R03", "R04"), ("as recorded", "Cz", "Oz")):
+        name = f"S001{run}, {reference}"
+        if re.search(arguments.only, name):
+            raw = _data.eegmmidb([arguments.data / "eegmmidb" / f"S001{run}.edf"])
+            channels = [] if reference == "as recorded" else [reference]
+            yield {"recording": name} | cleaned_up(raw, arguments.seeds, channels)
+
+
+def cleaned_up(raw, n_seeds: int, reference: str | list[str] = "average") -> Row:
     """Blinks and alpha in a recording of MNE, and after each way, by seed."""
     raw.resample(SFREQ, verbose="error").filter(1.0, 40.0, verbose="error")
-    raw.set_eeg_reference("average", verbose="error")
+    raw.set_eeg_reference(reference, verbose="error")
+    if reference != "average":
+        raw.drop_channels(reference)  # which are flat
     signals = (1e6 * raw.get_data())[None]
     frontal = [channel for channel in FRONTAL if channel in raw.ch_names]
     front = [raw.ch_names.index(channel) for channel in frontal]
-    back = raw.ch_names.index("Oz" if "Oz" in raw.ch_names else "O1")
+    back = next(map(raw.ch_names.index, filter(raw.ch_names.__contains__, BACK)))
     peaks = _eeg_kept.blinks(signals[0, front].mean(0), SFREQ)
 
     def sizes(X: np.ndarray) -> dict[str, float | None]:

@@ -7,7 +7,7 @@ splits.  ``multi`` does the same with 19 channels and ocular topographies, ``mus
 with muscular ones.  ``kept`` asks what is left of the brain where nobody has clean
 signals, ``added`` takes heartbeats and muscles out of whole recordings that they were
 added to, and ``real`` says what is taken out of recordings as they are, clean ones
-among them.  ``paper`` reconstructs an unseen person in the paper's setting, ``decode``
+among them, ``references`` in other references than the average.  ``paper`` reconstructs an unseen person in the paper's setting, ``decode``
 classifies before and after denoising, ``speed`` measures time and memory.
 
 DIR has the folders ``eegmat`` and ``eegmmidb``, EDF files of PhysioNet, and
@@ -34,7 +34,7 @@ from benchmarks._eeg_decoding import decoded
 from benchmarks._eeg_methods import FRONTAL, SINGLE, Method, little_sae, multi_methods
 from benchmarks._eeg_mixtures import N_REPEATS, Split, multi_split, single_split
 from benchmarks._eeg_paper import of_unseen_people
-from benchmarks._eeg_real import of_whole_recordings
+from benchmarks._eeg_real import of_other_references, of_whole_recordings
 from benchmarks._eeg_speed import memories, times
 from benchmarks._methods import DIGITS, over_seeds
 from benchmarks._results import Command, Report, Row
@@ -171,6 +171,10 @@ def real(arguments: argparse.Namespace, report: Report) -> None:
     report(of_whole_recordings(arguments), {"table": "real"}, DIGITS, append=True)
 
 
+def references(arguments: argparse.Namespace, report: Report) -> None:
+    report(of_other_references(arguments), {"table": "references"}, DIGITS, append=True)
+
+
 def added(arguments: argparse.Namespace, report: Report) -> None:
     report(rows_of_added(arguments), {"table": "added"}, DIGITS)
 
@@ -213,6 +217,7 @@ TABLES = {
     "kept": kept,
     "added": added,
     "real": real,
+    "references": references,
     "paper": paper,
     "decode": decode,
     "speed": speed,
