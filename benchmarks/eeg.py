@@ -7,8 +7,9 @@ splits.  ``multi`` does the same with 19 channels and ocular topographies, ``mus
 with muscular ones.  ``kept`` asks what is left of the brain where nobody has clean
 signals, ``added`` takes heartbeats and muscles out of whole recordings that they were
 added to, and ``real`` says what is taken out of recordings as they are, clean ones
-among them, ``references`` in other references than the average.  ``paper`` reconstructs an unseen person in the paper's setting, ``decode``
-classifies before and after denoising, ``speed`` measures time and memory.
+among them, ``references`` in other references than the average. ``paper`` reconstructs
+an unseen person in the paper's setting, ``decode`` classifies before and after
+denoising, ``speed`` measures time and memory.
 
 DIR has the folders ``eegmat`` and ``eegmmidb``, EDF files of PhysioNet, and
 ``semisim``, epochs to mix: see ``docs/eeg_benchmark.md``.  Rows whose package is not
