@@ -56,7 +56,9 @@ def learn(
         warn_of_offsets_of_epochs(moments)
     denoiser.reference_weights_ = np.zeros(denoiser.n_channels_)
     if clean is None:
-        denoiser.reference_weights_ = reference_weights(signals, noisy.ch_types)
+        denoiser.reference_weights_ = reference_weights(
+            signals, denoiser.scale_, noisy.ch_types
+        )
     signals = [as_scaled(denoiser, signal) for signal in signals]
     if clean is None:
         fit_windows(denoiser, signals, left_out.decim)

@@ -28,8 +28,8 @@ BY_CHANCE, LEAST_OFFSET, N_PARTS = 4.0, 0.25, 8
 MANY_OFFSETS = 10.0
 # EEG channels from which on their mean says what the reference electrode records; of
 # fewer, most may be near the eyes. Share of their power above which they have something
-# in common.
-COVERING, COMMON = 12, 1e-6
+# in common. Channels with this multiple of the usual scale are broken.
+COVERING, COMMON, BROKEN = 12, 1e-6, 5.0
 # Channels that a message lists.
 N_LISTED = 5
 
@@ -83,7 +83,9 @@ def as_scaled(denoiser, signals: np.ndarray, mean: Any = None) -> np.ndarray:
     return (centred / denoiser.scale_[:, None]).astype(np.float32)
 
 
-def reference_weights(signals: list[np.ndarray], ch_types: list[str]) -> np.ndarray:
+def reference_weights(
+    signals: list[np.ndarray], scale: np.ndarray, ch_types: list[str]
+) -> np.ndarray:
     """Weights of channels in what all channels have in common, (n_channels,).
 
     EEG is the difference to a reference electrode, whose own signal is in all channels.
@@ -92,15 +94,19 @@ def reference_weights(signals: list[np.ndarray], ch_types: list[str]) -> np.ndar
     ----------
     signals : list of ndarray of shape (n_epochs, n_channels, n_times)
         In units of the data.
+    scale : ndarray of shape (n_channels,)
     ch_types : list of str
 
     Returns
     -------
     ndarray of shape (n_channels,)
-        Of EEG channels 1 / their number, so that the weighted sum is their mean. All
-        are 0 if there are few, or if nothing is in common: in average reference.
+        Of EEG channels that are not broken 1 / their number, so that the weighted sum
+        is their mean. All are 0 if there are few, or if nothing is in common: in
+        average reference.
     """
     of_eeg = np.array([kind == "eeg" for kind in ch_types])
+    if of_eeg.any():
+        of_eeg &= scale < BROKEN * np.median(scale[of_eeg])
     weights = of_eeg / max(1, of_eeg.sum())
     power, common = 0.0, 0.0
     for signal in signals:

@@ -94,12 +94,16 @@ def test_reference_is_the_mean_of_enough_eeg_channels_that_share_something():
     X = np.random.default_rng(0).standard_normal((2, 16, 500)) + 7
     kinds = ["eeg"] * 14 + ["mag"] * 2
     expected = [1 / 14] * 14 + [0, 0]
-    np.testing.assert_allclose(reference_weights([X, X], kinds), expected)
+    scale = np.ones(16)
+    np.testing.assert_allclose(reference_weights([X, X], scale, kinds), expected)
+    broken = np.r_[6, scale[1:]]
+    expected = [0] + [1 / 13] * 13 + [0, 0]
+    np.testing.assert_allclose(reference_weights([X], broken, kinds), expected)
     # In average reference, or near the eyes only, there is nothing to leave out.
     average = X - X[:, :14].mean(1, keepdims=True)
-    assert not reference_weights([average], kinds).any()
-    assert not reference_weights([X[:, :11]], ["eeg"] * 11).any()
-    assert not reference_weights([X], ["seeg"] * 16).any()
+    assert not reference_weights([average], scale, kinds).any()
+    assert not reference_weights([X[:, :11]], scale[:11], ["eeg"] * 11).any()
+    assert not reference_weights([X], scale, ["seeg"] * 16).any()
 
 
 def test_scaled_signals_are_taken_to_average_reference():
