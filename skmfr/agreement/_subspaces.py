@@ -201,7 +201,7 @@ def _level(by_chance: np.ndarray, span_tau: float) -> np.ndarray:
     ``by_chance`` (N_RANDOM, ...) holds those of random directions.
     """
     level = np.maximum(np.quantile(by_chance, BELOW, axis=0), span_tau)
-    # What spans everything tells nothing.
+    # Atoms that span everything tell nothing.
     return np.where(level < 1, level, np.inf)
 
 

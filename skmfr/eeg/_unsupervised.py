@@ -136,7 +136,7 @@ def codes_of_windows(denoiser, signals: np.ndarray) -> np.ndarray:
 def explained(denoiser, signals: np.ndarray) -> np.ndarray:
     """Reconstruct scaled signals from the atoms that are not left out.
 
-    What all channels have in common is in no atom, and stays.
+    The mean over EEG channels is in no atom, and stays.
     """
     codes = without_excluded(denoiser, codes_of_windows(denoiser, signals))
     windows = denoiser.pca_.inverse_transform(denoiser.sae_.inverse_transform(codes))
@@ -172,7 +172,7 @@ def as_recorded(
 ) -> ArtifactFilter:
     """A filter that was learned in average reference, for signals as recorded.
 
-    It sees what it saw. What artefacts contribute to the reference is regressed on
+    It sees the same. The contribution of artefacts to the reference is regressed on
     what it finds, over windows (n_windows, n_channels, n_times).
     """
     weights = denoiser.reference_weights_ * denoiser.scale_
