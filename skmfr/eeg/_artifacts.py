@@ -281,7 +281,7 @@ def _shapes(
     mains = (np.abs(freqs - 50) <= beside) | (np.abs(freqs - 60) <= beside)
     size = np.abs(waveforms).max(2)
     largest = np.abs(codes).max(0).toarray().ravel()
-    # All channels contain the signal of the reference electrode: no atom is broad by it.
+    # All channels contain the reference electrode's signal; no atom is broad by it.
     own = np.abs(waveforms - waveforms.mean(1, keepdims=True)).max(2)
     breadth = np.full(len(waveforms), np.nan)
     if waveforms.shape[1] >= MANY_CHANNELS:

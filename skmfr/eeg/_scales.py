@@ -135,7 +135,7 @@ def without_common(denoiser, scaled: np.ndarray) -> np.ndarray:
 
 
 def of_common(denoiser) -> np.ndarray:
-    """Scaled channels of a common signal of one unit of the data, (n_channels,)."""
+    """A common signal of 1, in units of the data, as scaled channels, (n_channels,)."""
     return (denoiser.reference_weights_ > 0) / denoiser.scale_
 
 
