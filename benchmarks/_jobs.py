@@ -96,7 +96,7 @@ class Budget(NamedTuple):
 
 
 FULL = Budget("smollm2", 2304, 32, 1000, 3, _smollm2.SITES)
-# The size of the paper's language model: an hour for each of our rows on one core.
+# The size of the paper's language model: 80 min for each of our rows on one core.
 PAPER = Budget("smollm2-mfr", 9216, 6, 500, 1, _smollm2.SITES[:1], pairs)
 QUICK = Budget("smollm2", 2304, 32, 300, 1, _smollm2.SITES[:1])
 IMAGES = Budget("efficientnet", 256, 16, 300, 3, _efficientnet.SITES)

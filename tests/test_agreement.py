@@ -432,16 +432,19 @@ def test_atoms_of_random_dictionaries_are_in_no_span(n_features):
     assert np.isin(fate, ["returns", "lost"]).mean() > 0.9
 
 
-@pytest.mark.parametrize(("rank", "n_features"), [(8, 64), (8, 256), (16, 256)])
+@pytest.mark.parametrize(
+    ("rank", "n_features"), [(4, 64), (5, 256), (8, 64), (8, 256), (16, 256)]
+)
 def test_empty_dimensions_tell_no_fate(rank, n_features):
     """Random atoms of few dimensions are lost there, and among many others, too."""
     atoms, others = unit(2, 64, rank)
     turned = ortho_group.rvs(n_features, random_state=0)[:rank]
     fates = subspace_agreement(atoms, others).fate
     among_others = subspace_agreement(atoms @ turned, others @ turned).fate
-    np.testing.assert_array_equal(fates == "returns", among_others == "returns")
-    assert np.isin(fates, ["returns", "lost"]).mean() > 0.85
-    assert np.isin(among_others, ["returns", "lost"]).mean() > 0.85
+    gone = fates != "returns"
+    np.testing.assert_array_equal(gone, among_others != "returns")
+    for found in (fates, among_others):
+        assert np.mean(found[gone] == "lost") > 0.75
 
 
 def test_atoms_are_sought_in_spans_by_matching_pursuit(monkeypatch):

@@ -17,6 +17,10 @@ from .._utils.checks import Interval, unit_atoms
 N_RANDOM = 500
 # Products with other atoms in memory at a time, 128 MB.
 PRODUCTS_AT_ONCE = 1 << 24
+# A span that comes so near to random directions tells nothing.
+TELLING = 0.995
+# Number of atoms from which on they tell in which dimensions others would lie.
+ENOUGH_ATOMS = 8
 # Atoms that are combined to random directions at a time, of 128 MB as well.
 COMBINED_AT_ONCE = PRODUCTS_AT_ONCE // N_RANDOM
 # An atom with such a cosine with another one, or with its negative, would be in the
@@ -158,12 +162,13 @@ def _random_directions(*dictionaries: np.ndarray) -> np.ndarray:
     """Directions with the covariance of atoms, (N_RANDOM, n_features), unit norm.
 
     If atoms lie in a few dimensions of many, random ones do, too: there, any few of
-    them span much.  An atom without direction is added, because few atoms do not tell
-    in which dimensions others would lie.
+    them span much.  Of few atoms, an atom without direction is added, because they do
+    not tell in which dimensions others would lie.
     """
     rng = np.random.default_rng(0)
     n_features = dictionaries[0].shape[1]
-    draw = rng.standard_normal((N_RANDOM, n_features)) / np.sqrt(n_features)
+    size = min(1.0, ENOUGH_ATOMS / sum(map(len, dictionaries)))
+    draw = size / np.sqrt(n_features) * rng.standard_normal((N_RANDOM, n_features))
     for atoms in dictionaries:
         for start in range(0, len(atoms), COMBINED_AT_ONCE):
             block = atoms[start : start + COMBINED_AT_ONCE]
@@ -201,8 +206,7 @@ def _level(by_chance: np.ndarray, span_tau: float) -> np.ndarray:
     ``by_chance`` (N_RANDOM, ...) holds those of random directions.
     """
     level = np.maximum(np.quantile(by_chance, BELOW, axis=0), span_tau)
-    # Atoms that span everything tell nothing.
-    return np.where(level < 1, level, np.inf)
+    return np.where(level < TELLING, level, np.inf)
 
 
 def _pursued(

@@ -10,7 +10,6 @@ from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from .._utils.extras import needed_by
-from ._applying import windows_to_learn_from
 from ._channels import indices_of, of_types, picked
 from ._containers import as_recording, is_epochs, is_raw
 from ._fitted import check_atoms_are_signals, check_shape
@@ -20,7 +19,7 @@ from ._recordings import (
     warn_of_other_recording,
 )
 from ._references import correlations, high_passed, kurtosis
-from ._scales import as_scaled, centre_of, warn_of_other_sizes, without_common
+from ._scales import as_scaled, centre_of, warn_of_other_sizes
 from ._spans import Span, chunks, first_windows, windows_of_spans
 from ._unsupervised import as_signals, codes_of_windows
 from ._windows import overlap_add
@@ -149,12 +148,10 @@ def score_atoms(
         of the power of its time course below 8 Hz, above 30 Hz, and within 1 Hz of 50
         or 60 Hz, or nearest to these in windows whose frequencies are farther apart.
         "peak": the largest contribution to a channel anywhere, relative to
-        the median over channels of `scale_`, of 12 EEG channels or more in average
-        reference. Channels of several types, as volts and teslas, are compared in units
-        of `scale_`.
-        "breadth": size of the atom in the median channel, relative to the largest, in
-        average reference; nan with fewer than 6 channels, because most of these may be
-        near the eyes.
+        the median over channels of `own_scale_`. Channels of several types, as volts
+        and teslas, are compared in units of `scale_`.
+        "breadth": size of the atom in the median channel, relative to the largest; nan
+        with fewer than 6 channels, because most of these may be near the eyes.
         "agreement" and "trusted": whether other SAEs find the atom, see
         `feature_agreement_` and `trusted_` of :class:`~skmfr.MFRSparseAutoencoder`.
 
@@ -242,9 +239,7 @@ def score_atoms(
             "variance": removed_variance(
                 denoiser, reader, spans, codes, waveforms, unit
             ),
-            **_shapes(
-                denoiser, waveforms, temporal, codes, usual_size(denoiser, reader)
-            ),
+            **_shapes(denoiser, waveforms, temporal, codes, unit),
             "agreement": denoiser.sae_.feature_agreement_,
             "trusted": denoiser.sae_.trusted_,
         },
@@ -252,26 +247,7 @@ def score_atoms(
     )
 
 
-def usual_size(denoiser, reader: Reader) -> float:
-    """Median over channels of `scale_`, as it would be in average reference.
-
-    In `comparable_units`.
-    """
-    unit = comparable_units(denoiser, reader.X)[:, 0]
-    size = float(np.median(denoiser.scale_ / unit))
-    if not denoiser.reference_weights_.any():
-        return size
-    recorded = windows_to_learn_from(denoiser, reader)
-    average = without_common(denoiser, recorded)
-    before, after = (
-        np.median(np.square(windows).sum((1, 2))) for windows in (recorded, average)
-    )
-    return size * np.sqrt(after / before)
-
-
-def _shapes(
-    denoiser, waveforms, temporal, codes, usual: float
-) -> dict[str, np.ndarray]:
+def _shapes(denoiser, waveforms, temporal, codes, unit) -> dict[str, np.ndarray]:
     """Spectra, sizes and extents of atoms, (n_atoms,) each; see `score_atoms`."""
     freqs = np.fft.rfftfreq(denoiser.n_times_, 1 / denoiser.sfreq_)
     power = np.square(np.abs(np.fft.rfft(temporal)))
@@ -281,17 +257,14 @@ def _shapes(
     mains = (np.abs(freqs - 50) <= beside) | (np.abs(freqs - 60) <= beside)
     size = np.abs(waveforms).max(2)
     largest = np.abs(codes).max(0).toarray().ravel()
-    # All channels contain the reference electrode's signal; no atom is broad by it.
-    own = np.abs(waveforms - waveforms.mean(1, keepdims=True)).max(2)
-    breadth = np.full(len(waveforms), np.nan)
-    if waveforms.shape[1] >= MANY_CHANNELS:
-        highest = own.max(1)
-        np.divide(np.median(own, axis=1), highest, out=breadth, where=highest > 0)
+    breadth = np.median(size, axis=1) / size.max(1)
+    if waveforms.shape[1] < MANY_CHANNELS:
+        breadth = np.full(len(waveforms), np.nan)
     return {
         "slow": power[:, freqs < SLOW_HZ].sum(1),
         "fast": power[:, (freqs > FAST_HZ) & ~mains].sum(1),
         "line": power[:, mains].sum(1),
-        "peak": size.max(1) * largest / usual,
+        "peak": size.max(1) * largest / np.median(denoiser.own_scale_ / unit[:, 0]),
         "breadth": breadth,
     }
 

@@ -43,7 +43,7 @@ from ._scales import (
     without_common,
 )
 from ._supervised import filtered_signals
-from ._unsupervised import explained
+from ._unsupervised import explained, warn_of_what_stays
 from ._windows import samples_in_window
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -160,8 +160,12 @@ class EEGDenoiser(
         median of the root mean square about `mean_`.
 
     reference_weights_ : ndarray of shape (n_channels,)
-        Weights of channels in the mean of 12 EEG channels or more, which atoms do not
-        contain, as in average reference. All are 0 with clean signals.
+        Weights of channels in the mean over EEG channels, which atoms do not contain.
+        Channels of arrays count as EEG. All are 0 with clean signals, in average
+        reference, and if fewer than 12 channels have a usual size.
+
+    own_scale_ : ndarray of shape (n_channels,)
+        `scale_` without this mean.
 
     spatial_filters_ : ndarray of shape (n_freqs, n_channels, n_channels)
         With clean signals of several channels: matrices that take noisy channels to
@@ -381,11 +385,13 @@ class EEGDenoiser(
         Warns
         -----
         UserWarning
-            If filters or the reference differ from those of the fit, or channels are
-            30 times as large as there, or as small: dead, or in another unit.
+            If filters or the reference differ from those of the fit; if channels are
+            30 times as large as there, or as small: dead, or in another unit; or if
+            atoms are left out whose part of the mean over channels stays.
         """
         check_is_fitted(self)
         if not hasattr(self, "filters_"):
+            warn_of_what_stays(self)
             return self._mapped(X, lambda source: partial(explained, self))
         return self._mapped(
             X, lambda source: partial(filtered_signals, self), keep_offset=False
@@ -447,7 +453,8 @@ class EEGDenoiser(
             With clean signals, minus the mean of :func:`rrmse_t` over epochs: 0 is
             perfect, -1 as good as zeros. Epochs whose clean signal is zero everywhere
             have none; they are left out, with a warning. Without, 1 - FVU: the share
-            of the variance of the scaled signals that the atoms explain. Spans
+            of the variance of the scaled signals that the atoms explain, without the
+            mean over channels of `reference_weights_`. Spans
             annotated as ``BAD`` do not count.
 
         Raises
@@ -470,6 +477,13 @@ class EEGDenoiser(
             for reader in (noisy, denoised)
         ]
         return 1.0 - fvu(*as_samples)
+
+    def __setstate__(self, state: dict) -> None:
+        if "scale_" in state:  # atoms of earlier builds contain the common signal
+            scale = state["scale_"]
+            known = {"reference_weights_": np.zeros(len(scale)), "own_scale_": scale}
+            state = known | state
+        super().__setstate__(state)
 
     def set_params(self, **params):
         """Set parameters of the denoiser, and, as ``sae__NAME``, of its `sae`.

@@ -40,7 +40,7 @@ OF_FILTERS = {
 }
 SPATIAL = {"spatial_filters_": "float f c c"}
 # Arrays that files of earlier builds do not have.
-REFERENCE = {"reference_weights_": "float c"}
+REFERENCE = {"reference_weights_": "float c", "own_scale_": "float c"}
 COVARIANCES = {"artifact_covariance_": "float c c", "clean_covariances_": "float f c c"}
 # Fitted attributes that are not arrays.
 PLAIN = ("ch_names_", "sfreq_", "recording_", "n_channels_", "n_times_", "hop_")
@@ -216,6 +216,7 @@ def _set_attributes(denoiser, attributes: dict, arrays: dict, sae) -> None:
     n_channels, n_times = fitted["n_channels_"], fitted["n_times_"]
     # Atoms of earlier builds contain what all channels have in common.
     fitted.setdefault("reference_weights_", np.zeros(n_channels))
+    fitted.setdefault("own_scale_", fitted["scale_"])
     sizes = n_channels, n_times, fitted["hop_"]
     if not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(f"its numbers of channels and samples are {sizes}.")

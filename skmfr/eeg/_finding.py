@@ -187,7 +187,7 @@ def _warn_of_what_stands_out(scores: pd.DataFrame, correlation: float) -> None:
         ("breadth", row["breadth"], BREADTH),
     ]
     lacks = [
-        f"a {name} of {value:.2f} ({'at most' if name == 'breadth' else 'at least'} "
+        f"a {name} of {value:.3g} ({'at most' if name == 'breadth' else 'at least'} "
         f"{threshold:g} is ocular)"
         for name, value, threshold in signs
         if (value > threshold if name == "breadth" else value < threshold)

@@ -15,6 +15,7 @@ from ._scales import (
     centre_and_scale,
     check_none_flat,
     moments_of_windows,
+    own_scale,
     reference_weights,
     warn_of_offsets_of_epochs,
     warn_of_other_sizes,
@@ -59,6 +60,7 @@ def learn(
         denoiser.reference_weights_ = reference_weights(
             signals, denoiser.scale_, noisy.ch_types
         )
+    denoiser.own_scale_ = own_scale(denoiser, signals)
     signals = [as_scaled(denoiser, signal) for signal in signals]
     if clean is None:
         fit_windows(denoiser, signals, left_out.decim)

@@ -202,6 +202,12 @@ n_channels, n_times)
         ValueError
             If there is no channel of type EOG and none is named, or as in
             :func:`score_atoms`.
+
+        Warns
+        -----
+        UserWarning
+            If no atom is found although something stands out in a channel; it says what
+            the most correlated atom lacks.
         """
         return found_by_channels(self, X, "eog", ch_name, threshold)
 

@@ -27,9 +27,12 @@ BY_CHANCE, LEAST_OFFSET, N_PARTS = 4.0, 0.25, 8
 # most of what there is to learn.
 MANY_OFFSETS = 10.0
 # EEG channels from which on their mean says what the reference electrode records; of
-# fewer, most may be near the eyes. Share of their power above which they have something
-# in common. Channels with this multiple of the usual scale are broken.
-COVERING, COMMON, BROKEN = 12, 1e-6, 5.0
+# fewer, most may be near the eyes.
+COVERING = 12
+# Share of their power above which they have something in common.
+COMMON = 1e-6
+# Channels so many times larger than usual, or smaller, are broken.
+BROKEN = 5.0
 # Channels that a message lists.
 N_LISTED = 5
 
@@ -106,7 +109,8 @@ def reference_weights(
     """
     of_eeg = np.array([kind == "eeg" for kind in ch_types])
     if of_eeg.any():
-        of_eeg &= scale < BROKEN * np.median(scale[of_eeg])
+        usual = np.median(scale[of_eeg])
+        of_eeg &= (scale < BROKEN * usual) & (scale > usual / BROKEN)
     weights = of_eeg / max(1, of_eeg.sum())
     power, common = 0.0, 0.0
     for signal in signals:
@@ -117,13 +121,33 @@ def reference_weights(
     return weights * (enough and of_eeg.sum() * common > COMMON * power)
 
 
+def own_scale(denoiser, signals: list[np.ndarray]) -> np.ndarray:
+    """Scale of channels in average reference, (n_channels,).
+
+    Of signals (n_epochs, n_channels, n_times) in units of the data.
+    """
+    weights = denoiser.reference_weights_
+    if not weights.any():
+        return denoiser.scale_
+    alone = (
+        signal - (weights > 0)[:, None] * (weights @ signal)[:, None]
+        for signal in signals
+    )
+    moments = [moments_of_windows(part, denoiser.n_times_) for part in alone]
+    return centre_and_scale(moments)[1]
+
+
 def common_signal(denoiser, scaled: np.ndarray) -> np.ndarray:
     """Mean over EEG channels (..., n_times), in units of the data.
 
-    Of scaled signals (..., n_channels, n_times).
+    Of scaled signals, or spectra, (..., n_channels, n_times).
     """
-    weights = denoiser.reference_weights_ * denoiser.scale_
-    return weights.astype(scaled.dtype) @ scaled
+    return common_weights(denoiser).astype(scaled.real.dtype) @ scaled
+
+
+def common_weights(denoiser) -> np.ndarray:
+    """Weights of scaled channels in the mean over EEG channels, (n_channels,)."""
+    return denoiser.reference_weights_ * denoiser.scale_
 
 
 def without_common(denoiser, scaled: np.ndarray) -> np.ndarray:
@@ -131,10 +155,10 @@ def without_common(denoiser, scaled: np.ndarray) -> np.ndarray:
     if not denoiser.reference_weights_.any():
         return scaled
     common = common_signal(denoiser, scaled)[..., None, :]
-    return scaled - of_common(denoiser)[:, None].astype(scaled.dtype) * common
+    return scaled - common_as_scaled(denoiser)[:, None].astype(scaled.dtype) * common
 
 
-def of_common(denoiser) -> np.ndarray:
+def common_as_scaled(denoiser) -> np.ndarray:
     """A common signal of 1, in units of the data, as scaled channels, (n_channels,)."""
     return (denoiser.reference_weights_ > 0) / denoiser.scale_
 

@@ -12,6 +12,7 @@ from ._applying import as_spectra, windows_to_learn_from, without_artifacts
 from ._fitted import LOUDEST, TINY, fitted_sae, new_sae, without_excluded
 from ._recordings import Reader
 from ._removal import (
+    RIDGE,
     ArtifactFilter,
     covariances,
     learn_filter,
@@ -19,7 +20,12 @@ from ._removal import (
     share_removed,
     without_found,
 )
-from ._scales import of_common, without_common
+from ._scales import (
+    common_as_scaled,
+    common_signal,
+    common_weights,
+    without_common,
+)
 from ._windows import cut_windows, overlap_add, taper
 
 # Maximum numbers of principal components that an SAE learns from, and of its atoms.
@@ -133,6 +139,18 @@ def codes_of_windows(denoiser, signals: np.ndarray) -> np.ndarray:
     return denoiser.sae_.transform(windows)
 
 
+def warn_of_what_stays(denoiser) -> None:
+    """Warn if atoms are left out, and what they contribute to the reference is not."""
+    leaves_out = denoiser.trusted_only or len(np.atleast_1d(denoiser.exclude))
+    if leaves_out and denoiser.reference_weights_.any():
+        warnings.warn(
+            "transform leaves out atoms, but not their part of the mean over channels, "
+            "which no atom contains. Use apply to remove artefacts, or set an average "
+            "reference before the fit.",
+            stacklevel=3,
+        )
+
+
 def explained(denoiser, signals: np.ndarray) -> np.ndarray:
     """Reconstruct scaled signals from the atoms that are not left out.
 
@@ -158,13 +176,28 @@ def removal(denoiser, atoms: np.ndarray, reader: Reader, everywhere: bool = Fals
         denoiser.pca_.transform(windows.reshape(len(windows), -1))
     )
     atoms = atoms[codes[:, atoms].any(0)]
+    found = filters_for(windows, denoiser.atoms_[atoms], codes[:, atoms])
     steps = [
-        without_artifacts(
-            denoiser, as_recorded(denoiser, learned, recorded), everywhere
-        )
-        for learned in filters_for(windows, denoiser.atoms_[atoms], codes[:, atoms])
+        without_artifacts(denoiser, learned, everywhere)
+        for learned in filters_as_recorded(denoiser, found, recorded)
     ]
     return lambda signals: reduce(lambda left, step: step(left), steps, signals)
+
+
+def filters_as_recorded(
+    denoiser, found: list[ArtifactFilter], windows: np.ndarray
+) -> list[ArtifactFilter]:
+    """Filters for signals as recorded, each for what those before it leave."""
+    if not denoiser.reference_weights_.any():
+        return found
+    served: list[ArtifactFilter] = []
+    length = windows.shape[2]
+    for learned in found:
+        if served:
+            rest = without_found(as_spectra(windows), served[-1])
+            windows = np.fft.irfft(rest, length).astype(windows.dtype)
+        served.append(as_recorded(denoiser, learned, windows))
+    return served
 
 
 def as_recorded(
@@ -173,18 +206,21 @@ def as_recorded(
     """A filter that was learned in average reference, for signals as recorded.
 
     It sees the same. The contribution of artefacts to the reference is regressed on
-    what it finds, over windows (n_windows, n_channels, n_times).
+    what it finds, over the windows (n_windows, n_channels, n_times) that it is for.
     """
-    weights = denoiser.reference_weights_ * denoiser.scale_
-    if not weights.any():
-        return learned
-    common = of_common(denoiser)
+    weights = common_weights(denoiser)
+    common = common_as_scaled(denoiser)
     seen = (learned.filters @ common)[:, :, None] * weights
     filters = learned.filters - seen
     spectra = as_spectra(windows)
     found = np.einsum("fri,wif->rwf", filters, spectra, optimize=True)
-    found = (found * learned.band[:, None]).reshape(len(found), -1)
-    mean = np.einsum("i,wif->wf", weights, spectra, optimize=True).ravel()
+    found *= learned.band[:, None]
+    mean = common_signal(denoiser, spectra)
+    if not learned.brain.any():  # always on, where frequencies count alike
+        usual = np.median(np.square(np.abs(mean)), axis=0)
+        size = np.sqrt(np.maximum(usual, RIDGE * usual.max()))
+        found, mean = found / size, mean / size
+    found, mean = found.reshape(len(found), -1), mean.ravel()
     share = np.linalg.lstsq(
         np.concatenate([found.real, found.imag], axis=1).T,
         np.concatenate([mean.real, mean.imag]),

@@ -1,6 +1,7 @@
 """What a denoiser offers as ICA of MNE does, against brute force and other fits."""
 
 import json
+import pickle
 import warnings
 from copy import copy
 from zipfile import ZipFile
@@ -471,6 +472,21 @@ def test_files_of_earlier_builds_correct_all_windows(of_arrays, tmp_path, monkey
     again = read_eeg_denoiser(path)
     assert again.least_correction_ == 0
     assert again.penalty_ == of_arrays.penalty_
+
+
+def test_atoms_of_earlier_builds_contain_the_reference(raw, denoiser, tmp_path):
+    """Files and pickles without weights of the channels in it."""
+    fitted = copy(denoiser)
+    del fitted.reference_weights_, fitted.own_scale_
+    fitted.save(tmp_path / "file")
+    read = read_eeg_denoiser(tmp_path / "file")
+    for again in (read, pickle.loads(pickle.dumps(fitted))):
+        assert not again.reference_weights_.any()
+        np.testing.assert_array_equal(again.own_scale_, denoiser.scale_)
+        np.testing.assert_array_equal(
+            again.apply(raw, exclude=[1]).get_data(),
+            denoiser.apply(raw, exclude=[1]).get_data(),
+        )
 
 
 @pytest.mark.parametrize("name", ["hop_", "penalty_", "exclude"])

@@ -20,8 +20,14 @@ from skmfr.eeg._removal import (
     learn_fixed_filter,
     share_removed,
 )
-from skmfr.eeg._scales import of_common, without_common
-from skmfr.eeg._unsupervised import as_recorded, filters_for, removal, sizes_for
+from skmfr.eeg._scales import common_as_scaled, without_common
+from skmfr.eeg._unsupervised import (
+    as_recorded,
+    filters_as_recorded,
+    filters_for,
+    removal,
+    sizes_for,
+)
 from skmfr.eeg._windows import cut_windows
 
 LENGTH, HOP = 100, 50
@@ -90,7 +96,7 @@ def test_a_filter_learned_in_average_reference_serves_the_recorded_one(parts):
     # It finds the same, whatever the reference records.
     size = np.linalg.norm(served.filters)
     np.testing.assert_allclose(
-        served.filters @ of_common(denoiser), 0, atol=1e-6 * size
+        served.filters @ common_as_scaled(denoiser), 0, atol=1e-6 * size
     )
     np.testing.assert_allclose(
         served.filters @ recorded[0, :, :500],
@@ -104,7 +110,7 @@ def test_a_filter_learned_in_average_reference_serves_the_recorded_one(parts):
     assert np.square(removed - truth).sum() < 0.05 * np.square(truth).sum()
     assert np.square(in_average - truth).sum() > 0.3 * np.square(truth).sum()
     denoiser.reference_weights_ = np.zeros(8)
-    assert as_recorded(denoiser, found, windows) is found
+    assert filters_as_recorded(denoiser, [found], windows) == [found]
 
 
 def test_artefacts_go_and_brain_stays(parts):
@@ -379,6 +385,35 @@ def as_atoms(*artefacts):
         atoms.append(off[:, 0, None] * components[:n, None])
         codes.append((scores * sizes)[:, :n])
     return np.concatenate(atoms).astype("f4"), np.concatenate(codes, axis=1)
+
+
+def test_each_of_two_filters_takes_its_own_part_of_the_reference():
+    """Blinks have a mean over channels, and heartbeats, whose filter is later, none."""
+    rng = np.random.default_rng(0)
+    mixing = 0.3 * np.cumsum(rng.standard_normal((16, 16)), axis=0)
+    brain = (mixing @ rng.standard_normal((16, 30_000)))[None].astype(np.float32)
+    train, every = np.zeros((2, 30_000))
+    train[300::450] = every[::80] = 1
+    frontal, back = np.linspace(1, 0, 16) ** 3, np.where(np.arange(16) > 8, 1, -0.3)
+    blinks = 30 * np.outer(frontal, np.convolve(train, np.hanning(30), "same"))
+    beats = np.outer(back - back.mean(), np.convolve(every, [-4, 12, -5], "same"))
+    artefacts = [part[None].astype(np.float32) for part in (blinks, beats)]
+    denoiser = SimpleNamespace(
+        n_times_=LENGTH,
+        hop_=HOP,
+        n_channels_=16,
+        mean_=np.zeros(16),
+        scale_=np.ones(16),
+        reference_weights_=np.full(16, 1 / 16),
+    )
+    atoms, codes = as_atoms(*(without_common(denoiser, each) for each in artefacts))
+    recorded = cut_windows(brain + sum(artefacts), LENGTH, HOP)[0].swapaxes(0, 1)
+    found = filters_for(without_common(denoiser, recorded), atoms, codes)
+    first, second = filters_as_recorded(denoiser, found, recorded)
+    for learned, artefact in ((first, frontal), (second, back - back.mean())):
+        for topography in learned.topographies.T[-1:]:
+            share = topography.mean() / np.abs(topography).max()
+            assert abs(share) == pytest.approx(artefact.mean(), abs=0.1)
 
 
 def share_of(artefact, mixed):

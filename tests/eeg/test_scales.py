@@ -7,9 +7,9 @@ import pytest
 from skmfr.eeg._scales import (
     centre_and_scale,
     check_none_flat,
+    common_as_scaled,
     common_signal,
     moments_of_windows,
-    of_common,
     reference_weights,
     warn_of_other_sizes,
     without_common,
@@ -96,8 +96,9 @@ def test_reference_is_the_mean_of_enough_eeg_channels_that_share_something():
     expected = [1 / 14] * 14 + [0, 0]
     scale = np.ones(16)
     np.testing.assert_allclose(reference_weights([X, X], scale, kinds), expected)
-    broken = np.r_[6, scale[1:]]
-    expected = [0] + [1 / 13] * 13 + [0, 0]
+    # Dead channels would be nothing but the mean of the others.
+    broken = np.r_[6, 0.1, scale[2:]]
+    expected = [0, 0] + [1 / 12] * 12 + [0, 0]
     np.testing.assert_allclose(reference_weights([X], broken, kinds), expected)
     # In average reference, or near the eyes only, there is nothing to leave out.
     average = X - X[:, :14].mean(1, keepdims=True)
@@ -118,7 +119,9 @@ def test_scaled_signals_are_taken_to_average_reference():
     expected[:, :14] -= mean[:, None]
     found = without_common(denoiser, scaled) * scale[:, None]
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    moved = scaled + of_common(denoiser)[:, None] * rng.standard_normal((3, 1, 50))
+    moved = scaled + common_as_scaled(denoiser)[:, None] * rng.standard_normal(
+        (3, 1, 50)
+    )
     again = without_common(denoiser, moved) * scale[:, None]
     np.testing.assert_allclose(again, expected, atol=1e-12)
     denoiser.reference_weights_ = np.zeros(16)
