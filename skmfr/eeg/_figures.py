@@ -19,7 +19,7 @@ from ._artifacts import (
 from ._channels import check_channels, indices_of, picked
 from ._containers import as_recording, is_epochs, is_raw
 from ._fitted import checked_atoms
-from ._scales import centre_of
+from ._scales import as_scaled, centre_of, without_common
 from ._spans import Span, window_starts
 from ._windows import overlap_add
 
@@ -46,7 +46,8 @@ def plot_atom(denoiser, atom: int, X, *, n_windows: int = 3) -> Figure:
     """Show an atom: where, what and when it is.
 
     The topography and the time course that together come nearest to the atom, the power
-    spectrum of that time course, and the windows in which the atom is strongest.
+    spectrum of that time course, and the windows in which the atom is strongest, in the
+    reference of the atoms (`reference_weights_`).
 
     Parameters
     ----------
@@ -141,6 +142,7 @@ def _draw_atom(
     channel = int(np.abs(waveform / unit).max(1).argmax())
     name = denoiser.ch_names_[channel]
     ((unit_name, factor),) = units_of(X, [name])
+    rows = indices_of(X, denoiser.ch_names_)
     starts = window_starts(denoiser, spans)
     strongest = top_windows(denoiser, code, starts, n_windows)
     lower.suptitle(
@@ -153,10 +155,12 @@ def _draw_atom(
     for axis, window in zip(axes, strongest, strict=False):
         part = contribution(denoiser, code, window, waveform[channel])
         start = starts[window]
-        (data,) = X.get_data(indices_of(X, [name]), start, start + denoiser.n_times_)
+        data = X.get_data(rows, start, start + denoiser.n_times_)
+        # In the reference of the atom.
+        own = without_common(denoiser, as_scaled(denoiser, data, centre))[channel]
+        own = factor * denoiser.scale_[channel] * own
         axis.set_axis_on()
-        data = factor * (data - centre[channel])
-        axis.plot(times, data, color=BEFORE, label="recorded")
+        axis.plot(times, own, color=BEFORE, label="recorded")
         axis.plot(times, factor * part, color=AFTER, label="this atom")
         epoch, start = (None, start) if n_times is None else divmod(start, n_times)
         place = "from" if epoch is None else f"epoch {epoch}, from"
