@@ -101,15 +101,17 @@ print(scores.sort_values("variance", ascending=False).head(8).round(2).to_string
 # A singular value decomposition gives the topography and the time course that together
 # come nearest to an atom. Below each source are the two atoms that explain most of the
 # recording, of those whose topography is like it. Blinks and rhythms come at any time
-# in a window, so there are several atoms of each. Time courses are relative to their
-# peak.
+# in a window, so there are several atoms of each. Atoms of 12 channels or more do not
+# contain the mean over channels, and sources are shown without it, too. Time courses
+# are relative to their peak.
 
 waveforms = atom_waveforms(denoiser)
 spatial, _, temporal = np.linalg.svd(waveforms, full_matrices=False)
 spatial, temporal = spatial[:, :, 0], temporal[:, 0]
 sign = np.sign(np.take_along_axis(spatial, np.abs(spatial).argmax(1)[:, None], axis=1))
 spatial, temporal = sign * spatial, sign * temporal
-nearest_source = cosine_similarity(spatial, maps).argmax(axis=1)
+own = maps - maps.mean(1, keepdims=True)
+nearest_source = cosine_similarity(spatial, own).argmax(axis=1)
 
 eeg_info = raw.copy().pick("eeg").info
 fig = plt.figure(figsize=(11, 6.6), layout="constrained")
@@ -119,7 +121,7 @@ for i, (column, name) in enumerate(zip(columns, sources, strict=True)):
     source, atoms = column.subfigures(2, 1, height_ratios=[1, 1.7])
     source.set_facecolor("none")
     atoms.set_facecolor("none")
-    mne.viz.plot_topomap(maps[i], eeg_info, axes=source.subplots(), show=False)
+    mne.viz.plot_topomap(own[i], eeg_info, axes=source.subplots(), show=False)
     source.suptitle(f"Source: {name}")
     chosen = scores[nearest_source == i].nlargest(2, "variance").index
     axes = atoms.subplots(2, 2, height_ratios=[1.5, 1], sharey="row")
