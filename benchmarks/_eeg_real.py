@@ -14,8 +14,6 @@ from benchmarks._eeg_methods import FRONTAL
 from benchmarks._methods import in_columns
 from benchmarks._results import Row
 
-# The first of these that there is shows alpha.
-BACK = ("Oz", "O1")
 WAYS: dict[str, _eeg_peers.Peer] = {
     "ICA": _eeg_peers.independent_components,
     "ours": _eeg_peers.without_found_atoms,
@@ -53,7 +51,7 @@ def cleaned_up(raw, n_seeds: int, reference: str | list[str] = "average") -> Row
     signals = (1e6 * raw.get_data())[None]
     frontal = [channel for channel in FRONTAL if channel in raw.ch_names]
     front = [raw.ch_names.index(channel) for channel in frontal]
-    back = next(map(raw.ch_names.index, filter(raw.ch_names.__contains__, BACK)))
+    back = raw.ch_names.index("Oz" if "Oz" in raw.ch_names else "O1")
     peaks = _eeg_kept.blinks(signals[0, front].mean(0), SFREQ)
 
     def sizes(X: np.ndarray) -> dict[str, float | None]:

@@ -126,6 +126,8 @@ def subspace_agreement(
     fate = np.full(len(atoms), "lost", dtype="<U7")
     fate[at_least(tau, nearest[0])] = "returns"
     group, agreement = np.full(len(atoms), -1), nearest[0].copy()
+    if not len(here) or not len(there):
+        return SubspaceAgreement(fate, group, agreement)
     sides = atoms[here], others[there]
     draw = _random_directions(atoms, others)
     links = _links(*sides, draw, span_tau, max_atoms)
@@ -143,9 +145,9 @@ def subspace_agreement(
         of_here = places[places < len(here)]
         of_there = places[places >= len(here)] - len(here)
         mine, theirs = sides[0][of_here], sides[1][of_there]
-        cosine, back = _cosine_with_span(mine, theirs), _cosine_with_span(theirs, mine)
-        found = cosine >= _level(_cosine_with_span(draw, theirs), span_tau)
-        found_back = (back >= _level(_cosine_with_span(draw, mine), span_tau)).all()
+        cosine, found = _in_span(mine, theirs, draw, span_tau)
+        back, in_mine = _in_span(theirs, mine, draw, span_tau)
+        found_back = in_mine.all()
         name = "splits"
         if found_back and found.all() and min(len(mine), len(theirs)) > 1:
             name = "turns"
@@ -248,6 +250,14 @@ def _pursued(
             left = np.square(residual).sum(1)
             cosines[block, n] = np.sqrt(np.maximum(0.0, 1 - left))
     return chosen, cosines
+
+
+def _in_span(
+    atoms: np.ndarray, others: np.ndarray, draw: np.ndarray, span_tau: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine of each atom with the span of others, and whether it is in it."""
+    cosine = _cosine_with_span(atoms, others)
+    return cosine, cosine >= _level(_cosine_with_span(draw, others), span_tau)
 
 
 def _cosine_with_span(atoms: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -37,6 +37,7 @@ from ._rejection import checked_left_out
 from ._scales import (
     as_scaled,
     centre_of,
+    contained,
     no_offset_of_brains,
     warn_of_offsets_of_epochs,
     warn_of_other_sizes,
@@ -479,10 +480,8 @@ class EEGDenoiser(
         return 1.0 - fvu(*as_samples)
 
     def __setstate__(self, state: dict) -> None:
-        if "scale_" in state:  # atoms of earlier builds contain the common signal
-            scale = state["scale_"]
-            known = {"reference_weights_": np.zeros(len(scale)), "own_scale_": scale}
-            state = known | state
+        if "scale_" in state:  # as atoms of earlier builds do
+            state = contained(state["scale_"]) | state
         super().__setstate__(state)
 
     def set_params(self, **params):

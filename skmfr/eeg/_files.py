@@ -18,6 +18,7 @@ from .._utils.files import check_archive, replacing
 from ..io import load, save
 from ..io._native import with_known
 from ..io._safetensors import check_arrays, naming, opened, write_arrays
+from ._scales import contained
 from ._unsupervised import as_signals
 
 FORMAT_VERSION = 1
@@ -214,9 +215,7 @@ def _set_attributes(denoiser, attributes: dict, arrays: dict, sae) -> None:
     fitted |= {name: arrays[name] for name in arrays if not name.startswith("pca ")}
     fitted["sae_"] = sae.set_output(transform="default")
     n_channels, n_times = fitted["n_channels_"], fitted["n_times_"]
-    # Atoms of earlier builds contain what all channels have in common.
-    fitted.setdefault("reference_weights_", np.zeros(n_channels))
-    fitted.setdefault("own_scale_", fitted["scale_"])
+    fitted = contained(fitted["scale_"]) | fitted  # as atoms of earlier builds do
     sizes = n_channels, n_times, fitted["hop_"]
     if not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(f"its numbers of channels and samples are {sizes}.")

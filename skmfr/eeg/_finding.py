@@ -184,14 +184,16 @@ def _warn_of_what_stands_out(scores: pd.DataFrame, correlation: float) -> None:
         ("correlation", of_channels[atom], correlation),
         ("share of power below 8 Hz", row["slow"], SLOW),
         ("peak", row["peak"], PEAK),
-        ("breadth", row["breadth"], BREADTH),
     ]
     lacks = [
-        f"a {name} of {value:.3g} ({'at most' if name == 'breadth' else 'at least'} "
-        f"{threshold:g} is ocular)"
-        for name, value, threshold in signs
-        if (value > threshold if name == "breadth" else value < threshold)
+        f"a {name} of {value:.3g} (at least {least:g} is ocular)"
+        for name, value, least in signs
+        if value < least
     ]
+    if row["breadth"] > BREADTH:
+        lacks.append(
+            f"a breadth of {row['breadth']:.3g} (at most {BREADTH:g} is ocular)"
+        )
     warnings.warn(
         f"No atom is ocular, although something stands out in {', '.join(names)}. Atom "
         f"{atom}, the most correlated one, has {' and '.join(lacks)}. Look at it, or "

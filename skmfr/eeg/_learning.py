@@ -60,8 +60,8 @@ def learn(
         denoiser.reference_weights_ = reference_weights(
             signals, denoiser.scale_, noisy.ch_types
         )
-    denoiser.own_scale_ = own_scale(denoiser, signals)
     signals = [as_scaled(denoiser, signal) for signal in signals]
+    denoiser.own_scale_ = own_scale(denoiser, signals)
     if clean is None:
         fit_windows(denoiser, signals, left_out.decim)
     else:

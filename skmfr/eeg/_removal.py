@@ -134,8 +134,7 @@ def learn_fixed_filter(
     ArtifactFilter
     """
     x, whiten, back = _whitened(spectra)
-    usual = np.median(np.square(np.abs(x)).sum(2), axis=1)
-    size = np.sqrt(np.maximum(usual, RIDGE * usual.max()))
+    size = usual_size(np.square(np.abs(x)).sum(2))
     flat = np.fft.irfft(x / size[:, None, None], length, axis=0).astype(np.float32)
     samples = flat.reshape(-1, flat.shape[2])
     whole = (samples.T @ samples).astype(float)
@@ -153,6 +152,12 @@ def learn_fixed_filter(
     filters = np.repeat((w @ whiten)[None, None] / (w @ A), len(x), axis=0)
     no_brain = np.zeros(everywhere.shape)
     return ArtifactFilter(back @ A[:, None], filters, no_brain, everywhere)
+
+
+def usual_size(power: np.ndarray) -> np.ndarray:
+    """Usual size at each frequency (n_freqs,), of the power (n_freqs, n_windows)."""
+    usual = np.median(power, axis=1)
+    return np.sqrt(np.maximum(usual, RIDGE * usual.max()))
 
 
 def share_removed(

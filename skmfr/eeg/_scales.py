@@ -121,20 +121,23 @@ def reference_weights(
     return weights * (enough and of_eeg.sum() * common > COMMON * power)
 
 
-def own_scale(denoiser, signals: list[np.ndarray]) -> np.ndarray:
-    """Scale of channels in average reference, (n_channels,).
+def own_scale(denoiser, scaled: list[np.ndarray]) -> np.ndarray:
+    """Scale of channels in average reference, (n_channels,), in units of the data.
 
-    Of signals (n_epochs, n_channels, n_times) in units of the data.
+    Of scaled signals (n_epochs, n_channels, n_times).
     """
-    weights = denoiser.reference_weights_
-    if not weights.any():
+    if not denoiser.reference_weights_.any():
         return denoiser.scale_
-    alone = (
-        signal - (weights > 0)[:, None] * (weights @ signal)[:, None]
-        for signal in signals
-    )
-    moments = [moments_of_windows(part, denoiser.n_times_) for part in alone]
-    return centre_and_scale(moments)[1]
+    moments = [
+        moments_of_windows(without_common(denoiser, part), denoiser.n_times_)
+        for part in scaled
+    ]
+    return denoiser.scale_ * centre_and_scale(moments)[1]
+
+
+def contained(scale: np.ndarray) -> dict[str, np.ndarray]:
+    """Attributes of a denoiser whose atoms contain what all channels have in common."""
+    return {"reference_weights_": np.zeros(len(scale)), "own_scale_": scale}
 
 
 def common_signal(denoiser, scaled: np.ndarray) -> np.ndarray:

@@ -12,12 +12,12 @@ from ._applying import as_spectra, windows_to_learn_from, without_artifacts
 from ._fitted import LOUDEST, TINY, fitted_sae, new_sae, without_excluded
 from ._recordings import Reader
 from ._removal import (
-    RIDGE,
     ArtifactFilter,
     covariances,
     learn_filter,
     learn_fixed_filter,
     share_removed,
+    usual_size,
     without_found,
 )
 from ._scales import (
@@ -217,8 +217,7 @@ def as_recorded(
     found *= learned.band[:, None]
     mean = common_signal(denoiser, spectra)
     if not learned.brain.any():  # always on, where frequencies count alike
-        usual = np.median(np.square(np.abs(mean)), axis=0)
-        size = np.sqrt(np.maximum(usual, RIDGE * usual.max()))
+        size = usual_size(np.square(np.abs(mean)).T)
         found, mean = found / size, mean / size
     found, mean = found.reshape(len(found), -1), mean.ravel()
     share = np.linalg.lstsq(

@@ -398,22 +398,16 @@ def test_each_of_two_filters_takes_its_own_part_of_the_reference():
     blinks = 30 * np.outer(frontal, np.convolve(train, np.hanning(30), "same"))
     beats = np.outer(back - back.mean(), np.convolve(every, [-4, 12, -5], "same"))
     artefacts = [part[None].astype(np.float32) for part in (blinks, beats)]
-    denoiser = SimpleNamespace(
-        n_times_=LENGTH,
-        hop_=HOP,
-        n_channels_=16,
-        mean_=np.zeros(16),
-        scale_=np.ones(16),
-        reference_weights_=np.full(16, 1 / 16),
-    )
+    weights = np.full(16, 1 / 16)
+    denoiser = SimpleNamespace(scale_=np.ones(16), reference_weights_=weights)
     atoms, codes = as_atoms(*(without_common(denoiser, each) for each in artefacts))
     recorded = cut_windows(brain + sum(artefacts), LENGTH, HOP)[0].swapaxes(0, 1)
     found = filters_for(without_common(denoiser, recorded), atoms, codes)
     first, second = filters_as_recorded(denoiser, found, recorded)
     for learned, artefact in ((first, frontal), (second, back - back.mean())):
-        for topography in learned.topographies.T[-1:]:
-            share = topography.mean() / np.abs(topography).max()
-            assert abs(share) == pytest.approx(artefact.mean(), abs=0.1)
+        topography = learned.topographies[:, -1]
+        share = topography.mean() / np.abs(topography).max()
+        assert abs(share) == pytest.approx(artefact.mean(), abs=0.1)
 
 
 def share_of(artefact, mixed):
