@@ -24,6 +24,7 @@ that calls all kernels in parts.
 
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from . import as_integers, batched
 from ._numba_calls import after, call, inner, kernel, row, width
-from .dense import lengths, linear, passing_linear, rounding
+from .dense import BLOCK_SIZE, lengths, linear, passing_linear, rounding
 
 # Fast-math flags that a sum of floats needs to be vectorised.  NaN and infinity are
 # kept, unless a reordered sum subtracts infinity from infinity.
@@ -166,20 +167,38 @@ def adam_step(
         call(_adam_rows, bounds, [*rows, numbers], [flags])
 
 
-def gram(atoms: Tensor) -> Tensor:
+class Gram(NamedTuple):
+    """Products of all atoms with each other."""
+
+    exact: Tensor
+    """(n_components, n_components + GAP)"""
+    short: Tensor
+    """The same in 16 bits, for `_numba_search`; of few atoms, (1, 0)."""
+
+
+def gram(atoms: Tensor) -> Gram:
     """As in `batched`, with rows padded to spread over cache lines."""
+    from ._numba_search import ONE, WORTHWHILE
+
     n_components = len(atoms)
-    room = atoms.new_empty(n_components, n_components + GAP)
-    room[:, :n_components] = linear(atoms, atoms)
-    return room
+    exact = atoms.new_empty(n_components, n_components + GAP)
+    exact[:, :n_components] = linear(atoms, atoms)
+    if n_components < WORTHWHILE:
+        return Gram(exact, torch.zeros(1, 0, dtype=torch.int16))
+    short = torch.zeros(exact.shape, dtype=torch.int16)
+    n_rows = max(1, BLOCK_SIZE // n_components)
+    for some, products in zip(short.split(n_rows), exact.split(n_rows), strict=True):
+        some[:, :n_components] = (ONE * products[:, :n_components]).round_()
+    return Gram(exact, short)
 
 
 def pursuit(
-    X: Tensor, atoms: Tensor, gram: Tensor | None, k: int, positive: bool
+    X: Tensor, atoms: Tensor, gram: Gram | None, k: int, positive: bool
 ) -> tuple[Tensor, Tensor]:
     """As in `batched`, which is used if there is no Gram matrix."""
     if gram is None:
         return batched.pursuit(X, atoms, gram, k, positive)
+    from . import _numba_search as search
     from ._numba_pursuit import TILE, TILES, _pursuit
     from ._numba_solve import MORE
 
@@ -193,13 +212,17 @@ def pursuit(
     numbers = [
         *(each.contiguous() for each in (X, atoms)),
         passing_linear(X, atoms),
-        gram,
+        gram.exact,
         X.new_empty(n_parts, n_components),
         X.new_empty(n_parts, n_tiles + 1),
         X.new_empty(n_parts, n_places),
         values,
     ]
-    widths = n_places, batched.TRIES * k, n_components + 1, n_tiles + 1
+    quick = gram.short.numel() > 0 and k <= search.MOST_IN_USE
+    n_short = n_components if quick else 0
+    n_short_tiles = -(-n_short // (search.TILE * search.TILES)) * search.TILES
+    most_tiles = max(n_tiles, n_short_tiles) + 1
+    widths = n_places, batched.TRIES * k, n_components + 1, most_tiles
     integers: list[Tensor | Sequence[int]] = [
         indices,
         [positive],
@@ -209,9 +232,12 @@ def pursuit(
     exact: list[Tensor | Sequence[float]] = [
         sizes,
         limits,
+        sizes.new_empty(n_parts, search.CROWD),
         *_scratch(sizes, n_parts, n_places, n_features, k),
     ]
-    call(_pursuit, bounds, numbers, integers, exact)
+    widths = n_short, n_short, n_short_tiles, n_places
+    short = [gram.short, *(gram.short.new_empty(n_parts, n) for n in widths)]
+    call(_pursuit, bounds, numbers, integers, exact, short)
     return values, indices
 
 

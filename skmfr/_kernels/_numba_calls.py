@@ -119,10 +119,11 @@ def call(
     numbers: Sequence[Tensor],
     integers: Sequence[Tensor | Sequence[int]],
     exact: Sequence[Tensor | Sequence[float]] = (),
+    short: Sequence[Tensor] = (),
 ) -> None:
     """Call a kernel for all parts of the rows.
 
-    Its table has the bounds, the numbers, the integers, and the exact numbers.
+    Its table has the bounds, the numbers, the integers, the exact and the short ones.
 
     Parameters
     ----------
@@ -130,15 +131,17 @@ def call(
         A function with the decorator `kernel`.
     bounds : sequence of n_parts + 1 int
         Of each part, the first row and the one after the last.
-    numbers, integers, exact : sequences of contiguous tensors, of 1 or 2 dimensions
-        Of one type, int64, and float64.  Short lists serve as well as tensors.
+    numbers, integers, exact, short : sequences of contiguous tensors
+        Of 1 or 2 dimensions; of one type, int64, float64, and int16.  Short lists serve
+        as well as tensors.
     """
-    dtype, given = numbers[0].dtype, (bounds, *numbers, *integers, *exact)
+    dtype, given = numbers[0].dtype, (bounds, *numbers, *integers, *exact, *short)
     types_of = [
         torch.int64,
         *[dtype] * len(numbers),
         *[torch.int64] * len(integers),
         *[torch.float64] * len(exact),
+        *[torch.int16] * len(short),
     ]
     arrays = [
         each if isinstance(each, Tensor) else torch.tensor(each, dtype=right)

@@ -7,7 +7,8 @@ with the sample, and from the Gram matrix G, the products between atoms::
 
 Each step therefore reads a row of G for each atom of the support, mostly from the
 core's cache.  For k atoms it reads k^2 / 2 rows, as many numbers as with k^2 / 2
-features.
+features.  Of many atoms, `_numba_search` first reads rows in 16 bits, which mostly
+leaves one atom.
 
 Everything that rounding could decide is decided in float64 from the atoms and samples
 themselves, with sums in a fixed order: the largest of nearly equal products, and
@@ -21,6 +22,7 @@ therefore variables with a type.
 import numpy as np
 
 from ._numba_calls import after, inner, kernel, row, width
+from ._numba_search import FINEST, MOST, Short, search_short, shorten
 from ._numba_solve import (
     MORE,
     Sample,
@@ -170,6 +172,49 @@ def _drop(found, n_found, taken, n, r):
 
 
 @inner()
+def _search(
+    n, support, refused, n_refused, r, bits, whole, mask, margin, positive, peaks,
+    heights, n_tiles, tiles, contenders, real,
+):  # fmt: skip
+    """Find the atoms with the largest product, or one less by at most `margin`.
+
+    Returns their number and the largest product.
+    """
+    n_found, n_dropped, best = np.int64(0), 1, 0.0
+    while n_dropped > 0:
+        _peaks(bits, whole, mask, peaks, n_tiles)
+        peaks[n_tiles] = _tallest(peaks, n_tiles)
+        best = np.float64(heights[n_tiles])
+        least = real(best - margin)
+        n_found = _find(r, whole, positive, heights, n_tiles, least, contenders, tiles)
+        # Their residual is rounding error, or they were rejected before.
+        n_dropped = _drop(contenders, n_found, support, n, r)
+        n_dropped += _drop(contenders, n_found, refused, n_refused, r)
+    return n_found, best
+
+
+@inner()
+def _compare(n, z, support, sample, positive, margin, n_found, contenders, products):
+    """Keep contenders with the largest product, or one less by at most `margin`.
+
+    Returns their number and the largest product.
+    """
+    best = 0.0
+    for c in range(n_found):
+        own = after(sample.gram, contenders[c] * sample.width)
+        product = np.float64(sample.products[contenders[c]])
+        for t in range(n):
+            product -= z[t] * own[support[t]]
+        products[c] = product if positive else abs(product)
+        best = max(best, products[c])
+    n_kept = np.int64(0)
+    for c in range(n_found):
+        contenders[n_kept] = contenders[c]
+        n_kept += products[c] >= best - margin
+    return n_kept, best
+
+
+@inner()
 def _first_of_largest(left, sample, contenders, n_found, positive):
     """The contender with the largest product with the residual; the first if equal."""
     n_features = sample.n_features
@@ -229,11 +274,21 @@ def _pursuit(real):
         )
         sizes, limits = row(table, 15, 0, np.float64), row(table, 16, 0, np.float64)
         rounding, dependent, nothing = limits[0], limits[1], limits[2]
-        z, found, scratch, factor = _space(table, 17, part, k)
+        z, found, scratch, factor = _space(table, 18, part, k)
         # Drop signs, or make negative numbers smaller than all non-negative ones.
         mask = integer(-1) if positive else all_but_sign
         heights, peaks = row(table, 6, part, real), row(table, 6, part, integer)
-        rounded = row(table, 7, part, real)
+        rounded, products = row(table, 7, part, real), row(table, 17, part, np.float64)
+        short = Short(
+            gram=row(table, 26, 0, np.int16),
+            width=width(table, 26),
+            n_atoms=width(table, 27),
+            products=row(table, 27, part, np.int16),
+            scores=row(table, 28, part, np.int16),
+            peaks=row(table, 29, part, np.int16),
+            n_tiles=width(table, 29),
+            z=row(table, 30, part, np.int16),
+        )
         atoms, gram = row(table, 2, 0, real), row(table, 4, 0, real)
         zero = np.int64(0)
         for i in range(bounds[part], bounds[part + 1]):
@@ -241,31 +296,37 @@ def _pursuit(real):
             sample = Sample(x, atoms, n_features, p, gram, width(table, 4))
             n, n_refused, n_added = zero, zero, zero
             exact, nearest = False, 1.0
+            quick, unit = short.n_atoms > 0, max(sizes[i] / MOST, FINEST)
+            if quick:
+                shorten(p, unit, short, real)
             while n < k and n_added < TRIES * k:
                 weight = _round(n, z, rounded)
                 for t in range(n, n + MORE):
                     support[t] = 0
-                if n == 0:
-                    r, bits = p, row(table, 3, i, integer)
-                else:
-                    r, bits = row(table, 5, part, real), row(table, 5, part, integer)
-                    _products(n, whole, sample, support, rounded, r)
-                _peaks(bits, whole, mask, peaks, n_tiles)
                 # Rounding errors grow as atoms come close to each other.
                 margin = rounding * (sizes[i] + weight) / np.sqrt(nearest)
-                while True:
-                    peaks[n_tiles] = _tallest(peaks, n_tiles)
-                    best = heights[n_tiles]
-                    least = real(best - margin)
-                    n_found = _find(
-                        r, whole, positive, heights, n_tiles, least, contenders, tiles
-                    )
-                    # Their residual is rounding error, or they were rejected before.
-                    n_dropped = _drop(contenders, n_found, support, n, r)
-                    n_dropped += _drop(contenders, n_found, refused, n_refused, r)
-                    if n_dropped == 0:
-                        break
-                    _peaks(bits, whole, mask, peaks, n_tiles)
+                if quick:
+                    n_found, best, unit = search_short(
+                        n, z, support, refused, n_refused, sample, unit, margin,
+                        positive, short, tiles, contenders, real,
+                    )  # fmt: skip
+                    quick = n_found > 0 and best > nothing * sizes[i]
+                if quick and n_found > 1:
+                    n_found, best = _compare(
+                        n, z, support, sample, positive, margin, n_found, contenders,
+                        products,
+                    )  # fmt: skip
+                if not quick:
+                    if n == 0:
+                        r, bits = p, row(table, 3, i, integer)
+                    else:
+                        r = row(table, 5, part, real)
+                        bits = row(table, 5, part, integer)
+                        _products(n, whole, sample, support, rounded, r)
+                    n_found, best = _search(
+                        n, support, refused, n_refused, r, bits, whole, mask, margin,
+                        positive, peaks, heights, n_tiles, tiles, contenders, real,
+                    )  # fmt: skip
                 if n_found == 0 or best <= nothing * sizes[i]:
                     break
                 atom = contenders[0]

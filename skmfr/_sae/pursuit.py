@@ -8,7 +8,8 @@ from .codes import BlockCoder, SparseCodes
 from .encoder import rows_per_block
 from .ensemble import Ensemble
 
-# Maximum number of bytes for products of all atoms with each other.
+# Maximum number of bytes for products of all atoms with each other.  On CPUs, a copy in
+# 16 bits comes on top.
 MAX_GRAM = 1 << 30
 
 

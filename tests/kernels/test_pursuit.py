@@ -1,5 +1,7 @@
 """Matching pursuit and least squares against SciPy, scikit-learn and a slow path."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp_gram
 from threadpoolctl import threadpool_limits
 
-from skmfr._kernels import _numba, _torch, batched
+from skmfr._kernels import _numba, _numba_search, _torch, batched
 
 # Parts of the rows run in several threads in the same way for both types.
 ON_THREADS = [(torch.float32, 1), (torch.float64, 1), (torch.float32, 2)]
@@ -72,11 +74,13 @@ def _threads(request):
         yield
 
 
-@pytest.fixture(params=[_torch, _numba], ids=["torch", "numba"])
+@pytest.fixture(params=["torch", "numba", "numba in 16 bits"])
 def modules(request, monkeypatch):
     """Those that differ: Triton's are PyTorch's."""
     monkeypatch.setattr(_numba, "WORTH_A_THREAD", 1)
-    return request.param
+    if request.param == "numba in 16 bits":
+        monkeypatch.setattr(_numba_search, "WORTHWHILE", 1)
+    return _torch if request.param == "torch" else _numba
 
 
 @pytest.mark.usefixtures("_threads")
@@ -130,9 +134,10 @@ def test_codes_of_odd_data_are_those_of_the_slow_path(data, positive, exponent):
     X[:, : data.draw(st.integers(0, n_features - 1))] = 1.0
     expected = slow_pursuit(X, atoms, k, positive)
     for kernels in (_torch, _numba):
-        for with_gram in (False, True):
+        for with_gram, worthwhile in ((False, 1), (True, 1), (True, 1024)):
             tensors = torch.from_numpy(X * 10.0**exponent), torch.from_numpy(atoms)
-            found = pursued(kernels, *tensors, k, positive, with_gram)
+            with patch.object(_numba_search, "WORTHWHILE", worthwhile):
+                found = pursued(kernels, *tensors, k, positive, with_gram)
             found /= 10.0**exponent
             # Where atoms are equal, or nothing but rounding is left, other codes are as
             # good: what counts is what they leave.
@@ -142,6 +147,50 @@ def test_codes_of_odd_data_are_those_of_the_slow_path(data, positive, exponent):
             assert (np.count_nonzero(found, axis=1) <= k).all()
             assert not positive or (found >= 0).all()
             assert not found[~X.any(1)].any()
+
+
+def spread(n_atoms, n_features, decades):
+    """Samples of ten atoms, with coefficients that spread over decades."""
+    atoms, rng = dictionary(n_atoms, n_features), np.random.default_rng(1)
+    codes = np.zeros((200, n_atoms))
+    for code in codes:
+        code[rng.choice(n_atoms, 10, False)] = 10 ** rng.uniform(-decades, 0, 10)
+    return codes @ atoms, atoms
+
+
+def offset():
+    """A component that no atom has, far larger than those that they have."""
+    atoms, X = dictionary(300, 40), numbers(200, 40, seed=1)
+    atoms[:, 0], X[:, 0] = 0.0, 1e4
+    return X, atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+
+
+ANY_DATA = {
+    "noise": (numbers(300, 64, seed=1), dictionary(700, 64)),
+    "close atoms": (numbers(300, 64, seed=1) + 3, dictionary(700, 64) + 0.2),
+    "many decades": spread(600, 128, 5),
+    "no residual": spread(600, 128, 0),
+    "offset": offset(),
+    "near 0": (numbers(50, 64, seed=1) * 1e-40, dictionary(700, 64)),
+    "large": (numbers(50, 64, seed=1) * 1e18, dictionary(700, 64)),
+}
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("k", [9, 50])
+@pytest.mark.parametrize("data", ANY_DATA)
+def test_a_search_in_16_bits_finds_the_same_codes(data, k, positive, monkeypatch):
+    X, atoms = (torch.from_numpy(array).float() for array in ANY_DATA[data])
+    atoms = torch.nn.functional.normalize(atoms)
+    expected = _numba.pursuit(X, atoms, _numba.gram(atoms), k, positive)
+    monkeypatch.setattr(_numba_search, "WORTHWHILE", 1)
+    gram = _numba.gram(atoms)
+    assert gram.short.shape == (len(atoms), len(atoms) + _numba.GAP)
+    for most_in_use in (k, k - 1):
+        monkeypatch.setattr(_numba_search, "MOST_IN_USE", most_in_use)
+        values, indices = _numba.pursuit(X, atoms, gram, k, positive)
+        assert torch.equal(indices, expected[1])
+        assert torch.equal(values, expected[0])
 
 
 @pytest.mark.parametrize("positive", [False, True])
