@@ -1,6 +1,9 @@
 import os
 import tracemalloc
 from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from shutil import rmtree
 from struct import pack
 
 # Of several processes that run tests each has one core; threads of OpenMP that wait for
@@ -31,9 +34,26 @@ def pytest_unconfigure(config):
         config.stash[FOREBEAR].end()
 
 
+def folder_of_kernels() -> Path:
+    """Where Numba keeps the kernels of these sources; those of others are removed.
+
+    It takes a compiled kernel for the present one while the file that defines it is the
+    same, even if functions that it calls, in other files, are not.
+    """
+    root = Path(__file__).parents[1]
+    sources = sorted((root / "skmfr" / "_kernels").glob("*.py"))
+    content = b"".join(path.read_bytes() for path in sources)
+    kept = root / ".pytest_cache" / "kernels" / sha256(content).hexdigest()[:16]
+    for folder in kept.parent.glob("*"):
+        if folder != kept:
+            rmtree(folder, ignore_errors=True)
+    return kept
+
+
 @cache
 def prepare():
     """Set what libraries read when tests import them."""
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(folder_of_kernels()))
     import torch
     from hypothesis import Phase, settings
 
