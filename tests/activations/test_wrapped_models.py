@@ -98,7 +98,8 @@ def changed_by_steering(model, layer, pca, run, skip_first=2) -> torch.Tensor:
     before = outputs(module, run)
     with steer(model, layer, pca, 0, 7.0, skip_first=skip_first):
         after = outputs(module, run)
-    return (after != before).any(-1)
+    # Steering adds 7; two runs of a model may round differently.
+    return ((after - before).abs() > 1e-3).any(-1)
 
 
 GENERATION = {"max_new_tokens": 2, "do_sample": False}
@@ -213,12 +214,13 @@ def test_decoders_inside_wrappers_have_their_own_tokens(pca, wrapper, prefix):
     extractor = ActivationExtractor(wrapped, prefix + layer, positions="all")
     rows = extractor.transform(X)
     assert len(rows) == decoded.numel()
-    np.testing.assert_array_equal(rows, expected)
+    # Products of another library, or at other addresses, round differently.
+    np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-5)
     of_wrapped, of_model = (
         loss_recovered(m, name, lambda x: 0.5 * x, X, return_losses=True)[1]
         for m, name in [(wrapped, prefix + layer), (model, layer)]
     )
-    assert of_wrapped == of_model
+    assert of_wrapped == pytest.approx(of_model, rel=1e-5)
 
     changed = changed_by_steering(
         wrapped, prefix + layer, pca, lambda: wrapped(**X), skip_first=2
