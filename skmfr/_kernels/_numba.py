@@ -24,7 +24,7 @@ that calls all kernels in parts.
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
@@ -33,7 +33,10 @@ from torch import Tensor
 
 from . import as_integers, batched
 from ._numba_calls import after, call, inner, kernel, row, width
-from .dense import BLOCK_SIZE, lengths, linear, passing_linear, rounding
+from .dense import lengths, linear, passing_linear, rounding
+
+if TYPE_CHECKING:
+    from ._numba_search import Gram
 
 # Fast-math flags that a sum of floats needs to be vectorised.  NaN and infinity are
 # kept, unless a reordered sum subtracts infinity from infinity.
@@ -167,33 +170,18 @@ def adam_step(
         call(_adam_rows, bounds, [*rows, numbers], [flags])
 
 
-class Gram(NamedTuple):
-    """Products of all atoms with each other."""
-
-    exact: Tensor
-    """(n_components, n_components + GAP)"""
-    short: Tensor
-    """The same in 16 bits, for `_numba_search`; of few atoms, (1, 0)."""
-
-
-def gram(atoms: Tensor) -> Gram:
-    """As in `batched`, with rows padded to spread over cache lines."""
-    from ._numba_search import ONE, WORTHWHILE
+def gram(atoms: Tensor) -> "Gram":
+    """As in `batched`."""
+    from ._numba_search import Gram
 
     n_components = len(atoms)
     exact = atoms.new_empty(n_components, n_components + GAP)
     exact[:, :n_components] = linear(atoms, atoms)
-    if n_components < WORTHWHILE:
-        return Gram(exact, torch.zeros(1, 0, dtype=torch.int16))
-    short = torch.zeros(exact.shape, dtype=torch.int16)
-    n_rows = max(1, BLOCK_SIZE // n_components)
-    for some, products in zip(short.split(n_rows), exact.split(n_rows), strict=True):
-        some[:, :n_components] = (ONE * products[:, :n_components]).round_()
-    return Gram(exact, short)
+    return Gram(exact)
 
 
 def pursuit(
-    X: Tensor, atoms: Tensor, gram: Gram | None, k: int, positive: bool
+    X: Tensor, atoms: Tensor, gram: "Gram | None", k: int, positive: bool
 ) -> tuple[Tensor, Tensor]:
     """As in `batched`, which is used if there is no Gram matrix."""
     if gram is None:
@@ -218,7 +206,7 @@ def pursuit(
         X.new_empty(n_parts, n_places),
         values,
     ]
-    quick = gram.short.numel() > 0 and k <= search.MOST_IN_USE
+    quick = n_components * k >= search.WORTHWHILE and k <= search.MOST_IN_USE
     n_short = n_components if quick else 0
     n_short_tiles = -(-n_short // (search.TILE * search.TILES)) * search.TILES
     most_tiles = max(n_tiles, n_short_tiles) + 1
@@ -236,7 +224,8 @@ def pursuit(
         *_scratch(sizes, n_parts, n_places, n_features, k),
     ]
     widths = n_short, n_short, n_short_tiles, n_places
-    short = [gram.short, *(gram.short.new_empty(n_parts, n) for n in widths)]
+    space = (torch.empty(n_parts, n, dtype=torch.int16) for n in widths)
+    short = [gram.short if quick else torch.empty(1, 0, dtype=torch.int16), *space]
     call(_pursuit, bounds, numbers, integers, exact, short)
     return values, indices
 

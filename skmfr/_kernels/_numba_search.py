@@ -9,17 +9,21 @@ the residual has become small beside the coefficients, pursuit computes in full
 precision.
 """
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numba import types
+from torch import Tensor
 
 from ._numba_calls import after, inner
 from ._numba_solve import MORE, _contains
+from .dense import BLOCK_SIZE
 
-# With fewer atoms, rows of the Gram matrix stay in the cache, and other work takes more
-# time.
-WORTHWHILE = 1024
+# Number of atoms, times k, from which this is faster. Below, there are few rows, or all
+# stay in the cache, and other work takes more time.
+WORTHWHILE = 12_000
 # A product of 1 between atoms. Their norms are 1 up to rounding.
 ONE = 32_000
 # Unit of coefficients, in units of scores.  A coefficient of one unit times a product
@@ -37,6 +41,30 @@ FINEST = 1e-37
 CROWD = 32
 # Columns are divided into tiles, as in `_numba_pursuit`; vectors are longer here.
 TILE, TILES = 32, 64
+
+
+class Gram:
+    """Products of all atoms with each other.
+
+    Parameters
+    ----------
+    exact : Tensor of shape (n_components, n_components + GAP)
+        Rows are padded to spread over cache lines.
+    """
+
+    def __init__(self, exact: Tensor):
+        self.exact = exact
+
+    @cached_property
+    def short(self) -> Tensor:
+        """The same in 16 bits."""
+        n_components = len(self.exact)
+        short = torch.zeros(self.exact.shape, dtype=torch.int16)
+        n_rows = max(1, BLOCK_SIZE // n_components)
+        blocks = short.split(n_rows), self.exact.split(n_rows)
+        for some, products in zip(*blocks, strict=True):
+            some[:, :n_components] = (ONE * products[:, :n_components]).round_()
+        return short
 
 
 class Short(NamedTuple):

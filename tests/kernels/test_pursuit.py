@@ -182,15 +182,18 @@ ANY_DATA = {
 def test_a_search_in_16_bits_finds_the_same_codes(data, k, positive, monkeypatch):
     X, atoms = (torch.from_numpy(array).float() for array in ANY_DATA[data])
     atoms = torch.nn.functional.normalize(atoms)
-    expected = _numba.pursuit(X, atoms, _numba.gram(atoms), k, positive)
-    monkeypatch.setattr(_numba_search, "WORTHWHILE", 1)
     gram = _numba.gram(atoms)
-    assert gram.short.shape == (len(atoms), len(atoms) + _numba.GAP)
-    for most_in_use in (k, k - 1):
-        monkeypatch.setattr(_numba_search, "MOST_IN_USE", most_in_use)
+    monkeypatch.setattr(_numba_search, "MOST_IN_USE", k - 1)
+    expected = _numba.pursuit(X, atoms, gram, k, positive)
+    assert "short" not in vars(gram)
+    monkeypatch.setattr(_numba_search, "MOST_IN_USE", k)
+    for worthwhile in (k * len(atoms) + 1, k * len(atoms)):
+        monkeypatch.setattr(_numba_search, "WORTHWHILE", worthwhile)
         values, indices = _numba.pursuit(X, atoms, gram, k, positive)
         assert torch.equal(indices, expected[1])
         assert torch.equal(values, expected[0])
+    products = (atoms @ atoms.T).double() * _numba_search.ONE
+    np.testing.assert_allclose(gram.short[:, : len(atoms)], products, rtol=0, atol=0.51)
 
 
 @pytest.mark.parametrize("positive", [False, True])
