@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from . import as_integers, batched
-from ._numba_calls import after, call, inner, kernel, row, width
+from ._numba_calls import after, call, four_rows, inner, kernel, row, width
 from .dense import lengths, linear, passing_linear, rounding
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def pursuit(
     if gram is None:
         return batched.pursuit(X, atoms, gram, k, positive)
     from . import _numba_search as search
-    from ._numba_pursuit import TILE, TILES, _pursuit
+    from ._numba_pursuit import _pursuit
     from ._numba_solve import MORE
 
     (n_samples, n_features), n_components = X.shape, len(atoms)
@@ -196,7 +196,7 @@ def pursuit(
     limits = rounding(X), batched.DEPENDENT[X.dtype], rounding(X) + batched.NOTHING
     bounds = _bounds(n_samples, READ * k * k * n_components * n_samples)
     n_parts, n_places = len(bounds) - 1, k + MORE
-    n_tiles = -(-n_components // (TILE * TILES)) * TILES
+    n_tiles = -(-n_components // (search.TILE * search.TILES)) * search.TILES
     numbers = [
         *(each.contiguous() for each in (X, atoms)),
         passing_linear(X, atoms),
@@ -208,9 +208,7 @@ def pursuit(
     ]
     quick = n_components * k >= search.WORTHWHILE and k <= search.MOST_IN_USE
     n_short = n_components if quick else 0
-    n_short_tiles = -(-n_short // (search.TILE * search.TILES)) * search.TILES
-    most_tiles = max(n_tiles, n_short_tiles) + 1
-    widths = n_places, batched.TRIES * k, n_components + 1, most_tiles
+    widths = n_places, batched.TRIES * k, n_components + 1, n_tiles + 1
     integers: list[Tensor | Sequence[int]] = [
         indices,
         [positive],
@@ -223,7 +221,7 @@ def pursuit(
         sizes.new_empty(n_parts, search.CROWD),
         *_scratch(sizes, n_parts, n_places, n_features, k),
     ]
-    widths = n_short, n_short, n_short_tiles, n_places
+    widths = n_short, n_short, n_tiles, n_places
     space = (torch.empty(n_parts, n, dtype=torch.int16) for n in widths)
     short = [gram.short if quick else torch.empty(1, 0, dtype=torch.int16), *space]
     call(_pursuit, bounds, numbers, integers, exact, short)
@@ -290,8 +288,7 @@ def _add_rows(x, n_features, X, rows, weights, n_entries, sign):
     """Add to x, or subtract from it, a weighted sum of rows of X."""
     whole = n_entries & -4
     for e in range(0, whole, 4):
-        x0, x1 = after(X, rows[e] * n_features), after(X, rows[e + 1] * n_features)
-        x2, x3 = after(X, rows[e + 2] * n_features), after(X, rows[e + 3] * n_features)
+        x0, x1, x2, x3 = four_rows(X, n_features, rows, e)
         w0, w1 = sign * weights[e], sign * weights[e + 1]
         w2, w3 = sign * weights[e + 2], sign * weights[e + 3]
         for f in range(n_features):
@@ -307,8 +304,7 @@ def _dot_rows(x, n_features, X, rows, products, n_entries, zero):
     """Dot products of x with rows of X."""
     whole = n_entries & -4
     for e in range(0, whole, 4):
-        x0, x1 = after(X, rows[e] * n_features), after(X, rows[e + 1] * n_features)
-        x2, x3 = after(X, rows[e + 2] * n_features), after(X, rows[e + 3] * n_features)
+        x0, x1, x2, x3 = four_rows(X, n_features, rows, e)
         p0, p1, p2, p3 = zero, zero, zero, zero
         for f in range(n_features):
             p0 += x0[f] * x[f]

@@ -113,6 +113,17 @@ width: Callable = intrinsic(_width)
 after: Callable = intrinsic(_after)
 
 
+@inner(forceinline=True)
+def four_rows(X, n_columns, rows, e):
+    """Pointers to four rows of X, with the numbers rows[e], rows[e + 1], ..."""
+    return (
+        after(X, rows[e] * n_columns),
+        after(X, rows[e + 1] * n_columns),
+        after(X, rows[e + 2] * n_columns),
+        after(X, rows[e + 3] * n_columns),
+    )
+
+
 def call(
     of_type: Callable,
     bounds: Sequence[int],

@@ -21,8 +21,17 @@ therefore variables with a type.
 
 import numpy as np
 
-from ._numba_calls import after, inner, kernel, row, width
-from ._numba_search import FINEST, MOST, Short, search_short, shorten
+from ._numba_calls import after, four_rows, inner, kernel, row, width
+from ._numba_search import (
+    FINEST,
+    MOST,
+    Short,
+    find_high,
+    peaks_of,
+    search_short,
+    shorten,
+    tallest,
+)
 from ._numba_solve import (
     MORE,
     Sample,
@@ -39,18 +48,11 @@ from ._numba_solve import (
 )
 from .batched import TRIES
 
-# Number of columns in which to find the largest at once. The number of such tiles is a
-# multiple of the second number, because vectors of the compiler's loop have as many.
-TILE, TILES = 32, 32
-
 
 @inner(fastmath={"contract"})
 def _less_four(t, whole, sample, support, z, r):
     """Subtract a combination of four rows of the Gram matrix."""
-    g0 = after(sample.gram, support[t] * sample.width)
-    g1 = after(sample.gram, support[t + 1] * sample.width)
-    g2 = after(sample.gram, support[t + 2] * sample.width)
-    g3 = after(sample.gram, support[t + 3] * sample.width)
+    g0, g1, g2, g3 = four_rows(sample.gram, sample.width, support, t)
     z0, z1, z2, z3 = z[t], z[t + 1], z[t + 2], z[t + 3]
     for f in range(whole):
         r[f] = r[f] - z0 * g0[f] - z1 * g1[f] - z2 * g2[f] - z3 * g3[f]
@@ -59,14 +61,8 @@ def _less_four(t, whole, sample, support, z, r):
 @inner(fastmath={"contract"})
 def _less_eight(t, whole, sample, support, z, r):
     """Subtract a combination of eight rows of the Gram matrix."""
-    g0 = after(sample.gram, support[t] * sample.width)
-    g1 = after(sample.gram, support[t + 1] * sample.width)
-    g2 = after(sample.gram, support[t + 2] * sample.width)
-    g3 = after(sample.gram, support[t + 3] * sample.width)
-    g4 = after(sample.gram, support[t + 4] * sample.width)
-    g5 = after(sample.gram, support[t + 5] * sample.width)
-    g6 = after(sample.gram, support[t + 6] * sample.width)
-    g7 = after(sample.gram, support[t + 7] * sample.width)
+    g0, g1, g2, g3 = four_rows(sample.gram, sample.width, support, t)
+    g4, g5, g6, g7 = four_rows(sample.gram, sample.width, support, t + 4)
     z0, z1, z2, z3 = z[t], z[t + 1], z[t + 2], z[t + 3]
     z4, z5, z6, z7 = z[t + 4], z[t + 5], z[t + 6], z[t + 7]
     for f in range(whole):
@@ -91,10 +87,7 @@ def _products(n, whole, sample, support, z, r):
     Four at the beginning and the end read fewer rows of padding.
     """
     p = sample.products
-    g0 = after(sample.gram, support[0] * sample.width)
-    g1 = after(sample.gram, support[1] * sample.width)
-    g2 = after(sample.gram, support[2] * sample.width)
-    g3 = after(sample.gram, support[3] * sample.width)
+    g0, g1, g2, g3 = four_rows(sample.gram, sample.width, support, np.int64(0))
     z0, z1, z2, z3 = z[0], z[1], z[2], z[3]
     for f in range(whole):
         r[f] = p[f] - z0 * g0[f] - z1 * g1[f] - z2 * g2[f] - z3 * g3[f]
@@ -106,58 +99,13 @@ def _products(n, whole, sample, support, z, r):
         _less_four(t, whole, sample, support, z, r)
 
 
-@inner()
-def _peaks(bits, whole, mask, peaks, n_tiles):
-    """The largest number of each tile, as a bit pattern, at least 0.
-
-    Tiles are strided, so that maxima are taken over contiguous vectors.  Four of these
-    at once read and write the maxima a fourth as often.
-    """
-    for tile in range(n_tiles):
-        peaks[tile] = 0
-    start = np.int64(0)
-    while start + 4 * n_tiles <= whole:
-        b0, b1 = after(bits, start), after(bits, start + n_tiles)
-        b2, b3 = after(b0, 2 * n_tiles), after(b1, 2 * n_tiles)
-        for tile in range(n_tiles):
-            first = max(b0[tile] & mask, b1[tile] & mask)
-            second = max(b2[tile] & mask, b3[tile] & mask)
-            peaks[tile] = max(max(first, second), peaks[tile])
-        start += 4 * n_tiles
-    while start < whole:
-        rest = after(bits, start)
-        for tile in range(min(n_tiles, whole - start)):
-            peaks[tile] = max(rest[tile] & mask, peaks[tile])
-        start += n_tiles
+@inner(forceinline=True)
+def _without_sign(bits, mask):
+    """The height of a float, as a bit pattern."""
+    return bits & mask
 
 
-@inner()
-def _tallest(peaks, n_tiles):
-    """The largest of all numbers."""
-    high = peaks[0]
-    for tile in range(n_tiles):
-        high = peaks[tile] if peaks[tile] > high else high
-    return high
-
-
-@inner()
-def _find(r, whole, positive, heights, n_tiles, least, found, tiles):
-    """Find atoms with a product of at least `least`; returns their number.
-
-    Rejected numbers are overwritten, which avoids branches.
-    """
-    n_high, n_found = np.int64(0), np.int64(0)
-    for tile in range(n_tiles):
-        tiles[n_high] = tile
-        n_high += heights[tile] >= least
-    for t in range(n_high):
-        f = tiles[t]
-        while f < whole:  # a range would divide, to count its steps
-            height = r[f] if positive else abs(r[f])
-            found[n_found] = f
-            n_found += (height > 0) & (height >= least)
-            f += n_tiles
-    return n_found
+_peaks = peaks_of(_without_sign)
 
 
 @inner()
@@ -183,10 +131,12 @@ def _search(
     n_found, n_dropped, best = np.int64(0), 1, 0.0
     while n_dropped > 0:
         _peaks(bits, whole, mask, peaks, n_tiles)
-        peaks[n_tiles] = _tallest(peaks, n_tiles)
+        peaks[n_tiles] = tallest(peaks, n_tiles)
         best = np.float64(heights[n_tiles])
         least = real(best - margin)
-        n_found = _find(r, whole, positive, heights, n_tiles, least, contenders, tiles)
+        n_found = find_high(
+            r, whole, positive, heights, n_tiles, least, contenders, tiles
+        )
         # Their residual is rounding error, or they were rejected before.
         n_dropped = _drop(contenders, n_found, support, n, r)
         n_dropped += _drop(contenders, n_found, refused, n_refused, r)
@@ -286,7 +236,7 @@ def _pursuit(real):
             products=row(table, 27, part, np.int16),
             scores=row(table, 28, part, np.int16),
             peaks=row(table, 29, part, np.int16),
-            n_tiles=width(table, 29),
+            n_tiles=n_tiles,
             z=row(table, 30, part, np.int16),
         )
         atoms, gram = row(table, 2, 0, real), row(table, 4, 0, real)

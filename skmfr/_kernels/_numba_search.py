@@ -17,7 +17,7 @@ import torch
 from numba import types
 from torch import Tensor
 
-from ._numba_calls import after, inner
+from ._numba_calls import after, four_rows, inner
 from ._numba_solve import MORE, _contains
 from .dense import BLOCK_SIZE
 
@@ -39,8 +39,9 @@ GROWTH = 1.25
 FINEST = 1e-37
 # Number of contenders whose products take as long as those of all atoms.
 CROWD = 32
-# Columns are divided into tiles, as in `_numba_pursuit`; vectors are longer here.
-TILE, TILES = 32, 64
+# Number of columns in which to find the largest at once. The number of such tiles is a
+# multiple of the second number, because vectors of the compiler's loop have as many.
+TILE, TILES = 32, 32
 
 
 class Gram:
@@ -94,10 +95,7 @@ def _less(score, z, product):
 @inner(forceinline=True)
 def _less_four(short, support, half):
     """Scores: products with the sample less a combination of the first four rows."""
-    g0 = after(short.gram, support[0] * short.width)
-    g1 = after(short.gram, support[1] * short.width)
-    g2 = after(short.gram, support[2] * short.width)
-    g3 = after(short.gram, support[3] * short.width)
+    g0, g1, g2, g3 = four_rows(short.gram, short.width, support, np.int64(0))
     p, r, z = short.products, short.scores, short.z
     z0, z1, z2, z3 = z[0], z[1], z[2], z[3]
     for f in range(short.n_atoms):
@@ -109,14 +107,8 @@ def _less_four(short, support, half):
 @inner(forceinline=True)
 def _less_eight(t, short, support):
     """Subtract a combination of eight rows from scores."""
-    g0 = after(short.gram, support[t] * short.width)
-    g1 = after(short.gram, support[t + 1] * short.width)
-    g2 = after(short.gram, support[t + 2] * short.width)
-    g3 = after(short.gram, support[t + 3] * short.width)
-    g4 = after(short.gram, support[t + 4] * short.width)
-    g5 = after(short.gram, support[t + 5] * short.width)
-    g6 = after(short.gram, support[t + 6] * short.width)
-    g7 = after(short.gram, support[t + 7] * short.width)
+    g0, g1, g2, g3 = four_rows(short.gram, short.width, support, t)
+    g4, g5, g6, g7 = four_rows(short.gram, short.width, support, t + 4)
     r, z = short.scores, short.z
     z0, z1, z2, z3 = z[t], z[t + 1], z[t + 2], z[t + 3]
     z4, z5, z6, z7 = z[t + 4], z[t + 5], z[t + 6], z[t + 7]
@@ -132,45 +124,64 @@ def _height(score, positive):
     return score if positive else np.int16(abs(score))
 
 
-@inner(forceinline=True)
-def _peaks(short, positive):
-    """The largest score of each tile, at least 0; returns the largest of all."""
-    scores, peaks, n_tiles = short.scores, short.peaks, short.n_tiles
-    for tile in range(n_tiles):
-        peaks[tile] = 0
-    start = np.int64(0)
-    while start + 4 * n_tiles <= short.n_atoms:
-        s0, s1 = after(scores, start), after(scores, start + n_tiles)
-        s2, s3 = after(s0, 2 * n_tiles), after(s1, 2 * n_tiles)
+def peaks_of(height):
+    """A function that finds the largest height(score, how) of each tile, at least 0.
+
+    Tiles are strided, so that maxima are taken over contiguous vectors.  Four of these
+    at once read and write the maxima a fourth as often.
+    """
+
+    @inner()
+    def find_peaks(scores, n_atoms, how, peaks, n_tiles):
         for tile in range(n_tiles):
-            first = max(_height(s0[tile], positive), _height(s1[tile], positive))
-            second = max(_height(s2[tile], positive), _height(s3[tile], positive))
-            peaks[tile] = max(max(first, second), peaks[tile])
-        start += 4 * n_tiles
-    while start < short.n_atoms:
-        rest = after(scores, start)
-        for tile in range(min(n_tiles, short.n_atoms - start)):
-            peaks[tile] = max(_height(rest[tile], positive), peaks[tile])
-        start += n_tiles
+            peaks[tile] = 0
+        start = np.int64(0)
+        while start + 4 * n_tiles <= n_atoms:
+            s0, s1 = after(scores, start), after(scores, start + n_tiles)
+            s2, s3 = after(s0, 2 * n_tiles), after(s1, 2 * n_tiles)
+            for tile in range(n_tiles):
+                first = max(height(s0[tile], how), height(s1[tile], how))
+                second = max(height(s2[tile], how), height(s3[tile], how))
+                peaks[tile] = max(max(first, second), peaks[tile])
+            start += 4 * n_tiles
+        while start < n_atoms:
+            rest = after(scores, start)
+            for tile in range(min(n_tiles, n_atoms - start)):
+                peaks[tile] = max(height(rest[tile], how), peaks[tile])
+            start += n_tiles
+
+    return find_peaks
+
+
+_peaks = peaks_of(_height)
+
+
+@inner()
+def tallest(peaks, n_tiles):
+    """The largest of all numbers."""
     high = peaks[0]
     for tile in range(n_tiles):
-        high = max(peaks[tile], high)
-    return np.int64(high)
+        high = peaks[tile] if peaks[tile] > high else high
+    return high
 
 
-@inner(forceinline=True)
-def _find(short, positive, least, tiles, found):
-    """Find atoms with a score of at least `least`; returns their number."""
+@inner()
+def find_high(scores, n_atoms, positive, peaks, n_tiles, least, found, tiles):
+    """Find atoms with a score of at least `least`, above 0; returns their number.
+
+    Rejected numbers are overwritten, which avoids branches.
+    """
     n_high, n_found = np.int64(0), np.int64(0)
-    for tile in range(short.n_tiles):
+    for tile in range(n_tiles):
         tiles[n_high] = tile
-        n_high += short.peaks[tile] >= least
+        n_high += peaks[tile] >= least
     for t in range(n_high):
         f = tiles[t]
-        while f < short.n_atoms:
+        while f < n_atoms:  # a range would divide, to count its steps
+            height = scores[f] if positive else abs(scores[f])
             found[n_found] = f
-            n_found += _height(short.scores[f], positive) >= least
-            f += short.n_tiles
+            n_found += (height > 0) & (height >= least)
+            f += n_tiles
     return n_found
 
 
@@ -217,11 +228,16 @@ def search_short(
         unit = GROWTH * most / (RATIO * MOST_SIZE)
         shorten(sample.products, unit, short, real)
     _score(n, z, support, unit, short)
-    high = _peaks(short, positive)
+    scores, peaks, n_tiles = short.scores, short.peaks, short.n_tiles
+    _peaks(scores, short.n_atoms, positive, peaks, n_tiles)
+    high = np.int64(tallest(peaks, n_tiles))
     error = n + 3 + np.int64(min(margin / unit, MOST))
     bound, least = (high - error) * unit, high - 2 * error
-    # The products of atoms in use are 0.
-    n_found = _find(short, positive, least, tiles, contenders) if least > error else 0
+    n_found = 0
+    if least > error:  # the products of atoms in use are 0
+        n_found = find_high(
+            scores, short.n_atoms, positive, peaks, n_tiles, least, contenders, tiles
+        )
     if n_found > CROWD:
         n_found = 0
     for c in range(n_found if n_refused > 0 else 0):

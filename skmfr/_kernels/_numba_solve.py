@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 
 from ._numba import IN_VECTORS
-from ._numba_calls import after, inner, row
+from ._numba_calls import after, four_rows, inner, row
 from .batched import RIDGE
 
 # Padding after the places of atoms, so that loops take whole groups of atoms.
@@ -207,10 +207,7 @@ def _less_atoms(n, sample, support, z, left):
     for t in range(n, n + 3):
         z[t], support[t] = 0.0, 0
     for t in range(0, n, 4):
-        a0 = after(atoms, support[t] * n_features)
-        a1 = after(atoms, support[t + 1] * n_features)
-        a2 = after(atoms, support[t + 2] * n_features)
-        a3 = after(atoms, support[t + 3] * n_features)
+        a0, a1, a2, a3 = four_rows(atoms, n_features, support, t)
         w0, w1, w2, w3 = z[t], z[t + 1], z[t + 2], z[t + 3]
         for f in range(n_features):
             left[f] -= (w0 * a0[f] + w1 * a1[f]) + (w2 * a2[f] + w3 * a3[f])
@@ -221,10 +218,7 @@ def _dot_atoms(n, x, sample, support, products):
     """Dot products in float64 of x with the support's atoms, and with padding."""
     atoms, n_features = sample.atoms, sample.n_features
     for t in range(0, n, 4):
-        a0 = after(atoms, support[t] * n_features)
-        a1 = after(atoms, support[t + 1] * n_features)
-        a2 = after(atoms, support[t + 2] * n_features)
-        a3 = after(atoms, support[t + 3] * n_features)
+        a0, a1, a2, a3 = four_rows(atoms, n_features, support, t)
         p0, p1, p2, p3 = 0.0, 0.0, 0.0, 0.0
         for f in range(n_features):
             p0 += x[f] * np.float64(a0[f])
