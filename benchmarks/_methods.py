@@ -89,6 +89,7 @@ def ours(**parameters) -> Callable[[Problem, int], Fitted]:
 OURS = {
     "ours, alpha=0": ours(alpha=0.0),
     "ours, default": ours(),
+    "ours, batchtopk": ours(activation="batchtopk"),
     "ours, for OMP": ours(transform_algorithm="omp"),
     "ours, for OMP, not negative": ours(transform_algorithm="omp", positive_code=True),
 }

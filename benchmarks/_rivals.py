@@ -4,13 +4,14 @@
 (arXiv 2605.18629).  *Mean of the group*: three SAEs that train apart are matched, one
 to one, and matched atoms with a cosine above .5 are averaged, encoders too.  *Two side
 by side*: two SAEs of half as many atoms, each with half of k; the second learns the
-residual of the first.  *Shared in a batch*: k is the mean number of active atoms of a
-batch, and a sample has up to four times as many (BatchTopK, arXiv 2412.06410); new data
-are coded by a threshold.
+residual of the first.  *Batchtopk*: k is the mean number of active
+atoms of a batch (BatchTopK, arXiv 2412.06410), in the last fifth of the steps or from
+the first step.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from math import inf
 from time import perf_counter
 from unittest.mock import patch
 
@@ -27,10 +28,6 @@ from skmfr.agreement import feature_agreement
 ALONE = {"n_saes": 1, "n_witnesses": 1}
 # A cosine above which matched atoms are averaged.
 ALIKE = 0.5
-# Most active atoms of a sample, as a multiple of k, if a batch shares them.
-MOST = 4
-# Samples whose codes determine the threshold for new data.
-N_FOR_THRESHOLD = 16_384
 
 
 def aligned() -> AbstractContextManager:
@@ -126,44 +123,11 @@ def side_by_side(problem: Problem, seed: int) -> Fitted:
     return Fitted(trained, np.concatenate(agreement))
 
 
-def sharing_in_batch() -> AbstractContextManager:
-    """Training in which k is the mean number of active atoms of a batch."""
-    original = step.encode
+def shared_from_the_first_step(**parameters) -> Callable[[Problem, int], Fitted]:
+    def change() -> AbstractContextManager:
+        return patch.object(schedule, "FINISH", inf)
 
-    def encode(X_centred, ensemble, k, *arguments):
-        width = min(MOST * k, ensemble.n_components)
-        codes = original(X_centred, ensemble, width, *arguments)
-        n_members, n_samples, _ = X_centred.shape
-        values = codes.values.view(n_members, -1)
-        smallest = values.topk(min(n_samples * k, values.shape[1]), 1).values[:, -1:]
-        values.masked_fill_(values < smallest, 0.0)
-        return codes
-
-    return patch.object(step, "encode", encode)
-
-
-def shared_in_batch(**parameters) -> Callable[[Problem, int], Fitted]:
-    def fit(problem: Problem, seed: int) -> Fitted:
-        sae = estimator(problem, seed, **parameters)
-        began = perf_counter()
-        with sharing_in_batch():
-            sae.fit(problem.X)
-        X = problem.X[:N_FOR_THRESHOLD]
-        sae.set_params(k=MOST * problem.k)
-        codes = sae.transform(X)
-        smallest = np.sort(codes.data)[-min(problem.k * len(X), codes.nnz)]
-
-        def encode(X: np.ndarray) -> sparse.csr_array:
-            codes = sae.transform(X)
-            codes.data[codes.data < smallest] = 0
-            codes.eliminate_zeros()
-            return codes
-
-        seconds = perf_counter() - began
-        trained = Peer(sae.components_, sae.decoder_bias_, encode, seconds)
-        return Fitted(trained, sae.feature_agreement_)
-
-    return fit
+    return changed(change, activation="batchtopk", **parameters)
 
 
 def rivals(n_steps: int) -> Iterator[tuple[str, Callable[[Problem, int], Fitted]]]:
@@ -175,4 +139,5 @@ def rivals(n_steps: int) -> Iterator[tuple[str, Callable[[Problem, int], Fitted]
     yield "encoders not penalised", changed(encoders_not_penalised, **ALONE)
     yield "mean of the group", mean_of_group
     yield "two side by side", side_by_side
-    yield "shared in a batch", shared_in_batch(**ALONE)
+    yield "batchtopk", ours(**ALONE, activation="batchtopk")
+    yield "batchtopk from the first step", shared_from_the_first_step(**ALONE)

@@ -18,7 +18,7 @@ from torch import nn
 from benchmarks._methods import OURS, Fitted, Problem, in_columns, peer
 from benchmarks._peers import LEARNING_RATES, Peer, quiet
 from benchmarks._results import Row
-from benchmarks._rivals import shared_in_batch
+from benchmarks._rivals import shared_from_the_first_step
 
 if TYPE_CHECKING:
     from sae_lens.synthetic import SyntheticModel
@@ -131,8 +131,7 @@ def judge(sae: Peer, model: "SyntheticModel") -> dict[str, float]:
 
 def methods() -> Iterator[tuple[str, Callable[[Problem, int], Fitted]]]:
     yield from OURS.items()
-    yield "ours, alpha=0, shared in a batch", shared_in_batch(alpha=0.0)
-    yield "ours, shared in a batch", shared_in_batch()
+    yield "ours, batchtopk from the first step", shared_from_the_first_step()
     for kind in KINDS:
         for rate in LEARNING_RATES["sae-lens"]:
             yield (

@@ -71,6 +71,7 @@ def methods() -> Iterator[tuple[str, Callable[[Problem, int], Fitted]]]:
         yield f"paper, lr={learning_rate:g}", paper(learning_rate=learning_rate)
     yield "ours, alpha=0", ours(alpha=0.0)
     yield "ours, default", ours()
+    yield "ours, batchtopk", ours(activation="batchtopk")
     # Chosen for these data, as is the learning rate of the other packages.
     yield "ours, lr=0.02", ours(learning_rate=0.02)
     yield "ours, for OMP", ours(transform_algorithm="omp")

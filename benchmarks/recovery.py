@@ -187,6 +187,7 @@ def methods(n_features: int) -> Iterator[tuple[str, Callable]]:
         yield f"paper, 2 SAEs, alpha={alpha:g}", paper(2, alpha)
     yield "ours, alpha=0", ours(alpha=0.0)
     yield "ours, default", ours()
+    yield "ours, batchtopk", ours(activation="batchtopk")
     yield "ours, for OMP", ours(transform_algorithm="omp")
     if n_features > N_COMPONENTS:
         yield (
@@ -314,7 +315,7 @@ DESIGN: dict[str, tuple] = {
     "Adam with beta2 0.999": changed("optimiser.BETAS", (0.9, 0.999)),
     **{
         f"matching pursuit in the last {percent} % of the steps": changed(
-            "schedule.PURSUIT", percent / 50, transform_algorithm="omp"
+            "schedule.FINISH", percent / 50, transform_algorithm="omp"
         )
         for percent in (5, 10, 20)
     },

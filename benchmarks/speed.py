@@ -165,6 +165,7 @@ def ours(
         n_witnesses=n_witnesses,
         witness_rows="same",
         k=k,
+        activation="topk",
         alpha=alpha,
         matching="hungarian",
         tied=False,

@@ -21,6 +21,8 @@ from ._utils.documentation import DocumentationLinkMixin
 from ._utils.pickles import VersionedPickleMixin
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ._sae.module import SparseAutoencoderModule
 
 
@@ -38,7 +40,7 @@ class BaseSparseAutoencoder(
     parameters that coding needs.
     """
 
-    threshold_ = None
+    threshold_: np.ndarray | None = None
 
     def transform(self, X):
         """Code samples.
@@ -207,6 +209,15 @@ class BaseSparseAutoencoder(
             {"error_term": ["boolean"]}, {"error_term": error_term}, "to_torch"
         )
         return module_of(self, error_term)
+
+    @property
+    def _selection(self):
+        """k and thresholds by which the encoder selects atoms.
+
+        It takes at most k of the scores above the thresholds, all of them if k is None,
+        and the k largest without thresholds.
+        """
+        return self.k, self.threshold_
 
     @property
     def _n_features_out(self) -> int:

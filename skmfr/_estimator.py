@@ -17,7 +17,7 @@ from ._base import BaseSparseAutoencoder
 from ._data.checked import checked
 from ._training import attributes as fitted
 from ._training.attributes import Late, set_fitted
-from ._utils.checks import Device, Interval, in_python
+from ._utils.checks import Device, Interval, in_python, validate_parameters
 from ._utils.fitted import unchanged_on_error
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     trust the result (`feature_agreement_`).
 
     SAE i codes a sample as ``z = TopK(ReLU((x - b_i) E_i^T + c_i), k)`` and
-    reconstructs it as ``z D_i + b_i``, with atoms (rows of ``D_i``) of unit norm.
-    Training minimises ``sum_i FVU_i + alpha * mean_{i<j} (1 - C(D_i, D_j))``.  FVU is
-    the fraction of variance unexplained.  C is the mean cosine of matched atoms, in
-    which atoms that are not alike count as unmatched.  Dead atoms, which no sample
-    activates, have a separate loss: they code the residual of the other atoms (AuxK of
-    Gao et al., 2024).
+    reconstructs it as ``z D_i + b_i``, with atoms (rows of ``D_i``) of unit norm.  With
+    ``activation="batchtopk"``, a threshold takes the place of TopK.  Training minimises
+    ``sum_i FVU_i + alpha * mean_{i<j} (1 - C(D_i, D_j))``.  FVU is the fraction of
+    variance unexplained.  C is the mean cosine of matched atoms, in which atoms that
+    are not alike count as unmatched.  Dead atoms, which no sample activates, have a
+    separate loss: they code the residual of the other atoms (AuxK of Gao et al., 2024).
 
     Read more in the user guide: :doc:`how much to trust an atom
     </user_guide/agreement>`, :doc:`why each default is what it is
@@ -62,7 +62,18 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         Number of atoms. None means ``min(4 * n_features_in_, 4096)``.
 
     k : int, default=8
-        Maximum number of active atoms per sample; clipped to `n_components`.
+        Maximum number of active atoms per sample; clipped to `n_components`. With
+        ``activation="batchtopk"``, the mean number in the training data.
+
+    activation : {"topk", "batchtopk"}, default="topk"
+        How many atoms the encoder activates. "topk" activates the k atoms with the
+        largest scores in each sample. "batchtopk" shares the active atoms of a batch
+        among its samples in the last fifth of the steps, up to ``2 * k`` for one of
+        them (Bussmann et al., 2024). New samples activate the atoms whose scores exceed
+        `threshold_`: k on average, and at most ``2 * k``. With as many active
+        atoms on average, this mostly leaves less of the variance. The threshold belongs
+        to the k of the fit. After `fit`, "topk" with any k remains possible; the
+        encoder is then worse than after a fit with "topk".
 
     tied : bool, default=False
         Whether the encoder uses the atoms as its weights.
@@ -239,6 +250,13 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     decoder_bias_ : ndarray of shape (n_features,)
         b of the reference SAE, in units of the data.
 
+    threshold_ : ndarray of shape (n_components,) or None
+        Score that an atom must exceed to be active, in units of the data, the same for
+        all atoms. None after a fit with ``activation="topk"``.
+
+    k_ : int
+        k of the fit.
+
     feature_agreement_ : ndarray of shape (n_components,)
         Largest cosine of each reference atom with an atom of a witness, averaged over
         the witnesses. Without witnesses, it is averaged over the other SAEs; with
@@ -324,6 +342,9 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
 
     L. Gao et al., "Scaling and Evaluating Sparse Autoencoders", arXiv:2406.04093, 2024.
 
+    B. Bussmann, P. Leask, N. Nanda, "BatchTopK Sparse Autoencoders", arXiv:2412.06410,
+    2024.
+
     P. Jedryszek, O. M. Crook, "Stable and Steerable Sparse Autoencoders with Weight
     Regularization", arXiv:2603.04198, 2026.
 
@@ -343,6 +364,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     _parameter_constraints: dict = {
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "k": [Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions({"topk", "batchtopk"})],
         "tied": ["boolean"],
         "transform_algorithm": [StrOptions({"encoder", "lstsq", "omp"})],
         "positive_code": ["boolean"],
@@ -392,6 +414,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         n_components=None,
         *,
         k=8,
+        activation="topk",
         tied=False,
         transform_algorithm="encoder",
         positive_code=False,
@@ -424,6 +447,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     ):
         self.n_components = n_components
         self.k = k
+        self.activation = activation
         self.tied = tied
         self.transform_algorithm = transform_algorithm
         self.positive_code = positive_code
@@ -606,6 +630,25 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         fitted.forget_late(self)
         set_fitted(self, found.attributes)
         return found
+
+    @property
+    def _selection(self):
+        validate_parameters(self, "activation")
+        if self.activation == "topk":
+            return self.k, None
+        if self.threshold_ is None:
+            raise ValueError(
+                "activation='batchtopk' was set after a fit with activation='topk', "
+                "which finds no threshold. Fit again, or set activation='topk'."
+            )
+        if min(self.k, len(self.threshold_)) != self.k_:
+            raise ValueError(
+                f"k={self.k}, but with activation='batchtopk' the threshold is for the "
+                f"k={self.k_} of the fit. Fit again, or set activation='topk'."
+            )
+        from ._sae.encoder import MOST_OF_BATCH
+
+        return MOST_OF_BATCH * self.k_, self.threshold_
 
     def __setattr__(self, name, value):
         if name in fitted.DICTIONARIES and value is not vars(self).get(name):

@@ -454,6 +454,9 @@ def _score_at_fixed_l0(estimator, X, y=None, *, l0, transform_algorithm) -> floa
     before, sae = split_pipeline(estimator)
     # Coding parameters take effect at once; the copy shares the fitted arrays.
     sae = copy(sae).set_params(k=l0)
+    if hasattr(sae, "activation"):
+        # A threshold belongs to the k of the fit.
+        sae.set_params(activation="topk")
     if transform_algorithm is not None:
         sae.set_params(transform_algorithm=transform_algorithm)
     return sae.score(transformed(before, X))

@@ -114,6 +114,7 @@ def make_settings():
             "n_witnesses": 0,
             "witness_rows": "same",
             "k": 3,
+            "activation": "topk",
             "alpha": 0.0,
             "matching": "hungarian",
             "tied": False,

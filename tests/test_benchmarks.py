@@ -49,7 +49,6 @@ from benchmarks import (
     use,
 )
 from skmfr import MFRSparseAutoencoder
-from skmfr._sae.ensemble import Ensemble
 from skmfr._training import step
 from skmfr.datasets import make_superposition
 
@@ -131,17 +130,21 @@ def test_rivals_train_as_they_say():
     assert norms[0] < norms[1]
 
 
-def test_samples_share_the_active_atoms_of_a_batch():
-    X = problem().X
-    fitted = _rivals.shared_in_batch(n_saes=1)(problem(), 0)
-    n_active = np.diff(fitted.sae.encode(X).indptr)
-    assert n_active.mean() == pytest.approx(problem().k, abs=1 / len(X))
+def test_samples_share_their_atoms_from_the_first_step(monkeypatch):
+    k_of_steps = []
+    original = step.ENCODERS["batchtopk"]
+
+    def spy(X_centred, ensemble, k, *more):
+        k_of_steps.append(k)
+        return original(X_centred, ensemble, k, *more)
+
+    monkeypatch.setitem(step.ENCODERS, "batchtopk", spy)
+    alone = {"n_saes": 1, "n_witnesses": 0}
+    fitted = _rivals.shared_from_the_first_step(**alone)(problem(), 0)
+    assert len(k_of_steps) == problem().n_steps
+    n_active = np.diff(fitted.sae.encode(problem().X).indptr)
+    assert n_active.mean() == pytest.approx(problem().k, abs=1 / len(n_active))
     assert n_active.min() < problem().k < n_active.max()
-    atoms = torch.randn(2, 12, X.shape[1], generator=torch.Generator().manual_seed(0))
-    saes = Ensemble.starting_from(nn.functional.normalize(atoms, dim=-1), tied=False)
-    with _rivals.sharing_in_batch():
-        codes = step.encode(saes.centred(torch.from_numpy(X)), saes, 2)
-    assert (codes.values > 0).view(2, -1).sum(1).tolist() == [2 * len(X)] * 2
 
 
 def test_mean_of_matched_atoms():

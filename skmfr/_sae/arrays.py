@@ -63,13 +63,15 @@ def coder_of(estimator, X: np.ndarray | Source | Tensor) -> Coder:
         device = resolve_device(estimator.device, fall_back=True)
         dtype = DTYPES[X.dtype.name]
     weights = [getattr(estimator, name) for name in WEIGHTS]
-    threshold = estimator.threshold_
+    how = estimator.transform_algorithm, estimator.positive_code
+    k, threshold = estimator.k, estimator.threshold_
+    if how[0] != "omp":
+        k, threshold = estimator._selection
     if threshold is not None:
         weights.append(threshold)
-    how = estimator.transform_algorithm, estimator.positive_code
-    check_k(estimator.k, threshold, how[0])
+    check_k(k, threshold, how[0])
     # Python's numbers, because narrow ones of NumPy overflow.
-    k = None if estimator.k is None else int(estimator.k)
+    k = None if k is None else int(k)
     settings = k, *how, device, dtype
     if estimator in _coders:
         known_weights, known_settings, coder = _coders[estimator]

@@ -90,14 +90,14 @@ def module_of(estimator, error_term: bool) -> SparseAutoencoderModule:
     """
     weights = [torch.tensor(getattr(estimator, name)) for name in WEIGHTS]
     encoder, encoder_bias, decoder, decoder_bias = weights
-    threshold = estimator.threshold_
-    check_k(estimator.k, threshold)
+    k, threshold = estimator._selection
+    check_k(k, threshold)
     return SparseAutoencoderModule(
         encoder,
         encoder_bias,
         decoder,
         decoder_bias,
         None if threshold is None else torch.tensor(threshold),
-        estimator.k,
+        k,
         error_term,
     )

@@ -38,6 +38,7 @@ from .results import (
 from .schedule import Plateau, Schedule, due
 from .settings import RESOLVED, Settings, n_steps_of, settings_of
 from .state import TrainingState, from_arrays, new_state, to_arrays
+from .threshold import N_ROWS_OF_CALL, threshold_of
 from .variance import N_ROWS, N_ROWS_OF_MANY, variance_along
 
 # Default number of steps between checkpoints.
@@ -88,6 +89,8 @@ class Data(NamedTuple):
     """(n_saes, n_components), share of the variance of earlier rows along each atom"""
     share: float
     """share of this call's rows in all rows so far"""
+    threshold: float | None
+    """of earlier calls, in units of the data"""
 
     @property
     def dtype(self) -> np.dtype:
@@ -180,18 +183,27 @@ def results_of(
         along = data.along + data.share * (along - data.along)
     training = training_arrays(state, data.moments, settings, along, keep_adam)
     reference: Any = attributes["reference_sae_"]
+    sae, threshold = state.ensemble[reference : reference + 1], None
+    if settings.activation == "batchtopk":
+        threshold = threshold_of(sae, data.batches, data.standardiser, settings)
+        if late and data.threshold is not None:
+            earlier = data.threshold / data.standardiser.scale
+            part = min(1.0, data.batches.n_rows / N_ROWS_OF_CALL)
+            threshold = earlier + part * (threshold - earlier)
     attributes |= {
         # A last batch that extends into another epoch does not count as its beginning.
         "n_iter_": int((state.step - 1) / data.batches.per_epoch) + 1,
         "median_norm_": data.median_norm,
         "_training": training,
         "n_outliers_": data.n_outliers,
+        "k_": settings.k,
+        "threshold_": threshold
+        if threshold is None
+        else np.full(
+            settings.n_components, threshold * data.standardiser.scale, data.dtype
+        ),
         **fvu_of_kinds(
-            state.ensemble[reference : reference + 1],
-            data.batches,
-            data.standardiser,
-            data.outliers,
-            settings,
+            sae, data.batches, data.standardiser, data.outliers, settings, threshold
         ),
     }
     if not late:
@@ -257,6 +269,7 @@ def prepare(
         held_out,
         None if earlier is None else earlier.arrays.get("along"),
         share,
+        None if earlier is None else earlier.threshold,
     )
 
 

@@ -11,12 +11,12 @@ from .._data.batches import Batches, row_blocks
 from .._data.sources import Source
 from .._data.standardiser import Standardiser
 from .._sae.codes import decode
-from .._sae.encoder import encode
+from .._sae.encoder import ENCODERS
 from .._utils.random import part_of
 from .._utils.workers import Workers
 from .diagnostics import check_convergence
 from .revive import revive
-from .schedule import due
+from .schedule import Stage, due
 from .settings import Settings
 from .state import TrainingState
 from .step import Share, gradient_buffers, take_step
@@ -78,7 +78,7 @@ def train(
                 and not state.schedule.falls_at(state.step + 1)
             ):
                 fvu = group_fvu(
-                    state, batches.X, validation, standardiser, settings, workers
+                    state, batches.X, validation, standardiser, settings, workers, stage
                 )
                 if state.plateau.ends_with(fvu):
                     state.schedule = state.schedule.fall_from(state.step)
@@ -127,8 +127,10 @@ def group_fvu(
     standardiser: Standardiser,
     settings: Settings,
     workers: Workers,
+    stage: Stage,
 ) -> float:
     """FVU of held-out rows, averaged over the group."""
+    encode = ENCODERS[stage.activation]
     group = state.ensemble[: settings.n_saes]
     squares = 0.0
     for block in row_blocks(X, workers.part(rows)):

@@ -4,12 +4,14 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from .._data.batches import Batches, row_blocks
 from .._data.moments import fvu_of_blocks
 from .._data.standardiser import FARTHEST, Standardiser
 from .._data.statistics import Outliers
 from .._sae.coder import Coder
+from .._sae.encoder import MOST_OF_BATCH
 from .._sae.ensemble import Ensemble
 from .settings import Settings
 
@@ -43,6 +45,7 @@ def fvu_of_kinds(
     standardiser: Standardiser,
     outliers: np.ndarray | None,
     settings: Settings,
+    threshold: float | None = None,
 ) -> dict[str, float | None]:
     """FVU of the training rows that are not outliers, and of the outliers.
 
@@ -56,6 +59,8 @@ def fvu_of_kinds(
     outliers : ndarray of shape (n_outliers,), int, or None
         Sorted. None if there are no outliers; then both FVUs are None.
     settings : Settings
+    threshold : float, optional
+        That scores of the encoder must exceed, of standardised data.
     """
     found: dict[str, float | None] = {"inlier_fvu_": None, "outlier_fvu_": None}
     if outliers is None:
@@ -66,7 +71,13 @@ def fvu_of_kinds(
     inliers = np.setdiff1d(rows, outliers, assume_unique=True)
     as_they_are = replace(standardiser, largest=np.inf)
     algorithm = "omp" if settings.for_pursuit else "encoder"
-    coder = Coder(sae, settings.k, algorithm, settings.positive_code)
+    k, thresholds = settings.k, None
+    if threshold is not None and algorithm == "encoder":
+        k, thresholds = (
+            MOST_OF_BATCH * k,
+            torch.full_like(sae.encoder_bias[0], threshold),
+        )
+    coder = Coder(sae, k, algorithm, settings.positive_code, thresholds)
 
     def reconstructed(chosen: np.ndarray):
         for block in row_blocks(X, chosen):

@@ -50,6 +50,8 @@ class Earlier(NamedTuple):
     history: list[dict]
     """what the callback returned, to go before the records of a call from its first
     step on"""
+    threshold: float | None
+    """of scores, in units of the data, if samples shared their active atoms"""
 
     @property
     def seed(self) -> int:
@@ -132,6 +134,7 @@ class Earlier(NamedTuple):
             estimator.median_norm_,
             estimator.n_outliers_,
             estimator.history_,
+            None if estimator.threshold_ is None else float(estimator.threshold_[0]),
         )
 
 

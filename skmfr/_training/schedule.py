@@ -13,9 +13,9 @@ K_ANNEALING = 0.2
 K_START = 2
 COOL_DOWN = 0.5
 # Shares of that fall: start and end of the penalty's release; after the end,
-# dictionaries are finished for matching pursuit, if requested.
+# models are finished for the codes that they will have.
 RELEASE = 0.4, 0.6
-PURSUIT = 0.4
+FINISH = 0.4
 # Weight of the penalty on encoders while the learning rate is constant, for atoms that
 # are all active in all samples.  It is in proportion to an atom's part of the loss: a
 # constant weight would leave atoms dead where there are many.
@@ -32,6 +32,8 @@ class Stage(NamedTuple):
 
     k: int
     """number of active atoms per sample"""
+    activation: str
+    """how the encoder chooses them: "topk" or "batchtopk" """
     alpha: float
     """weight of the mutual penalty"""
     learning_rate: float
@@ -52,8 +54,10 @@ class Schedule:
     second. k falls from a multiple to its value once in the life of a model.  The
     penalty begins in the second half, because SAEs that are coupled while they search
     miss the same features. It rises as a cosine and ends before the last steps, so that
-    each SAE settles where it reconstructs best.  A model that was fitted before is
-    coupled from the first step.
+    each SAE settles where it reconstructs best.  These steps also finish it for its
+    codes: if samples share their active atoms, they do so from here, because atoms
+    return less often when they are learned like this.  A model that was fitted before
+    is coupled, and shares, from the first step.
     """
 
     n_steps: int
@@ -81,9 +85,10 @@ class Schedule:
         share = settings.k / settings.n_components
         return Stage(
             k=self.k(step, settings.k, settings.n_components),
+            activation=settings.activation if self.sharing(step) else "topk",
             alpha=settings.alpha * self.alpha(step) if coupled else 0.0,
             learning_rate=settings.learning_rate * rate,
-            pursue=settings.for_pursuit and self.pursuing(step),
+            pursue=settings.for_pursuit and self.finishing(step),
             positive=settings.positive_code,
             encoder_penalty=0.0 if settings.tied else ENCODER_PENALTY * share * rate,
         )
@@ -126,9 +131,13 @@ class Schedule:
         released = min(max(0.0, (end - fallen) / (end - begin)), 1.0)
         return (1 - cos(pi * risen)) / 2 * released
 
-    def pursuing(self, step: int) -> bool:
-        """Whether dictionaries follow matching pursuit at this step, if requested."""
-        return self._left(step) <= PURSUIT
+    def finishing(self, step: int) -> bool:
+        """Whether this is one of the last steps, which finish a model for its codes."""
+        return self._left(step) <= FINISH
+
+    def sharing(self, step: int) -> bool:
+        """Whether samples share their active atoms at this step, if requested."""
+        return self.finishing(step) or not self.annealing
 
     def _left(self, step: int) -> float:
         """Remaining share of the final fall; 1 or more before it begins."""

@@ -41,6 +41,8 @@ class Settings:
     witness_rows: str
     """"same" or "disjoint"; "same" for fewer than two witnesses"""
     k: int
+    activation: str
+    """"topk" or "batchtopk", in which samples of a batch share their active atoms"""
     alpha: float
     matching: str
     tied: bool
@@ -142,6 +144,7 @@ def settings_of(
         n_components=n_components,
         witness_rows=witness_rows_of(parameters, n_rows, n_components, witness_rows),
         k=min(parameters["k"], n_components),
+        activation=parameters["activation"],
         alpha=float(parameters["alpha"]),
         tied=bool(parameters["tied"]),
         share_atoms=bool(parameters["share_atoms"]),

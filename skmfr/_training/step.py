@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._sae.codes import n_active
-from .._sae.encoder import encode
+from .._sae.encoder import ENCODERS
 from .._sae.ensemble import Ensemble
 from .._sae.pursuit import pursuit_codes
 from .._utils.workers import ALONE, Workers
@@ -182,6 +182,7 @@ def _reconstruct(
 ) -> Found:
     """Write the gradients of some members for their codes; rates are still counts."""
     X_centred = part.centred(X)
+    encode = ENCODERS[stage.activation]
     codes = encode(X_centred, part, stage.k, low_precision)
     if stage.pursue:
         # Dead atoms have no auxiliary loss in this stage.

@@ -51,9 +51,14 @@ def variance_along(
 def typical_rows(batches: Batches, n_rows: int) -> np.ndarray:
     """A copy of about so many rows, (n_rows, n_features), like all of them.
 
-    They are those of the first batches, or, if batches are in the order of the data,
-    runs of rows at equal distances.
+    They are all rows if there are no more.  Otherwise they are those of the first
+    batches, or, if batches are in the order of the data, runs of rows at equal
+    distances.
     """
+    if n_rows >= batches.n_rows:
+        return batches.X[
+            np.arange(batches.n_rows) if batches.rows is None else batches.rows
+        ]
     if batches.shuffle:
         numbers = range(ceil(n_rows / batches.batch_size))
         return np.concatenate([batches[number] for number in numbers])[:n_rows]

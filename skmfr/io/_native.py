@@ -44,7 +44,7 @@ FITTED = {
 }
 # Present only if they differ from those that the other arrays imply.
 WEIGHT_LAYOUTS = {"components_": "float m d", "encoder_weights_": "float m d"}
-# Arrays of a `PretrainedSAE`, which has no training state, and its thresholds.
+# Arrays of a `PretrainedSAE`, which has no training state.
 PRETRAINED = {
     **WEIGHT_LAYOUTS,
     "encoder_bias_": "float m",
@@ -52,6 +52,7 @@ PRETRAINED = {
     "feature_agreement_": "float m",
     "trusted_": "bool m",
 }
+# Only in SAEs that use thresholds.
 THRESHOLD = {"threshold_": "float m"}
 # Present only if known, and not in files of earlier builds.
 KNOWN = {"reappearance_": "float m"}
@@ -253,8 +254,8 @@ def _arrays_of(attributes: dict[str, Any]) -> dict[str, np.ndarray]:
     training = attributes["_training"]
     public = {name: array for name, array in training.items() if name != "decoder"}
     kept = without_copies(attributes | {"_training": public})
-    optional = (*WEIGHT_LAYOUTS, *KNOWN)
-    names = [*FITTED, *(name for name in optional if name in kept)]
+    optional = (*WEIGHT_LAYOUTS, *KNOWN, *THRESHOLD)
+    names = [*FITTED, *(name for name in optional if kept.get(name) is not None)]
     return {name: attributes[name] for name in names} | {
         f"{TRAINING}{name}": array for name, array in training.items()
     }
@@ -279,7 +280,7 @@ def _attributes_of(sae: MFRSparseAutoencoder, reference: int) -> dict[str, Any]:
     # JSON has no NaN.
     if not np.isnan(sae.median_norm_):
         attributes["median_norm_"] = sae.median_norm_
-    others = "n_outliers_", "witness_rows_", *FVU_OF_KINDS
+    others = "k_", "n_outliers_", "witness_rows_", *FVU_OF_KINDS
     attributes |= {name: getattr(sae, name) for name in others if hasattr(sae, name)}
     return attributes | names_of(sae)
 
@@ -338,7 +339,7 @@ def _expected_arrays(names: Iterable[str], version: int) -> dict[str, str]:
     from .._training.state import layouts
 
     names = set(names)
-    expected = FITTED | _present(WEIGHT_LAYOUTS | KNOWN, names)
+    expected = FITTED | _present(WEIGHT_LAYOUTS | KNOWN | THRESHOLD, names)
     prefix = prefix_in(version)
     trained = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     if not trained:
@@ -411,13 +412,16 @@ def _set_attributes(
         if name.startswith(TRAINING)
     }
     _check_training(training)
-    n_saes, _, n_features = arrays["dictionaries_"].shape
+    n_saes, n_components, n_features = arrays["dictionaries_"].shape
+    # Files of earlier builds do not have it.
+    k = {"k_": min(sae.k, n_components)} | attributes
     fitted = {name: array for name, array in arrays.items() if name.endswith("_")} | {
         "n_features_in_": n_features,
         "reference_sae_": checked_number(
             attributes, "reference_sae_", int, 0, n_saes - 1
         ),
         "agreement_null_": checked_number(attributes, "agreement_null_", float, 0, 1),
+        "k_": checked_number(k, "k_", int, 1, n_components),
         "n_iter_": checked_number(attributes, "n_iter_", int, 0),
         "n_steps_": checked_number(attributes, "n_steps_", int, 0),
         "n_outliers_": checked_number(
@@ -426,6 +430,7 @@ def _set_attributes(
         "witness_rows_": _rows_of_witnesses(attributes, training),
         "history_": [],
         "median_norm_": nan,
+        "threshold_": arrays.get("threshold_"),
         "_training": training,
     }
     if "median_norm_" in attributes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from math import inf
 from numbers import Real
 from pathlib import Path
@@ -102,9 +103,15 @@ def to_sae_lens(
     TypeError
         If `sae` has another type, or metadata are not JSON.
     ValueError
-        If `sae` has both thresholds and `k`, or neither.
+        If an imported `sae` has both thresholds and `k`, or neither.
     ImportError
         If the package safetensors is not installed.
+
+    Warns
+    -----
+    UserWarning
+        If `sae` has ``activation="batchtopk"``: SAELens has no limit to the number of
+        active atoms of a sample.
 
     See Also
     --------
@@ -126,12 +133,20 @@ def to_sae_lens(
     """
     check_sae(sae, PretrainedSAE)
     weights = weights_of(sae)
-    if weights.threshold is not None and sae.k is not None:
+    k = sae._selection[0]
+    if weights.threshold is not None and isinstance(sae, MFRSparseAutoencoder):
+        warnings.warn(
+            f"sae activates at most {k} atoms in a sample. SAELens has no such limit: "
+            "there, samples with more scores above the threshold have more active "
+            "atoms.",
+            stacklevel=2,
+        )
+    elif weights.threshold is not None and k is not None:
         raise ValueError(
-            f"sae has thresholds and k={sae.k}, and SAELens has no SAE with both: "
+            f"sae has thresholds and k={k}, and SAELens has no SAE with both: "
             "set_params(k=None), or choose another format."
         )
-    if weights.threshold is None and sae.k is None:
+    if weights.threshold is None and k is None:
         raise ValueError("sae has neither thresholds nor k, which codes need: set k.")
     n_components, n_features = weights.decoder.shape
     known = {"model_name": model_name, "hook_name": hook_name} | metadata | summary(sae)
@@ -155,7 +170,7 @@ def to_sae_lens(
     }
     if weights.threshold is None:
         config |= {
-            "k": min(int(sae.k), n_components),
+            "k": min(int(k), n_components),
             "rescale_acts_by_decoder_norm": False,
         }
     else:

@@ -62,6 +62,8 @@ def to_sparsify(sae: MFRSparseAutoencoder, folder) -> None:
         If `sae` is not fitted.
     TypeError
         If `sae` has another type.
+    ValueError
+        If `sae` uses a threshold.
     ImportError
         If the package safetensors is not installed.
 
@@ -85,6 +87,11 @@ def to_sparsify(sae: MFRSparseAutoencoder, folder) -> None:
     """
     check_sae(sae)
     weights = weights_of(sae)
+    if weights.threshold is not None:
+        raise ValueError(
+            "sae has activation='batchtopk', and sparsify has no SAE with thresholds: "
+            "set activation='topk', or choose another format."
+        )
     n_components, n_features = weights.decoder.shape
     config: dict[str, Any] = {
         "activation": "topk",

@@ -96,13 +96,13 @@ def gated(
 
 
 def weights_of(sae: BaseSparseAutoencoder) -> Weights:
-    """Weights of the reference SAE."""
+    """Weights of the reference SAE, with the thresholds that it uses."""
     return Weights(
         sae.encoder_weights_,
         sae.encoder_bias_,
         sae.components_,
         sae.decoder_bias_,
-        sae.threshold_,
+        sae._selection[1],
     )
 
 
@@ -268,7 +268,8 @@ def estimator_of(
     sae = MFRSparseAutoencoder(n_components, n_saes=1, k=k, n_witnesses=0)
     weights = weights.of_unit_norm()
     estimator_with(sae, weights)
-    set_fitted(sae, {"dictionaries_": weights.decoder[None], "_training": {}})
+    made = {"dictionaries_": weights.decoder[None], "k_": k, "_training": {}}
+    set_fitted(sae, made)
     return sae
 
 
@@ -283,6 +284,7 @@ def estimator_with(sae: SAE, weights: Weights) -> SAE:
         "encoder_weights_": weights.encoder,
         "encoder_bias_": weights.encoder_bias,
         "decoder_bias_": weights.decoder_bias,
+        "threshold_": weights.threshold,
         "feature_agreement_": unknown,
         "mutual_agreement_": unknown[None],
         "agreement_null_": random_agreement(n_features, n_components),
@@ -300,7 +302,5 @@ def estimator_with(sae: SAE, weights: Weights) -> SAE:
         "n_reinits_": np.zeros(1, dtype=int),
         "n_features_in_": n_features,
     }
-    if isinstance(sae, PretrainedSAE):
-        attributes["threshold_"] = weights.threshold
     set_fitted(sae, attributes)
     return sae

@@ -86,6 +86,7 @@ def saved_and_loaded(sae, path):
 
 
 FITS = {
+    "batchtopk": {"activation": "batchtopk"},
     "default": {},
     "tied": {"tied": True},
     "alone": {"n_saes": 1, "n_witnesses": 0},

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 import skmfr._sae.encoder
-from skmfr._sae.encoder import encode, rows_per_block
+from skmfr._sae.encoder import encode, encode_batch, rows_per_block
 from skmfr._sae.ensemble import Ensemble
 
 N_MEMBERS, N_SAMPLES, N_COMPONENTS, N_FEATURES, K = 3, 10, 29, 6, 4
@@ -127,3 +127,30 @@ def test_bfloat16_screening_where_all_atoms_are_candidates():
     torch.testing.assert_close(
         as_dense(codes, N_SAMPLES, N_COMPONENTS), dense_codes(X, ensemble, k)
     )
+
+
+@pytest.mark.parametrize("k", [1, 4, 10])
+def test_a_batch_shares_its_active_atoms(k):
+    ensemble = random_ensemble()
+    X = random_numbers(N_SAMPLES, N_FEATURES, seed=5) * 3
+    codes = encode_batch(ensemble.centred(X), ensemble, k)
+    found = as_dense(codes, N_SAMPLES, N_COMPONENTS)
+    each = dense_codes(X, ensemble, min(2 * k, N_COMPONENTS))
+    n_active = []
+    for dense, expected in zip(found, each, strict=True):
+        positive = expected[expected > 0].sort(descending=True).values
+        n_active.append(min(N_SAMPLES * k, len(positive)))
+        smallest = positive[n_active[-1] - 1]
+        expected = torch.where(expected >= smallest, expected, 0.0)
+        torch.testing.assert_close(dense, expected, atol=1e-12, rtol=0)
+    assert (found > 0).sum((1, 2)).tolist() == n_active
+    # More are never active than are positive.
+    assert (k < 10) == (min(n_active) == N_SAMPLES * k)
+
+
+def test_a_batch_of_one_sample_shares_nothing():
+    ensemble = random_ensemble()
+    X = random_numbers(1, N_FEATURES, seed=5) * 3
+    codes = encode_batch(ensemble.centred(X), ensemble, K)
+    found = as_dense(codes, 1, N_COMPONENTS)
+    torch.testing.assert_close(found, dense_codes(X, ensemble, K))

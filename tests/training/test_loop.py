@@ -73,7 +73,8 @@ def standardised(settings, n_samples=64):
 def one_step(state, settings, X, k=None, alpha=0.0):
     if state.n_steps == len(state.losses):
         state.begin(Schedule.constant(100), Plateau())
-    stage = Stage(k or settings.k, alpha, settings.learning_rate, pursue=False)
+    k = k or settings.k
+    stage = Stage(k, "topk", alpha, settings.learning_rate, pursue=False)
     take_step(state, X, stage, gradient_buffers(state))
 
 
@@ -396,7 +397,7 @@ def test_pursuing_dictionaries_follow_the_codes_of_matching_pursuit(make_setting
         losses.append((X - X_hat).square().sum() / X.numel())
     sum(losses).backward()
     state.begin(Schedule.constant(1), Plateau())
-    stage = Stage(settings.k, 0.0, settings.learning_rate, pursue=True)
+    stage = Stage(settings.k, "topk", 0.0, settings.learning_rate, pursue=True)
     take_step(state, X, stage, gradient_buffers(state))
     # The gradients are still there after the step.
     found = torch.stack([state.parameters(i)[2].grad for i in range(3)])
@@ -556,7 +557,8 @@ def test_group_fvu_equals_dense_reconstruction(make_settings, monkeypatch, n_per
     standardiser = Standardiser.of(X)
     rows = np.arange(5, 400, 3)
     monkeypatch.setattr(skmfr._data.batches, "BLOCK_BYTES", n_per_block * X[0].nbytes)
-    found = group_fvu(state, X, rows, standardiser, settings, ALONE)
+    stage = state.schedule.stage(0, settings)
+    found = group_fvu(state, X, rows, standardiser, settings, ALONE, stage)
 
     Z = standardiser(X[rows], "cpu", torch.float64)
     group = {name: getattr(state.ensemble, name)[:3] for name in NAMES}

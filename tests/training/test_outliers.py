@@ -40,6 +40,14 @@ def beside_outliers():
         return clone(sae).fit(data), clone(sae).fit(data[~first])
 
 
+@pytest.mark.filterwarnings("ignore:.*of its variance")
+def test_fvu_of_both_kinds_is_of_codes_by_threshold():
+    data, first = activations()
+    sae = small(activation="batchtopk", n_saes=1, n_witnesses=0).fit(data)
+    assert sae.inlier_fvu_ == pytest.approx(1 - sae.score(data[~first]), rel=1e-4)
+    assert sae.outlier_fvu_ == pytest.approx(1 - sae.score(data[first]), rel=1e-4)
+
+
 def test_outliers_do_not_keep_the_others_from_being_described(beside_outliers):
     (sae, without), (data, first) = beside_outliers, activations()
     others = data[~first]

@@ -55,9 +55,27 @@ def test_penalty_on_encoders_follows_the_learning_rate_and_the_use_of_atoms(
 
 def test_pursuit_is_the_last_fifth():
     schedule = Schedule.over(400, anneal_k=True)
-    on = [step for step in range(400) if schedule.pursuing(step)]
+    on = [step for step in range(400) if schedule.finishing(step)]
     assert on == list(range(320, 400))
-    assert not any(Schedule.constant(400).pursuing(step) for step in range(400))
+    assert not any(Schedule.constant(400).finishing(step) for step in range(400))
+
+
+def test_samples_share_their_atoms_in_the_last_fifth_and_in_later_calls(make_settings):
+    settings = make_settings(activation="batchtopk")
+
+    def shared(schedule, settings):
+        stages = (schedule.stage(step, settings) for step in range(schedule.n_steps))
+        return [stage.activation == "batchtopk" for stage in stages]
+
+    anew = Schedule.over(400, anneal_k=True)
+    assert shared(anew, settings) == [step >= 320 for step in range(400)]
+    assert not any(shared(anew, make_settings()))
+    for continued in (
+        Schedule.over(400, anneal_k=False),
+        Schedule.constant(400),
+        Schedule.settled(400, 256),
+    ):
+        assert all(shared(continued, settings))
 
 
 def test_penalty_of_a_second_fit_rises_at_once():
@@ -151,7 +169,7 @@ def test_settled_schedule_is_the_last_of_a_final_fall(n_steps):
     for step in range(n_steps):
         assert schedule.alpha(step) == 0
         assert schedule.k(step, 5, 100) == 5
-        assert schedule.pursuing(step)
+        assert schedule.finishing(step)
         assert schedule.falls_at(step)
     # The noise of a gradient falls with the root of the samples.
     few = Schedule.settled(n_steps, 16)

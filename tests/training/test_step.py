@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skmfr._data.standardiser import Standardiser
-from skmfr._sae.encoder import encode
+from skmfr._sae.encoder import encode, encode_batch
 from skmfr._sae.pursuit import pursuit_codes
 from skmfr._training.initial import untrained
 from skmfr._training.objective import Gradients, reconstruction_
@@ -35,7 +35,7 @@ def test_finding_gradients_leaves_the_state_as_it_is(problem, pursue):
     state, X = problem
     before = {name: array.copy() for name, array in to_arrays(state).items()}
     room = gradient_buffers(state)
-    find_gradients(state, X, Stage(3, 0.0, 0.01, pursue), room)
+    find_gradients(state, X, Stage(3, "topk", 0.0, 0.01, pursue), room)
     for name, array in to_arrays(state).items():
         assert array.tobytes() == before[name].tobytes(), name
 
@@ -50,7 +50,7 @@ def test_a_step_writes_gradients_where_they_were_and_makes_none(problem, monkeyp
         Gradients, "like", classmethod(lambda *args: made.append(args) or like(*args))
     )
     for pursue in (False, True):
-        take_step(state, X, Stage(3, 0.0, 0.01, pursue), room)
+        take_step(state, X, Stage(3, "topk", 0.0, 0.01, pursue), room)
     assert [part.data_ptr() for part in room] == places
     assert not made
 
@@ -59,7 +59,7 @@ def test_pursuit_moves_decoders_and_the_encoder_its_own(problem):
     state, X = problem
     ensemble = state.ensemble
     room = gradient_buffers(state)
-    found = find_gradients(state, X, Stage(3, 0.0, 0.01, pursue=True), room)
+    found = find_gradients(state, X, Stage(3, "topk", 0.0, 0.01, pursue=True), room)
     X_centred = ensemble.centred(X)
     by_encoder, by_pursuit = Gradients.like(ensemble), Gradients.like(ensemble)
     codes = encode(X_centred, ensemble, 3)
@@ -73,11 +73,40 @@ def test_pursuit_moves_decoders_and_the_encoder_its_own(problem):
     torch.testing.assert_close(room.decoder_bias, by_pursuit.decoder_bias)
 
 
+def test_samples_that_share_their_atoms_follow_the_codes_of_the_batch(problem):
+    state, X = problem
+    ensemble, room = state.ensemble, gradient_buffers(state)
+    stage = Stage(3, "batchtopk", 0.0, 0.01, pursue=False)
+    found = find_gradients(state, X, stage, room)
+    codes = encode_batch(ensemble.centred(X), ensemble, 3)
+    weights = [
+        part.clone().requires_grad_()
+        for part in (ensemble.encoder, ensemble.encoder_bias, ensemble.decoder)
+    ]
+    bias = ensemble.decoder_bias.clone().requires_grad_()
+    encoder, encoder_bias, decoder = weights
+    centred = X - bias[:, None]
+    scores = centred @ encoder.mT + encoder_bias[:, None]
+    own = torch.arange(3)[:, None] * ensemble.n_components
+    active = torch.zeros(3, 64, ensemble.n_components, dtype=bool)
+    indices = codes.indices.view(3, -1) - own
+    rows = torch.arange(64).repeat_interleave(codes.indices.shape[1]).expand(3, -1)
+    active[torch.arange(3)[:, None], rows, indices] = codes.values.view(3, -1) > 0
+    assert active.sum((1, 2)).tolist() == [3 * 64] * 3
+    assert len(set(active.sum(2).flatten().tolist())) > 2
+    reconstructed = (scores * active) @ decoder + bias[:, None]
+    fvu = (X - reconstructed).square().sum((1, 2)) / (64 * 8)
+    fvu.sum().backward()
+    torch.testing.assert_close(found.fvu, fvu.detach())
+    for part, truth in zip(room, (*weights, bias), strict=True):
+        torch.testing.assert_close(part, truth.grad)
+
+
 @pytest.mark.parametrize("pursue", [False, True])
 def test_penalty_on_encoders_is_a_share_of_the_fvu_of_each_member(problem, pursue):
     state, X = problem
     room = gradient_buffers(state)
-    stage = Stage(3, 0.0, 0.01, pursue)
+    stage = Stage(3, "topk", 0.0, 0.01, pursue)
     found = find_gradients(state, X, stage, room)
     without = [part.clone() for part in room]
     find_gradients(state, X, stage._replace(encoder_penalty=0.5), room)
@@ -91,7 +120,9 @@ def test_penalty_on_encoders_is_a_share_of_the_fvu_of_each_member(problem, pursu
 def gradients_of(state, X, pursue, **options):
     """What a step finds, by name, as copies."""
     room = gradient_buffers(state)
-    found = find_gradients(state, X, Stage(3, 0.0, 0.01, pursue), room, **options)
+    found = find_gradients(
+        state, X, Stage(3, "topk", 0.0, 0.01, pursue), room, **options
+    )
     arrays = found._asdict() | room._asdict()
     return {name: array.clone() for name, array in arrays.items()}
 
@@ -135,7 +166,7 @@ def test_shares_of_processes_add_up_to_those_of_the_batch(problem, shares):
 def test_without_a_row_nothing_is_learned_of_a_member(problem, shares):
     state, X = problem
     room = gradient_buffers(state)
-    stage = Stage(3, 0.0, 0.01, False)
+    stage = Stage(3, "topk", 0.0, 0.01, False)
     take_step(state, X, stage, room, shares=shares)
     nothing = [shares[0], Share(torch.arange(0), 0)]
     take_step(state, X, stage, room, shares=nothing)
@@ -149,9 +180,13 @@ def test_atoms_that_see_fewer_samples_are_dead_after_more_steps(problem, shares)
     seen = []
     state.activity.look_for_dead = seen.append
     # 64 samples with 3 of 24 atoms each.
-    take_step(state, X, Stage(3, 0.0, 0.01, False), gradient_buffers(state))
+    take_step(state, X, Stage(3, "topk", 0.0, 0.01, False), gradient_buffers(state))
     state.n_steps = 0
     take_step(
-        state, X, Stage(3, 0.0, 0.01, False), gradient_buffers(state), shares=shares
+        state,
+        X,
+        Stage(3, "topk", 0.0, 0.01, False),
+        gradient_buffers(state),
+        shares=shares,
     )
     assert seen == [[8, 8, 8], [8, 4, 4]]
