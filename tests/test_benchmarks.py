@@ -229,7 +229,7 @@ def test_other_tables_of_recovery(table, name):
         "grid": 1 + 12,
         "select": 1 + 6,
         "pursuit": 1 + 2,  # by their noise
-        "rivals": 1 + 9,
+        "rivals": 1 + 10,
     }
     assert len(rows) == n_rows[name]
 
