@@ -119,7 +119,8 @@ ax.legend(loc="upper left")
 # A penalty that is too strong keeps atoms where they agree instead of where they
 # reconstruct. The witnesses learn from the same batches without it, so the price is
 # known. Short fits pay most: the penalty is gone in the last fifth of the steps, and
-# these few are not enough to recover.
+# these few are not enough to recover. Copies of atoms are another sign of it, as
+# ``matching="max"`` permits them.
 
 settings = {"n_components": 64, "k": 4, "matching": "max", "max_steps": 200}
 pulled = attempt(X, features, alpha=1000.0, **settings)
@@ -166,9 +167,8 @@ print(f"started anew: {restarted.n_reinits_}")
 undisturbed = attempt(X, features, **settings)
 
 # %%
-# Each peak of the orange curve in the first half is a new start. New starts also leave
-# copies of atoms here, which the first warning reports. Most features are so rare that
-# neither fit finds them.
+# Each peak of the orange curve in the first half is a new start. Most features are so
+# rare that neither fit finds them.
 
 fig, (curve, use) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 for sae, color in [(restarted, BAD), (undisturbed, GOOD)]:

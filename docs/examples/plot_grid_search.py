@@ -96,7 +96,7 @@ plt.show()
 
 # %%
 # The search does not count active features. It finds a ``k`` with which training learns
-# single features; on other data this may be half or twice their number
+# single features; on other data this may be half or three times their number
 # (:doc:`/user_guide/choosing`). Their number can be estimated from one fit: by how many
 # steps of matching pursuit explain more than chance.
 
