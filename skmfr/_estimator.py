@@ -53,7 +53,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
     </user_guide/defaults>`.
 
     The parameters come in four groups: the model (`n_components` to `sparse_output`),
-    training (`max_iter` to `warm_start`), trust (`n_saes` to `n_witnesses`), and
+    training (`max_iter` to `warm_start`), trust (`n_saes` to `witness_rows`), and
     running (`device` to `random_state`).
 
     Parameters
@@ -276,7 +276,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         without a witness or with fewer than three SAEs, witnesses included.
 
     trusted_ : ndarray of shape (n_components,), bool
-        The largest set of atoms that are expected to return up to a share of 5 %, among
+        The largest set of atoms in which at most 5 % are expected not to return, among
         the atoms that agree more than by chance. See
         :func:`skmfr.agreement.trusted_atoms` for other rates. False where
         `reappearance_` is NaN.
