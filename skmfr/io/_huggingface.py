@@ -184,16 +184,36 @@ def _agreement_section(known: dict | None) -> str:
         "Mean agreement of atoms (cosine)": known["mean"],
         "Of random dictionaries": known["null"],
         "Trusted atoms": f"{known['trusted_share']:.1%}",
-        "Witnesses": known["n_witnesses"],
     }
+    if known["n_witnesses"] is not None:
+        rows["Witnesses"] = known["n_witnesses"]
+    side_file = f"`{AGREEMENT}` has agreement and trust of each atom"
     if "reappearance" in known:
         rows["Mean probability to return in another fit"] = known["reappearance"]
+        side_file += ", and how likely another fit finds it"
     return (
         f"## Agreement\n\n{_table(rows)}\n\n![Histogram of agreement]({PICTURE})\n\n"
-        "Agreement is the largest cosine of an atom with those of an SAE that was "
-        "trained beside it, from another start. Atoms that are found again are likely "
-        f"to be in the data. `{AGREEMENT}` has agreement and trust of each atom, and "
-        "how likely another fit finds it."
+        f"Agreement is the largest cosine of an atom with those of {_evidence(known)} "
+        f"{side_file}."
+    )
+
+
+def _evidence(known: dict) -> str:
+    """Dictionaries that atoms agree with, and the meaning of that."""
+    if known["under_penalty"]:
+        return (
+            "the SAEs that were trained with it. The penalty of this training raises "
+            "agreement, and there are no witnesses without a penalty, so agreement "
+            "does not show that an atom is in the data."
+        )
+    if known["n_witnesses"] is None:
+        return (
+            "other dictionaries. It is not known how these were made, and therefore "
+            "not what agreement means."
+        )
+    return (
+        "an SAE that was trained beside it, from another start. Atoms that are found "
+        "again are likely to be in the data."
     )
 
 

@@ -7,13 +7,16 @@ import pytest
 from layouts import LAYOUTS, M
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from skmfr import MFRSparseAutoencoder
+from skmfr import MFRSparseAutoencoder, PretrainedSAE
 from skmfr.activations import LogitEffects
 from skmfr.io import (
     from_sae_lens,
     from_sparsify,
+    load,
+    save,
     to_huggingface_folder,
     to_neuronpedia,
     to_sae_lens,
@@ -72,6 +75,102 @@ def test_agreement_of_other_atoms_is_refused(tmp_path, make_sae, arrays, message
     save_file(arrays, tmp_path / "agreement.safetensors")
     with pytest.raises(ValueError, match=message):
         from_sae_lens(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"n_witnesses": 2}, (2, False)),
+        ({"n_witnesses": 0}, (0, True)),
+        ({"n_witnesses": 0, "alpha": 0.0}, (0, False)),
+    ],
+)
+def test_files_tell_with_what_atoms_agree(
+    tmp_path, make_sae, make_samples, parameters, expected
+):
+    def told(sae, write=to_sae_lens):
+        write(sae, tmp_path / "out")
+        config = json.loads((tmp_path / "out" / "cfg.json").read_text())
+        known = config.get("metadata", config)["skmfr_agreement"]
+        return known["n_witnesses"], known["under_penalty"]
+
+    sae = make_sae(**parameters)
+    assert told(sae) == expected
+    again = from_sae_lens(tmp_path / "out")
+    assert told(again, to_sparsify) == expected
+    assert told(from_sparsify(tmp_path / "out")) == expected
+    save(sae, tmp_path / "alone", training_state=False)
+    assert told(load(tmp_path / "alone")) == expected
+    # What is fitted since has other witnesses.
+    again.set_params(n_witnesses=1, warm_start=True, max_steps=5, random_state=0)
+    assert told(again.fit(make_samples(300) + 3)) == (1, False)
+
+
+def told_on_card(sae, folder, X):
+    """What a model card says of agreement."""
+    to_huggingface_folder(sae, folder, X, data="Noise.")
+    card = (folder / "README.md").read_text()
+    return card.partition("## Agreement")[2].partition("## Parameters")[0]
+
+
+def test_model_card_says_if_agreement_is_no_evidence(tmp_path, make_sae, make_samples):
+    X, evidence = make_samples() + 3, "likely to be in the data"
+    for parameters, n_witnesses in [({}, 1), ({"n_witnesses": 0, "alpha": 0.0}, 0)]:
+        card = told_on_card(make_sae(**parameters), tmp_path, X)
+        assert f"| Witnesses | {n_witnesses} |" in card
+        assert evidence in card
+    card = told_on_card(make_sae(n_witnesses=0), tmp_path, X)
+    again = told_on_card(from_sae_lens(tmp_path), tmp_path, X)
+    for text in (card, again):
+        assert "| Witnesses | 0 |" in text
+        assert "does not show that an atom is in the data" in text
+        assert evidence not in text
+        # There is no probability in the file.
+        assert "another fit" not in text
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        (None, None),
+        # Builds that counted arrays wrote 0 where they knew nothing.
+        ({"n_witnesses": 0}, None),
+        ({"n_witnesses": 2}, 2),
+    ],
+)
+def test_what_is_not_known_of_agreement_is_not_told(
+    tmp_path, make_sae, make_samples, metadata, expected
+):
+    to_sae_lens(make_sae(), tmp_path)
+    path = tmp_path / "agreement.safetensors"
+    metadata = None if metadata is None else {"skmfr": json.dumps(metadata)}
+    save_file(load_file(path), path, metadata)
+    card = told_on_card(from_sae_lens(tmp_path), tmp_path, make_samples() + 3)
+    assert ("| Witnesses |" in card) == (expected is not None)
+    assert ("likely to be in the data" in card) == (expected is not None)
+
+
+@pytest.mark.parametrize("summary", ["[]", "{", '{"n_witnesses": -1}'])
+def test_a_damaged_summary_of_agreement_is_refused(tmp_path, make_sae, summary):
+    to_sae_lens(make_sae(), tmp_path)
+    path = tmp_path / "agreement.safetensors"
+    save_file(load_file(path), path, {"skmfr": summary})
+    with pytest.raises(ValueError, match=tmp_path.name):
+        from_sae_lens(tmp_path)
+
+
+def test_agreement_that_was_assigned_is_with_other_dictionaries(tmp_path, make_samples):
+    next(each for key, each in LAYOUTS.items() if key.startswith("jumprelu"))(
+        tmp_path, np.random.default_rng(0)
+    )
+    sae = from_sae_lens(tmp_path)
+    sae.feature_agreement_ = np.full(M, 0.5)
+    assert "with those of other dictionaries" in told_on_card(
+        sae, tmp_path, make_samples()
+    )
+    again = from_sae_lens(tmp_path)
+    assert type(again) is PretrainedSAE
+    assert clone(again)._evidence_ == (None, False)
 
 
 def test_saes_of_others_are_written_too(tmp_path, make_samples):
