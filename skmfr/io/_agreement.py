@@ -98,8 +98,9 @@ def read_agreement(folder, sae: BaseSparseAutoencoder) -> None:
                 f"{AGREEMENT} has {n_atoms} atoms, expected {len(sae.components_)}."
             )
         found = {f"{name}_": file.get_tensor(name) for name in shapes}
+        told = json.loads((file.metadata() or {}).get("skmfr", "{}"))
         # It ends like a fitted attribute, so that clones of a `PretrainedSAE` have it.
-        found["_evidence_"] = tuple(_evidence_in(file.metadata() or {}))
+        found["_evidence_"] = tuple(checked_evidence(told))
     # Cosines may exceed 1 by rounding.
     if not (np.abs(found["feature_agreement_"]) <= 1.001).all():
         raise ValueError(f"feature_agreement in {AGREEMENT} has no cosines.")
@@ -109,11 +110,10 @@ def read_agreement(folder, sae: BaseSparseAutoencoder) -> None:
     set_fitted(sae, found)
 
 
-def _evidence_in(metadata: dict[str, str]) -> Evidence:
-    """What the summary in a file says of the dictionaries."""
-    told = json.loads(metadata.get("skmfr", "{}"))
+def checked_evidence(told) -> Evidence:
+    """Dictionaries that the entries of a file describe."""
     if not isinstance(told, dict):
-        raise ValueError(f"the summary in {AGREEMENT} holds a {type(told).__name__}.")
+        raise ValueError(f"its evidence is a {type(told).__name__}, expected a dict.")
     if told.get("n_witnesses") is None:
         return UNKNOWN
     n_witnesses = checked_number(told, "n_witnesses", int, 0)

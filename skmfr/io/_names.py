@@ -1,4 +1,4 @@
-"""Feature names and the output container of `transform`, in files."""
+"""Feature names, the output container of `transform` and evidence, in files."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 
 from .._base import BaseSparseAutoencoder
+from ._agreement import checked_evidence, evidence_of
 
 
 def names_of(sae: BaseSparseAutoencoder) -> dict[str, Any]:
-    """Names and output container as JSON stores them, where they are set."""
+    """Names, output container and evidence as JSON stores them, where they are set."""
     names: dict[str, Any] = {}
     if hasattr(sae, "feature_names_in_"):
         names["feature_names_in_"] = sae.feature_names_in_.tolist()
     if hasattr(sae, "_sklearn_output_config"):
         names["set_output"] = sae._sklearn_output_config["transform"]
+    # Other SAEs have it in their arrays or parameters.
+    if "_evidence_" in vars(sae):
+        names["evidence"] = evidence_of(sae)._asdict()
     return names
 
 
@@ -39,6 +43,8 @@ def set_names(sae: BaseSparseAutoencoder, attributes: dict[str, Any]) -> None:
         if not isinstance(output, str):
             raise ValueError(f"set_output is {output!r}, expected a name.")
         sae.set_output(transform=output)
+    if "evidence" in attributes:
+        sae._evidence_ = tuple(checked_evidence(attributes["evidence"]))
 
 
 def _is_list_of_str(value) -> bool:

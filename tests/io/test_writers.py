@@ -101,9 +101,13 @@ def test_files_tell_with_what_atoms_agree(
     assert told(from_sparsify(tmp_path / "out")) == expected
     save(sae, tmp_path / "alone", training_state=False)
     assert told(load(tmp_path / "alone")) == expected
+    save(again, tmp_path / "again")
+    assert told(load(tmp_path / "again")) == expected
     # What is fitted since has other witnesses.
     again.set_params(n_witnesses=1, warm_start=True, max_steps=5, random_state=0)
     assert told(again.fit(make_samples(300) + 3)) == (1, False)
+    save(again, tmp_path / "again", training_state=False)
+    assert told(load(tmp_path / "again")) == (1, False)
 
 
 def told_on_card(sae, folder, X):
@@ -171,6 +175,8 @@ def test_agreement_that_was_assigned_is_with_other_dictionaries(tmp_path, make_s
     again = from_sae_lens(tmp_path)
     assert type(again) is PretrainedSAE
     assert clone(again)._evidence_ == (None, False)
+    save(again, tmp_path / "saved")
+    assert load(tmp_path / "saved")._evidence_ == (None, False)
 
 
 def test_saes_of_others_are_written_too(tmp_path, make_samples):
