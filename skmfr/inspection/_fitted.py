@@ -8,6 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._base import BaseSparseAutoencoder
 from .._utils.pipelines import split_pipeline
+from ..io._agreement import evidence_of
 
 
 def split_fitted(estimator) -> tuple[Any, BaseSparseAutoencoder]:
@@ -32,10 +33,9 @@ def split_fitted(estimator) -> tuple[Any, BaseSparseAutoencoder]:
 
 def agreement_with(sae: BaseSparseAutoencoder) -> str:
     """Description of the dictionaries that `feature_agreement_` refers to."""
-    if len(sae.dictionaries_) == 1 and not len(sae.witness_dictionaries_):
-        # The agreement was read from a file, which does not name the dictionaries.
+    n_witnesses, under_penalty = evidence_of(sae)
+    if n_witnesses is None:
         return "other dictionaries"
-    n_witnesses = len(sae.witness_dictionaries_)
     if n_witnesses:
         return f"{n_witnesses} witness" + "es" * (n_witnesses > 1)
-    return "other SAEs" + " (under the penalty)" * (sae.alpha > 0)
+    return "other SAEs" + " (under the penalty)" * under_penalty

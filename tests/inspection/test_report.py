@@ -18,6 +18,7 @@ from skmfr.agreement import nearest_atoms
 from skmfr.inspection import blinded_report, report
 from skmfr.inspection._report import views
 from skmfr.inspection._report.statistics import Histograms, atom_statistics
+from skmfr.io import from_sae_lens, load, save, to_sae_lens
 from skmfr.metrics import fvu
 
 HOSTILE = "</script><script>document.title = 'run'</script><!-- \" ' &amp;"
@@ -392,6 +393,30 @@ def test_one_sae_alone_has_no_agreement(X):
     assert data_of(page)["table"]["agreement"] == [None] * 8
     assert data_of(page)["matches"] == []
     assert "One SAE alone agrees with nobody" in page
+
+
+@pytest.mark.parametrize(
+    ("parameters", "label", "evidence"),
+    [
+        ({"n_witnesses": 2}, "2 witnesses", "penalty never touched"),
+        ({"n_witnesses": 0}, "other SAEs (under the penalty)", "it is no evidence."),
+        ({"n_witnesses": 0, "alpha": 0.0}, "other SAEs", "1 is the same atom.<"),
+    ],
+)
+def test_files_know_with_what_atoms_agree(X, tmp_path, parameters, label, evidence):
+    usual = {"max_steps": 20, "random_state": 0}
+    sae = MFRSparseAutoencoder(8, **usual | parameters).fit(X)
+    page = report(sae, X).html()
+    n_witnesses = {2: "2 witnesses", 0: "no witnesses"}[sae.n_witnesses]
+    assert f"<dd>3 SAEs, {n_witnesses}, 20 steps</dd>" in page
+    assert evidence in page
+    save(sae, tmp_path / "alone", training_state=False)
+    to_sae_lens(sae, tmp_path / "folder")
+    for read in (load(tmp_path / "alone"), from_sae_lens(tmp_path / "folder")):
+        page = report(read, X).html()
+        assert f"<dt>Agreement with</dt><dd>{label}</dd>" in page
+        assert evidence in page
+        assert "Trained together" not in page
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ...io._agreement import evidence_of
+from .._fitted import agreement_with
 from .statistics import AtomStatistics
 
 
@@ -80,9 +82,15 @@ def summary_html(estimator, statistics: AtomStatistics) -> str:
         "Trusted": f"{int(estimator.trusted_.sum()):,} atoms",
         "Variance unexplained": f"{statistics.fvu:.1%}",
         "Active atoms per sample": f"{statistics.l0:.3g}",
-        "Trained together": f"{_count(n_saes, 'SAE')}, "
-        f"{_count(n_witnesses, 'witness')}, {estimator.n_steps_:,} steps",
     }
+    # Files of others, and those without the state of training, lack the other SAEs.
+    if vars(estimator).get("_training"):
+        facts["Trained together"] = (
+            f"{_count(n_saes, 'SAE')}, {_count(n_witnesses, 'witness')}, "
+            f"{estimator.n_steps_:,} steps"
+        )
+    elif not np.isnan(estimator.feature_agreement_).any():
+        facts["Agreement with"] = agreement_with(estimator)
     return "\n".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
         for name, value in facts.items()
@@ -98,17 +106,20 @@ def evidence(estimator) -> str:
     """Description of how much evidence the agreement of this fit is."""
     if np.isnan(estimator.feature_agreement_).any():
         return "One SAE alone agrees with nobody: fit more, or witnesses."
-    if not len(estimator.witness_dictionaries_) and len(estimator.dictionaries_) == 1:
+    n_witnesses, under_penalty = evidence_of(estimator)
+    if n_witnesses is None:
         return "How near each atom came to others where it was trained: 1 is the same."
-    if len(estimator.witness_dictionaries_):
+    if n_witnesses:
         return (
             "How near each atom comes to an atom of a witness, an SAE that the mutual "
             "penalty never touched: 1 is the same atom."
         )
+    group = "How near each atom comes to an atom of the other SAEs: 1 is the same atom."
+    if not under_penalty:
+        return group
     return (
-        "How near each atom comes to an atom of the other SAEs: 1 is the same atom. "
-        "There are no witnesses, and the mutual penalty raises this very number, so "
-        "it is no evidence."
+        f"{group} There are no witnesses, and the mutual penalty raises this very "
+        "number, so it is no evidence."
     )
 
 
