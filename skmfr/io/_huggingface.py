@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,8 @@ def to_huggingface_folder(
 
     The folder contains the files of :func:`to_sae_lens`, so that SAELens can open the
     upload, and a model card. The card lists the data, the parameters, the quality on X
-    (variance unexplained, active atoms per sample, atoms that are never active), mean
+    (variance unexplained, active atoms per sample, atoms that are never active; of the
+    encoder, and of another `transform_algorithm` if that is set), mean
     agreement and probability to return, and the share of trusted atoms, and shows a
     histogram of the agreement. Nothing is uploaded: ``huggingface-cli upload NAME
     FOLDER`` does that.
@@ -104,7 +106,10 @@ def to_huggingface_folder(
     check_sae(sae, PretrainedSAE)
     # Before anything is written, because X may be refused.
     X = checked_data(sae, X)
-    quality = _quality(sae, X)
+    # The files are those of an encoder, which others code by.
+    encoder = copy(sae).set_params(transform_algorithm="encoder")
+    coders = [encoder] if sae.transform_algorithm == "encoder" else [encoder, sae]
+    quality = "\n\n".join(_table(_quality(each, X)) for each in coders)
     folder = Path(folder)
     to_sae_lens(sae, folder, model_name=model_name, hook_name=hook_name, **metadata)
     known = summary(sae).get("skmfr_agreement")
@@ -123,10 +128,10 @@ def to_huggingface_folder(
             f"{sae.n_features_in_:,} features, written by skmfr.",
             _table({name: value for name, value in site.items() if value}),
             f"## Data\n\n{data}",
-            f"## On {len(X):,} samples\n\n{_table(quality)}",
+            f"## On {len(X):,} samples\n\n{quality}",
             _agreement_section(known),
             f"## Parameters\n\n{_table(_parameters(sae))}",
-            _use(),
+            _use(sae),
         ]
     )
     with replacing(folder / CARD) as fresh:
@@ -156,7 +161,7 @@ def _cell(value) -> str:
 
 
 def _quality(sae, X) -> dict[str, object]:
-    """Quality of the encoder on samples, which are coded once."""
+    """Quality on samples, which are coded once."""
     from .._sae.arrays import coded_blocks, coder_of
     from .._sae.codes import n_active
 
@@ -227,11 +232,18 @@ def _parameters(sae) -> dict[str, object]:
     return parameters | ({"Steps": sae.n_steps_} if sae.n_steps_ else {})
 
 
-def _use() -> str:
+def _use(sae) -> str:
+    algorithm = ""
+    if sae.transform_algorithm != "encoder":
+        algorithm = (
+            f"sae.set_params(transform_algorithm={sae.transform_algorithm!r}, "
+            f"positive_code={sae.positive_code})  # without it, the encoder codes\n"
+        )
     return (
         "## Use\n\nIn a folder:\n\n```python\nfrom skmfr.io import from_sae_lens\n\n"
-        'sae = from_sae_lens("FOLDER")\ncodes = sae.transform(X)\n```\n\nor '
-        '`sae_lens.SAE.load_from_disk("FOLDER")`.'
+        f'sae = from_sae_lens("FOLDER")\n{algorithm}codes = sae.transform(X)\n```\n\n'
+        'or `sae_lens.SAE.load_from_disk("FOLDER")`'
+        + (", which codes by the encoder." if algorithm else ".")
     )
 
 

@@ -257,6 +257,28 @@ def test_model_card_counts_the_samples_of_shards(tmp_path, make_sae, make_sample
     assert card == (tmp_path / "array" / "card" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("positive", [False, True])
+def test_model_card_has_the_quality_that_its_files_give(
+    tmp_path, make_sae, make_samples, positive
+):
+    X = make_samples() + 3
+    sae = make_sae(transform_algorithm="omp", positive_code=positive)
+    to_huggingface_folder(sae, tmp_path, X, data="Noise.")
+    card = (tmp_path / "README.md").read_text()
+    again = from_sae_lens(tmp_path)
+    by_encoder, by_omp = (f"(FVU) | {fvu(X, each.reconstruct(X)):.4g} |"
+                          for each in (again, sae))  # fmt: skip
+    assert by_encoder != by_omp
+    assert card.index("by | encoder") < card.index(by_encoder)
+    assert card.index(by_encoder) < card.index("by | omp") < card.index(by_omp)
+    # The lines for use give the other.
+    code = card.partition("```python\n")[2].partition("```")[0]
+    used = {"X": X}
+    exec(code.replace("FOLDER", str(tmp_path)), used)
+    np.testing.assert_allclose(used["codes"], sae.transform(X), atol=1e-5)
+    assert sae.transform_algorithm == "omp"
+
+
 class Tokenizer:
     def decode(self, ids):
         return "".join(f"<{each}>" for each in ids)
