@@ -485,6 +485,23 @@ def test_raters_do_not_see_whose_atoms_they_rate(X, models):
         assert "atom" not in item
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_norms_of_atoms_do_not_reveal_the_model(X, sae, dtype):
+    long = copy(sae)
+    long.components_ = (5 * sae.components_).astype(dtype)
+    study = blinded_report({"ours": sae, "long": long}, X, n_atoms=30, random_state=0)
+    shapes = unpacked(study.html(), "atoms")
+    limits = data_of(study.html())["atoms"]
+    by_atom = {}
+    for row, shape, *ends in zip(
+        study.key, shapes, limits["low"], limits["high"], strict=True
+    ):
+        np.testing.assert_allclose(np.linalg.norm(shape), 1, atol=0.02)
+        by_atom.setdefault(row["atom"], []).append(ends)
+    for one, other in by_atom.values():
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
 def test_the_key_is_a_second_file(X, models, tmp_path):
     study = blinded_report(models, X, n_atoms=3, random_state=0)
     page, key = study.write(tmp_path / "new" / "folder")

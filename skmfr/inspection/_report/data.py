@@ -10,6 +10,7 @@ import numpy as np
 from ..._data.sources import Source
 from ..._sae.cosines import nearest_elsewhere
 from ..._training.attributes import reappearance_without_warning
+from ..._utils.checks import unit_atoms
 from ..._utils.tokens import token_text
 from .statistics import AtomStatistics
 from .views import Shapes, View, significant, thinned
@@ -224,8 +225,9 @@ def rating_data(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Data of each item that a rater sees, which do not reveal the model.
 
-    Codes are relative to the largest code of the atom, and histograms have no sample
-    counts, because scale and density are similar for all atoms of a model.
+    Codes are relative to the largest code of the atom, atoms have unit norm, and
+    histograms have no sample counts, because scale and density are similar for all
+    atoms of a model.
 
     Parameters
     ----------
@@ -246,6 +248,7 @@ def rating_data(
         (item,) = details_of(statistics, [atom], words)
         shown.append(_relative(item))
     atoms = np.stack([estimator.components_[atom] for estimator, _, atom, _ in items])
+    atoms = unit_atoms(atoms, "components_")
     data, blobs = packed_shapes(view, X, _samples(shown), atoms=atoms)
     return data | {"details": shown, "study": study}, blobs
 

@@ -340,8 +340,8 @@ def blinded_report(
     words. It saves the answers as CSV or JSON, without network, and can load them
     again.
 
-    Codes are shown relative to the largest code of their atom, and without sample
-    counts, because scale and density would reveal the model.
+    Codes are shown relative to the largest code of their atom and without sample
+    counts, and atoms with unit norm, because scale and density would reveal the model.
 
     Parameters
     ----------
