@@ -6,6 +6,7 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import ortho_group
 from sklearn.linear_model import orthogonal_mp
 
@@ -27,6 +28,7 @@ from skmfr.agreement import (
     trusted_atoms,
 )
 from skmfr.io import save, to_sae_lens
+from skmfr.metrics import fvu, recall_precision
 
 
 def random_atoms(*shape, seed=0):
@@ -612,6 +614,36 @@ def test_estimators_and_files_are_compared_like_their_atoms(tmp_path, three):
     save(saes[1], tmp_path / "file")
     for given in (saes, [str(tmp_path / "folder"), tmp_path / "file"]):
         pd.testing.assert_frame_equal(compare(given, verbose=0), expected)
+
+
+TENSORS = {
+    "tensor": lambda array: torch.from_numpy(array),
+    "parameter": lambda array: torch.nn.Parameter(torch.from_numpy(array)),
+    "bfloat16": lambda array: torch.from_numpy(array).bfloat16(),
+}
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_tensors_of_any_kind_are_compared_like_arrays(three, kind):
+    tensors = {name: TENSORS[kind](array) for name, array in three.items()}
+    dtype = np.float32 if kind == "bfloat16" else np.float64
+    arrays = {n: each.detach().to("cpu", torch.float64).numpy().astype(dtype)
+              for n, each in tensors.items()}  # fmt: skip
+    found, expected = (compare(each, verbose=0) for each in (tensors, arrays))
+    pd.testing.assert_frame_equal(found, expected)
+    for function in (
+        lambda a, b, c: feature_agreement(a, [b, c]),
+        lambda a, b, c: nearest_atoms(a, b),
+        lambda a, b, c: mmcs(a, c),
+        lambda a, b, c: matched_cosine(a[:20], b),
+        lambda a, b, c: shared_fraction(a[:20], b),
+        lambda a, b, c: pw_mcc([a[:20], b, c[:20]]),
+        lambda a, b, c: subspace_agreement(a, b).agreement,
+        lambda a, b, c: recall_precision(a, b),
+        lambda a, b, c: fvu(a[:20], b),
+    ):
+        found, expected = (function(*each.values()) for each in (tensors, arrays))
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_time_is_told_before_and_silence_is_kept(three, capsys):

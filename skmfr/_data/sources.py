@@ -10,6 +10,8 @@ from threading import Lock
 
 import numpy as np
 
+from .._utils.checks import as_array
+
 # As many chunks are shuffled together as fill this many bytes.
 MIXED_BYTES = 1 << 28
 # Bytes to read at once from an array without chunks.
@@ -161,19 +163,6 @@ def as_source(X) -> Source | None:
     if isinstance(X, np.memmap):
         return Shards(X) if X.ndim == 2 and X.size else None
     return Chunked(X) if _is_chunked(X) else None
-
-
-def as_array(X):
-    """Torch tensors as NumPy arrays; everything else unchanged.
-
-    scikit-learn's validation would treat a tensor as an array of an unsupported array
-    API library.
-    """
-    if not hasattr(type(X), "detach"):
-        return X
-    X = X.detach().cpu()
-    # NumPy has no bfloat16.
-    return (X.float() if X.dtype.is_floating_point and X.itemsize < 4 else X).numpy()
 
 
 def check_finite(X: np.ndarray) -> None:

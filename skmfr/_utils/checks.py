@@ -161,8 +161,22 @@ def _is_half(dtype) -> bool:
     return half or str(dtype) == "Float16"
 
 
+def as_array(X):
+    """Torch tensors as NumPy arrays; everything else unchanged.
+
+    scikit-learn's validation would treat a tensor as an array of an unsupported array
+    API library.
+    """
+    if not hasattr(type(X), "detach"):
+        return X
+    X = X.detach().cpu()
+    # NumPy has no bfloat16.
+    return (X.float() if X.dtype.is_floating_point and X.itemsize < 4 else X).numpy()
+
+
 def as_floats(array, name: str, accept_sparse=False):
-    """Finite numbers, float32 or float64, of any shape."""
+    """Finite numbers, float32 or float64, of any shape; tensors become arrays."""
+    array = as_array(array)
     return check_array(
         array,
         accept_sparse=accept_sparse,

@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import validate_params
 from .._sae import levels
 from .._sae.cosines import nearest_both_ways
 from .._sae.reappearance import TAU, reappearance
-from .._utils.checks import Device, unit_atoms
+from .._utils.checks import Device, as_array, unit_atoms
 from .._utils.extras import needed_by
 
 if TYPE_CHECKING:
@@ -91,12 +91,13 @@ def _layouts(named: Mapping) -> tuple[dict[str, tuple[int, int]], type]:
     for name, sae in named.items():
         atoms = _atoms_of(sae)
         shape = np.shape(atoms)
-        dtypes.add(np.dtype(getattr(atoms, "dtype", np.float64)))
         width = next(iter(shapes.values()))[1] if shapes else shape[-1:]
         if len(shape) != 2 or 0 in shape or (shapes and shape[1] != width):
             wanted = f"(n_atoms, {width})" if shapes else "(n_atoms, n_features)"
             raise ValueError(f"saes[{name!r}] has shape {shape}, expected {wanted}.")
         shapes[name] = shape
+        # Tensors have dtypes that NumPy does not know.
+        dtypes.add(np.dtype(getattr(as_array(atoms[:1]), "dtype", np.float64)))
     # Atoms in float32 gain nothing from cosines in float64.
     return shapes, np.float64 if dtypes == {np.dtype(np.float64)} else np.float32
 
@@ -192,9 +193,10 @@ def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
     Parameters
     ----------
     saes : sequence or mapping from str
-        2 or more of: fitted estimators; arrays of atoms (n_atoms, n_features); folders
-        and files that :mod:`skmfr.io` reads. Two of these are in memory at a time. The
-        numbers of atoms may differ. Without a mapping they are called "0", "1", ...
+        2 or more of: fitted estimators; arrays or tensors of atoms (n_atoms,
+        n_features); folders and files that :mod:`skmfr.io` reads. Two of these are in
+        memory at a time. The numbers of atoms may differ. Without a mapping they are
+        called "0", "1", ...
     device : str or torch.device, default="auto"
         Where to compute, as in :class:`~skmfr.MFRSparseAutoencoder`.
     verbose : int, default=1
