@@ -8,7 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import ortho_group
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import orthogonal_mp
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
 
 import skmfr.agreement
 from skmfr import MFRSparseAutoencoder, PretrainedSAE
@@ -614,6 +619,37 @@ def test_estimators_and_files_are_compared_like_their_atoms(tmp_path, three):
     save(saes[1], tmp_path / "file")
     for given in (saes, [str(tmp_path / "folder"), tmp_path / "file"]):
         pd.testing.assert_frame_equal(compare(given, verbose=0), expected)
+
+
+def test_pipelines_are_compared_in_the_data_that_enter_them(three):
+    X = three["c"] * np.logspace(0, 2, 12)
+    sae = MFRSparseAutoencoder(16, k=2, n_witnesses=0, max_steps=5, random_state=0)
+    scaled, turned = (
+        make_pipeline(step, clone(sae)).fit(X) for step in (StandardScaler(), PCA(10))
+    )
+    # Directions: without the means, which are added to samples.
+    directions = {
+        "scaled": scaled[-1].components_ * scaled[0].scale_,
+        "turned": turned[-1].components_ @ turned[0].components_,
+    }
+    found = compare({"scaled": scaled, "turned": turned}, verbose=0)
+    pd.testing.assert_frame_equal(found, compare(directions, verbose=0))
+    # What has no way back is compared as it is, like a pipeline of one step.
+    normed = [make_pipeline(*steps, sae.fit(X)) for steps in ([Normalizer()], [])]
+    assert (compare(normed, verbose=0)["agreement"] > 1 - 1e-6).all()
+
+
+def test_estimators_without_atoms_are_named(three):
+    sae = MFRSparseAutoencoder(16, k=2)
+    for unfitted in (sae, PretrainedSAE(), make_pipeline(StandardScaler(), sae)):
+        with pytest.raises(NotFittedError):
+            compare([three["a"], unfitted], verbose=0)
+    scaler = StandardScaler().fit(three["a"])
+    with pytest.raises(TypeError, match=r"saes\['1'\] is of type StandardScaler"):
+        compare([three["a"], scaler], verbose=0)
+    # Not for its steps.
+    with pytest.raises(ValueError, match="at least 2 SAEs, got one: Pipeline"):
+        compare(make_pipeline(scaler, sae), verbose=0)
 
 
 TENSORS = {

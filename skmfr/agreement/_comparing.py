@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.utils._param_validation import validate_params
+from sklearn.utils.validation import check_is_fitted
 
 from .._sae import levels
 from .._sae.cosines import nearest_both_ways
 from .._sae.reappearance import TAU, reappearance
 from .._utils.checks import Device, as_array, unit_atoms
 from .._utils.extras import needed_by
+from .._utils.pipelines import original_directions, split_pipeline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +39,8 @@ def named_saes(saes) -> dict[str, object]:
     ValueError
         If there are fewer than two.
     """
-    if isinstance(saes, (str, PathLike)) or hasattr(saes, "components_"):
+    one = isinstance(saes, (str, PathLike)) or hasattr(type(saes), "fit")
+    if one or hasattr(saes, "components_"):
         raise ValueError(f"saes must hold at least 2 SAEs, got one: {saes!r}.")
     if not isinstance(saes, Mapping):
         saes = {str(i): sae for i, sae in enumerate(saes)}
@@ -75,13 +78,22 @@ def nearest_of_each_pair(
     return shapes, nearest
 
 
-def _atoms_of(sae):
-    """Atoms of an estimator, of a file or folder, or these themselves."""
+def _atoms_of(sae, name: str):
+    """Atoms of an estimator or pipeline, of a file or folder, or these themselves."""
     if isinstance(sae, (str, PathLike)):
         from ..io._opening import open_sae
 
         sae = open_sae(fspath(sae))
-    return getattr(sae, "components_", sae)
+    # Of the type, because data frames may have columns of any name.
+    if not hasattr(type(sae), "fit"):
+        return getattr(sae, "components_", sae)
+    before, sae = split_pipeline(sae)
+    check_is_fitted(sae)
+    if not hasattr(sae, "components_"):
+        raise TypeError(
+            f"saes[{name!r}] is of type {type(sae).__name__}, which has no atoms."
+        )
+    return original_directions(before, sae.components_)
 
 
 def _layouts(named: Mapping) -> tuple[dict[str, tuple[int, int]], type]:
@@ -89,7 +101,7 @@ def _layouts(named: Mapping) -> tuple[dict[str, tuple[int, int]], type]:
     shapes: dict[str, tuple[int, int]] = {}
     dtypes = set()
     for name, sae in named.items():
-        atoms = _atoms_of(sae)
+        atoms = _atoms_of(sae, name)
         shape = np.shape(atoms)
         width = next(iter(shapes.values()))[1] if shapes else shape[-1:]
         if len(shape) != 2 or 0 in shape or (shapes and shape[1] != width):
@@ -104,7 +116,7 @@ def _layouts(named: Mapping) -> tuple[dict[str, tuple[int, int]], type]:
 
 def _directions(sae, name: str, dtype: type) -> np.ndarray:
     """Atoms of unit norm, made block by block: dictionaries may be gigabytes."""
-    atoms = _atoms_of(sae)
+    atoms = _atoms_of(sae, name)
     if not hasattr(atoms, "dtype"):
         atoms = np.asarray(atoms, dtype=np.float64)
     directions = np.empty(atoms.shape, dtype)
@@ -193,10 +205,11 @@ def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
     Parameters
     ----------
     saes : sequence or mapping from str
-        2 or more of: fitted estimators; arrays or tensors of atoms (n_atoms,
-        n_features); folders and files that :mod:`skmfr.io` reads. Two of these are in
-        memory at a time. The numbers of atoms may differ. Without a mapping they are
-        called "0", "1", ...
+        2 or more of: fitted estimators; pipelines that end with one, whose atoms are
+        compared as directions of the data that enter them if the steps before have
+        `inverse_transform`; arrays or tensors of atoms (n_atoms, n_features); folders
+        and files that :mod:`skmfr.io` reads. Two of these are in memory at a time. The
+        numbers of atoms may differ. Without a mapping they are called "0", "1", ...
     device : str or torch.device, default="auto"
         Where to compute, as in :class:`~skmfr.MFRSparseAutoencoder`.
     verbose : int, default=1
@@ -218,6 +231,10 @@ def compare(saes, *, device="auto", verbose=1) -> pd.DataFrame:
     ValueError
         If there are fewer than 2 SAEs, their numbers of features differ, or one is not
         as described.
+    NotFittedError
+        If an estimator is not fitted.
+    TypeError
+        If an estimator has no atoms.
     ImportError
         If pandas is not installed.
 

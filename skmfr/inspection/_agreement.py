@@ -10,7 +10,7 @@ from .._sae.levels import TRUSTED, agreement_level
 from .._sae.reappearance import TAU, binned
 from .._training.attributes import reappearance_without_warning
 from .._utils.checks import as_matrix
-from .._utils.pipelines import transformed
+from .._utils.pipelines import original_directions, transformed
 from ..agreement import feature_agreement, nearest_atoms, random_agreement
 from ._drawing import ABOVE, BLUE, ORANGE, import_pyplot, line_style, new_axes
 from ._fitted import agreement_with, split_fitted
@@ -414,22 +414,11 @@ def _cosine_with_truth(before, sae, truth) -> np.ndarray:
     those of another pipeline may differ, like axes of principal components, and known
     features are those of the data.
     """
-    atoms = _directions(before, sae)
+    atoms = original_directions(before, sae.components_)
     if hasattr(truth, "fit"):
-        truth = _directions(*split_fitted(truth))
+        before, other = split_fitted(truth)
+        truth = original_directions(before, other.components_)
     return nearest_atoms(atoms, truth)[0]
-
-
-def _directions(before, sae) -> np.ndarray:
-    """Atoms as directions of the data that enter a pipeline, (n_components, n).
-
-    They are the atoms as they are if the steps before cannot be undone.
-    """
-    atoms = sae.components_
-    if not hasattr(before, "inverse_transform"):
-        return atoms
-    zero = np.zeros((1, atoms.shape[1]), atoms.dtype)
-    return before.inverse_transform(atoms) - before.inverse_transform(zero)
 
 
 def _usage(sae, X) -> np.ndarray:
