@@ -183,6 +183,12 @@ class FeatureAgreementDisplay:
         import_pyplot(f"{cls.__name__}.from_estimator")
         before, sae = split_fitted(estimator)
         null, probability = sae.agreement_null_, reappearance_without_warning(sae)
+        if np.isnan(sae.feature_agreement_).any() and not vars(sae).get("_training"):
+            raise ValueError(
+                f"There is no agreement to show, because this {type(sae).__name__} was "
+                "read from files that have none. Measure it with skmfr.agreement."
+                "compare, and assign feature_agreement_, reappearance_ and trusted_."
+            )
         display = cls(
             agreement=_checked(sae.feature_agreement_),
             usage=None if X is None else _usage(sae, transformed(before, X)),
@@ -300,7 +306,8 @@ class FeatureAgreementDisplay:
         if kind == "calibration" and self.reappearance is None:
             raise ValueError(
                 "kind='calibration' needs the probability of atoms to return, which is "
-                "not known: fit with n_witnesses=2 or more."
+                "not known: fit with n_witnesses=2 or more, or measure it with "
+                "skmfr.agreement.compare on three SAEs."
             )
 
     def _draw_usage(self, ax, scatter_kwargs, style):

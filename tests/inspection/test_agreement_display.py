@@ -11,9 +11,11 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-from skmfr import MFRSparseAutoencoder
-from skmfr.agreement import feature_agreement, random_agreement
-from skmfr.inspection import FeatureAgreementDisplay
+from skmfr import MFRSparseAutoencoder, PretrainedSAE
+from skmfr.agreement import compare, feature_agreement, random_agreement
+from skmfr.inspection import FeatureAgreementDisplay, report
+from skmfr.io import from_sae_lens, to_sae_lens
+from skmfr.io._weights import estimator_with, weights_of
 
 
 def points(scatter) -> set[tuple[float, float]]:
@@ -125,6 +127,29 @@ def test_what_cannot_be_shown_is_named(sae, alone, X):
         from_dictionaries(np.eye(3), [], np.eye(3))
     with pytest.raises(ValueError, match="codes has 4 columns, but there are 3 atoms"):
         from_dictionaries(np.eye(3), [np.eye(3)], np.eye(4))
+
+
+@pytest.mark.parametrize("k", [None, 3])
+def test_saes_of_others_are_told_to_be_compared(tmp_path, alone, X, k):
+    # A parameter of theirs would not help.
+    to_sae_lens(alone, tmp_path)
+    sae = from_sae_lens(tmp_path)
+    if k is None:
+        sae = estimator_with(PretrainedSAE(3), weights_of(sae))
+    from_estimator = FeatureAgreementDisplay.from_estimator
+    with pytest.raises(ValueError, match=rf"{type(sae).__name__} .*agreement\.compare"):
+        from_estimator(sae, X)
+    page = report(sae, X).html()
+    assert "skmfr.agreement.compare" in page
+    assert "fit more, or witnesses" not in page
+    # As the message says.
+    frame = compare({"it": sae, "other": alone.components_[::-1]}, verbose=0).loc["it"]
+    for column in ("feature_agreement_", "reappearance_", "trusted_"):
+        name = column.strip("_").removeprefix("feature_")
+        setattr(sae, column, frame[name].to_numpy())
+    display = from_estimator(sae, X)
+    np.testing.assert_allclose(display.agreement, 1, atol=1e-6)
+    assert display.ax_.get_ylabel() == "Agreement with other dictionaries (cosine)"
 
 
 def test_colour_is_the_probability_to_return(sae, alone, X):

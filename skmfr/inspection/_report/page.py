@@ -105,6 +105,8 @@ def _count(n: int, noun: str) -> str:
 def evidence(estimator) -> str:
     """Description of how much evidence the agreement of this fit is."""
     if np.isnan(estimator.feature_agreement_).any():
+        if not vars(estimator).get("_training"):
+            return "Its files have no agreement: skmfr.agreement.compare measures it."
         return "One SAE alone agrees with nobody: fit more, or witnesses."
     n_witnesses, under_penalty = evidence_of(estimator)
     if n_witnesses is None:
