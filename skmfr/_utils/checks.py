@@ -88,6 +88,14 @@ def check_weights(sample_weight, n_samples: int) -> np.ndarray:
     return np.ldexp(weights, -np.frexp(weights.max())[1])
 
 
+def as_indices(choice, n_items: int) -> np.ndarray:
+    """Indices that a boolean mask of (n_items,) selects; another choice as an array."""
+    choice = np.asarray(choice)
+    if choice.dtype == bool and choice.shape == (n_items,):
+        return np.flatnonzero(choice)
+    return choice
+
+
 def unit_pair(atoms, others) -> tuple[np.ndarray, np.ndarray]:
     """Two dictionaries of one size, for one-to-one matching."""
     atoms = unit_atoms(atoms, "atoms")

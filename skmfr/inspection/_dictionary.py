@@ -128,9 +128,10 @@ class DictionaryDisplay:
             Fitted estimator, or pipeline that ends with one. For an
             :class:`~skmfr.eeg.EEGDenoiser` that was fitted without clean signals, atoms
             are signals in the unit of the data.
-        atoms : int or array-like of int, default=8
+        atoms : int or array-like of int or bool, default=8
             How many atoms of the reference SAE to show, evenly spread over the ranks of
-            agreement from the highest to the lowest; or the indices of the atoms.
+            agreement from the highest to the lowest; or the indices of the atoms, or a
+            mask such as `trusted_`.
         image_shape : tuple of int, default=None
             Draw images of this height and width, or height, width and 3 in colour.
         n_channels : int, default=1
@@ -214,9 +215,9 @@ class DictionaryDisplay:
             The dictionary to show first, then the dictionaries to find its atoms in.
         labels : sequence of str, default=None
             Names of the dictionaries. None means their indices.
-        atoms : int or array-like of int, default=8
+        atoms : int or array-like of int or bool, default=8
             How many atoms to show, evenly spread over the ranks of agreement from the
-            highest to the lowest; or the indices of the atoms. Agreement is the mean of
+            highest to the lowest; or their indices, or a mask. Agreement is the mean of
             their largest cosines.
         image_shape : tuple of int, default=None
             As in :meth:`from_estimator`.

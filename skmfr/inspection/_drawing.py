@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._utils.checks import as_indices
 from .._utils.extras import needed_by
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ def chosen(choice, name: str, scores: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    choice : int or array-like of int
-        How many, evenly spread over the ranks of the scores; or the indices.
+    choice : int or array-like of int or bool
+        How many, evenly spread over the ranks of the scores; or the indices or a mask.
     name : str
         Name of the choice in errors.
     scores : ndarray of shape (n_items,)
@@ -109,9 +110,14 @@ def chosen(choice, name: str, scores: np.ndarray) -> np.ndarray:
     """
     n_items = len(scores)
     ranked = np.argsort(-scores, kind="stable")
-    wanted = np.asarray(choice)
-    if wanted.dtype.kind not in "iu" or wanted.ndim > 1 or wanted.size == 0:
-        raise ValueError(f"{name} must be a number or a list of them, got {choice!r}.")
+    wanted = as_indices(choice, n_items)
+    if wanted.size == 0:
+        raise ValueError(f"{name} must choose at least one of {n_items}, got none.")
+    if wanted.dtype.kind not in "iu" or wanted.ndim > 1:
+        raise ValueError(
+            f"{name} must be a number, a list of them, or a boolean mask of "
+            f"({n_items},), got {choice!r}."
+        )
     if wanted.ndim == 0:
         if wanted < 1:
             raise ValueError(f"{name} must be at least 1, got {choice}.")

@@ -126,9 +126,9 @@ class ReconstructionDisplay:
             Data.
         trusted_only : bool, default=False
             Whether to leave out the atoms that are not `trusted_`.
-        samples : int or array-like of int, default=5
+        samples : int or array-like of int or bool, default=5
             How many samples to show, evenly spread from the best to the worst
-            reconstructed; or the indices of the samples.
+            reconstructed; or the indices of the samples, or a mask.
         image_shape : tuple of int, default=None
             Draw images of this height and width, or height, width and 3 in colour.
         n_channels : int, default=1
@@ -187,9 +187,9 @@ class ReconstructionDisplay:
             Data.
         X_hat : array-like of shape (n_samples, n_features)
             Their reconstruction.
-        samples : int or array-like of int, default=5
+        samples : int or array-like of int or bool, default=5
             How many samples to show, evenly spread from the best to the worst
-            reconstructed; or the indices of the samples.
+            reconstructed; or the indices of the samples, or a mask.
         image_shape : tuple of int, default=None
             As in :meth:`from_estimator`.
         n_channels : int, default=1

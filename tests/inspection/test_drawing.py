@@ -152,9 +152,15 @@ def test_choices_are_spread_over_the_ranks_or_ranked():
     assert chosen(99, "atoms", scores).tolist() == [3, 1, 4, 0, 2]
     assert chosen(1, "atoms", scores).tolist() == [3]
     assert chosen([0, 2, 1], "atoms", scores).tolist() == [1, 0, 2]
+    # A mask, as trusted_ of an estimator.
+    assert chosen(scores > 0.2, "atoms", scores).tolist() == [3, 1, 4]
+    assert chosen([True, False, True, False, False], "atoms", scores).tolist() == [0, 2]
 
 
-@pytest.mark.parametrize("choice", [0, -1, [], [5], [-1], 1.5, "best", [[1]], [True]])
+NONE = [0, -1, [], [5], [-1], 1.5, "best", [[1]], True, [True], [False] * 5]
+
+
+@pytest.mark.parametrize("choice", NONE)
 def test_choices_that_are_none_are_named(choice):
     with pytest.raises(ValueError, match="atoms "):
         chosen(choice, "atoms", np.zeros(5))
