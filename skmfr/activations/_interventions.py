@@ -23,6 +23,7 @@ from .._data.checked import max_norm_of
 from .._data.sources import as_array
 from .._sae.arrays import coder_of
 from .._sae.codes import SparseCodes, decode
+from .._utils.checks import as_indices
 from ._compiled import eager, uncompiled
 from ._fast_path import without_fast_path
 from ._loading import as_model
@@ -57,8 +58,8 @@ def steer(
         Dotted name of a submodule.
     sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted to activations of this layer.
-    atoms : int or array-like of int
-        Indices of the atoms.
+    atoms : int or array-like of int or bool
+        Indices of the atoms, or a mask.
     value : float or array-like of shape (n_atoms,)
         Their codes, in units of the activations, or factors of their codes.
     how : {"set", "scale"}, default="set"
@@ -120,7 +121,7 @@ def steer(
     if how not in ("set", "scale"):
         raise ValueError(f"how must be 'set' or 'scale', got {how!r}.")
     n_components = len(sae.components_)
-    atoms = np.atleast_1d(np.asarray(atoms))
+    atoms = np.atleast_1d(as_indices(atoms, n_components))
     if atoms.ndim != 1 or not atoms.size or atoms.dtype.kind not in "iu":
         raise ValueError(f"atoms must be one or more atom indices, got {atoms}.")
     if not (0 <= atoms.min() <= atoms.max() < n_components):
@@ -291,8 +292,8 @@ def ablate(
         Dotted name of a submodule.
     sae : MFRSparseAutoencoder or PretrainedSAE
         Fitted to activations of this layer.
-    atoms : int or array-like of int
-        Indices of the atoms.
+    atoms : int or array-like of int or bool
+        Indices of the atoms, or a mask.
     skip_first : int, default=0
         Number of first positions that are left unchanged, as in :func:`steer`.
     max_norm_ratio : float, default=None

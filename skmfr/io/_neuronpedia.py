@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import validate_params
 
 from .._pretrained import PretrainedSAE
 from .._training.attributes import reappearance_without_warning
-from .._utils.checks import Interval, as_matrix
+from .._utils.checks import Interval, as_indices, as_matrix
 from .._utils.files import replacing
 from ._native import check_sae
 
@@ -54,8 +54,8 @@ def to_neuronpedia(
         Fitted estimator.
     path : path-like
         File to write.
-    atoms : array-like of int
-        Indices of the atoms.
+    atoms : array-like of int or bool
+        Indices of the atoms, or a mask.
     tokens : array-like of shape (n_inputs, n_tokens)
         Token ids.
     codes : {array-like, sparse matrix} of shape (n_inputs * n_tokens, n_components)
@@ -108,7 +108,7 @@ def to_neuronpedia(
     """
     check_sae(sae, PretrainedSAE)
     n_components = len(sae.components_)
-    atoms = np.atleast_1d(np.asarray(atoms))
+    atoms = np.atleast_1d(as_indices(atoms, n_components))
     if (
         atoms.dtype.kind not in "iu"
         or atoms.ndim != 1

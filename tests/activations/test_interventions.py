@@ -199,6 +199,14 @@ def test_ablated_atoms_are_gone(gpt2, tokens, sae):
     np.testing.assert_allclose(after, before - codes * sae.components_[atom], atol=1e-5)
 
 
+def test_a_mask_chooses_atoms(gpt2, tokens, sae):
+    mask = np.arange(32) % 3 == 0
+    with ablate(gpt2, LAYER, sae, np.flatnonzero(mask)):
+        expected = outputs(gpt2, tokens)
+    with ablate(gpt2, LAYER, sae, mask):
+        np.testing.assert_array_equal(outputs(gpt2, tokens), expected)
+
+
 def test_generation_is_steered(gpt2, tokens, sae):
     prompt = torch.tensor(tokens[:2])
 
@@ -348,6 +356,8 @@ def test_steering_what_does_not_run_warns(gpt2, sae):
         ({"atoms": [-1]}, ValueError, "atoms must be from 0 to 31"),
         ({"atoms": []}, ValueError, "atoms must be one or more"),
         ({"atoms": [0.5]}, ValueError, "atoms must be one or more"),
+        ({"atoms": [False] * 32}, ValueError, "atoms must be one or more"),
+        ({"atoms": [True]}, ValueError, "atoms must be one or more"),
         ({"atoms": [1, 1]}, ValueError, "must not repeat"),
         ({"value": np.inf}, ValueError, "value must be"),
         ({"value": [1, 2, 3]}, ValueError, "value must be"),

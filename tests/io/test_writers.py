@@ -346,6 +346,9 @@ def test_features_of_nothing_are_empty_and_what_does_not_fit_is_refused(
     nothing = np.zeros((12, M))
     to_neuronpedia(sae, path, 0, tokens, nothing, **NAMES)
     (feature,) = json.loads(path.read_text())["features"]
+    to_neuronpedia(sae, path, np.arange(M) == 5, tokens, nothing, **NAMES)
+    (masked,) = json.loads(path.read_text())["features"]
+    assert (feature["feature_index"], masked["feature_index"]) == (0, 5)
     assert feature["frac_nonzero"] == 0
     assert feature["activations"] == feature["freq_hist_data_bar_values"] == []
     for change, message in [
