@@ -148,9 +148,10 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         Whether each epoch visits the samples in a new random order.
 
     warm_start : bool, default=False
-        Whether `fit` continues the previous fit. An SAE that was imported, or saved
-        without its training state, becomes the first of the group. The other SAEs start
-        from its atoms plus noise, and witnesses start at random.
+        Whether `fit` continues the previous fit, with the centre and scale of its own
+        data. An SAE that was imported, or saved without its training state, becomes the
+        first of the group. The other SAEs start from its atoms plus noise, and
+        witnesses start at random.
 
     n_saes : int, default=3
         Number of SAEs that are trained together. 1 trains an ordinary SAE.
@@ -290,8 +291,9 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         Rows that the witnesses saw.
 
     n_outliers_, inlier_fvu_, outlier_fvu_ : int, float, float
-        Number of outlying training rows so far, which training :ref:`scales down
-        <outliers>`; FVU of the other rows and of the outlying rows in the last call.
+        Number of outlying rows of the last fit and of later passes, which training
+        :ref:`scales down <outliers>`; FVU of the other rows and of the outlying rows in
+        the last call.
         Each FVU is relative to the variance of its own rows. At most 4,096 rows of each
         kind are coded. The FVUs are None if there are no such rows.
 
@@ -544,7 +546,8 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         the data and keeps what it has learned. The same holds for a model that was
         imported, or saved without its training state; see `warm_start`.
 
-        Centre and scale are computed from the samples of all calls. First calls are
+        Centre and scale are computed from the samples of the last `fit` and of all
+        later calls. First calls are
         forgotten when a later call has more information: calls whose samples are all
         identical, of `fit` too, and calls of this method with fewer samples than the
         atoms and than the later call. Of an imported model, only centre and scale of

@@ -659,6 +659,44 @@ def test_a_model_of_a_fit_to_few_rows_is_not_forgotten(max_steps):
     assert sae.score(X[:40]) > before - 0.02
 
 
+@pytest.mark.parametrize("factor, offset", [(1, 10), (0.03, 0), (100, -3)])
+def test_a_second_fit_takes_centre_and_scale_of_its_own_rows(factor, offset):
+    """And begins as if they were those of the first: with the same data, it is."""
+    other = X * factor + offset
+    sae = small(warm_start=True, max_steps=200).fit(X)
+    expected = small(warm_start=True, max_steps=200).fit(X).fit(X)
+    sae.fit(other)
+    assert sae.score(other) == pytest.approx(expected.score(X), abs=0.02)
+    np.testing.assert_allclose(
+        sae.loss_curve_[-20:], expected.loss_curve_[-20:], atol=0.02
+    )
+    assert sae._training["n_rows"] == len(other)
+    np.testing.assert_allclose(sae._training["mean"], other.mean(0), rtol=1e-9)
+
+
+def test_chance_to_agree_in_a_second_fit_is_that_of_its_own_rows():
+    """With the shares of variance of the first rows, atoms of noise were trusted."""
+    few = X * np.r_[10.0, 10.0, np.ones(X.shape[1] - 2)]
+    sae = small(warm_start=True, max_steps=100).fit(few)
+    sae.fit(X)
+    centred = X - X.mean(0)
+    shares = np.square(centred @ sae.components_.T).sum(0) / np.square(centred).sum()
+    along = sae._training["along"][sae.reference_sae_]
+    # Of 1,024 rows.
+    np.testing.assert_allclose(along, shares, rtol=0.3, atol=0.005)
+
+
+def test_outliers_of_a_second_fit_are_its_own():
+    sae = small(warm_start=True, max_steps=20).fit(X)
+    huge = X.copy()
+    huge[:5] = 1000 * np.abs(X).max()
+    with pytest.warns(UserWarning, match="of its variance"):
+        sae.fit(huge)
+    assert sae.n_outliers_ == 5
+    sae.fit(X * 10 + 100)
+    assert sae.n_outliers_ == 0
+
+
 @pytest.mark.parametrize("warm_start", [False, True])
 @pytest.mark.parametrize("first", FIRST_BATCHES)
 def test_an_imported_model_is_not_forgotten_with_a_first_batch(
@@ -678,7 +716,8 @@ def test_an_imported_model_is_not_forgotten_with_a_first_batch(
         expected = getattr(fitted, name)
         np.testing.assert_allclose(getattr(sae, name), expected, atol=1e-5)
     # Rows that are alike are no measure of the data.
-    rows = np.concatenate([X[:5], X]) if first == "few rows" else X
+    pooled = first == "few rows" and not warm_start
+    rows = np.concatenate([X[:5], X]) if pooled else X
     training = sae._training
     assert training["n_rows"] == len(rows)
     np.testing.assert_allclose(training["mean"], rows.mean(0), rtol=1e-12)

@@ -136,14 +136,15 @@ def fit(
     rows, held_out = None, None
     if parameters["early_stopping"] and not one_pass:
         rows, held_out = split(X, parameters["validation_fraction"], seed)
-    known = None if earlier is None else earlier.moments_beside_outliers
+    # A pass adds rows to those of earlier calls, and a fit takes their place.
+    known = earlier.moments_beside_outliers if earlier and one_pass else None
     statistics = statistics_of(X, rows, known)
     if earlier is not None:
         whole, earlier = earlier, earlier.worth_keeping(statistics.moments)
         if earlier is not whole and known is not None:
             statistics = statistics_of(X, rows)
     data = prepare(X, rows, held_out, statistics, parameters, seed, earlier, one_pass)
-    state = start(data, settings, earlier, weights)
+    state = start(data, settings, earlier, weights, one_pass)
     anew = earlier is None and weights is None
     settled = weights is not None or (earlier is not None and earlier.settled)
     state.begin(*plan(data, parameters, anew, settled, one_pass))
@@ -186,7 +187,7 @@ def results_of(
     sae, threshold = state.ensemble[reference : reference + 1], None
     if settings.activation == "batchtopk":
         threshold = threshold_of(sae, data.batches, data.standardiser, settings)
-        if late and data.threshold is not None:
+        if data.threshold is not None:
             earlier = data.threshold / data.standardiser.scale
             part = min(1.0, data.batches.n_rows / N_ROWS_OF_CALL)
             threshold = earlier + part * (threshold - earlier)
@@ -238,17 +239,17 @@ def prepare(
         If the data have outliers, unless data of an earlier pass had some.
     """
     n_rows, moments, median_norm, outliers = statistics
-    told = one_pass and earlier is not None and earlier.n_outliers > 0
+    before = earlier if one_pass else None
+    told = before is not None and before.n_outliers > 0
     if outliers is not None and not told:
         warn_of(outliers, n_rows)
     n_outliers, share = 0 if outliers is None else len(outliers.rows), 1.0
-    if earlier is not None:
-        if one_pass:
-            median_norm = earlier.median_norm_with(median_norm, n_rows)
+    if before is not None:
+        median_norm = before.median_norm_with(median_norm, n_rows)
         n_new = moments.n_rows
-        moments = earlier.moments.and_of(moments)
+        moments = before.moments.and_of(moments)
         share = n_new / moments.n_rows
-        n_outliers += earlier.n_outliers
+        n_outliers += before.n_outliers
     batches = Batches(
         X,
         rows,
@@ -267,9 +268,9 @@ def prepare(
         n_outliers,
         None if outliers is None else outliers.rows,
         held_out,
-        None if earlier is None else earlier.arrays.get("along"),
+        None if before is None else before.arrays.get("along"),
         share,
-        None if earlier is None else earlier.threshold,
+        None if before is None else before.threshold,
     )
 
 
@@ -302,6 +303,7 @@ def start(
     settings: Settings,
     earlier: Earlier | None,
     weights: Sequence[np.ndarray] | None = None,
+    one_pass: bool = False,
 ) -> TrainingState:
     """SAEs before the first step of this fit."""
     if earlier is None:
@@ -313,8 +315,11 @@ def start(
         return new_state(ensemble, settings)
     check_can_go_on(earlier, settings, data.batches.X.shape[1])
     state = from_arrays(earlier.arrays, settings, lent=True)
-    before = Standardiser.from_moments(earlier.moments, data.dtype)
-    change_units(state.ensemble, before, data.standardiser)
+    # A fit to other rows begins as if they were those of the last fit, standardised, so
+    # that another offset or unit does not matter.  Few rows say nothing of either.
+    if one_pass or earlier.moments.n_rows < settings.n_components:
+        before = Standardiser.from_moments(earlier.moments, data.dtype)
+        change_units(state.ensemble, before, data.standardiser)
     return state
 
 
