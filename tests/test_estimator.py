@@ -659,7 +659,7 @@ def test_a_model_of_a_fit_to_few_rows_is_not_forgotten(max_steps):
     assert sae.score(X[:40]) > before - 0.02
 
 
-@pytest.mark.parametrize("factor, offset", [(1, 10), (0.03, 0), (100, -3)])
+@pytest.mark.parametrize(("factor", "offset"), [(1, 10), (0.03, 0), (100, -3)])
 def test_a_second_fit_takes_centre_and_scale_of_its_own_rows(factor, offset):
     """And begins as if they were those of the first: with the same data, it is."""
     other = X * factor + offset
