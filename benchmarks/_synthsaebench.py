@@ -131,7 +131,9 @@ def judge(sae: Peer, model: "SyntheticModel") -> dict[str, float]:
 
 def methods() -> Iterator[tuple[str, Callable[[Problem, int], Fitted]]]:
     yield from OURS.items()
-    yield "ours, batchtopk from the first step", shared_from_the_first_step()
+    for name, parameters in {"ours": {}, "ours, alpha=0": {"alpha": 0.0}}.items():
+        fit = shared_from_the_first_step(**parameters)
+        yield f"{name}, batchtopk from the first step", fit
     for kind in KINDS:
         for rate in LEARNING_RATES["sae-lens"]:
             yield (
