@@ -11,11 +11,13 @@ import numpy as np
 from .._data.checked import checked_data
 from .._data.moments import fvu_of_blocks
 from .._pretrained import PretrainedSAE
+from .._utils.checks import in_python
 from .._utils.extras import needed_by
 from .._utils.files import replacing
 from ._agreement import AGREEMENT, summary
 from ._native import check_sae
 from ._sae_lens import to_sae_lens
+from ._weights import estimator_with, weights_of
 
 CARD, PICTURE = "README.md", "agreement.png"
 # Parameters that the card omits, because they concern the machine or the session.
@@ -108,6 +110,9 @@ def to_huggingface_folder(
     X = checked_data(sae, X)
     # The files are those of an encoder, which others code by.
     encoder = copy(sae).set_params(transform_algorithm="encoder")
+    if weights_of(sae).threshold is not None:
+        # They have no limit to the active atoms of a sample, as in "batchtopk".
+        encoder = estimator_with(PretrainedSAE(device=sae.device), weights_of(sae))
     coders = [encoder] if sae.transform_algorithm == "encoder" else [encoder, sae]
     quality = "\n\n".join(_table(_quality(each, X)) for each in coders)
     folder = Path(folder)
@@ -235,10 +240,17 @@ def _parameters(sae) -> dict[str, object]:
 def _use(sae) -> str:
     algorithm = ""
     if sae.transform_algorithm != "encoder":
-        algorithm = (
-            f"sae.set_params(transform_algorithm={sae.transform_algorithm!r}, "
-            f"positive_code={sae.positive_code})  # without it, the encoder codes\n"
-        )
+        parameters = {
+            "transform_algorithm": sae.transform_algorithm,
+            "positive_code": sae.positive_code,
+        }
+        limit, threshold = sae._selection
+        if threshold is not None:
+            # Files with thresholds have no number.
+            parameters["k"] = sae.k if sae.transform_algorithm == "omp" else limit
+        known = in_python(parameters).items()
+        given = ", ".join(f"{name}={value!r}" for name, value in known)
+        algorithm = f"sae.set_params({given})  # without it, the encoder codes\n"
     return (
         "## Use\n\nIn a folder:\n\n```python\nfrom skmfr.io import from_sae_lens\n\n"
         f'sae = from_sae_lens("FOLDER")\n{algorithm}codes = sae.transform(X)\n```\n\n'
