@@ -184,9 +184,9 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         sees all rows. An atom that two witnesses with disjoint rows share is not an
         accident of the sample. All of them together code as many rows as one witness.
         The values of a row decide its part, so it stays there in further calls with the
-        same unit and dtype, and equal rows are in the same part. "auto" is "disjoint" in a `fit` to fewer than
-        50 rows for each atom, and otherwise "same". Equal rows count each time, so
-        choose "disjoint" for oversampled data.
+        same unit and dtype, and equal rows are in the same part. "auto" is "disjoint"
+        in a `fit` to fewer than 50 rows for each atom, and otherwise "same". Equal rows
+        count each time, so choose "disjoint" for oversampled data.
 
     device : str or torch.device, default="auto"
         Device to compute on: "cpu", "cuda", "cuda:1", ... "auto" selects a CUDA GPU if

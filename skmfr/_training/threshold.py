@@ -11,8 +11,8 @@ from .variance import typical_rows
 
 # Number of rows that determine the threshold.
 N_ROWS = 16_384
-# Number of rows of one call of `partial_fit` that replace the threshold of earlier
-# calls; fewer rows move it by their share.
+# With so many rows, a call of `partial_fit` replaces the threshold; fewer move it by
+# their share.
 N_ROWS_OF_CALL = 1024
 
 
