@@ -155,7 +155,8 @@ class TrainingCurveDisplay:
         TypeError
             If the estimator has an unsupported type.
         ValueError
-            If it is not fitted, or was trained by another package.
+            If it is not fitted, or was trained by another package; or if `history_` has
+            neither "step" in each record nor one record per step.
         """
         import_pyplot(f"{cls.__name__}.from_estimator")
         _, sae = split_fitted(estimator)
@@ -165,9 +166,7 @@ class TrainingCurveDisplay:
                 "another package, or saved with training_state=False."
             )
         if sae.history_ and _tell_fvu(sae.history_):
-            # The history lacks the steps before a checkpoint.
-            step = np.arange(sae.n_steps_ - len(sae.history_), sae.n_steps_) + 1
-            display = cls(step=step, **_columns(sae.history_))
+            display = cls(step=_steps_of(sae), **_columns(sae.history_))
         else:
             display = cls(step=np.arange(sae.n_steps_) + 1, fvu=sae.loss_curve_)
         return display.plot(ax, line_kwargs=line_kwargs)
@@ -179,7 +178,9 @@ class TrainingCurveDisplay:
         Parameters
         ----------
         history : list of dict
-            Values that `callback` received in each step: `history_` of an estimator.
+            Values that `callback` received: `history_` of an estimator. Each call of
+            `fit` counts "step" from 1, and counts as ended at its last record. Records
+            without "step" count as one per step.
         ax : matplotlib Axes, default=None
             Axes to draw in. None makes a new figure.
         line_kwargs : dict, default=None
@@ -203,9 +204,7 @@ class TrainingCurveDisplay:
                 "history is empty. Fit an estimator with callback=TrainingHistory(), "
                 "and pass its history_."
             )
-        # Each fit begins at 1 again, and callbacks of users may not record steps.
-        step = history[0].get("step", 1) + np.arange(len(history))
-        display = cls(step=step, **_columns(history))
+        display = cls(step=_steps(history), **_columns(history))
         return display.plot(ax, line_kwargs=line_kwargs)
 
     def plot(self, ax=None, *, line_kwargs=None):
@@ -277,6 +276,36 @@ class TrainingCurveDisplay:
 
 def _tell_fvu(records) -> bool:
     return all("fvu" in record for record in records)
+
+
+def _tell_step(records) -> bool:
+    return all("step" in record for record in records)
+
+
+def _steps(records) -> np.ndarray:
+    """Number of steps done at each record, over all calls."""
+    if not _tell_step(records):
+        return np.arange(len(records)) + 1
+    step = np.array([record["step"] for record in records])
+    (last,) = np.nonzero(np.diff(step) <= 0)
+    before = np.zeros_like(step)
+    before[last + 1] = step[last]
+    return step + np.cumsum(before)
+
+
+def _steps_of(sae) -> np.ndarray:
+    """Number of steps in the life of an estimator at each record of its history."""
+    records, step = sae.history_, _steps(sae.history_)
+    if _tell_step(records):
+        # Neither earlier steps nor the last ones of the last call need have a record.
+        before_last_call = sae.n_steps_ - int(sae._training["step"])
+        return step + before_last_call + records[-1]["step"] - step[-1]
+    if len(records) != sae.n_steps_:
+        raise ValueError(
+            f'history_ has {len(records)} records without "step" of {sae.n_steps_} '
+            'steps: let callback return {"step": step, **info}.'
+        )
+    return step
 
 
 def _columns(records) -> dict[str, np.ndarray]:

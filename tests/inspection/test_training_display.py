@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 from skmfr import MFRSparseAutoencoder
 from skmfr.inspection import TrainingCurveDisplay, TrainingHistory, report
@@ -133,6 +134,65 @@ def test_steps_between_two_fits_without_penalty_are_not_marked(X):
     history = sae.partial_fit(X).partial_fit(X).history_
     step = TrainingCurveDisplay.from_history(history).step
     np.testing.assert_array_equal(step, np.arange(len(history)) + 1)
+
+
+def sometimes(step, info):
+    """Record every third step."""
+    return TrainingHistory()(step, info) if step % 3 == 0 else None
+
+
+def interrupted(step, info):
+    """Ctrl-C before the fourth record is returned."""
+    if step == 4:
+        raise KeyboardInterrupt
+    return TrainingHistory()(step, info)
+
+
+def fit_interrupted(sae, X):
+    with (
+        pytest.warns(ConvergenceWarning, match="interrupted"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        sae.fit(X)
+
+
+def test_steps_without_a_record_are_left_out(X):
+    sae = MFRSparseAutoencoder(
+        6, k=2, max_steps=8, callback=sometimes, warm_start=True, random_state=0
+    )
+    display = TrainingCurveDisplay.from_estimator(sae.fit(X))
+    assert display.step.tolist() == [3, 6]
+    np.testing.assert_allclose(display.fvu, sae.loss_curve_[[2, 5]], rtol=1e-6)
+    history = sae.set_params(max_steps=9).fit(X).history_
+    # Only the estimator knows that its first call had two more steps.
+    assert TrainingCurveDisplay.from_history(history).step.tolist() == [
+        3, 6, 9, 12, 15,
+    ]  # fmt: skip
+    display = TrainingCurveDisplay.from_estimator(sae)
+    assert display.step[2:].tolist() == [11, 14, 17]
+    np.testing.assert_allclose(
+        display.fvu[2:], sae.loss_curve_[[10, 13, 16]], rtol=1e-6
+    )
+
+
+def test_an_interrupt_in_the_callback_moves_no_step(X):
+    sae = MFRSparseAutoencoder(6, k=2, max_steps=8, callback=interrupted)
+    fit_interrupted(sae, X)
+    assert sae.n_steps_ == 4
+    assert TrainingCurveDisplay.from_estimator(sae).step.tolist() == [1, 2, 3]
+
+
+def test_records_without_steps_are_those_of_all_steps(X):
+    def told(step, info):
+        return {"fvu": info["fvu"]} if step % every == 0 else None
+
+    sae = MFRSparseAutoencoder(6, k=2, max_steps=4, callback=told)
+    every = 1
+    display = TrainingCurveDisplay.from_estimator(sae.fit(X))
+    assert display.step.tolist() == [1, 2, 3, 4]
+    every = 2
+    with pytest.raises(ValueError, match='2 records without "step" of 4 steps: let'):
+        TrainingCurveDisplay.from_estimator(sae.fit(X))
 
 
 @pytest.mark.parametrize("names", [("lw", "c"), ("linewidth", "color")])
