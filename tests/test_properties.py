@@ -94,11 +94,11 @@ FORMS = {
     ),
     "read-only": (read_only, SINGLE),
     "memory-mapped": (mapped, SINGLE),
-    "other byte order": (lambda X, folder: X.astype(X.dtype.newbyteorder()), ""),
+    "other byte order": (lambda X, folder: X.astype(X.dtype.newbyteorder()), SINGLE),
     "objects": (lambda X, folder: X.astype(object), ""),
     "lists": (lambda X, folder: X.tolist(), ""),
     "pandas": (lambda X, folder: pd.DataFrame(X), SINGLE),
-    "polars": (lambda X, folder: polars.from_numpy(X), ""),
+    "polars": (lambda X, folder: polars.from_numpy(X), SINGLE),
     "tensor": (lambda X, folder: torch.from_numpy(X), SINGLE),
     "tensor in columns": (
         lambda X, folder: torch.from_numpy(X.T.copy()).T,

@@ -7,6 +7,9 @@ import numpy as np
 from sklearn import get_config
 from sklearn.utils import _param_validation, check_array
 
+# Floats of at most 32 bits in polars and pandas, and in Arrow (in lower case).
+SINGLE = {"Float16", "Float32", "halffloat", "float"}
+
 
 class Interval(_param_validation.Interval):
     """scikit-learn's interval, except that True and False are not numbers."""
@@ -149,7 +152,8 @@ def as_matrix(array, name: str, accept_sparse=False):
 def float_dtypes(X) -> list[type]:
     """Dtypes for scikit-learn's checks; other data are converted to the first.
 
-    float16 becomes float32, in any container, and all other numbers become float64.
+    float16 becomes float32 and float32 stays, in any container, and all other numbers
+    become float64.
     """
     first = X
     while isinstance(first, (list, tuple)) and first:
@@ -158,15 +162,17 @@ def float_dtypes(X) -> list[type]:
         X = np.asarray(X)
     dtypes = getattr(X, "dtypes", getattr(X, "dtype", None))
     # A data frame has one dtype per column.
-    if all(map(_is_half, dtypes if isinstance(dtypes, Iterable) else [dtypes])):
+    if all(map(_is_single, dtypes if isinstance(dtypes, Iterable) else [dtypes])):
         return [np.float32, np.float64]
     return [np.float64, np.float32]
 
 
-def _is_half(dtype) -> bool:
-    # In any byte order, and in polars.
-    half = isinstance(dtype, np.dtype) and dtype.kind == "f" and dtype.itemsize == 2
-    return half or str(dtype) == "Float16"
+def _is_single(dtype) -> bool:
+    """Whether a dtype is float32 or smaller."""
+    if isinstance(dtype, np.dtype):
+        # In any byte order.
+        return dtype.kind == "f" and dtype.itemsize <= 4
+    return str(dtype).removesuffix("[pyarrow]") in SINGLE
 
 
 def as_array(X):

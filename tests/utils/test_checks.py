@@ -5,6 +5,7 @@ from numbers import Integral
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
 import zarr
@@ -149,6 +150,24 @@ def test_float16_becomes_float32_whatever_holds_it(of_single, holder, tmp_path):
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, expected)
     assert sae.score(half) == of_single.score(single)
+
+
+SINGLES = {
+    "polars": lambda single: pl.from_numpy(single),
+    "pandas": lambda single: pd.DataFrame(single),
+    "pandas that allows gaps": lambda single: pd.DataFrame(single).astype("Float32"),
+    "pandas on Arrow": lambda single: pd.DataFrame(single).astype("float[pyarrow]"),
+    "array of big-endians": lambda single: single.astype(">f4"),
+}
+
+
+@pytest.mark.parametrize("holder", SINGLES)
+def test_float32_stays_whatever_holds_it(of_single, holder):
+    single = HALF.astype(np.float32)
+    held = SINGLES[holder](single)
+    found = of_single.transform(held)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, of_single.transform(single))
 
 
 def test_codes_and_dictionaries_in_float16_become_float32(of_single):
