@@ -537,6 +537,23 @@ def test_atoms_that_are_never_active_are_not_rated(X, models):
     assert {(row["model"], row["atom"]) for row in study.key} == active
 
 
+def test_atoms_with_negative_codes_only_are_rated_too(X, sae):
+    pursuit = copy(sae).set_params(transform_algorithm="omp", k=1)
+    factors = np.linspace(1, 2, 50)[:, None]
+    rows = -factors * pursuit.components_[3] + pursuit.decoder_bias_
+    codes = pursuit.transform(rows)
+    assert np.flatnonzero(codes.any(0)).tolist() == [3]
+    assert codes[:, 3].max() < 0
+    study = blinded_report({"pursuit": pursuit}, rows, random_state=0)
+    assert [row["atom"] for row in study.key] == [3]
+    (item,) = data_of(study.html())["details"]
+    assert item["samples"] == item["codes"] == []
+    histogram = item["histogram"]
+    assert histogram["start"] == -1
+    end = -1 + len(histogram["counts"]) * histogram["width"]
+    assert end == pytest.approx(0, abs=1e-3)
+
+
 def test_contexts_are_rated_without_their_scale(X, models):
     contexts = {name: contexts_of(len(m.components_)) for name, m in models.items()}
     study = blinded_report(models, X, contexts=contexts, random_state=0)

@@ -257,7 +257,8 @@ def _relative(item: dict[str, Any]) -> dict[str, Any]:
     """An item in units of its largest code and its most frequent bin."""
     histogram = item["histogram"]
     counts = np.array(histogram["counts"])
-    largest = item["codes"][0]
+    # If no code is positive, the bins go from -1 to 0.
+    largest = item["codes"][0] if item["codes"] else -histogram["start"]
     contexts = item.get("contexts", [])
     strongest = contexts[0]["code"] if contexts else 1.0
     return item | {

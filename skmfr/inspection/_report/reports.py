@@ -409,7 +409,7 @@ def blinded_report(
         _check_size(f"contexts[{name!r}]", own and own.codes, estimator)
         _check_tokens(own)
         statistics = atom_statistics(estimator, checked_data(estimator, X), n_examples)
-        (active,) = np.nonzero(statistics.largest)
+        (active,) = np.nonzero(statistics.n_active)
         for atom in draw.permutation(active)[:n_atoms].tolist():
             agreement = estimator.feature_agreement_[atom]
             items.append((estimator, statistics, atom, Words(own, None, tokenizer)))
