@@ -505,7 +505,8 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
             the data, which are arrays or names of ``.npy`` files with the same width
             and dtype; or an array that is read chunk by chunk (zarr, dask, h5py).
         y : Ignored
-            Not used, present for API consistency.
+            Not used. Callbacks of scikit-learn receive it: `ScoringMonitor` records no
+            score if it is None.
 
         Returns
         -------
@@ -532,7 +533,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
             with high agreement, collapse to identical atoms, a penalty that costs
             reconstruction, or unstable reinitialisation.
         """
-        self._learn(X, going_on=self.warm_start, one_pass=False)
+        self._learn(X, y, going_on=self.warm_start, one_pass=False)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -571,14 +572,14 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         ValueError
             If X or a parameter is not as described.
         """
-        self._learn(X, going_on=True, one_pass=True)
+        self._learn(X, y, going_on=True, one_pass=True)
         return self
 
-    def _learn(self, X, *, going_on: bool, one_pass: bool) -> None:
+    def _learn(self, X, y, *, going_on: bool, one_pass: bool) -> None:
         """Fit, keeping the old state on errors; warn, and re-raise an interrupt."""
         replaced = self.__sklearn_is_fitted__()
         with unchanged_on_error(self):
-            found = self._fit(X, going_on=going_on, one_pass=one_pass)
+            found = self._fit(X, y, going_on=going_on, one_pass=one_pass)
         signs = found.signs
         if found.interrupt is not None:
             who = (
@@ -594,7 +595,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
             if found.interrupt is not None:
                 raise found.interrupt
 
-    def _fit(self, X, *, going_on: bool, one_pass: bool) -> Fit:
+    def _fit(self, X, y, *, going_on: bool, one_pass: bool) -> Fit:
         """Check X and train: from the start or continuing, a full fit or one pass."""
         from ._sae.arrays import WEIGHTS
         from ._training.fit import fit
@@ -616,7 +617,9 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
                 weights = [getattr(self, name) for name in WEIGHTS]
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if hasattr(self, "_init_callback_context") and not one_pass:
-            begin_callbacks = partial(EpochCallbacks, self, self._init_callback_context)
+            begin_callbacks = partial(
+                EpochCallbacks, self, self._init_callback_context, y=y
+            )
         n_calls = getattr(self, "n_iter_", 0) if continued else 0
         with undisturbed():
             found = fit(

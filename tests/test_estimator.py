@@ -1152,6 +1152,20 @@ def test_scikit_learns_callbacks_see_each_epoch_and_can_stop():
     assert callback.scores[-1] == pytest.approx(sae.score(X))
 
 
+def test_scikit_learns_monitor_records_the_score_of_each_epoch():
+    callbacks = pytest.importorskip("sklearn.callback")
+    scoring = {"score": lambda sae, X, y: sae.score(X, y)}
+    callback = callbacks.ScoringMonitor(scoring=scoring)
+    sae = small(batch_size=100, max_iter=3).set_callbacks(callback)
+    # It computes none without a y.
+    sae.fit(X, np.zeros(len(X)))
+    scores = [row["score"] for row in callback.get_logs().data if "score" in row]
+    # Of the fit, and of its three epochs.
+    assert len(scores) == 4
+    assert scores[0] == scores[-1] == pytest.approx(sae.score(X))
+    assert scores[1] < scores[-1]
+
+
 def test_scikit_learns_callbacks_see_the_epochs_of_a_resumed_fit(tmp_path):
     pytest.importorskip("sklearn.callback")
     parameters = {"batch_size": 100, "checkpoint_dir": tmp_path, "checkpoint_every": 20}

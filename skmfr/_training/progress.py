@@ -191,14 +191,23 @@ class EpochCallbacks:
         The state with which training begins.
     fitted_attributes : callable(state) -> dict
         Returns the attributes of an estimator that is fitted so far.
+    y : array-like, optional
+        As passed to `fit`.
     """
 
     def __init__(
-        self, estimator, begin_context, X, steps_per_epoch, state, fitted_attributes
+        self,
+        estimator,
+        begin_context,
+        X,
+        steps_per_epoch,
+        state,
+        fitted_attributes,
+        y=None,
     ):
         # The data as the user passed them.
         X = getattr(X, "X", X)
-        self.arguments = {"estimator": estimator, "X": X, "y": None}
+        self.arguments = {"estimator": estimator, "X": X, "y": y}
         self.steps_per_epoch = steps_per_epoch
         self.fitted_attributes = fitted_attributes
         self.n_epochs = int(state.step / steps_per_epoch)
