@@ -1556,6 +1556,16 @@ def test_warns_of_unstable_reinitialisation():
     np.testing.assert_array_equal(sae.n_reinits_, 3)
 
 
+def test_unstable_reinitialisation_is_told_by_the_call_that_reaches_the_maximum():
+    sae = small(reinit_threshold=0.0, reinit_every=20, max_steps=50, warm_start=True)
+    assert warnings_of(sae) == ""
+    np.testing.assert_array_equal(sae.n_reinits_, 1)
+    sae.set_params(reinit_every=5)
+    assert "reinitialised 3 times" in warnings_of(sae)
+    assert warnings_of(sae) == ""
+    assert warnings_of(sae.set_params(reinit_threshold=None)) == ""
+
+
 def test_training_after_a_fit_reinitialises_nothing():
     sae = small(reinit_threshold=1e3, reinit_every=1).fit(X)
     sae.set_params(reinit_threshold=0.0, batch_size=10).partial_fit(X)

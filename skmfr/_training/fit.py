@@ -163,7 +163,7 @@ def fit(
     attributes["history_"] = before + history if history else []
     return Fit(
         attributes,
-        [] if one_pass else signs_of_failure(state, settings, attributes),
+        [] if one_pass else signs_of_failure(state, settings, attributes, earlier),
         interrupt,
         f"{state.step} of {state.schedule.n_steps} steps",
     )

@@ -310,9 +310,15 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def signs_of_failure(
-    state: TrainingState, settings: Settings, attributes: dict
+    state: TrainingState,
+    settings: Settings,
+    attributes: dict,
+    earlier: Earlier | None,
 ) -> list[str]:
     """Signs of failure of a fit with these fitted attributes."""
+    # The maximum is one over all calls. Only the call that reaches it tells so.
+    before = 0 if earlier is None else earlier.arrays["n_reinits"]
+    reinitialised = state.n_reinits > before
     recent = state.losses[max(0, state.n_steps - RECENT_STEPS) : state.n_steps]
     group, witnesses = np.split(recent.cpu().numpy().mean(0), [settings.n_saes])
     # An interrupted fit may not have reached the penalty.
@@ -326,6 +332,6 @@ def signs_of_failure(
         mutual_agreement=attributes["mutual_agreement_"].mean(),
         duplicate_share=share_of_duplicates(attributes["components_"]),
         null_agreement=attributes["agreement_null_"],
-        n_reinits=int(state.n_reinits.max()),
+        n_reinits=int((state.n_reinits * reinitialised).max()),
         max_reinits=MAX_REINITS,
     )
