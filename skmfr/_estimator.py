@@ -299,7 +299,7 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
 
     n_iter_ : int
         Number of epochs of the last fit, including the one in which it ended; each call
-        of `partial_fit` adds 1.
+        of `partial_fit` adds 1. Forgotten calls do not count, as in `n_steps_`.
 
     n_steps_ : int
         Total number of gradient steps over all fits of the model.
@@ -632,7 +632,10 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
                 begin_callbacks=begin_callbacks,
             )
         if one_pass:
-            found.attributes["n_iter_"] = n_calls + 1
+            # Of forgotten calls there are no steps either.
+            own = found.attributes["_training"]["step"]
+            anew = earlier is not None and found.attributes["n_steps_"] == own
+            found.attributes["n_iter_"] = 1 if anew else n_calls + 1
         fitted.forget_late(self)
         set_fitted(self, found.attributes)
         return found
