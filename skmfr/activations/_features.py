@@ -43,9 +43,12 @@ FINAL_NORMS = (
     "layer_norm",
     "layernorm",
     "embedding_norm",
+    "out_norm",
+    "output_layernorm",
 )
-# Names under which it stores the part with this norm, from the outside in.
-BODIES = ("base_model", "language_model", "text_model", "decoder")
+# Names under which it stores the part with this norm, from the outside in. The base of
+# some models is the model itself: the prefix of Llama 4 is that with images in front.
+BODIES = ("base_model", "language_model", "text_model", "decoder", "model", "encoder")
 
 
 class Contexts(NamedTuple):

@@ -202,6 +202,8 @@ HEADS = {
     "T5": "ForConditionalGeneration",
     "Gemma3": "ForConditionalGeneration",
 }
+# Configurations of the language models of models that see images too.
+CONFIGS = {"Llama4": "Llama4Text", "Mllama": "MllamaText"}
 
 
 @pytest.mark.parametrize(
@@ -220,6 +222,10 @@ HEADS = {
         ("XGLM", "model.layer_norm", True),
         ("T5", "decoder.final_layer_norm", False),
         ("Gemma3", "model.language_model.norm", False),
+        ("Llama4", "model.norm", False),
+        ("Mllama", "model.norm", False),
+        ("xLSTM", "backbone.out_norm", False),
+        ("CpmAnt", "cpmant.encoder.output_layernorm", False),
     ],
 )
 def test_logit_effects_go_through_the_norm_of_the_model(
@@ -234,11 +240,15 @@ def test_logit_effects_go_through_the_norm_of_the_model(
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
         "word_embed_proj_dim": 12,
+        "num_heads": 2,
+        "cross_attention_layers": [],
+        "prompt_length": 0,
+        "pad_token_id": 0,
     }
     if config == "Gemma3":  # sees images too
         vision = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
         settings = {"text_config": settings, "vision_config": vision}
-    settings = getattr(transformers, f"{config}Config")(**settings)
+    settings = getattr(transformers, f"{CONFIGS.get(config, config)}Config")(**settings)
     kind = HEADS.get(config, "ForCausalLM")
     other = getattr(transformers, f"{config}{kind}")(settings).eval()
     with torch.no_grad():
