@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from numbers import Integral
 from os.path import commonprefix
@@ -49,6 +49,8 @@ FINAL_NORMS = (
 # Names under which it stores the part with this norm, from the outside in. The base of
 # some models is the model itself: the prefix of Llama 4 is that with images in front.
 BODIES = ("base_model", "language_model", "text_model", "decoder", "model", "encoder")
+# Name of OPT for what follows the norm where embeddings are narrower than the rest.
+PROJECTIONS = ("project_out",)
 
 
 class Contexts(NamedTuple):
@@ -309,7 +311,9 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
             f"model must be a transformers language model with an output embedding, "
             f"but {type(module).__name__} has none."
         )
-    width = base.in_features if hasattr(base, "in_features") else weight.shape[1]
+    projection: Any = _last_part(module, PROJECTIONS)
+    first = projection or base
+    width = first.in_features if hasattr(first, "in_features") else weight.shape[1]
     if width != sae.n_features_in_:
         raise ValueError(
             f"sae has {sae.n_features_in_} features, but the output embedding takes "
@@ -321,7 +325,7 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
     atoms = _through_norm(atoms, module)
     parts = []
     with undisturbed(), evaluating(head):
-        unembed = _unembedding(head)
+        unembed = _unembedding(head, projection)
         # The bias does not come from an atom.
         of_zero = unembed(torch.zeros_like(atoms[:1]))
         n_vocabulary = of_zero.shape[1]
@@ -335,12 +339,17 @@ def logit_effects(sae, model, *, n_tokens=10) -> LogitEffects:
     return LogitEffects(*(torch.cat(p).cpu().numpy() for p in zip(*parts, strict=True)))
 
 
-def _unembedding(head: nn.Module) -> Callable[[Tensor], Tensor]:
+def _unembedding(
+    head: nn.Module, projection: nn.Module | None
+) -> Callable[[Tensor], Tensor]:
     """The function of a decoder head, from rows (n_rows, width) to logits in float32.
 
     The head is run, because its weight may be quantised or elsewhere, and may not be
-    all: PEFT adds to what it gives.
+    all: PEFT adds to what it gives. A projection before it is part of the function.
     """
+    if projection is not None:
+        project, unembed = (_unembedding(each, None) for each in (projection, head))
+        return lambda rows: unembed(project(rows))
     base = untuned(head)
     if isinstance(base, nn.Embedding):  # of a model that applies it by itself
         unembedding = base.weight.detach().float()
@@ -369,7 +378,7 @@ def _through_norm(atoms: Tensor, model: nn.Module) -> Tensor:
     Norms are told by what they do, because names of classes do not say whether they
     centre, or whether they scale by one plus their weight.
     """
-    norm = _final_norm(model)
+    norm = _last_part(model, FINAL_NORMS)
     if norm is None:
         return atoms
     norm = _in_float32(norm)
@@ -390,16 +399,16 @@ def _through_norm(atoms: Tensor, model: nn.Module) -> Tensor:
     return atoms * scale.to(atoms)
 
 
-def _final_norm(model: nn.Module) -> nn.Module | None:
-    """The norm before the decoder head; None if there is none that is known."""
-    norms = (getattr(model, name, None) for name in FINAL_NORMS)
-    norm = next((norm for norm in norms if isinstance(norm, nn.Module)), None)
-    if norm is not None:
-        return norm
+def _last_part(model: nn.Module, names: Sequence[str]) -> nn.Module | None:
+    """The part before the decoder head that has one of these names; None if none."""
+    parts = (getattr(model, name, None) for name in names)
+    part = next((part for part in parts if isinstance(part, nn.Module)), None)
+    if part is not None:
+        return part
     bodies = (getattr(model, name, None) for name in BODIES)
     for body in bodies:
         if isinstance(body, nn.Module) and body is not model:
-            return _final_norm(body)
+            return _last_part(body, names)
     return None
 
 

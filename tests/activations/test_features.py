@@ -265,6 +265,41 @@ def test_logit_effects_go_through_the_norm_of_the_model(
     np.testing.assert_allclose(effects.promoted_logits, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("normed", [True, False])
+def test_logit_effects_go_through_the_projection_of_opt(model, sequences, normed):
+    torch.manual_seed(0)
+    sae, _ = fitted(model, sequences)
+    config = transformers.OPTConfig(
+        vocab_size=26,
+        hidden_size=12,
+        word_embed_proj_dim=5,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        ffn_dim=12,
+        do_layer_norm_before=normed,
+    )
+    other = transformers.OPTForCausalLM(config).eval()
+    atoms = torch.tensor(sae.components_, dtype=torch.float32)
+    if normed:
+        nn.init.uniform_(other.model.decoder.final_layer_norm.weight, 0.5, 2)
+    last = other.model.decoder.layers[-1]
+
+    def logits(rows):
+        """Of the model, if its last block gives these rows."""
+        handle = last.register_forward_hook(lambda *_: rows[:, None])
+        with torch.no_grad():
+            logits = other(torch.ones(len(rows), 1, dtype=torch.long)).logits
+        handle.remove()
+        return logits[:, 0]
+
+    expected = (logits(1e3 * atoms) - logits(-1e3 * atoms)) / 2e3
+    if normed:  # it divides by the size of the rows
+        expected *= 1e3 * atoms.std(1, correction=0)[:, None]
+    effects = logit_effects(sae, other, n_tokens=26)
+    expected = expected.sort(1, descending=True).values
+    np.testing.assert_allclose(effects.promoted_logits, expected, atol=1e-5)
+
+
 class LowRank(nn.Module):
     """Adds a product of small matrices to a layer, as LoRA does, and drops out."""
 
