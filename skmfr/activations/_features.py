@@ -96,7 +96,7 @@ class Contexts(NamedTuple):
         ----------
         tokenizer : transformers tokenizer, optional
             Converts tokens to text, with the active token between « and ». A token that
-            is a part of a character is shown by its bytes, as ``<0xF0>``.
+            ends in the middle of a character is shown by its bytes, as ``<0xF0>``.
 
         Returns
         -------
@@ -139,8 +139,9 @@ class Contexts(NamedTuple):
         begin = len(commonprefix([before, until]))
         end = max(begin, len(commonprefix([until, whole])))
         at = whole[begin:end]
-        # A token that ends no character adds nothing to the text, or a replacement.
-        if not at.strip(REPLACEMENT):
+        # A token that ends in the middle of a character may add only what comes before
+        # it, as a space, or nothing.
+        if not at or until.endswith(REPLACEMENT):
             at = token_text(tokenizer, ids[n_before])
         return whole[:begin], at, whole[end:]
 

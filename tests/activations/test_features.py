@@ -169,6 +169,30 @@ def test_texts_keep_spaces_and_characters():
     assert text("né.", 2) == "n«é»."
 
 
+def test_a_space_with_part_of_a_character_is_shown_by_its_bytes():
+    pieces = [b"a", b" \xd0", b"\x96", b" "]
+
+    class Pieces:
+        """Names bytes by letters, as byte-level tokenizers do."""
+
+        def decode(self, ids):
+            return b"".join(pieces[i] for i in ids).decode(errors="replace")
+
+        def convert_ids_to_tokens(self, token):
+            return ["a", "ĠÐ", "ĸ", "Ġ"][token]
+
+    def text(*ids, at):
+        window = np.array([-1, *ids, -1])
+        none = np.zeros((1, 1), dtype=int)
+        contexts = Contexts(none, none, none, window[None, None], at + 1, none)
+        return contexts.to_frame(Pieces())["text"][0]
+
+    assert text(0, 1, 2, 0, at=1) == "a«<0x20><0xD0>»\u0416a"
+    assert text(0, 1, at=1) == "a«<0x20><0xD0>»"
+    assert text(0, 1, 2, 0, at=2) == "a «\u0416»a"
+    assert text(0, 3, 0, at=1) == "a« »a"
+
+
 @pytest.fixture(scope="module")
 def gpt2():
     torch.manual_seed(0)
