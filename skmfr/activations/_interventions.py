@@ -27,8 +27,9 @@ from .._utils.checks import as_indices
 from ._compiled import eager, uncompiled
 from ._fast_path import without_fast_path
 from ._loading import as_model
-from ._models import check_width, find_layer, replacing_output
+from ._models import check_width, find_layer
 from ._positions import LEAVING_OUT, in_backward, left_in, numbering, with_rows
+from ._replacing import replacing_output
 
 
 def for_coder(rows: Tensor) -> Tensor:

@@ -33,7 +33,6 @@ from ._models import (
     find_layer,
     in_decoder,
     never_ran,
-    replacing_output,
 )
 from ._pooling import nothing_left
 from ._positions import (
@@ -44,6 +43,7 @@ from ._positions import (
     numbers_of,
     with_rows,
 )
+from ._replacing import replacing_output
 
 # Activations of a batch, (n_inputs, n_positions, width), and indices of positions.
 Change = Callable[[Tensor, Tensor], Tensor]

@@ -1,11 +1,11 @@
-"""Find layers of models, run the models, and record or replace outputs."""
+"""Find layers of models, run the models, and record outputs."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any
@@ -321,61 +321,6 @@ def never_ran(layer: str) -> ValueError:
     )
 
 
-@contextmanager
-def replacing_output(
-    model: nn.Module,
-    layer: str,
-    change: Callable[[Tensor], Tensor],
-) -> Iterator[list[int]]:
-    """Replace the output of a layer each time that it runs.
-
-    Parameters
-    ----------
-    model : nn.Module
-    layer : str
-    change : callable
-        From activations (n_inputs, n_positions, width) to others with that shape.
-
-    Yields
-    ------
-    list of one int
-        How often the layer has run.
-    """
-    n_runs = [0]
-    replaced = find_layer(model, layer)
-    feature_axis = axis_of(replaced)
-
-    def hook(module, inputs, output):
-        n_runs[0] += 1
-        tensor = first_tensor(output, layer)
-        moved, axis = _features_last(tensor, feature_axis, layer)
-        changed = change(moved.reshape(len(moved), -1, moved.shape[-1]))
-        return _with_first(output, changed.view(moved.shape).movedim(-1, axis))
-
-    handle = replaced.register_forward_hook(hook)
-    _capture_last(replaced)
-    try:
-        yield n_runs
-    finally:
-        handle.remove()
-
-
-def captures(hook: Callable) -> bool:
-    """Whether a hook records hidden states for transformers.
-
-    It is made when the first pass asks for hidden states, and then stays.
-    """
-    return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
-
-
-def _capture_last(module: nn.Module) -> None:
-    """Move hooks that record hidden states behind those that replace outputs."""
-    hooks: Any = module._forward_hooks
-    for key, hook in list(hooks.items()):
-        if captures(hook):
-            hooks.move_to_end(key)
-
-
 def axis_of(module: nn.Module) -> int | None:
     """Axis of the features in the output of a layer; None if its type does not tell."""
     module = untuned(uncompiled(module))
@@ -411,7 +356,7 @@ def as_positions(tensor: Tensor, feature_axis: int | None, layer: str) -> Tensor
     layer : str
         Name for the message.
     """
-    moved, _ = _features_last(tensor, feature_axis, layer)
+    moved, _ = features_last(tensor, feature_axis, layer)
     return moved.reshape(len(moved), -1, moved.shape[-1])
 
 
@@ -441,7 +386,7 @@ def without_window_padding(
     )
 
 
-def _features_last(
+def features_last(
     tensor: Tensor, feature_axis: int | None, layer: str
 ) -> tuple[Tensor, int]:
     if feature_axis is None:
@@ -484,15 +429,3 @@ def first_tensor(output, layer: str) -> Tensor:
             "activations, or a tuple that begins with one, is expected."
         )
     return output
-
-
-def _with_first(output: Any, tensor: Tensor) -> Any:
-    """Output of a layer with other activations."""
-    kind: Any = type(output)
-    if isinstance(output, Mapping):
-        return kind({**output, next(iter(output)): tensor})
-    if hasattr(output, "_fields"):  # a named tuple
-        return kind(tensor, *output[1:])
-    if isinstance(output, (tuple, list)):
-        return kind([tensor, *output[1:]])
-    return tensor

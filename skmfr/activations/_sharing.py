@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ._loading import files_of
-from ._models import captures
+from ._replacing import captures
 
 # Errors of pickling an object that cannot be pickled.
 UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
