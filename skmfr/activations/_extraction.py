@@ -19,8 +19,8 @@ from ._inputs import Batch, Inputs
 from ._loading import as_model, load_tokenizer
 from ._models import (
     as_positions,
-    axis_of,
     evaluating,
+    feature_axis_of,
     find_layer,
     in_decoder,
     outputs_of_layers,
@@ -174,7 +174,7 @@ class Extraction(NamedTuple):
     def _layer(self, name: str, max_norm: float | None, inputs: Inputs) -> _Layer:
         axis = self.feature_axis
         if axis is None:
-            axis = axis_of(find_layer(self.model, name))
+            axis = feature_axis_of(self.model, name)
         decodes = in_decoder(self.model, name)
         seen = inputs.of_decoder if decodes else inputs
         n_virtual, _ = virtual_tokens(self.model)

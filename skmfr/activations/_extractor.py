@@ -118,8 +118,8 @@ class ActivationExtractor(
         Axis of the features in the output of the layer. The first axis is inputs; all
         others are positions. None means axis 1 for convolutions and for batch, group
         and instance norms; the last axis for linear layers, embeddings and layer norms
-        over one axis; and for other layers axis 1 if there are four axes, and the last
-        axis otherwise.
+        over one axis; and for other layers axis 1 if there are four axes and the layer
+        sees no tokens, and the last axis otherwise.
 
     out : path-like or list of path-like, default=None
         ``.npy`` file that `transform` writes to, batch by batch, or a list with one

@@ -148,6 +148,12 @@ def ids_argument(model: nn.Module) -> str:
     return "input_ids" if "input_ids" in names else next(iter(names))
 
 
+# Arguments of models that read tokens, and of models and their parts that see images or
+# hear sounds.
+OF_TOKENS = ("input_ids", "inputs_embeds")
+OF_MEDIA = re.compile(
+    r"^(pixel_values|input_(features|values)|(image|vision|audio)_(features|outputs))$"
+)
 # Keys and values of a decoder's attention to the encoder, and their projection.
 OF_ENCODER = re.compile(
     r"(EncDec|encoder_attn|cross_?attn|cross_?attention).*\.(k|v|key|value)(_proj)?$"
@@ -341,6 +347,39 @@ def axis_of(module: nn.Module) -> int | None:
     return None
 
 
+def feature_axis_of(model: nn.Module, layer: str) -> int | None:
+    """Axis of the features in the output of a layer; None for :func:`features_last`.
+
+    Layers that see tokens have them last, also behind an axis of attention heads.
+    """
+    axis = axis_of(find_layer(model, layer))
+    if axis is not None:
+        return axis
+    tokens = sees_tokens(model, layer)
+    if tokens is None:
+        # Networks of images may embed classes.
+        convolutions = [m for m in model.modules() if isinstance(m, _ConvNd)]
+        images = any(len(m.kernel_size) > 1 for m in convolutions)
+        tokens = n_embeddings(model) is not None and not images
+    return -1 if tokens else None
+
+
+def sees_tokens(model: nn.Module, layer: str) -> bool | None:
+    """Whether a layer sees tokens; False if it sees images or sounds instead.
+
+    The innermost module around it whose arguments tell decides; None if none does.
+    """
+    names = without_wrappers(layer).split(".")
+    for n in range(len(names), -1, -1):
+        module: Any = uncompiled(find_layer(model, ".".join(names[:n])))
+        arguments = inspect.signature(module.forward).parameters
+        if not arguments.keys().isdisjoint(OF_TOKENS):
+            return True
+        if any(OF_MEDIA.search(name) for name in arguments):
+            return False
+    return None
+
+
 def as_positions(tensor: Tensor, feature_axis: int | None, layer: str) -> Tensor:
     """Output of a layer as (n_inputs, n_positions, width).
 
@@ -350,9 +389,9 @@ def as_positions(tensor: Tensor, feature_axis: int | None, layer: str) -> Tensor
         (n_inputs, width), (n_inputs, n_tokens, width), (n_inputs, width, height,
         breadth), ...
     feature_axis : int or None
-        Axis of the features, from the user or :func:`axis_of`. None means 1 for four
-        axes, as in networks of convolutions, and the last axis otherwise. The remaining
-        axes after the first are positions.
+        Axis of the features, from the user or :func:`feature_axis_of`. None means 1 for
+        four axes, as in networks of convolutions, and the last axis otherwise. The
+        remaining axes after the first are positions.
     layer : str
         Name for the message.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ._models import axis_of, features_last, find_layer, first_tensor
+from ._models import feature_axis_of, features_last, find_layer, first_tensor
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def replacing_output(
     """
     n_runs = [0]
     replaced = find_layer(model, layer)
-    feature_axis = axis_of(replaced)
+    feature_axis = feature_axis_of(model, layer)
 
     def hook(module, inputs, output):
         n_runs[0] += 1

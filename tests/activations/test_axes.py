@@ -139,6 +139,52 @@ def test_layers_that_stand_for_others_have_their_axes(layer, shape, axis):
     np.testing.assert_allclose(rows, expected.flatten(0, -2), rtol=1e-5)
 
 
+class Heads(nn.Module):
+    """A language model with hooks on the heads of its attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(30, 3 * WIDTH)
+        self.heads, self.head = nn.Identity(), nn.Linear(3 * WIDTH, 30)
+
+    def forward(self, ids):
+        heads = self.heads(self.embedding(ids).unflatten(-1, (3, WIDTH)))
+        return self.head(heads.flatten(-2))
+
+
+def test_heads_have_their_features_last(ids):
+    torch.manual_seed(0)
+    model = Heads()
+    rows = ActivationExtractor(model, "heads", positions="all").transform(ids)
+    expected = model.embedding.weight.detach()[ids.ravel()].reshape(-1, WIDTH)
+    np.testing.assert_array_equal(rows, expected)
+    pca = PCA(2).fit(rows)
+    with steer(model, "heads", pca, 0, 7.0):
+        steered = output_of(model, "heads", ids).reshape(-1, WIDTH)
+    np.testing.assert_allclose(pca.transform(steered)[:, 0], 7, atol=1e-5)
+    given: list = []
+    loss_recovered(model, "heads", lambda rows: given.append(rows) or rows, ids)
+    np.testing.assert_array_equal(given[0], expected)
+
+
+def test_maps_of_models_with_embedded_classes_have_their_features_on_axis_one():
+    class Labelled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.classes = nn.Conv2d(1, WIDTH, 3), nn.Embedding(4, WIDTH)
+            self.relu = nn.ReLU()
+
+        def forward(self, images, labels):
+            return self.relu(self.conv(images) + self.classes(labels)[..., None, None])
+
+    torch.manual_seed(0)
+    model, images = Labelled(), torch.randn(4, 1, 6, 7)
+    X = {"images": images.numpy(), "labels": np.arange(4)}
+    rows = ActivationExtractor(model, "relu", positions="all").transform(X)
+    expected = model(images, torch.arange(4)).detach().movedim(1, -1)
+    np.testing.assert_allclose(rows, expected.reshape(-1, WIDTH), atol=1e-6)
+
+
 class SequenceFirst(nn.Module):
     def __init__(self):
         super().__init__()
