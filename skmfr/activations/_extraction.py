@@ -18,9 +18,9 @@ from ._check_inputs import check_inputs, holds_texts
 from ._inputs import Batch, Inputs
 from ._loading import as_model, load_tokenizer
 from ._models import (
-    as_positions,
     evaluating,
     feature_axis_of,
+    features_last,
     find_layer,
     in_decoder,
     outputs_of_layers,
@@ -28,7 +28,7 @@ from ._models import (
     without_window_padding,
 )
 from ._pooling import check_left, code, pool
-from ._positions import left_in, numbers_of, position_norms
+from ._positions import at_positions, left_in, numbers_of, position_norms
 from ._storage import RowFile
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Block(NamedTuple):
     """(n_inputs, n_positions) bool, positions that are not padding; None if all"""
     counting: np.ndarray | None
     """(n_inputs, n_positions) bool, positions that count; None if all"""
+    n_each: int = 1
+    """number of positions of each token, as for attention heads"""
 
     @property
     def lengths(self) -> np.ndarray:
@@ -83,8 +85,9 @@ class Block(NamedTuple):
             return self
         if n >= len(self.activations):
             return None
-        masks = (None if mask is None else mask[n:] for mask in self[2:])
-        return Block(start, self.activations[n:], *masks)
+        masks = (self.tokens, self.counting)
+        tokens, counting = (None if mask is None else mask[n:] for mask in masks)
+        return Block(start, self.activations[n:], tokens, counting, self.n_each)
 
     def norms(self) -> np.ndarray:
         """Norms of the activations that count, (n_counting,)."""
@@ -102,7 +105,7 @@ class _Layer(NamedTuple):
 
     name: str
     feature_axis: int | None
-    """see :func:`as_positions`"""
+    """see :func:`features_last`"""
     max_norm: float | None
     """the norm above which positions are left out"""
     seen: Inputs
@@ -128,6 +131,8 @@ class Extraction(NamedTuple):
     """for each layer, the norm above which positions are left out"""
     checked: bool = False
     """whether one input alone has shown that inputs are on the first axis"""
+    positions: str | int = "all"
+    """of each input, see :func:`pool`"""
 
     @contextmanager
     def blocks(self, inputs: Inputs, start: int = 0) -> Iterator[Iterator[list[Block]]]:
@@ -206,23 +211,36 @@ class Extraction(NamedTuple):
         return [self._block(batch, layer, output) for layer, output in pairs]
 
     def _block(self, batch: Batch, layer: _Layer, output: Tensor) -> Block:
-        activations = as_positions(output, layer.feature_axis, layer.name)
+        moved, _ = features_last(output, layer.feature_axis, layer.name)
         n_inputs = batch.stop - batch.start
-        if len(activations) != n_inputs:
+        if len(moved) != n_inputs:
             raise ValueError(
-                f"layer={layer.name!r} gives {len(activations)} rows for {n_inputs} "
+                f"layer={layer.name!r} gives {len(moved)} rows for {n_inputs} "
                 "inputs: name a layer whose first axis is the inputs."
             )
-        if not layer.in_decoder:
-            n_tokens = batch.n_tokens
-            activations = without_window_padding(activations, self.model, n_tokens)
-            if n_tokens and activations.shape[1] == n_tokens + layer.n_virtual:
-                activations = activations[:, layer.n_virtual :]
-        tokens = _tokens(activations, batch.mask_of(layer.seen), layer.name)
+        mask, n_tokens = batch.mask_of(layer.seen), batch.n_tokens_of(layer.seen)
+        if mask is not None:
+            n_tokens = mask.shape[1]
+        if not layer.in_decoder and moved.ndim > 2:
+            moved = without_window_padding(moved, self.model, n_tokens)
+            if n_tokens and moved.shape[1] == n_tokens + layer.n_virtual:
+                moved = moved[:, layer.n_virtual :]
+        activations = moved.reshape(n_inputs, -1, moved.shape[-1])
+        numbers = _numbers_of(mask, n_tokens, moved.shape[:-1])
+        n_each = 1
+        if numbers is not None and n_tokens:
+            n_each = activations.shape[1] // n_tokens
+            if n_each > 1 and self.positions not in ("all", "mean", "max"):
+                raise ValueError(
+                    f"layer={layer.name!r} gives {n_each} positions for each token, as "
+                    f"for heads, but positions={self.positions!r} names only one: use "
+                    "'all', 'mean' or 'max'."
+                )
+        tokens = _tokens(activations, mask, numbers, layer.name)
         # A single vector for an input is not at any of its positions.
         skip_first = self.skip_first if output.ndim > 2 else 0
-        counting = _counting(activations, tokens, skip_first, layer.max_norm)
-        return Block(batch.start, activations, tokens, counting)
+        counting = _counting(activations, numbers, tokens, skip_first, layer.max_norm)
+        return Block(batch.start, activations, tokens, counting, n_each)
 
     def rows(
         self, inputs: Inputs, positions: str | int, sae=None
@@ -351,31 +369,47 @@ def _may_be_swapped(output: Tensor, n_inputs: int) -> bool:
     return output.ndim > 2 and 1 < n_inputs == output.shape[0] == output.shape[1]
 
 
+def _numbers_of(
+    mask: np.ndarray | None, n_tokens: int | None, shape: torch.Size
+) -> Tensor | None:
+    """Index of the token of each position, from 1; 0 for padding.
+
+    (n_inputs, n_positions); None if the positions are not these tokens.
+    """
+    if mask is None:
+        if n_tokens is None:
+            return None
+        mask = np.ones((shape[0], n_tokens), dtype=bool)
+    numbers = at_positions(numbers_of(torch.from_numpy(mask)), shape)
+    return None if numbers is None else numbers.reshape(shape[0], -1)
+
+
 def _tokens(
-    activations: Tensor, mask: np.ndarray | None, layer: str
+    activations: Tensor, mask: np.ndarray | None, numbers: Tensor | None, layer: str
 ) -> np.ndarray | None:
     n_positions = activations.shape[1]
     if mask is None or n_positions == 1:
         return None
-    if mask.shape[1] != n_positions:
+    if numbers is None:
         raise ValueError(
             f"layer={layer!r} gives {n_positions} positions for {mask.shape[1]} "
             "tokens, so padding cannot be identified. Pass inputs of one length."
         )
-    return mask
+    return numbers.numpy() > 0
 
 
 def _counting(
     activations: Tensor,
+    numbers: Tensor | None,
     tokens: np.ndarray | None,
     skip_first: int,
     max_norm: float | None,
 ) -> np.ndarray | None:
     if not skip_first and max_norm is None:
         return tokens
-    every = np.ones(activations.shape[:2], dtype=bool)
-    mask = torch.from_numpy(every if tokens is None else tokens)
-    numbers = numbers_of(mask.to(activations.device))
+    if numbers is None:
+        numbers = numbers_of(torch.ones(activations.shape[:2], dtype=torch.bool))
+    numbers = numbers.to(activations.device)
     return left_in(activations, numbers, skip_first, max_norm).cpu().numpy()
 
 
@@ -385,7 +419,9 @@ def most_rows(inputs: Inputs, positions: str | int, block: Block) -> int:
     if positions != "all" or n_positions == 1:
         return len(inputs)
     lengths = inputs.lengths
-    return len(inputs) * n_positions if lengths is None else int(lengths.sum())
+    if lengths is None:
+        return len(inputs) * n_positions
+    return int(lengths.sum()) * block.n_each
 
 
 def block_rows(block: Block, positions: str | int, sae):
@@ -431,6 +467,7 @@ def prepared(
         extractor.skip_first,
         max_norms,
         fitting or hasattr(extractor, "n_features_out_"),
+        extractor.positions,
     )
     return extraction, inputs
 

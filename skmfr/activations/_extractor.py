@@ -77,7 +77,8 @@ class ActivationExtractor(
         the last one; one by index, counted from the end if negative; or the mean or
         maximum over all. "all" gives one row for each position, input by input. Padding
         does not count, and neither do positions that `skip_first` and `max_norm_ratio`
-        leave out.
+        leave out. A layer of attention heads has a position for each head of each
+        token; "last" and integers are then not supported.
 
     tokenizer : callable, default=None
         Converts texts to token ids, as transformers tokenizers do:

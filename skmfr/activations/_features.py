@@ -231,6 +231,7 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
     if not isinstance(extractor.layer, str):
         raise ValueError(f"extractor must have one layer, got {extractor.layer!r}.")
     extraction, inputs = prepared(extractor, X)
+    extraction = extraction._replace(positions="all")
     best, n_tokens = None, 0
     with extraction.blocks(inputs) as blocks:
         for (block,) in blocks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,18 +34,21 @@ class Batch(NamedTuple):
     inputs: Inputs
     """from which they are"""
 
-    @property
-    def n_tokens(self) -> int | None:
-        """Number of tokens of each input, with padding; None if there are none."""
-        ids = self.arguments
+    def n_tokens_of(self, seen: Inputs) -> int | None:
+        """Number of tokens of each input, with padding; None if there are none.
+
+        `seen` is as in :meth:`mask_of`.
+        """
+        ids: Any = self.arguments if seen is self.inputs else seen.data
         if isinstance(ids, Mapping):
             if "inputs_embeds" in ids:
                 return ids["inputs_embeds"].shape[1]
             if "input_ids" not in ids:
                 return None
             ids = ids["input_ids"]
-        tokens = ids.ndim == 2 and not ids.is_floating_point()
-        return ids.shape[1] if tokens else None
+        if isinstance(ids, Tensor) and ids.is_floating_point():
+            return None
+        return ids.shape[1] if ids.ndim == 2 else None
 
     def mask_of(self, seen: Inputs) -> np.ndarray | None:
         """The mask for layers whose positions are other tokens than those of inputs."""

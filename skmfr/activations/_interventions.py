@@ -244,7 +244,7 @@ def _steering(
             nonlocal n_again
             n_again += in_backward()
             if numbers is None:
-                return of_rows(activations.flatten(0, 1)).view(activations.shape)
+                return of_rows(activations.flatten(0, -2)).view(activations.shape)
             counting = left_in(activations, numbers(activations), skip_first, max_norm)
             return with_rows(activations, counting, of_rows)
 

@@ -45,7 +45,7 @@ from ._positions import (
 )
 from ._replacing import replacing_output
 
-# Activations of a batch, (n_inputs, n_positions, width), and indices of positions.
+# Activations of a batch, (n_inputs, ..., width), and indices of positions.
 Change = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -380,25 +380,6 @@ def sees_tokens(model: nn.Module, layer: str) -> bool | None:
     return None
 
 
-def as_positions(tensor: Tensor, feature_axis: int | None, layer: str) -> Tensor:
-    """Output of a layer as (n_inputs, n_positions, width).
-
-    Parameters
-    ----------
-    tensor : Tensor
-        (n_inputs, width), (n_inputs, n_tokens, width), (n_inputs, width, height,
-        breadth), ...
-    feature_axis : int or None
-        Axis of the features, from the user or :func:`feature_axis_of`. None means 1 for
-        four axes, as in networks of convolutions, and the last axis otherwise. The
-        remaining axes after the first are positions.
-    layer : str
-        Name for the message.
-    """
-    moved, _ = features_last(tensor, feature_axis, layer)
-    return moved.reshape(len(moved), -1, moved.shape[-1])
-
-
 def without_window_padding(
     activations: Tensor, model: nn.Module, n_tokens: int | None
 ) -> Tensor:
@@ -406,7 +387,7 @@ def without_window_padding(
 
     Parameters
     ----------
-    activations : Tensor of shape (n_inputs, n_positions, width)
+    activations : Tensor of shape (n_inputs, n_positions, ..., width)
     model : nn.Module
     n_tokens : int or None
         Length of the inputs of the model; None if they are not tokens.
@@ -428,6 +409,20 @@ def without_window_padding(
 def features_last(
     tensor: Tensor, feature_axis: int | None, layer: str
 ) -> tuple[Tensor, int]:
+    """Output of a layer as (n_inputs, ..., width), and the axis where it had features.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        (n_inputs, width), (n_inputs, n_tokens, width), (n_inputs, width, height,
+        breadth), ...
+    feature_axis : int or None
+        Axis of the features, from the user or :func:`feature_axis_of`. None means 1 for
+        four axes, as in networks of convolutions, and the last axis otherwise. The
+        remaining axes after the first are positions.
+    layer : str
+        Name for the message.
+    """
     if feature_axis is None:
         feature_axis = 1 if tensor.ndim == 4 else tensor.ndim - 1
     axis = feature_axis + tensor.ndim if feature_axis < 0 else feature_axis

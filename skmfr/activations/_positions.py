@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from math import prod
 from numbers import Integral, Real
 from typing import Any, NamedTuple, cast
 
@@ -28,7 +29,7 @@ CACHES = ("past_key_values", "cache", "cache_params", "state")
 
 
 def position_norms(activations: Tensor) -> Tensor:
-    """Euclidean norms, (n_inputs, n_positions), in at least float32."""
+    """Euclidean norms of all rows, in at least float32."""
     dtype = torch.promote_types(activations.dtype, torch.float32)
     return torch.linalg.vector_norm(activations, dim=-1, dtype=dtype)
 
@@ -50,22 +51,23 @@ def every_position(activations: Tensor) -> Tensor:
     A single vector for an input is not at any of its positions; its index is larger
     than all of them.
     """
-    n_inputs, n_positions, _ = activations.shape
+    n_inputs, *places, _ = activations.shape
+    n_positions = prod(places)
     numbers = torch.arange(1, n_positions + 1, device=activations.device)
     if n_positions == 1:
         numbers.fill_(torch.iinfo(numbers.dtype).max)
-    return numbers.expand(n_inputs, -1)
+    return numbers.reshape(places).expand(n_inputs, *places)
 
 
 def left_in(
     activations: Tensor, numbers: Tensor, skip_first: int, max_norm: float | None
 ) -> Tensor:
-    """Positions that count, (n_inputs, n_positions), bool.
+    """Positions that count, (n_inputs, ...), bool.
 
     Parameters
     ----------
-    activations : Tensor of shape (n_inputs, n_positions, width)
-    numbers : Tensor of shape (n_inputs, n_positions), int
+    activations : Tensor of shape (n_inputs, ..., width)
+    numbers : Tensor of shape (n_inputs, ...), int
         Index of each position in its input, from 1; 0 for padding.
     skip_first : int
         Number of first positions that do not count.
@@ -85,8 +87,8 @@ def with_rows(
 
     Parameters
     ----------
-    activations : Tensor of shape (n_inputs, n_positions, width)
-    counting : Tensor of shape (n_inputs, n_positions), bool
+    activations : Tensor of shape (n_inputs, ..., width)
+    counting : Tensor of shape (n_inputs, ...), bool
     of_rows : callable
         From rows (n_counting, width) to other rows.
     """
@@ -120,7 +122,7 @@ def numbering(
     Yields
     ------
     callable
-        From activations (n_inputs, n_positions, width) of the layer to indices as in
+        From activations (n_inputs, ..., width) of the layer to indices as in
         :func:`left_in`.
     """
     passes = _Passes(model, layer, skip_first)
@@ -343,14 +345,33 @@ def _of_tokens(passed: Pass) -> Tensor:
 
 
 def in_shape(numbers: Tensor, activations: Tensor) -> Tensor:
-    """Numbers of tokens, (n_inputs, n_tokens), for the positions of a layer.
+    """Numbers of tokens, (n_inputs, n_tokens), for the positions of a layer."""
+    found = at_positions(numbers, activations.shape[:-1])
+    return every_position(activations) if found is None else found
 
-    They are those of the tokens; some layers have one row of tokens for all inputs.
+
+def at_positions(numbers: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """Numbers of tokens, in the shape of a layer's output without its features.
+
+    Parameters
+    ----------
+    numbers : Tensor of shape (n_inputs, n_tokens)
+    shape : sequence of int
+        (n_inputs, n_tokens); with other axes, such as heads, which have the number of
+        their token; or (n_inputs * n_tokens, ...).
+
+    Returns
+    -------
+    Tensor of this shape, or None if its positions are not these tokens
     """
-    shape = activations.shape[:2]
-    if shape == numbers.shape or shape == (numbers.numel(), 1):
-        return numbers.reshape(shape)
-    return every_position(activations)
+    n_inputs, n_tokens = numbers.shape
+    if shape[0] == n_inputs and n_tokens in shape[1:]:
+        others = [1] * len(shape)
+        others[0], others[tuple(shape).index(n_tokens, 1)] = numbers.shape
+        return numbers.reshape(others).expand(*shape)
+    if shape[0] == numbers.numel():
+        return numbers.reshape(-1, *[1] * (len(shape) - 1)).expand(*shape)
+    return None
 
 
 def _of_decoder(given: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def replacing_output(
     model : nn.Module
     layer : str
     change : callable
-        From activations (n_inputs, n_positions, width) to others with that shape.
+        From activations (n_inputs, ..., width) to others with that shape.
 
     Yields
     ------
@@ -39,8 +39,7 @@ def replacing_output(
         n_runs[0] += 1
         tensor = first_tensor(output, layer)
         moved, axis = features_last(tensor, feature_axis, layer)
-        changed = change(moved.reshape(len(moved), -1, moved.shape[-1]))
-        return _with_first(output, changed.view(moved.shape).movedim(-1, axis))
+        return _with_first(output, change(moved).movedim(-1, axis))
 
     handle = replaced.register_forward_hook(hook)
     _capture_last(replaced)

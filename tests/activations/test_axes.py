@@ -142,14 +142,18 @@ def test_layers_that_stand_for_others_have_their_axes(layer, shape, axis):
 class Heads(nn.Module):
     """A language model with hooks on the heads of its attention."""
 
-    def __init__(self):
+    def __init__(self, heads_first=False):
         super().__init__()
         self.embedding = nn.Embedding(30, 3 * WIDTH)
         self.heads, self.head = nn.Identity(), nn.Linear(3 * WIDTH, 30)
+        self.axis = 1 if heads_first else 2
 
-    def forward(self, ids):
-        heads = self.heads(self.embedding(ids).unflatten(-1, (3, WIDTH)))
-        return self.head(heads.flatten(-2))
+    def heads_of(self, ids):
+        return self.embedding(ids).unflatten(-1, (3, WIDTH))
+
+    def forward(self, ids, attention_mask=None):
+        heads = self.heads(self.heads_of(ids).movedim(2, self.axis))
+        return self.head(heads.movedim(self.axis, 2).flatten(-2))
 
 
 def test_heads_have_their_features_last(ids):
@@ -165,6 +169,47 @@ def test_heads_have_their_features_last(ids):
     given: list = []
     loss_recovered(model, "heads", lambda rows: given.append(rows) or rows, ids)
     np.testing.assert_array_equal(given[0], expected)
+
+
+LENGTHS = [8, 3, 8, 5, 4]
+
+
+@pytest.mark.parametrize("skip_first", [0, 2])
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_heads_are_left_out_with_their_tokens(ids, skip_first, heads_first, tmp_path):
+    torch.manual_seed(0)
+    model = Heads(heads_first)
+    texts = [text[:n] for text, n in zip(ids, LENGTHS, strict=True)]
+    # (n_tokens, 3, width) of each text
+    kept = [model.heads_of(torch.tensor(t[skip_first:])).detach() for t in texts]
+    if heads_first:
+        kept = [heads.movedim(0, 1) for heads in kept]
+    rows = [heads.reshape(-1, WIDTH) for heads in kept]
+    extractor = ActivationExtractor(model, "heads", skip_first=skip_first)
+
+    def extracted(positions, **options):
+        return extractor.set_params(positions=positions, **options).fit_transform(texts)
+
+    np.testing.assert_array_equal(extracted("all"), torch.cat(rows))
+    with_file = extracted("all", out=tmp_path / "rows.npy")
+    np.testing.assert_array_equal(with_file, torch.cat(rows))
+    means = torch.stack([each.mean(0) for each in rows])
+    np.testing.assert_allclose(extracted("mean", out=None), means, atol=1e-6)
+    pca = PCA(2).fit(torch.cat(rows))
+    with pytest.raises(ValueError, match="3 positions for each token, as for heads"):
+        extracted("last")
+    top_contexts(pca, extractor, texts)
+
+    before = output_of(model, "heads", ids)
+    with steer(model, "heads", pca, 0, 7.0, skip_first=skip_first):
+        changed = (output_of(model, "heads", ids) != before).any(-1)
+    at_token = torch.arange(8).reshape([1, 8] if heads_first else [8, 1])
+    assert torch.equal(changed, (at_token >= skip_first).expand(changed.shape))
+    given: list = []
+    loss_recovered(
+        model, "heads", lambda x: given.append(x) or x, ids, skip_first=skip_first
+    )
+    np.testing.assert_array_equal(given[0], before[changed])
 
 
 def test_maps_of_models_with_embedded_classes_have_their_features_on_axis_one():
