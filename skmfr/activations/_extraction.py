@@ -27,8 +27,9 @@ from ._models import (
     virtual_tokens,
     without_window_padding,
 )
+from ._placing import at_positions, not_inputs, unknown_padding
 from ._pooling import check_left, code, pool
-from ._positions import at_positions, left_in, numbers_of, position_norms
+from ._positions import left_in, numbers_of, position_norms
 from ._storage import RowFile
 
 if TYPE_CHECKING:
@@ -214,10 +215,7 @@ class Extraction(NamedTuple):
         moved, _ = features_last(output, layer.feature_axis, layer.name)
         n_inputs = batch.stop - batch.start
         if len(moved) != n_inputs:
-            raise ValueError(
-                f"layer={layer.name!r} gives {len(moved)} rows for {n_inputs} "
-                "inputs: name a layer whose first axis is the inputs."
-            )
+            raise not_inputs(layer.name, len(moved), n_inputs)
         mask, n_tokens = batch.mask_of(layer.seen), batch.n_tokens_of(layer.seen)
         if mask is not None:
             n_tokens = mask.shape[1]
@@ -391,10 +389,7 @@ def _tokens(
     if mask is None or n_positions == 1:
         return None
     if numbers is None:
-        raise ValueError(
-            f"layer={layer!r} gives {n_positions} positions for {mask.shape[1]} "
-            "tokens, so padding cannot be identified. Pass inputs of one length."
-        )
+        raise unknown_padding(layer, n_positions, mask.shape[1])
     return numbers.numpy() > 0
 
 

@@ -69,7 +69,8 @@ def steer(
     skip_first : int, default=0
         Number of first positions of each input that are left unchanged. Passes of
         ``generate`` continue the count. Padding counts, unless the model receives an
-        attention mask.
+        attention mask. If a layer has tokens on its first axis and inputs on the
+        second, this is known only after a pass in which their numbers differ.
     max_norm_ratio : float, default=None
         Positions whose norm exceeds this multiple of ``sae.median_norm_`` are also left
         unchanged.
@@ -86,7 +87,8 @@ def steer(
     ValueError
         If there is no such layer or atom, if the width of the layer differs from that
         of `sae`, or if `sae` has no ``median_norm_``; in a pass, if a cache does not
-        tell how many tokens `skip_first` has left out.
+        tell how many tokens `skip_first` has left out, or if the positions of the layer
+        are not those of the tokens.
 
     Warns
     -----

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from math import inf
 from numbers import Integral
 
@@ -34,19 +33,13 @@ from ._models import (
     in_decoder,
     never_ran,
 )
+from ._placing import Placing
 from ._pooling import nothing_left
-from ._positions import (
-    LEAVING_OUT,
-    every_position,
-    in_shape,
-    left_in,
-    numbers_of,
-    with_rows,
-)
+from ._positions import LEAVING_OUT, left_in, numbers_of, with_rows
 from ._replacing import replacing_output
 
-# Activations of a batch, (n_inputs, ..., width), and indices of positions.
-Change = Callable[[Tensor, Tensor], Tensor]
+# Activations of a batch, (n_inputs, ..., width), and indices of tokens.
+Change = Callable[[Tensor, Tensor | None], Tensor]
 
 
 @validate_params(
@@ -176,15 +169,19 @@ def loss_recovered(
     def constant(value: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda rows: value.expand_as(rows)
 
+    placing = Placing(module, layer, skip_first)
+
     def mean_loss(of_rows: Callable[[Tensor], Tensor]) -> float:
-        def change(activations: Tensor, numbers: Tensor) -> Tensor:
-            counting = left_in(activations, numbers, skip_first, max_norm)
+        def change(activations: Tensor, numbers: Tensor | None) -> Tensor:
+            placed = placing(numbers, activations)
+            counting = left_in(activations, placed, skip_first, max_norm)
             return with_rows(activations, counting, of_rows)
 
         return _mean_loss(module, layer, inputs, batch_size, change)
 
     with evaluating(module, device):
         _check_causal(module, inputs)
+        _look(module, layer, inputs, placing)
         losses = Bunch(clean=mean_loss(observed))
         if not n_tokens:
             raise nothing_left("tokens", "loss_recovered")
@@ -207,13 +204,12 @@ def _mean_loss(
 ) -> float:
     """Mean cross-entropy of next tokens with changed activations in a layer."""
     total, n_tokens = 0.0, 0
-    of_encoder = encoder_of(model) is not None and not in_decoder(model, layer)
     for batch in inputs.batches(model, batch_size):
         ids, counting = _ids(batch, model)
-        numbers = _numbering(of_encoder, batch, counting)
+        numbers = _numbers(model, layer, batch)
 
         def changed(activations: Tensor, numbers=numbers) -> Tensor:
-            return change(activations, numbers(activations))
+            return change(activations, numbers)
 
         with replacing_output(model, layer, changed) as n_runs:
             output = call(model, batch.arguments)
@@ -230,6 +226,19 @@ def _mean_loss(
     if not n_tokens:
         raise ValueError("tokens must hold a sequence of at least two tokens.")
     return total / n_tokens
+
+
+def _look(model: nn.Module, layer: str, inputs: Inputs, placing: Placing) -> None:
+    """Show one input, because a batch may have as many inputs as tokens."""
+    batch = next(inputs.batches(model, 1))
+    numbers = _numbers(model, layer, batch)
+
+    def look(activations: Tensor) -> Tensor:
+        placing(numbers, activations)
+        return activations
+
+    with replacing_output(model, layer, look):
+        call(model, batch.arguments)
 
 
 def _logits(output, ids: Tensor, model: nn.Module) -> Tensor:
@@ -319,29 +328,17 @@ def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
     return ids, torch.from_numpy(mask).to(ids.device)
 
 
-def _numbering(
-    of_encoder: bool, batch: Batch, predicted: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """Number the positions of a layer: its tokens are predicted, or the encoder's.
+def _numbers(model: nn.Module, layer: str, batch: Batch) -> Tensor | None:
+    """Index of each token of a layer, from 1; 0 for padding.
 
-    Parameters
-    ----------
-    of_encoder : bool
-        Whether the positions of the layer are tokens of the encoder.
-    batch : Batch
-    predicted : Tensor of shape (n_inputs, n_tokens), bool
-        Predicted tokens that are not padding.
-
-    Returns
-    -------
-    callable
-        From activations to indices as in :func:`left_in`.
+    (n_inputs, n_tokens); None if they are those of an encoder, without padding.
     """
-    if of_encoder:
+    _, counting = _ids(batch, model)
+    if encoder_of(model) is not None and not in_decoder(model, layer):
         if batch.mask is None:
-            return every_position
-        predicted = torch.from_numpy(batch.mask).to(predicted.device)
-    return partial(in_shape, numbers_of(predicted))
+            return None
+        counting = torch.from_numpy(batch.mask).to(counting.device)
+    return numbers_of(counting)
 
 
 def _reconstruction(sae) -> Callable[[Tensor], Tensor]:

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from math import prod
 from numbers import Integral, Real
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from .._utils.checks import Interval
 from ._compiled import uncompiled
 from ._models import encoder_decoder_of, encoder_of, find_layer, virtual_tokens
+from ._placing import Placing
 
 # Constraints of the parameters that leave out positions.
 LEAVING_OUT: dict = {
@@ -43,20 +43,6 @@ def numbers_of(tokens: Tensor) -> Tensor:
         Positions that are not padding.
     """
     return tokens.cumsum(1) * tokens
-
-
-def every_position(activations: Tensor) -> Tensor:
-    """Indices, from 1, of positions that are not tokens.
-
-    A single vector for an input is not at any of its positions; its index is larger
-    than all of them.
-    """
-    n_inputs, *places, _ = activations.shape
-    n_positions = prod(places)
-    numbers = torch.arange(1, n_positions + 1, device=activations.device)
-    if n_positions == 1:
-        numbers.fill_(torch.iinfo(numbers.dtype).max)
-    return numbers.reshape(places).expand(n_inputs, *places)
 
 
 def left_in(
@@ -126,6 +112,7 @@ def numbering(
         :func:`left_in`.
     """
     passes = _Passes(model, layer, skip_first)
+    placing = Placing(model, layer, skip_first)
     handles = []
     for module in passes.modules:
         begin, end = partial(passes.begin, module), partial(passes.end, module)
@@ -134,7 +121,7 @@ def numbering(
             module.register_forward_hook(end, with_kwargs=True, always_call=True),
         ]
     try:
-        yield lambda activations: _numbers(activations, passes.current())
+        yield lambda x: placing(_numbers(x.shape[:-1], passes.current()), x)
     finally:
         for handle in handles:
             handle.remove()
@@ -313,17 +300,17 @@ def _named(module: nn.Module, arguments: tuple, named: dict) -> dict[str, Any]:
     return dict(zip(names, arguments, strict=False)) | named
 
 
-def _numbers(activations: Tensor, current: Pass) -> Tensor:
+def _numbers(shape: Sequence[int], current: Pass) -> Tensor | None:
+    """Index of each token of a pass, from 1; None if there are no tokens."""
     if current.shape is None:
-        return every_position(activations)
+        return None
     n_inputs, n_tokens = current.shape
-    if activations.shape[:2] == (1, n_tokens) and n_inputs > 1:
+    if shape[:2] == (1, n_tokens) and n_inputs > 1:
         # perhaps one row for all inputs
         n_past = current.n_past
         n_past = n_past if isinstance(n_past, int) else int(n_past.max())
         current = current._replace(shape=(1, n_tokens), mask=None, n_past=n_past)
-    numbers = _of_tokens(current) - current.n_virtual
-    return in_shape(numbers.to(activations.device), activations)
+    return _of_tokens(current) - current.n_virtual
 
 
 def _of_tokens(passed: Pass) -> Tensor:
@@ -342,36 +329,6 @@ def _of_tokens(passed: Pass) -> Tensor:
     if isinstance(n_past, int):
         return numbers_of(mask) + n_past
     return (numbers_of(mask) + n_past.to(mask.device)[:, None]) * mask
-
-
-def in_shape(numbers: Tensor, activations: Tensor) -> Tensor:
-    """Numbers of tokens, (n_inputs, n_tokens), for the positions of a layer."""
-    found = at_positions(numbers, activations.shape[:-1])
-    return every_position(activations) if found is None else found
-
-
-def at_positions(numbers: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """Numbers of tokens, in the shape of a layer's output without its features.
-
-    Parameters
-    ----------
-    numbers : Tensor of shape (n_inputs, n_tokens)
-    shape : sequence of int
-        (n_inputs, n_tokens); with other axes, such as heads, which have the number of
-        their token; or (n_inputs * n_tokens, ...).
-
-    Returns
-    -------
-    Tensor of this shape, or None if its positions are not these tokens
-    """
-    n_inputs, n_tokens = numbers.shape
-    if shape[0] == n_inputs and n_tokens in shape[1:]:
-        others = [1] * len(shape)
-        others[0], others[tuple(shape).index(n_tokens, 1)] = numbers.shape
-        return numbers.reshape(others).expand(*shape)
-    if shape[0] == numbers.numel():
-        return numbers.reshape(-1, *[1] * (len(shape) - 1)).expand(*shape)
-    return None
 
 
 def _of_decoder(given: dict[str, Any]) -> dict[str, Any]:

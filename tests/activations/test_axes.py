@@ -254,6 +254,102 @@ def test_positions_are_not_taken_for_inputs():
     np.testing.assert_array_equal(rows, model.embedding.weight.detach()[:25])
 
 
+class Cached:
+    """A cache of transformers with a number of tokens in it."""
+
+    def __init__(self, n_tokens):
+        self.n_tokens = n_tokens
+
+    def get_seq_length(self):
+        return self.n_tokens
+
+
+class SequenceFirstLM(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.head = nn.Embedding(30, WIDTH), nn.Linear(WIDTH, 30)
+        self.swapped = nn.Linear(WIDTH, WIDTH)
+        # Positions that are not tokens.
+        self.halved = nn.AvgPool2d((2, 1), ceil_mode=True)
+        self.mixed = nn.Identity()
+
+    def forward(self, input_ids, attention_mask=None, past_key_values=None):
+        embedded = self.embedding(input_ids)
+        self.halved(embedded)
+        self.mixed(embedded.flatten(0, 1)[1:])
+        return self.head(self.swapped(embedded.movedim(0, 1)).movedim(0, 1))
+
+
+def steered_tokens(model, pca, skip_first, passes):
+    """Which tokens change in each pass, (n_inputs, n_tokens)."""
+    changed = []
+    with torch.no_grad():
+        before = [model(**arguments) for arguments in passes]
+        with steer(model, "swapped", pca, 0, 9.0, skip_first=skip_first):
+            for arguments, expected in zip(passes, before, strict=True):
+                changed.append((model(**arguments) != expected).any(-1))
+    return changed
+
+
+def test_tokens_on_the_first_axis_are_skipped():
+    model = SequenceFirstLM()
+    pca = PCA(2).fit(np.random.default_rng(0).normal(size=(20, WIDTH)))
+    ids, mask = torch.randint(30, (3, 5)), torch.ones(3, 5, dtype=torch.long)
+    mask[1, :2] = 0
+    (changed,) = steered_tokens(model, pca, 1, [{"input_ids": ids}])
+    assert torch.equal(changed, (torch.arange(5) >= 1).expand(3, -1))
+    padded = {"input_ids": ids, "attention_mask": mask}
+    (changed,) = steered_tokens(model, pca, 1, [padded])
+    assert torch.equal(changed, mask.cumsum(1) * mask > 1)
+
+    # As in generate. The last pass has as many inputs as tokens.
+    passes = [{"input_ids": ids}] + [
+        {"input_ids": ids[:, :n], "past_key_values": Cached(n_past)}
+        for n, n_past in [(1, 5), (1, 6), (3, 5)]
+    ]
+    *_, first, second, square = steered_tokens(model, pca, 6, passes)
+    assert not first.any()
+    assert second.all()
+    assert torch.equal(square, (torch.arange(3) >= 1).expand(3, -1))
+
+
+@pytest.mark.parametrize("n_inputs", [3, 5])
+def test_splices_skip_tokens_on_the_first_axis(n_inputs):
+    model, ids = SequenceFirstLM(), torch.randint(30, (n_inputs, 5))
+    _, losses = loss_recovered(
+        model, "swapped", lambda rows: 0 * rows, ids, skip_first=2, return_losses=True
+    )
+
+    def zero(module, inputs, output):
+        return torch.cat([output[:2], 0 * output[2:]])
+
+    handle = model.swapped.register_forward_hook(zero)
+    with torch.no_grad():
+        logits = model(ids)[:, :-1]
+    handle.remove()
+    expected = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    assert losses.spliced == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_first_positions_must_be_known_to_be_skipped():
+    model, ids = SequenceFirstLM(), torch.randint(30, (3, 6))
+    mask = torch.ones(3, 6, dtype=torch.long)
+    mask[0, :2] = 0
+    pca = PCA(2).fit(np.random.default_rng(0).normal(size=(20, WIDTH)))
+    with steer(model, "mixed", pca, 0, 9.0):
+        model(ids)
+    with (
+        steer(model, "mixed", pca, 0, 9.0, skip_first=1),
+        pytest.raises(ValueError, match="gives 17 rows for 3 inputs"),
+    ):
+        model(ids)
+    with steer(model, "halved", pca, 0, 9.0, skip_first=1):
+        model(ids)
+        with pytest.raises(ValueError, match="gives 3 positions for 6 tokens"):
+            model(ids, mask)
+
+
 def test_padding_that_the_model_adds_is_left_out():
     torch.manual_seed(0)
     config = LongformerConfig(
@@ -280,6 +376,14 @@ def test_padding_that_the_model_adds_is_left_out():
         np.testing.assert_allclose(
             extractor.transform(texts), np.concatenate(expected), atol=1e-5
         )
+    pca, mask = PCA(2).fit(np.concatenate(expected)), torch.ones(3, 9)
+    mask[1, :4] = 0
+    given = {"input_ids": torch.tensor(X), "attention_mask": mask.long()}
+    with torch.no_grad(), steer(model, layer, pca, 0, 7.0, skip_first=2):
+        steered = model(**given)[0]
+    with torch.no_grad():
+        changed = (steered != model(**given)[0]).any(-1)
+    assert torch.equal(changed, mask.cumsum(1) * mask > 2)
 
 
 class Padded(nn.Module):
