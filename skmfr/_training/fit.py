@@ -344,7 +344,7 @@ def check_can_go_on(earlier: Earlier, settings: Settings, n_features: int) -> No
         If settings differ that must not change.
     """
     n_members, n_components, n_found = earlier.arrays["decoder"].shape
-    dtype = earlier.arrays["encoder_bias"].dtype
+    dtype = earlier.arrays["encoder_bias"].dtype.name
     for name, wanted, found in [
         ("n_saes", settings.n_saes, earlier.n_saes),
         ("n_components", settings.n_components, n_components),
@@ -352,7 +352,7 @@ def check_can_go_on(earlier: Earlier, settings: Settings, n_features: int) -> No
         ("n_witnesses", settings.n_witnesses, n_members - earlier.n_saes),
         ("witness_rows", settings.witness_rows, earlier.witness_rows),
         ("tied", settings.tied, "encoder" not in earlier.arrays),
-        ("precision", str(settings.dtype), f"torch.{dtype}"),
+        ("precision", str(settings.dtype).removeprefix("torch."), dtype),
     ]:
         if wanted != found:
             raise ValueError(
