@@ -9,6 +9,8 @@ import numpy as np
 CACHED_BYTES = 1 << 18
 # A variance below this many roundings of the mean, squared, counts as rounding error.
 N_ROUNDINGS = 64
+# The square of a smaller difference is 0, or not a normal number.
+SMALLEST = float(np.finfo(np.float64).tiny ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Moments:
         Raises
         ------
         ValueError
-            If values are so large that their squares overflow.
+            If squares of values overflow, or those of all differences underflow.
         """
         sums = Sums()
         for block in blocks:
@@ -64,6 +66,8 @@ class Sums:
         """number of rows, or the sum of their weights"""
         self.centre = np.empty(0) if centre is None else centre
         """(n_features,), median of the first rows, which equals constant features"""
+        self.largest = 0.0
+        """largest difference of a value so far, or the first that is not too small"""
         self._room = np.empty((0, 0))
 
     def add(self, block: np.ndarray, weights: np.ndarray | None = None) -> None:
@@ -87,6 +91,8 @@ class Sums:
     def _take(self, rows: np.ndarray, weights: np.ndarray | None) -> None:
         """Add float64 rows (n_rows, n_features) in the cache, which are overwritten."""
         rows -= self.centre
+        if self.largest < SMALLEST:
+            self.largest = max(self.largest, float(np.abs(rows).max()))
         if weights is None:
             self.total += rows.sum(axis=0)
             self.squares += np.einsum("ij,ij->j", rows, rows)
@@ -101,7 +107,7 @@ class Sums:
         Raises
         ------
         ValueError
-            If squares overflowed.
+            If squares overflowed, or all underflowed.
         """
         if not np.isfinite(self.squares).all():
             raise ValueError(
@@ -112,6 +118,11 @@ class Sums:
         mean = (n * self.centre + self.total) / n
         variance = self.squares / n - (self.total / n) ** 2
         rounding = N_ROUNDINGS * np.finfo(np.float64).eps * np.abs(mean)
+        if rounding.max() < self.largest < SMALLEST:
+            raise ValueError(
+                "X varies so little that squares underflow float64: multiply it by a "
+                "number."
+            )
         return Moments(n, mean, np.where(variance > rounding**2, variance, 0.0))
 
 

@@ -40,7 +40,7 @@ class Standardiser:
         Raises
         ------
         ValueError
-            If values are so large that their squares overflow.
+            If squares of values overflow, or those of all differences underflow.
         """
         return cls.from_moments(Moments.of(row_blocks(X, rows)), X.dtype)
 

@@ -78,7 +78,7 @@ def statistics_of(
     Raises
     ------
     ValueError
-        If values are so large that their squares overflow.
+        If squares of values overflow, or those of all differences underflow.
     """
     sums = SumsAndSizes(X.dtype, None if known is None else known.mean)
     for block in row_blocks(X, rows):

@@ -5,7 +5,7 @@ import pytest
 
 import skmfr._data.batches
 import skmfr._data.moments
-from skmfr._data.moments import Moments
+from skmfr._data.moments import Moments, fvu_of_blocks
 from skmfr._data.statistics import statistics_of
 
 FLOATS = [np.float32, np.float64]
@@ -33,6 +33,27 @@ def test_moments_are_those_of_numpy(dtype, offset, unit, in_order):
     np.testing.assert_allclose(found.mean, exact.mean(0), rtol=1e-14, atol=1e-14 * unit)
     np.testing.assert_allclose(found.variance, exact.var(0), rtol=1e-12)
     assert found.n_rows == 500
+
+
+@pytest.mark.usefixtures("_cached_bytes")
+@pytest.mark.parametrize("unit", [1e-156, 1e-170, 1e-300, 5e-324])
+@pytest.mark.parametrize("offset", [0, 3])
+def test_squares_that_all_underflow_are_an_error(unit, offset):
+    X = (np.random.default_rng(0).standard_normal((500, 3)) + offset) * unit
+    with pytest.raises(ValueError, match="squares underflow float64: multiply"):
+        Moments.of(in_blocks(X))
+    with pytest.raises(ValueError, match="squares underflow"):
+        fvu_of_blocks([(X, np.zeros_like(X))], np.ones(500))
+    X[400, 0] = 1e-150
+    assert Moments.of(in_blocks(X)).variance[0] > 0
+    # Rows that are alike have nothing to underflow.
+    assert not Moments.of(in_blocks(np.full((500, 3), unit))).variance.any()
+
+
+def test_rounding_of_small_constants_does_not_underflow():
+    X = np.full((500, 3), 1e-145)
+    X[::2] = np.nextafter(1e-145, 1)
+    assert not Moments.of(in_blocks(X)).variance.any()
 
 
 def test_moments_of_a_first_block_that_is_far_from_all_others():
