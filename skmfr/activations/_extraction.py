@@ -110,7 +110,7 @@ class _Layer(NamedTuple):
     max_norm: float | None
     """the norm above which positions are left out"""
     seen: Inputs
-    """inputs whose tokens are the positions of the layer"""
+    """inputs whose tokens or places are the positions of the layer"""
     in_decoder: bool
     """whether they are those of a decoder, which has no windows"""
     n_virtual: int
@@ -162,10 +162,6 @@ class Extraction(NamedTuple):
             ]
             yield self._blocks(batches, inputs, layers, bar)
 
-    def seen_by(self, layer: str, inputs: Inputs) -> Inputs:
-        """Inputs whose tokens are the positions of a layer."""
-        return inputs.of_decoder if in_decoder(self.model, layer) else inputs
-
     def first(self, inputs: Inputs) -> list[Block]:
         """Activations of only the first input, for each layer."""
         with self._replace(batch_size=1, verbose=0).blocks(inputs) as blocks:
@@ -182,7 +178,7 @@ class Extraction(NamedTuple):
         if axis is None:
             axis = feature_axis_of(self.model, name)
         decodes = in_decoder(self.model, name)
-        seen = inputs.of_decoder if decodes else inputs
+        seen = inputs.seen_by(self.model, name)
         n_virtual, _ = virtual_tokens(self.model)
         return _Layer(name, axis, max_norm, seen, decodes, n_virtual)
 
@@ -258,7 +254,7 @@ class Extraction(NamedTuple):
         list of (rows, lengths)
             ndarray or CSR array, and number of positions that count, (n_inputs,).
         """
-        seen = [self.seen_by(layer, inputs) for layer in self.layers]
+        seen = [inputs.seen_by(self.model, layer) for layer in self.layers]
         stacks = [Stack(of_layer, positions, sae) for of_layer in seen]
         with self.blocks(inputs) as blocks:
             for of_layers in blocks:

@@ -245,7 +245,7 @@ def top_contexts(sae, extractor, X, *, n_contexts=10, before=8, after=4) -> Cont
             best.add(codes, block.start, block.lengths, block.places)
     if best is None:
         raise nothing_left("all inputs", "top_contexts")
-    stream = extraction.seen_by(extractor.layer, inputs).token_stream()
+    stream = inputs.seen_by(extraction.model, extractor.layer).token_stream()
     tokens = None
     # The positions of a layer need not be tokens.
     if stream is not None and n_tokens == len(stream.ids):

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ._models import (
+    OF_TOKENS,
     accepts,
     ids_argument,
+    in_decoder,
     model_device,
     model_dtype,
     n_embeddings,
+    sees_tokens,
 )
 
 
@@ -131,6 +134,23 @@ class Inputs:
         mask = data.get("decoder_attention_mask")
         mask = None if mask is None or mask.all() else mask.astype(bool)
         return Inputs(given, mask, self.n)
+
+    @cached_property
+    def of_media(self) -> Inputs:
+        """Images or sounds, without the text beside them; all inputs if there is none.
+
+        Their own padding is not known.
+        """
+        if not isinstance(self.data, Mapping) or self.data.keys().isdisjoint(OF_TOKENS):
+            return self
+        data = {n: array for n, array in self.data.items() if n not in OF_TOKENS}
+        return Inputs(data, None, self.n)
+
+    def seen_by(self, model: nn.Module, layer: str) -> Inputs:
+        """Inputs whose tokens or places are the positions of a layer."""
+        if in_decoder(model, layer):
+            return self.of_decoder
+        return self.of_media if sees_tokens(model, layer) is False else self
 
     def token_stream(self) -> TokenStream | None:
         """Token ids in one row; None if inputs are not token ids."""

@@ -32,6 +32,7 @@ from ._models import (
     find_layer,
     in_decoder,
     never_ran,
+    sees_tokens,
 )
 from ._placing import Placing
 from ._pooling import nothing_left
@@ -331,8 +332,11 @@ def _ids(batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor]:
 def _numbers(model: nn.Module, layer: str, batch: Batch) -> Tensor | None:
     """Index of each token of a layer, from 1; 0 for padding.
 
-    (n_inputs, n_tokens); None if they are those of an encoder, without padding.
+    (n_inputs, n_tokens); None if the layer sees images or sounds, or is of an encoder
+    without padding.
     """
+    if sees_tokens(model, layer) is False and batch.n_tokens_of(batch.inputs):
+        return None
     _, counting = _ids(batch, model)
     if encoder_of(model) is not None and not in_decoder(model, layer):
         if batch.mask is None:

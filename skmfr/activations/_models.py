@@ -148,11 +148,12 @@ def ids_argument(model: nn.Module) -> str:
     return "input_ids" if "input_ids" in names else next(iter(names))
 
 
-# Arguments of models that read tokens, and of models and their parts that see images or
-# hear sounds.
+# Arguments that are tokens, and arguments of models, and of parts of them, that see
+# images or hear sounds.
 OF_TOKENS = ("input_ids", "inputs_embeds")
 OF_MEDIA = re.compile(
-    r"^(pixel_values|input_(features|values)|(image|vision|audio)_(features|outputs))$"
+    r"^(pixel_values|grid_thw|input_(features|values)"
+    r"|(image|vision|audio)_(features|outputs))$"
 )
 # Keys and values of a decoder's attention to the encoder, and their projection.
 OF_ENCODER = re.compile(
@@ -373,9 +374,12 @@ def sees_tokens(model: nn.Module, layer: str) -> bool | None:
     for n in range(len(names), -1, -1):
         module: Any = uncompiled(find_layer(model, ".".join(names[:n])))
         arguments = inspect.signature(module.forward).parameters
-        if not arguments.keys().isdisjoint(OF_TOKENS):
+        # Encoders of images may have inputs_embeds, too.
+        if "input_ids" in arguments or "decoder_input_ids" in arguments:
             return True
-        if any(OF_MEDIA.search(name) for name in arguments):
+        # Of a model of transformers; those that do not set it have input_ids.
+        main = getattr(module, "main_input_name", "")
+        if any(OF_MEDIA.search(name) for name in (main, *arguments)):
             return False
     return None
 

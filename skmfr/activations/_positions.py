@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from .._utils.checks import Interval
 from ._compiled import uncompiled
-from ._models import encoder_decoder_of, encoder_of, find_layer, virtual_tokens
+from ._models import (
+    encoder_decoder_of,
+    encoder_of,
+    find_layer,
+    sees_tokens,
+    virtual_tokens,
+)
 from ._placing import Placing
 
 # Constraints of the parameters that leave out positions.
@@ -95,7 +101,7 @@ def numbering(
     It reads the arguments of the model, and of models of transformers inside it that
     contain the layer: the mask, if there is padding, and the cache of :meth:`generate`,
     whose passes begin in the middle of their inputs. The encoder and the decoder of a
-    model have their own.
+    model have their own. Images and sounds have none.
 
     Parameters
     ----------
@@ -113,6 +119,12 @@ def numbering(
     """
     passes = _Passes(model, layer, skip_first)
     placing = Placing(model, layer, skip_first)
+    of_media = sees_tokens(model, layer) is False
+
+    def numbers(activations: Tensor) -> Tensor:
+        current = NO_TOKENS if of_media else passes.current()
+        return placing(_numbers(activations.shape[:-1], current), activations)
+
     handles = []
     for module in passes.modules:
         begin, end = partial(passes.begin, module), partial(passes.end, module)
@@ -121,7 +133,7 @@ def numbering(
             module.register_forward_hook(end, with_kwargs=True, always_call=True),
         ]
     try:
-        yield lambda x: placing(_numbers(x.shape[:-1], passes.current()), x)
+        yield numbers
     finally:
         for handle in handles:
             handle.remove()
