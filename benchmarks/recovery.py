@@ -199,6 +199,12 @@ def methods(n_features: int) -> Iterator[tuple[str, Callable]]:
     for name in installed():
         for learning_rate in LEARNING_RATES[name]:
             yield f"{name}, lr={learning_rate:g}", peer(name, learning_rate)
+    if "sae-lens" in installed():
+        for learning_rate in LEARNING_RATES["sae-lens"]:
+            yield (
+                f"sae-lens batchtopk, lr={learning_rate:g}",
+                peer("sae-lens", learning_rate, kind="batchtopk"),
+            )
 
 
 def summarise(
