@@ -38,7 +38,7 @@ from .results import (
 from .schedule import Plateau, Schedule, due
 from .settings import RESOLVED, Settings, n_steps_of, settings_of
 from .state import TrainingState, from_arrays, new_state, to_arrays
-from .threshold import N_ROWS_OF_CALL, threshold_of
+from .threshold import in_units_of, threshold_of
 from .variance import N_ROWS, N_ROWS_OF_MANY, variance_along
 
 # Default number of steps between checkpoints.
@@ -184,13 +184,9 @@ def results_of(
         along = data.along + data.share * (along - data.along)
     training = training_arrays(state, data.moments, settings, along, keep_adam)
     reference: Any = attributes["reference_sae_"]
-    sae, threshold = state.ensemble[reference : reference + 1], None
-    if settings.activation == "batchtopk":
-        threshold = threshold_of(sae, data.batches, data.standardiser, settings)
-        if data.threshold is not None:
-            earlier = data.threshold / data.standardiser.scale
-            part = min(1.0, data.batches.n_rows / N_ROWS_OF_CALL)
-            threshold = earlier + part * (threshold - earlier)
+    sae = state.ensemble[reference : reference + 1]
+    given = data.batches, data.standardiser
+    threshold = threshold_of(sae, *given, settings, data.threshold)
     attributes |= {
         # A last batch that extends into another epoch does not count as its beginning.
         "n_iter_": int((state.step - 1) / data.batches.per_epoch) + 1,
@@ -198,14 +194,8 @@ def results_of(
         "_training": training,
         "n_outliers_": data.n_outliers,
         "k_": settings.k,
-        "threshold_": threshold
-        if threshold is None
-        else np.full(
-            settings.n_components, threshold * data.standardiser.scale, data.dtype
-        ),
-        **fvu_of_kinds(
-            sae, data.batches, data.standardiser, data.outliers, settings, threshold
-        ),
+        "threshold_": in_units_of(data.standardiser, threshold, settings, data.dtype),
+        **fvu_of_kinds(sae, *given, data.outliers, settings, threshold),
     }
     if not late:
         attributes |= costly_attributes(attributes)

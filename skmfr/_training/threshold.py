@@ -1,5 +1,6 @@
 """The threshold by which new samples are coded if a batch shares its active atoms."""
 
+import numpy as np
 import torch
 
 from .._data.batches import Batches
@@ -17,8 +18,12 @@ N_ROWS_OF_CALL = 1024
 
 
 def threshold_of(
-    sae: Ensemble, batches: Batches, standardiser: Standardiser, settings: Settings
-) -> float:
+    sae: Ensemble,
+    batches: Batches,
+    standardiser: Standardiser,
+    settings: Settings,
+    before: float | None = None,
+) -> float | None:
     """The score that k scores per training row exceed on average.
 
     It replaces the n_samples * k largest scores of a batch, so that the codes of a
@@ -30,12 +35,17 @@ def threshold_of(
     batches : Batches
     standardiser : Standardiser
     settings : Settings
+    before : float, optional
+        Threshold of earlier calls, in units of the data.
 
     Returns
     -------
-    float
-        In units of the standardised data. 0 if fewer scores are positive.
+    float or None
+        For standardised data. 0 if fewer scores are positive. None if samples do not
+        share their active atoms.
     """
+    if settings.activation == "topk":
+        return None
     rows = typical_rows(batches, min(N_ROWS, batches.n_rows))
     X = standardiser(rows, settings.device, settings.dtype)
     width = min(MOST_OF_BATCH * settings.k, settings.n_components)
@@ -44,4 +54,20 @@ def threshold_of(
     )
     # The first one that is left out.
     n_active = len(X) * settings.k + 1
-    return float(smallest_of_largest(scores.view(1, -1), n_active))
+    threshold = float(smallest_of_largest(scores.view(1, -1), n_active))
+    if before is None:
+        return threshold
+    before /= standardiser.scale
+    return before + min(1.0, batches.n_rows / N_ROWS_OF_CALL) * (threshold - before)
+
+
+def in_units_of(
+    standardiser: Standardiser,
+    threshold: float | None,
+    settings: Settings,
+    dtype: np.dtype,
+) -> np.ndarray | None:
+    """The threshold of each atom in units of the data, (n_components,)."""
+    if threshold is None:
+        return None
+    return np.full(settings.n_components, threshold * standardiser.scale, dtype)
