@@ -220,9 +220,8 @@ def test_it_has_the_attributes_of_one_of_ours_without_witness(sae):
     ours.fit(np.random.default_rng(0).standard_normal((20, D)))
     public = {name for name in vars(ours) if name[-1] == "_"} | {"reappearance_"}
     # Made when it is read, as atoms here have any norm.
-    assert {name for name in vars(sae) if name[-1] == "_"} == public - {
-        "dictionaries_"
-    } | {"threshold_"}
+    assert {name for name in vars(sae) if name[-1] == "_"} == public - {"dictionaries_"}
+    assert sae.k_ is None
     for name in ("n_outliers_", "inlier_fvu_", "outlier_fvu_"):
         assert getattr(sae, name) == getattr(ours, name)
 

@@ -285,6 +285,7 @@ def estimator_with(sae: SAE, weights: Weights) -> SAE:
         "encoder_bias_": weights.encoder_bias,
         "decoder_bias_": weights.decoder_bias,
         "threshold_": weights.threshold,
+        "k_": None,
         "feature_agreement_": unknown,
         "mutual_agreement_": unknown[None],
         "agreement_null_": random_agreement(n_features, n_components),
