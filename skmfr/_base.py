@@ -53,7 +53,8 @@ class BaseSparseAutoencoder(
         Returns
         -------
         codes : ndarray or CSR array of shape (n_samples, n_components)
-            At most k entries of a row are nonzero. With
+            At most k entries of a row are nonzero, or 2 k with
+            ``activation="batchtopk"``. With
             ``transform_algorithm="encoder"`` or ``positive_code=True``, no entry is
             negative. float32 for float32 and float16 data, float64 otherwise.
 

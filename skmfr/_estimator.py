@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import TYPE_CHECKING
 
+import numpy as np
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
@@ -70,7 +71,9 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         largest scores in each sample. "batchtopk" shares the active atoms of a batch
         among its samples in the last fifth of the steps, up to ``2 * k`` for one of
         them (Bussmann et al., 2024). New samples activate the atoms whose scores exceed
-        `threshold_`: k on average, and at most ``2 * k``. With as many active
+        `threshold_`: k on average, and at most ``2 * k``. `partial_fit`, and a `fit`
+        that continues another, share in all steps. Matching pursuit ignores the
+        threshold and uses k atoms. With as many active
         atoms on average, this mostly leaves less of the variance. The threshold belongs
         to the k of the fit. After `fit`, "topk" with any k remains possible; the
         encoder is then worse than after a fit with "topk".
@@ -647,10 +650,16 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
             return self.k, None
         if self.threshold_ is None:
             raise ValueError(
-                "activation='batchtopk' was set after a fit with activation='topk', "
-                "which finds no threshold. Fit again, or set activation='topk'."
+                "activation='batchtopk' needs a threshold, which a fit with "
+                "activation='topk' does not find. Fit again, or set activation='topk'."
             )
-        if min(self.k, len(self.threshold_)) != self.k_:
+        n_components = len(self.components_)
+        if np.shape(self.threshold_) != (n_components,):
+            raise ValueError(
+                f"threshold_ has shape {np.shape(self.threshold_)}, expected one "
+                f"threshold for each atom, ({n_components},)."
+            )
+        if min(self.k, n_components) != self.k_:
             raise ValueError(
                 f"k={self.k}, but with activation='batchtopk' the threshold is for the "
                 f"k={self.k_} of the fit. Fit again, or set activation='topk'."

@@ -24,9 +24,11 @@ def data_parallel(backend=None, timeout=600.0) -> Iterator[int]:
 
     Every process runs the same script and ends with the same estimator. Each process
     reads and codes its part of each batch, and gradients are summed. The result equals
-    that of one process with the same `batch_size`, up to rounding. All processes need
-    the same data, parameters (``device="auto"``) and integer `random_state`. A
-    `checkpoint_dir` must be visible to all of them; the first process writes to it.
+    that of one process with the same `batch_size`, up to rounding; with
+    ``activation="batchtopk"``, processes share active atoms in their parts only. All
+    processes need the same data, parameters (``device="auto"``) and integer
+    `random_state`. A `checkpoint_dir` must be visible to all of them; the first process
+    writes to it.
 
     Parameters
     ----------

@@ -62,6 +62,18 @@ def test_k_are_active_on_average(data, fitted):
     assert fitted.k_ == K
 
 
+def test_the_number_is_exact_for_few_rows_and_for_repeated_ones(data):
+    few = data[0][:150]
+    sae = shared(k=2, max_steps=60).fit(few)
+    assert (sae.transform(few) != 0).sum() == 2 * len(few)
+    patterns = np.random.default_rng(7).standard_normal((5, 16))
+    repeated = patterns[np.random.default_rng(0).integers(0, 5, 2000)]
+    for seed in range(3):
+        sae = shared(n_components=32, k=1, max_steps=200, random_state=seed)
+        codes = sae.fit(repeated).transform(repeated)
+        assert (codes != 0).sum() == len(repeated)
+
+
 def test_less_of_the_variance_is_left_than_with_k_in_each_sample(data, fitted):
     by_k = shared(activation="topk").fit(data[0])
     assert by_k.threshold_ is None
@@ -107,7 +119,7 @@ def test_another_k_is_refused_and_topk_allows_it(data, fitted):
 def test_no_threshold_is_told(data):
     sae = shared(activation="topk", max_steps=20).fit(data[0])
     sae.set_params(activation="batchtopk")
-    with pytest.raises(ValueError, match="finds no threshold"):
+    with pytest.raises(ValueError, match="needs a threshold"):
         sae.transform(data[1])
     sae.set_params(activation="relu")
     with pytest.raises(ValueError, match="'activation' parameter"):
@@ -152,6 +164,37 @@ def test_training_goes_on(data, fitted):
     threshold = sae.threshold_[0]
     sae.partial_fit(data[0][:10])
     assert sae.threshold_[0] == pytest.approx(threshold, rel=0.02)
+
+
+@pytest.mark.parametrize("k", [2, 10])
+def test_a_threshold_for_another_k_does_not_go_on(data, fitted, k):
+    sae = pickle.loads(pickle.dumps(fitted)).set_params(k=k)
+    sae.partial_fit(data[0][:100])
+    assert sae.k_ == k
+    counts = (sae.transform(data[0][:100]) != 0).sum(1)
+    assert counts.mean() == pytest.approx(k, abs=0.02)
+
+
+def test_a_second_fit_to_few_rows_has_their_threshold(data, fitted):
+    sae = pickle.loads(pickle.dumps(fitted)).set_params(warm_start=True, max_steps=5)
+    sae.fit(data[0][:100] * 3)
+    counts = (sae.transform(data[0][:100] * 3) != 0).sum(1)
+    assert counts.mean() == pytest.approx(K, abs=0.02)
+
+
+def test_a_threshold_of_rows_that_are_alike_is_forgotten(data, tmp_path):
+    save(shared().fit(data[0]), tmp_path / "sae", training_state=False)
+    sae = load(tmp_path / "sae")
+    sae.partial_fit(np.repeat(data[0].mean(0)[None], 900, axis=0))
+    sae.partial_fit(data[0][:100])
+    assert (sae.transform(data[1]) != 0).sum(1).mean() == pytest.approx(K, rel=0.2)
+
+
+def test_thresholds_that_are_assigned_are_checked(data, fitted):
+    sae = pickle.loads(pickle.dumps(fitted))
+    sae.threshold_ = 3.0
+    with pytest.raises(ValueError, match=r"threshold_ has shape \(\), expected"):
+        sae.transform(data[1])
 
 
 def test_passes_alone_share_from_the_first_step(data):

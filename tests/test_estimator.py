@@ -685,6 +685,34 @@ def test_chance_to_agree_in_a_second_fit_is_that_of_its_own_rows():
     np.testing.assert_allclose(along, shares, rtol=0.3, atol=0.005)
 
 
+def test_a_second_fit_to_equal_rows_keeps_what_is_known():
+    sae = small(warm_start=True, max_steps=200).fit(X)
+    before = sae.score(X)
+    sae.set_params(max_steps=5, learning_rate=1e-9)
+    sae.fit(np.repeat(X[:1] + 7, 100, axis=0))
+    sae.partial_fit(X)
+    assert sae.score(X) == pytest.approx(before, abs=1e-3)
+
+
+def test_a_second_fit_to_few_rows_keeps_centre_and_scale():
+    sae = small(warm_start=True, max_steps=200).fit(X)
+    before = sae.score(X)
+    sae.set_params(max_steps=2, learning_rate=1e-9).fit(X[:5])
+    assert sae.score(X) == pytest.approx(before, abs=1e-3)
+
+
+def test_a_fit_of_an_imported_model_begins_with_what_it_knows(tmp_path):
+    """Though a first pass over odd rows was small."""
+    save(small(max_steps=200).fit(X), tmp_path / "sae", training_state=False)
+    sae = load(tmp_path / "sae").set_params(
+        n_saes=1, n_witnesses=0, warm_start=True, learning_rate=1e-9, max_steps=2
+    )
+    before = sae.score(X)
+    sae.partial_fit(X[:100] * 0.01 + X[:1])
+    sae.fit(X)
+    assert sae.score(X) == pytest.approx(before, abs=0.01)
+
+
 def test_outliers_of_a_second_fit_are_its_own():
     sae = small(warm_start=True, max_steps=20).fit(X)
     huge = X.copy()

@@ -14,6 +14,7 @@ from skmfr.io._weights import Weights, estimator_of
 # Few steps: the checks are about conventions, and fit some two hundred times.
 ESTIMATORS = [
     MFRSparseAutoencoder(max_steps=10),
+    MFRSparseAutoencoder(max_steps=5, n_saes=1, n_witnesses=0, activation="batchtopk"),
     MFRSparseAutoencoder(
         max_steps=5, n_witnesses=0, tied=True, transform_algorithm="omp"
     ),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .._kernels import backend
 from .._kernels.dense import lengths, linear, passing_linear, rounding, same_dot
-from .codes import BlockCoder, SparseCodes, top_k
+from .codes import BlockCoder, SparseCodes, decode, top_k
 from .ensemble import Ensemble
 
 # Scores of samples at some atoms each, (n_rows, n), independent of the batch.
@@ -126,11 +126,24 @@ def smallest_of_largest(values: Tensor, n: int) -> Tensor:
     """The smallest of the n largest values of each row; 0 if a row is not longer."""
     if n >= values.shape[1]:
         return values.new_zeros(len(values))
-    return values.kthvalue(values.shape[1] - n + 1, dim=1).values
+    return values.topk(n, dim=1, sorted=False).values.amin(1)
 
 
 # Codes of batches in training, by the name of the activation function.
 ENCODERS = {"topk": encode, "batchtopk": encode_batch}
+
+
+def squares_left(
+    ensemble: Ensemble, X: Tensor, encode: Callable[..., SparseCodes], k: int
+) -> float:
+    """Sum of the squares that codes of all members leave of X (n_samples, n_features).
+
+    ``encode`` is one of ENCODERS.
+    """
+    X_centred = ensemble.centred(X)
+    codes = encode(X_centred, ensemble, k)
+    decoded = decode(codes, ensemble.decoder.flatten(0, 1))
+    return float((X_centred.flatten(0, 1) - decoded).square().sum())
 
 
 def encoder_coder(

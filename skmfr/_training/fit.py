@@ -13,18 +13,23 @@ from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
-import torch
 
 from .._data.batches import Batches, fingerprint
 from .._data.moments import Moments
 from .._data.sources import Source, chunk_starts, n_mixed
 from .._data.standardiser import Standardiser
 from .._data.statistics import Statistics, statistics_of
-from .._sae.ensemble import Ensemble
 from .._utils.random import VALIDATION, random_numbers
 from .._utils.workers import present_workers
 from .checkpoint import Checkpoints
-from .initial import pretrained, start_group_from, untrained
+from .initial import (
+    begin_with_better_,
+    biases_of,
+    change_units,
+    pretrained,
+    start_group_from,
+    untrained,
+)
 from .loop import train
 from .outliers import fvu_of_kinds, warn_of
 from .progress import EpochCallbacks, Watch
@@ -39,7 +44,7 @@ from .schedule import Plateau, Schedule, due
 from .settings import RESOLVED, Settings, n_steps_of, settings_of
 from .state import TrainingState, from_arrays, new_state, to_arrays
 from .threshold import in_units_of, threshold_of
-from .variance import N_ROWS, N_ROWS_OF_MANY, variance_along
+from .variance import N_ROWS, N_ROWS_OF_MANY, typical_rows, variance_along
 
 # Default number of steps between checkpoints.
 CHECKPOINT_EVERY = 500
@@ -260,7 +265,7 @@ def prepare(
         held_out,
         None if before is None else before.arrays.get("along"),
         share,
-        None if before is None else before.threshold,
+        None if before is None else before.threshold_for(parameters["k"]),
     )
 
 
@@ -305,24 +310,16 @@ def start(
         return new_state(ensemble, settings)
     check_can_go_on(earlier, settings, data.batches.X.shape[1])
     state = from_arrays(earlier.arrays, settings, lent=True)
-    # A fit to other rows begins as if they were those of the last fit, standardised, so
-    # that another offset or unit does not matter.  Few rows say nothing of either.
-    if one_pass or earlier.moments.n_rows < settings.n_components:
-        before = Standardiser.from_moments(earlier.moments, data.dtype)
-        change_units(state.ensemble, before, data.standardiser)
+    before = Standardiser.from_moments(earlier.moments, data.dtype)
+    standardised = [bias.clone() for bias in biases_of(state.ensemble)]
+    change_units(state.ensemble, before, data.standardiser)
+    # Few rows say nothing of another centre and scale, and equal rows have no scale.
+    few = len(data.batches.X) < settings.n_components
+    if not (one_pass or few or not data.moments.variance.any()):
+        rows = typical_rows(data.batches, min(N_ROWS, data.batches.n_rows))
+        X = data.standardiser(rows, settings.device, settings.dtype)
+        begin_with_better_(state.ensemble, standardised, X, settings.k)
     return state
-
-
-def change_units(ensemble: Ensemble, old: Standardiser, new: Standardiser) -> None:
-    """Convert biases to new units, in place, so that codes mean the same as before.
-
-    Adam's moments, which forget within a hundred steps, are kept.
-    """
-    factor = old.scale / new.scale
-    shift = (old.mean.astype(float) - new.mean) / new.scale
-    ensemble.encoder_bias *= factor
-    ensemble.decoder_bias *= factor
-    ensemble.decoder_bias += torch.from_numpy(shift).to(ensemble.decoder_bias)
 
 
 def check_can_go_on(earlier: Earlier, settings: Settings, n_features: int) -> None:

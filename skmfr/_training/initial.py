@@ -1,6 +1,7 @@
-"""Initial atoms."""
+"""SAEs before the first step: initial atoms, and biases of an earlier fit."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .._data.standardiser import Standardiser
+from .._sae.encoder import encode, squares_left
 from .._sae.ensemble import Ensemble
 from .._utils.random import INITIAL_ATOMS, random_numbers
 from .settings import Settings
@@ -95,3 +97,42 @@ def start_group_from(given: Ensemble, ensemble: Ensemble, settings: Settings) ->
             ensemble.encoder[i] = given.encoder[0] + norms * noise
         ensemble.encoder_bias[i] = given.encoder_bias[0]
         ensemble.decoder_bias[i] = given.decoder_bias[0]
+
+
+def biases_of(ensemble: Ensemble) -> tuple[Tensor, Tensor]:
+    """The parameters that have the unit of the data."""
+    return ensemble.encoder_bias, ensemble.decoder_bias
+
+
+def change_units(ensemble: Ensemble, old: Standardiser, new: Standardiser) -> None:
+    """Convert biases to new units, in place, so that codes mean the same as before.
+
+    Adam's moments, which forget within a hundred steps, are kept.
+    """
+    factor = old.scale / new.scale
+    shift = (old.mean.astype(float) - new.mean) / new.scale
+    for bias in biases_of(ensemble):
+        bias *= factor
+    ensemble.decoder_bias += torch.from_numpy(shift).to(ensemble.decoder_bias)
+
+
+def begin_with_better_(
+    ensemble: Ensemble, others: Sequence[Tensor], X: Tensor, k: int
+) -> None:
+    """Take other biases, in place, if these SAEs then leave less of the samples.
+
+    A fit to rows with another offset or in another unit so begins as if they were those
+    of the last fit, standardised.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+    others : sequence of Tensor
+        In the order of :func:`biases_of`.
+    X : Tensor of shape (n_samples, n_features)
+    k : int
+    """
+    other = replace(ensemble, encoder_bias=others[0], decoder_bias=others[1])
+    if squares_left(other, X, encode, k) < squares_left(ensemble, X, encode, k):
+        for bias, given in zip(biases_of(ensemble), others, strict=True):
+            bias.copy_(given)

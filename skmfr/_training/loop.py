@@ -10,8 +10,7 @@ import torch
 from .._data.batches import Batches, row_blocks
 from .._data.sources import Source
 from .._data.standardiser import Standardiser
-from .._sae.codes import decode
-from .._sae.encoder import ENCODERS
+from .._sae.encoder import ENCODERS, squares_left
 from .._utils.random import part_of
 from .._utils.workers import Workers
 from .diagnostics import check_convergence
@@ -130,15 +129,9 @@ def group_fvu(
     stage: Stage,
 ) -> float:
     """FVU of held-out rows, averaged over the group."""
-    encode = ENCODERS[stage.activation]
     group = state.ensemble[: settings.n_saes]
     squares = 0.0
     for block in row_blocks(X, workers.part(rows)):
         for part in standardiser(block, settings.device, settings.dtype).split(4096):
-            X_centred = group.centred(part)
-            codes = encode(X_centred, group, settings.k)
-            residual = X_centred.flatten(0, 1) - decode(
-                codes, group.decoder.flatten(0, 1)
-            )
-            squares += float(residual.square().sum())
+            squares += squares_left(group, part, ENCODERS[stage.activation], settings.k)
     return workers.total(squares) / (len(group) * len(rows) * X.shape[1])

@@ -52,6 +52,8 @@ class Earlier(NamedTuple):
     step on"""
     threshold: float | None
     """of scores, in units of the data, if samples shared their active atoms"""
+    k: int
+    """k of that threshold"""
 
     @property
     def seed(self) -> int:
@@ -96,7 +98,14 @@ class Earlier(NamedTuple):
             return self
         # Mean and variance are still those in which the biases are expressed.
         arrays = self.arrays | {"n_rows": np.array(0.0)}
-        return self._replace(arrays=arrays, median_norm=np.nan, n_outliers=0)
+        return self._replace(
+            arrays=arrays, median_norm=np.nan, n_outliers=0, threshold=None
+        )
+
+    def threshold_for(self, k: int) -> float | None:
+        """The threshold, if it is one for so many active atoms."""
+        n_components = self.arrays["decoder"].shape[1]
+        return self.threshold if min(k, n_components) == self.k else None
 
     @property
     def schedule(self) -> Schedule:
@@ -135,6 +144,7 @@ class Earlier(NamedTuple):
             estimator.n_outliers_,
             estimator.history_,
             None if estimator.threshold_ is None else float(estimator.threshold_[0]),
+            estimator.k_,
         )
 
 

@@ -14,7 +14,7 @@ from .variance import typical_rows
 N_ROWS = 16_384
 # With so many rows, a call of `partial_fit` replaces the threshold; fewer move it by
 # their share.
-N_ROWS_OF_CALL = 1024
+N_ROWS_OF_CALL = 256
 
 
 def threshold_of(
@@ -52,9 +52,11 @@ def threshold_of(
     scores = torch.cat(
         [encode(sae.centred(block), sae, width).values for block in X.split(4096)]
     )
-    # The first one that is left out.
-    n_active = len(X) * settings.k + 1
-    threshold = float(smallest_of_largest(scores.view(1, -1), n_active))
+    scores, n_active = scores.view(1, -1), len(X) * settings.k
+    # Half way to the first one that is left out, because scores of new data are rounded
+    # differently.
+    nearest = [smallest_of_largest(scores, n_active + i) for i in (0, 1)]
+    threshold = float(sum(nearest)) / 2
     if before is None:
         return threshold
     before /= standardiser.scale

@@ -548,6 +548,34 @@ def test_training_ends_when_told_to(make_settings):
     assert state.step == state.n_steps == 7
 
 
+def test_group_fvu_is_of_the_codes_of_the_stage(make_settings):
+    """Those of a batch, where samples share their active atoms."""
+    settings = make_settings(activation="batchtopk")
+    state = fresh(settings)
+    batches, standardiser = source(settings)
+    rows = np.arange(60)
+    found = {}
+    for name in ("topk", "batchtopk"):
+        stage = state.schedule.stage(0, settings)._replace(activation=name)
+        found[name] = group_fvu(
+            state, batches.X, rows, standardiser, settings, ALONE, stage
+        )
+    group = state.ensemble[: settings.n_saes]
+    Z = standardiser(batches.X[rows].copy(), "cpu", torch.float64)
+    scores = group.centred(Z) @ group.encoder.mT + group.encoder_bias.unsqueeze(1)
+    scores = scores.relu()
+    fvu = 0.0
+    for i, each in enumerate(scores):
+        largest = each.topk(2 * settings.k, dim=1).values[:, -1:]
+        each = torch.where(each >= largest, each, 0.0)
+        smallest = each.flatten().topk(len(rows) * settings.k).values[-1]
+        codes = torch.where(each >= smallest, each, 0.0)
+        left = Z - codes @ group.decoder[i] - group.decoder_bias[i]
+        fvu += float(left.square().sum()) / Z.numel() / len(scores)
+    assert found["batchtopk"] == pytest.approx(fvu, rel=1e-9)
+    assert found["topk"] != pytest.approx(fvu, rel=1e-3)
+
+
 @pytest.mark.parametrize("n_per_block", [1000, 9])
 def test_group_fvu_equals_dense_reconstruction(make_settings, monkeypatch, n_per_block):
     settings = make_settings(n_saes=3, n_witnesses=1)
