@@ -54,9 +54,9 @@ class BaseSparseAutoencoder(
         -------
         codes : ndarray or CSR array of shape (n_samples, n_components)
             At most k entries of a row are nonzero, or 2 k with
-            ``activation="batchtopk"``. With
-            ``transform_algorithm="encoder"`` or ``positive_code=True``, no entry is
-            negative. float32 for float32 and float16 data, float64 otherwise.
+            ``activation="batchtopk"``. With ``transform_algorithm="encoder"`` or
+            ``positive_code=True``, no entry is negative. float32 for float32 and
+            float16 data, float64 otherwise.
 
         Raises
         ------

@@ -72,11 +72,11 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         among its samples in the last fifth of the steps, up to ``2 * k`` for one of
         them (Bussmann et al., 2024). New samples activate the atoms whose scores exceed
         `threshold_`: k on average, and at most ``2 * k``. `partial_fit`, and a `fit`
-        that continues another, share in all steps. Matching pursuit ignores the
-        threshold and uses k atoms. With as many active
-        atoms on average, this mostly leaves less of the variance. The threshold belongs
-        to the k of the fit. After `fit`, "topk" with any k remains possible; the
-        encoder is then worse than after a fit with "topk".
+        that continues another, share in all steps. With as many active atoms on
+        average, this mostly leaves less of the variance. The threshold belongs to the k
+        of the fit. After `fit`, "topk" with any k remains possible; the encoder is then
+        worse than after a fit with "topk". Matching pursuit ignores the threshold and
+        uses k atoms.
 
     tied : bool, default=False
         Whether the encoder uses the atoms as its weights.
@@ -551,12 +551,11 @@ class MFRSparseAutoencoder(CallbackSupportMixin, BaseSparseAutoencoder):
         imported, or saved without its training state; see `warm_start`.
 
         Centre and scale are computed from the samples of the last `fit` and of all
-        later calls. First calls are
-        forgotten when a later call has more information: calls whose samples are all
-        identical, of `fit` too, and calls of this method with fewer samples than the
-        atoms and than the later call. Of an imported model, only centre and scale of
-        identical samples are forgotten. Weights and agreement are computed when they
-        are read. An interrupt has the same effect as in `fit`.
+        later calls. First calls are forgotten when a later call has more information:
+        calls whose samples are all identical, of `fit` too, and calls of this method
+        with fewer samples than the atoms and than the later call. Of an imported model,
+        only centre and scale of identical samples are forgotten. Weights and agreement
+        are computed when they are read. An interrupt has the same effect as in `fit`.
 
         Parameters
         ----------
