@@ -269,16 +269,25 @@ def _check_causal(model: nn.Module, inputs: Inputs) -> None:
     early, late = tokens.tensor_split([len(tokens) // 2])
     if not len(early):
         return
-    before = _logits(call(model, batch.arguments), ids, model)[0, early]
+
+    def logits() -> Tensor:
+        return _logits(call(model, batch.arguments), ids, model)[0, early]
+
+    before, own = logits(), ids.clone()
     # These ids are the batch's own. The later ones become, if possible, one that is
     # there, because others may mean padding.
     first, others = ids[0, early[0]], ids[0, late]
     ids[0, late] = torch.where(others != first, first, (first == 0).to(first))
-    after = _logits(call(model, batch.arguments), ids, model)[0, early]
+    after = logits()
     # The order of sums, and so their rounding, may depend on all tokens.
     rounding = max(1e-4, 16 * torch.finfo(before.dtype).eps)
     change, size = (vector_norm(x, inf) for x in (after - before, before))
-    if change > rounding * size:
+    if change <= rounding * size:
+        return
+    # Nor is it the tokens if the same ones give other logits, as in models with noise.
+    # The first pass of SmolLM2 in a process once differed by 1e-4 from all later ones.
+    ids.copy_(own)
+    if change > 2 * vector_norm(logits() - before, inf):
         raise ValueError(
             f"model must be a causal language model, but in {type(model).__name__} the "
             "logits for a token depend on the tokens after it."

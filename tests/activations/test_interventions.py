@@ -527,6 +527,22 @@ def test_a_causal_bert_is_none_of_them(tokens):
     assert loss_recovered(model, "bert.encoder.layer.0", lambda X: X, tokens) == 1
 
 
+def test_a_model_whose_first_pass_differs_is_causal(gpt2, sae, tokens):
+    """As one was seen to, by more than rounding; later passes agreed to the bit."""
+    model = deepcopy(gpt2)
+    n_passes = 0
+
+    def differ(module, inputs, output):
+        nonlocal n_passes
+        n_passes += 1
+        return output * (1 + 1e-3 * (n_passes == 1))
+
+    model.lm_head.register_forward_hook(differ)
+    layer = "transformer.h.1.mlp"
+    expected = loss_recovered(gpt2, layer, sae, tokens)
+    assert loss_recovered(model, layer, sae, tokens) == pytest.approx(expected)
+
+
 def test_only_tokens_tell_whether_a_model_is_causal():
     """Padding before the first token may attend to everything."""
     torch.manual_seed(0)
