@@ -4,9 +4,8 @@
 (arXiv 2605.18629).  *Mean of the group*: three SAEs that train apart are matched, one
 to one, and matched atoms with a cosine above .5 are averaged, encoders too.  *Two side
 by side*: two SAEs of half as many atoms, each with half of k; the second learns the
-residual of the first.  *Batchtopk*: k is the mean number of active
-atoms of a batch (BatchTopK, arXiv 2412.06410), in the last fifth of the steps or from
-the first step.
+residual of the first.  *Batchtopk*: k is the mean number of active atoms of a batch
+(BatchTopK, arXiv 2412.06410), in the last fifth of the steps or from the first step.
 """
 
 from collections.abc import Callable, Iterator

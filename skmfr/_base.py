@@ -15,8 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._data.checked import checked_data
 from ._data.moments import fvu_of_blocks
-from ._data.sources import as_array
-from ._utils.checks import check_weights, float_dtypes, validate_parameters
+from ._utils.checks import as_array, check_weights, float_dtypes, validate_parameters
 from ._utils.documentation import DocumentationLinkMixin
 from ._utils.pickles import VersionedPickleMixin
 

@@ -4,8 +4,8 @@ import numpy as np
 from sklearn import get_config
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .._utils.checks import float_dtypes
-from .sources import Source, as_array, as_source, check_finite
+from .._utils.checks import as_array, float_dtypes
+from .sources import Source, as_source, check_finite
 
 
 def checked(estimator, X, reset: bool) -> np.ndarray | Source:

@@ -73,10 +73,8 @@ def fvu_of_kinds(
     algorithm = "omp" if settings.for_pursuit else "encoder"
     k, thresholds = settings.k, None
     if threshold is not None and algorithm == "encoder":
-        k, thresholds = (
-            MOST_OF_BATCH * k,
-            torch.full_like(sae.encoder_bias[0], threshold),
-        )
+        k *= MOST_OF_BATCH
+        thresholds = torch.full_like(sae.encoder_bias[0], threshold)
     coder = Coder(sae, k, algorithm, settings.positive_code, thresholds)
 
     def reconstructed(chosen: np.ndarray):

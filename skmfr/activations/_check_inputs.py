@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils import assert_all_finite
 from torch import nn
 
-from .._data.sources import as_array
+from .._utils.checks import as_array
 from ._inputs import Inputs, without_padding
 from ._models import context_length, n_embeddings
 

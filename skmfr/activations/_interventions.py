@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from .._base import BaseSparseAutoencoder
 from .._data.checked import max_norm_of
-from .._data.sources import as_array
 from .._sae.arrays import coder_of
 from .._sae.codes import SparseCodes, decode
-from .._utils.checks import as_indices
+from .._utils.checks import as_array, as_indices
 from ._compiled import eager, uncompiled
 from ._fast_path import without_fast_path
 from ._loading import as_model

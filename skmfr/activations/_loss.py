@@ -17,9 +17,8 @@ from torch.nn.functional import cross_entropy
 
 from .._base import BaseSparseAutoencoder
 from .._data.checked import max_norm_of
-from .._data.sources import as_array
 from .._sae.arrays import coder_of
-from .._utils.checks import Device, Interval
+from .._utils.checks import Device, Interval, as_array
 from ._check_inputs import check_inputs, holds_texts
 from ._inputs import Batch, Inputs
 from ._interventions import for_coder

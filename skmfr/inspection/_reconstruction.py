@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._data.sources import as_array
-from .._utils.checks import as_matrix
+from .._utils.checks import as_array, as_matrix
 from .._utils.pipelines import transformed
 from ..metrics import fvu
 from ._drawing import (

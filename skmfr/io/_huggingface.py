@@ -110,9 +110,10 @@ def to_huggingface_folder(
     X = checked_data(sae, X)
     # The files are those of an encoder, which others code by.
     encoder = copy(sae).set_params(transform_algorithm="encoder")
-    if weights_of(sae).threshold is not None:
+    weights = weights_of(sae)
+    if weights.threshold is not None:
         # They have no limit to the active atoms of a sample, as in "batchtopk".
-        encoder = estimator_with(PretrainedSAE(device=sae.device), weights_of(sae))
+        encoder = estimator_with(PretrainedSAE(device=sae.device), weights)
     coders = [encoder] if sae.transform_algorithm == "encoder" else [encoder, sae]
     quality = "\n\n".join(_table(_quality(each, X)) for each in coders)
     folder = Path(folder)
