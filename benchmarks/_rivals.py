@@ -6,6 +6,8 @@ to one, and matched atoms with a cosine above .5 are averaged, encoders too.  *T
 by side*: two SAEs of half as many atoms, each with half of k; the second learns the
 residual of the first.  *Batchtopk*: k is the mean number of active atoms of a batch
 (BatchTopK, arXiv 2412.06410), in the last fifth of the steps or from the first step.
+*Nested*: the first eighth, quarter and half of the atoms also describe the data alone
+(Matryoshka, arXiv 2503.17547).
 """
 
 from collections.abc import Callable, Iterator
@@ -15,16 +17,21 @@ from time import perf_counter
 from unittest.mock import patch
 
 import numpy as np
+import torch
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 from sklearn.preprocessing import normalize
 
 from benchmarks._methods import Fitted, Problem, estimator, ours
 from benchmarks._peers import Peer
-from skmfr._training import schedule, step
+from skmfr._sae.codes import SparseCodes
+from skmfr._sae.ensemble import Ensemble
+from skmfr._training import objective, schedule, step
 from skmfr.agreement import feature_agreement
 
 ALONE = {"n_saes": 1, "n_witnesses": 1}
+# Shares of the atoms that describe the data alone.
+NESTED = (1 / 8, 1 / 4, 1 / 2, 1)
 # A cosine above which matched atoms are averaged.
 ALIKE = 0.5
 
@@ -45,6 +52,59 @@ def aligned() -> AbstractContextManager:
 def encoders_not_penalised() -> AbstractContextManager:
     """Training without the penalty on encoders, which is a default."""
     return patch.object(schedule, "ENCODER_PENALTY", 0.0)
+
+
+def nested_reconstruction_(
+    gradients: objective.Gradients,
+    X_centred: torch.Tensor,
+    codes: SparseCodes,
+    ensemble: Ensemble,
+    total_variance: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of the mean FVU of the first atoms, for each share of them.
+
+    Parameters and results are those of :func:`.objective.reconstruction_`; the FVU and
+    the residual that are returned are those of all atoms.
+    """
+    scale = X_centred.shape[1] * total_variance
+    target, n_components = X_centred.flatten(0, 1), ensemble.n_components
+    ends = torch.tensor([round(share * n_components) for share in NESTED])
+    # The smallest part that has the atom of a code; all larger ones have it, too.
+    part = torch.bucketize(codes.indices % n_components, ends, right=True)
+    ways = [
+        objective.Backward.of(
+            SparseCodes(codes.values * (part <= number), codes.indices),
+            target,
+            ensemble,
+            scale,
+        )
+        for number in range(len(ends))
+    ]
+    whole = ways[-1]
+    d_codes = sum(way.d_codes for way in ways) / len(ends)
+    whole._replace(d_codes=d_codes).to_encoder_(gradients, X_centred)
+    # An atom learns from the residuals of all parts that have it.
+    residuals = torch.stack([way.residual for way in ways]) / len(ends)
+    residuals = residuals.flip(0).cumsum(0).flip(0)
+    entries = whole.entries
+    rows = entries.sort(part) * len(target) + entries.rows
+    learned = whole._replace(
+        residual=residuals.flatten(0, 1), entries=entries._replace(rows=rows)
+    )
+    learned.to_decoder_(gradients)
+    objective._to_decoder_bias_(
+        gradients,
+        whole._replace(residual=residuals[0]),
+        gradients.encoder_bias,
+        ensemble,
+        scale,
+    )
+    return objective._fvu(whole.residual, len(ensemble), scale), whole.residual
+
+
+def nested() -> AbstractContextManager:
+    """Training in which first parts of the dictionary describe the data, too."""
+    return patch.object(step, "reconstruction_", nested_reconstruction_)
 
 
 def changed(
@@ -129,6 +189,16 @@ def shared_from_the_first_step(**parameters) -> Callable[[Problem, int], Fitted]
     return changed(change, activation="batchtopk", **parameters)
 
 
+def nested_and_shared(**parameters) -> Callable[[Problem, int], Fitted]:
+    """Both, as in the Matryoshka SAEs of other packages."""
+
+    def fit(problem: Problem, seed: int) -> Fitted:
+        with nested():
+            return shared_from_the_first_step(**parameters)(problem, seed)
+
+    return fit
+
+
 def rivals(n_steps: int) -> Iterator[tuple[str, Callable[[Problem, int], Fitted]]]:
     yield "one SAE", ours(**ALONE)
     yield "three SAEs, alpha=0", ours(alpha=0.0)
@@ -140,3 +210,5 @@ def rivals(n_steps: int) -> Iterator[tuple[str, Callable[[Problem, int], Fitted]
     yield "two side by side", side_by_side
     yield "batchtopk", ours(**ALONE, activation="batchtopk")
     yield "batchtopk from the first step", shared_from_the_first_step(**ALONE)
+    yield "nested", changed(nested, **ALONE)
+    yield "nested, batchtopk from the first step", nested_and_shared(**ALONE)

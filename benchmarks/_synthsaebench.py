@@ -18,7 +18,7 @@ from torch import nn
 from benchmarks._methods import OURS, Fitted, Problem, in_columns, peer
 from benchmarks._peers import LEARNING_RATES, Peer, quiet
 from benchmarks._results import Row
-from benchmarks._rivals import shared_from_the_first_step
+from benchmarks._rivals import nested_and_shared, shared_from_the_first_step
 
 if TYPE_CHECKING:
     from sae_lens.synthetic import SyntheticModel
@@ -134,6 +134,8 @@ def methods() -> Iterator[tuple[str, Callable[[Problem, int], Fitted]]]:
     for name, parameters in {"ours": {}, "ours, alpha=0": {"alpha": 0.0}}.items():
         fit = shared_from_the_first_step(**parameters)
         yield f"{name}, batchtopk from the first step", fit
+        fit = nested_and_shared(**parameters)
+        yield f"{name}, nested, batchtopk from the first step", fit
     for kind in KINDS:
         for rate in LEARNING_RATES["sae-lens"]:
             yield (

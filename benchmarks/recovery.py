@@ -454,14 +454,17 @@ def search(problems, n_seeds: int, settings: list[dict]) -> Iterator[Row]:
         yield summarise(name, ours(**parameters), problems, n_seeds)
 
 
-def rivals(problems: Callable[[int], Problem], n_seeds: int) -> Iterator[Row]:
+def rivals(
+    problems: Callable[[int], Problem], n_seeds: int, only: str
+) -> Iterator[Row]:
     """Other ways to dictionaries that return."""
     for name, fit in _rivals.rivals(problems(0).n_steps):
-        yield summarise(name, fit, problems, n_seeds)
+        if re.search(only, name):
+            yield summarise(name, fit, problems, n_seeds)
 
 
 # Tables that can be made for some of their rows only.
-IN_PARTS = {"compare": compare, "design": design}
+IN_PARTS = {"compare": compare, "design": design, "rivals": rivals}
 TABLES = {
     "trust": trust,
     "ablation": ablation,
@@ -470,7 +473,6 @@ TABLES = {
     "grid": grid,
     "select": select,
     "pursuit": pursuit,
-    "rivals": rivals,
 }
 
 

@@ -49,7 +49,9 @@ from benchmarks import (
     use,
 )
 from skmfr import MFRSparseAutoencoder
+from skmfr._sae.ensemble import Ensemble
 from skmfr._training import step
+from skmfr._training.objective import Gradients
 from skmfr.datasets import make_superposition
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -145,6 +147,52 @@ def test_samples_share_their_atoms_from_the_first_step(monkeypatch):
     n_active = np.diff(fitted.sae.encode(problem().X).indptr)
     assert n_active.mean() == pytest.approx(problem().k, abs=1 / len(n_active))
     assert n_active.min() < problem().k < n_active.max()
+
+
+def test_nested_gradients_equal_autograd():
+    """The mean FVU of first parts of two dictionaries, dense, with support fixed."""
+    n_members, n_samples, n_components, n_features, k = 2, 30, 17, 6, 5
+    draw = torch.Generator().manual_seed(0)
+
+    def numbers(*shape):
+        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+
+    X = numbers(n_samples, n_features)
+    atoms = nn.functional.normalize(numbers(n_members, n_components, n_features), dim=2)
+    ensemble = Ensemble.starting_from(atoms, tied=False)
+    ensemble.encoder += 0.3 * numbers(*ensemble.encoder.shape)
+    ensemble.decoder_bias += 0.3 * numbers(n_members, n_features)
+    X_centred = ensemble.centred(X)
+    codes = step.ENCODERS["topk"](X_centred, ensemble, k)
+    found = Gradients.like(ensemble)
+    fvu, residual = _rivals.nested_reconstruction_(found, X_centred, codes, ensemble, 3)
+
+    names = Gradients._fields
+    leaves = {name: getattr(ensemble, name).clone().requires_grad_() for name in names}
+    bias = leaves["decoder_bias"].unsqueeze(1)
+    active = torch.zeros(n_members * n_samples, n_components, dtype=torch.float64)
+    active.scatter_(1, codes.indices % n_components, (codes.values > 0).double())
+    scores = (X - bias) @ leaves["encoder"].transpose(1, 2)
+    dense = (scores + leaves["encoder_bias"].unsqueeze(1)) * active.view_as(scores)
+    losses = []
+    # An eighth, a quarter, a half and all of 17 atoms.
+    for end in (2, 4, 8, 17):
+        X_hat = dense[:, :, :end] @ leaves["decoder"][:, :end] + bias
+        losses.append((X - X_hat).square().sum((1, 2)) / (3 * n_samples))
+    torch.stack(losses).mean(0).sum().backward()
+    torch.testing.assert_close(fvu, losses[-1].detach())
+    torch.testing.assert_close(residual, (X - X_hat).detach().flatten(0, 1))
+    for name, gradient in zip(names, found, strict=True):
+        torch.testing.assert_close(gradient, leaves[name].grad, rtol=1e-8, atol=1e-14)
+
+
+def test_nested_rivals_train_with_the_nested_loss():
+    alone = {"n_saes": 1, "n_witnesses": 0}
+    usual = _rivals.shared_from_the_first_step(**alone)(problem(), 0).sae.atoms
+    nested = _rivals.nested_and_shared(**alone)(problem(), 0).sae.atoms
+    assert not np.array_equal(usual, nested)
+    again = _rivals.shared_from_the_first_step(**alone)(problem(), 0).sae.atoms
+    assert np.array_equal(usual, again)
 
 
 def test_mean_of_matched_atoms():
