@@ -18,7 +18,12 @@ from torch import nn
 from benchmarks._methods import OURS, Fitted, Problem, in_columns, peer
 from benchmarks._peers import LEARNING_RATES, Peer, quiet
 from benchmarks._results import Row
-from benchmarks._rivals import nested_and_shared, shared_from_the_first_step
+from benchmarks._rivals import (
+    changed,
+    encoders_not_penalised,
+    nested_and_shared,
+    shared_from_the_first_step,
+)
 
 if TYPE_CHECKING:
     from sae_lens.synthetic import SyntheticModel
@@ -131,6 +136,7 @@ def judge(sae: Peer, model: "SyntheticModel") -> dict[str, float]:
 
 def methods() -> Iterator[tuple[str, Callable[[Problem, int], Fitted]]]:
     yield from OURS.items()
+    yield "ours, encoders not penalised", changed(encoders_not_penalised)
     for name, parameters in {"ours": {}, "ours, alpha=0": {"alpha": 0.0}}.items():
         fit = shared_from_the_first_step(**parameters)
         yield f"{name}, batchtopk from the first step", fit
