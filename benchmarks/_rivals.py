@@ -108,13 +108,13 @@ def nested() -> AbstractContextManager:
 
 
 def changed(
-    change: Callable[[], AbstractContextManager], **parameters
+    change: Callable[[], AbstractContextManager], fit: Callable[[Problem, int], Fitted]
 ) -> Callable[[Problem, int], Fitted]:
-    def fit(problem: Problem, seed: int) -> Fitted:
+    def fit_changed(problem: Problem, seed: int) -> Fitted:
         with change():
-            return ours(**parameters)(problem, seed)
+            return fit(problem, seed)
 
-    return fit
+    return fit_changed
 
 
 def mean_of_matched(atoms: np.ndarray, others: np.ndarray, encoders: np.ndarray):
@@ -186,29 +186,21 @@ def shared_from_the_first_step(**parameters) -> Callable[[Problem, int], Fitted]
     def change() -> AbstractContextManager:
         return patch.object(schedule, "FINISH", inf)
 
-    return changed(change, activation="batchtopk", **parameters)
-
-
-def nested_and_shared(**parameters) -> Callable[[Problem, int], Fitted]:
-    """Both, as in the Matryoshka SAEs of other packages."""
-
-    def fit(problem: Problem, seed: int) -> Fitted:
-        with nested():
-            return shared_from_the_first_step(**parameters)(problem, seed)
-
-    return fit
+    return changed(change, ours(activation="batchtopk", **parameters))
 
 
 def rivals(n_steps: int) -> Iterator[tuple[str, Callable[[Problem, int], Fitted]]]:
-    yield "one SAE", ours(**ALONE)
+    one, shared = ours(**ALONE), shared_from_the_first_step(**ALONE)
+    yield "one SAE", one
     yield "three SAEs, alpha=0", ours(alpha=0.0)
     yield "three SAEs, default", ours()
     yield "one SAE, three times the steps", ours(**ALONE, max_steps=3 * n_steps)
-    yield "aligned", changed(aligned, **ALONE)
-    yield "encoders not penalised", changed(encoders_not_penalised, **ALONE)
+    yield "aligned", changed(aligned, one)
+    yield "encoders not penalised", changed(encoders_not_penalised, one)
     yield "mean of the group", mean_of_group
     yield "two side by side", side_by_side
     yield "batchtopk", ours(**ALONE, activation="batchtopk")
-    yield "batchtopk from the first step", shared_from_the_first_step(**ALONE)
-    yield "nested", changed(nested, **ALONE)
-    yield "nested, batchtopk from the first step", nested_and_shared(**ALONE)
+    yield "batchtopk from the first step", shared
+    yield "nested", changed(nested, one)
+    # Both, as in the Matryoshka SAEs of other packages.
+    yield "nested, batchtopk from the first step", changed(nested, shared)

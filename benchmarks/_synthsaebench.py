@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks._methods import OURS, Fitted, Problem, in_columns, peer
+from benchmarks._methods import OURS, Fitted, Problem, in_columns, ours, peer
 from benchmarks._peers import LEARNING_RATES, Peer, quiet
 from benchmarks._results import Row
 from benchmarks._rivals import (
     changed,
     encoders_not_penalised,
-    nested_and_shared,
+    nested,
     shared_from_the_first_step,
 )
 
@@ -136,12 +136,12 @@ def judge(sae: Peer, model: "SyntheticModel") -> dict[str, float]:
 
 def methods() -> Iterator[tuple[str, Callable[[Problem, int], Fitted]]]:
     yield from OURS.items()
-    yield "ours, encoders not penalised", changed(encoders_not_penalised)
+    yield "ours, encoders not penalised", changed(encoders_not_penalised, ours())
     for name, parameters in {"ours": {}, "ours, alpha=0": {"alpha": 0.0}}.items():
-        fit = shared_from_the_first_step(**parameters)
-        yield f"{name}, batchtopk from the first step", fit
-        fit = nested_and_shared(**parameters)
-        yield f"{name}, nested, batchtopk from the first step", fit
+        shared = shared_from_the_first_step(**parameters)
+        yield f"{name}, batchtopk from the first step", shared
+        both = changed(nested, shared)
+        yield f"{name}, nested, batchtopk from the first step", both
     for kind in KINDS:
         for rate in LEARNING_RATES["sae-lens"]:
             yield (

@@ -188,10 +188,11 @@ def test_nested_gradients_equal_autograd():
 
 def test_nested_rivals_train_with_the_nested_loss():
     alone = {"n_saes": 1, "n_witnesses": 0}
-    usual = _rivals.shared_from_the_first_step(**alone)(problem(), 0).sae.atoms
-    nested = _rivals.nested_and_shared(**alone)(problem(), 0).sae.atoms
+    shared = _rivals.shared_from_the_first_step(**alone)
+    usual = shared(problem(), 0).sae.atoms
+    nested = _rivals.changed(_rivals.nested, shared)(problem(), 0).sae.atoms
     assert not np.array_equal(usual, nested)
-    again = _rivals.shared_from_the_first_step(**alone)(problem(), 0).sae.atoms
+    again = shared(problem(), 0).sae.atoms
     assert np.array_equal(usual, again)
 
 
