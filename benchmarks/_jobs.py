@@ -41,8 +41,10 @@ Fit = Callable[[Problem, int], Fitted]
 BATCH_SIZE = 2048
 # A cosine above which an atom counts as found again.
 SHARED = 0.8
-# Number of windows whose loss is measured, with three passes for each job.
-N_LOSSES, N_LOSSES_QUICK = 64, 16
+# Number of windows whose loss is measured, with nine passes for each job.
+N_LOSSES = 64
+# Names of columns, and the parameter `loss` of what they show.
+LOSSES = {"loss recovered": "cross_entropy", "KL recovered": "kl_divergence"}
 
 
 # Weight of the penalty, and number of SAEs, for the paper's language model.
@@ -60,7 +62,8 @@ class Site(NamedTuple):
     test: np.ndarray
     every: Callable[[], np.ndarray]
     """all tokens, to train on"""
-    recovered: Callable[[Callable], float] | None
+    recovered: Callable | None
+    """of a reconstruction, and further parameters of ``loss_recovered``"""
 
 
 def methods() -> Iterator[tuple[str, dict[str, Fit]]]:
@@ -81,6 +84,13 @@ def pairs() -> Iterator[tuple[str, dict[str, Fit]]]:
     for alpha in (1.0, 0.0):
         name = f"{PAPER_SAES} SAEs, alpha={alpha:g}"
         yield f"ours, {name}", {"": ours(n_saes=PAPER_SAES, alpha=alpha)}
+
+
+def recovered_of(site: Site, reconstruct: Callable) -> dict[str, float]:
+    """The worth of a reconstruction to the model, by the name of the column."""
+    return {
+        name: site.recovered(reconstruct, loss=loss) for name, loss in LOSSES.items()
+    }
 
 
 class Budget(NamedTuple):
@@ -145,8 +155,7 @@ def of_site(
     cache, folder, model, tokens, name, sites, budget: Budget, arguments
 ) -> Iterator[Row]:
     """The rows of one site."""
-    n_losses = N_LOSSES_QUICK if arguments.quick else N_LOSSES
-    site = site_of(cache, model, tokens, name, list(sites), n_losses)
+    site = site_of(cache, model, tokens, name, list(sites), N_LOSSES)
     only = arguments.only
     yield from rows_of(cache, site, budget.methods(), budget, only)
     if budget.what != FULL.what or arguments.quick:
@@ -178,7 +187,7 @@ def site_of(
     usual, median = _smollm2.usual(X, window)
     of_test = np.repeat(held_out, window)
 
-    def recovered(reconstruct: Callable) -> float:
+    def recovered(reconstruct: Callable, **more):
         def of_rows(rows: np.ndarray) -> np.ndarray:
             return reconstruct(rows)
 
@@ -186,7 +195,7 @@ def site_of(
         of_rows.median_norm_ = median
         left_out = {"skip_first": 1, "max_norm_ratio": _smollm2.MAX_NORM_RATIO}
         texts = tokens[held_out][:n_losses]
-        return loss_recovered(model, name, of_rows, texts, **left_out)
+        return loss_recovered(model, name, of_rows, texts, **left_out, **more)
 
     return Site(
         name,
@@ -259,9 +268,13 @@ def measure(problem: Problem, fitted: Fitted, site: Site) -> dict[str, float]:
     sae, agreement = fitted
     by_coding = fvu_by_coding(problem.X_test, sae, problem.k)
     row = dict(zip(CODINGS, by_coding.values(), strict=True))
-    row["loss recovered"] = np.nan
-    if site.recovered is not None:
-        row["loss recovered"] = site.recovered(codings(sae, problem.k)["encoder"])
+    for name, loss in LOSSES.items():
+        row[name] = row[f"{name}, s.e."] = np.nan
+        if site.recovered is not None:
+            row[name], losses = site.recovered(
+                codings(sae, problem.k)["encoder"], loss=loss, return_losses=True
+            )
+            row[f"{name}, s.e."] = losses.standard_error
     row["agreement"] = np.nan if agreement is None else float(agreement.mean())
     row["dead"] = dead_fraction(sae.encode(problem.X[:50_000]))
     row["seconds"] = sae.seconds

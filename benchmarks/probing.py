@@ -56,7 +56,7 @@ N_ATOMS = (1, 5, 20, 100)
 # A token before each text, which is left out as the first one is: some texts have only
 # one token.
 BEGIN = "<|im_start|>"
-DIGITS = {"loss recovered": 3}
+DIGITS = dict.fromkeys(_jobs.LOSSES, 3)
 
 
 def dictionaries(
@@ -229,7 +229,7 @@ def trusted(problem, site, extractor, given: list[Texts], arguments) -> Iterator
         yield {
             "atoms that are kept": name,
             "atoms": int(atoms.sum()),
-            "loss recovered": site.recovered(dictionary),
+            **_jobs.recovered_of(site, dictionary),
             **accuracies(extractor, dictionary, given),
         }
 

@@ -5,7 +5,8 @@ activations of a small language model and codes those of held out stories with s
 atoms only; the codes of the others are set to zero.  With ``--cache DIR``, that of
 ``benchmarks.activations``, the model is SmolLM2 and the texts are those of the cache.
 A row of the first table is a choice of atoms: how many of them are active in a token,
-the fraction of variance unexplained (FVU), and the loss recovered.
+the fraction of variance unexplained (FVU), the loss recovered, and the same of the
+divergence of predictions (KL).
 
 Common atoms matter more than rare ones, and return more often.  So those that are
 compared are active as often: atoms in the order of their usage make pairs, and one half
@@ -28,7 +29,7 @@ from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM
 
 from benchmarks import _data, _smollm2
-from benchmarks._jobs import N_LOSSES_QUICK, Site, site_of
+from benchmarks._jobs import LOSSES, N_LOSSES, Site, recovered_of, site_of
 from benchmarks._kept import by_usage, choices, dictionary_of, members, usage_of
 from benchmarks._methods import Problem, estimator, in_columns
 from benchmarks._results import Command, Row
@@ -41,7 +42,8 @@ SITE = "model.layers.15.mlp"
 # Windows of 256 tokens: to train on, and held out.
 N_WINDOWS, N_HELD_OUT = 1024, 32
 N_TENTHS = 10
-DIGITS = {"atoms": 0, "FVU": 3, "loss recovered": 3, "active": 2}
+LOST = [f"{name} lost" for name in LOSSES]
+DIGITS = {"atoms": 0, "FVU": 3, "active": 2} | dict.fromkeys(LOSSES, 3)
 
 
 class Case(NamedTuple):
@@ -82,9 +84,8 @@ def left_out(cases: list[Case]) -> list[list[dict[str, float]]]:
                     "reappearance": case.sae.reappearance_[atoms].mean(),
                     "active": case.usage[atoms].sum(),
                     "FVU added": rest["FVU"] - whole["FVU"],
-                    "loss recovered lost": whole["loss recovered"]
-                    - rest["loss recovered"],
                 }
+                | {f"{name} lost": whole[name] - rest[name] for name in LOSSES}
             )
     return found
 
@@ -105,7 +106,7 @@ def correlations(tenths: list[list[dict[str, float]]]) -> Row:
             for fit in tenths
         ]
 
-    names = "FVU added", "loss recovered lost"
+    names = "FVU added", *LOST
     return {name: {"values": of(name)} for name in names}
 
 
@@ -118,8 +119,8 @@ def stories(arguments: argparse.Namespace) -> Site:
         for part in (windows[:N_WINDOWS], held_out)
     )
 
-    def recovered(reconstruct: Callable) -> float:
-        return loss_recovered(model, LAYER, reconstruct, held_out)
+    def recovered(reconstruct: Callable, **more) -> float:
+        return loss_recovered(model, LAYER, reconstruct, held_out, **more)
 
     return Site(LAYER, X, X_test, X.copy, recovered)
 
@@ -130,7 +131,7 @@ def smollm2(arguments: argparse.Namespace) -> Site:
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     tokens = _smollm2.windows(arguments.cache, None, None)
     name = arguments.layer
-    return site_of(arguments.cache, model, tokens, name, [name], N_LOSSES_QUICK)
+    return site_of(arguments.cache, model, tokens, name, [name], N_LOSSES)
 
 
 def main() -> None:
@@ -158,8 +159,7 @@ def main() -> None:
             some = whole.only(atoms)
             return {
                 "FVU": fvu(problem.X_test, some(problem.X_test)),
-                "loss recovered": site.recovered(some),
-            }
+            } | recovered_of(site, some)
 
         return Case(sae, usage_of(sae.transform(problem.X_test)), worth)
 
@@ -170,7 +170,7 @@ def main() -> None:
         {"tenth": i + 1} | in_columns(list(same))
         for i, same in enumerate(zip(*tenths, strict=True))
     )
-    digits = DIGITS | {"tenth": 0, "loss recovered lost": 4}
+    digits = DIGITS | {"tenth": 0} | dict.fromkeys(LOST, 4)
     report(rows, {"table": "tenths"} | what, digits)
     report([correlations(tenths)], {"table": "correlation"} | what, {})
 

@@ -369,6 +369,8 @@ def test_jobs_on_a_real_model_are_done_once(table, language_model, monkeypatch):
     assert number(cells["OMP"]) < number(cells["FVU"]) < 1.5
     assert 0 <= number(cells["shared"]) <= number(cells["reproducibility"]) <= 1
     assert {"loss recovered", "one to one", "dead", "hours"} <= set(columns)
+    assert number(cells["KL recovered"]) < 1
+    assert number(cells["KL recovered, s.e."]) > 0
 
     def again(*_):
         raise AssertionError("a job was done twice")
@@ -619,7 +621,7 @@ def test_use_compares_atoms_that_are_active_as_often():
     case = use.Case(
         Bunch(trusted_=value > 0.8, reappearance_=value),
         _kept.usage_of(codes),
-        lambda atoms: dict.fromkeys(["FVU", "loss recovered"], 1 - value[atoms].sum()),
+        lambda atoms: dict.fromkeys(["FVU", *_jobs.LOSSES], 1 - value[atoms].sum()),
     )
     rows = {row.pop("atoms that are kept"): row for row in use.kept([case, case])}
     likelier = rows["of each pair the likelier to return"]
@@ -633,10 +635,12 @@ def test_use_compares_atoms_that_are_active_as_often():
     (tenths,) = use.left_out([case])
     for tenth in tenths:
         assert tenth["FVU added"] == pytest.approx(4 * tenth["reappearance"])
-        assert tenth["loss recovered lost"] == -tenth["FVU added"]
+        for name in use.LOST:
+            assert tenth[name] == -tenth["FVU added"]
     found = use.correlations([tenths, tenths])
     assert found["FVU added"]["values"] == pytest.approx([1, 1])
-    assert found["loss recovered lost"]["values"] == pytest.approx([-1, -1])
+    for name in use.LOST:
+        assert found[name]["values"] == pytest.approx([-1, -1])
 
 
 def test_calibration_error_is_that_of_binned_frequencies():

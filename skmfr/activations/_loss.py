@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import inf
+from functools import partial
+from math import inf, nan
 from numbers import Integral
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.linalg import vector_norm
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div
 
 from .._base import BaseSparseAutoencoder
 from .._data.checked import max_norm_of
@@ -38,6 +39,22 @@ from ._pooling import nothing_left
 from ._positions import LEAVING_OUT, left_in, numbers_of, with_rows
 from ._replacing import replacing_output
 
+
+def _kl_divergence(logits: Tensor, own: Tensor) -> Tensor:
+    """Sum over tokens of the divergence from the prediction of the unchanged model.
+
+    Both are logits, (n_tokens, n_vocabulary).
+    """
+    changed, unchanged = (of.float().log_softmax(-1) for of in (logits, own))
+    return kl_div(changed, unchanged, reduction="sum", log_target=True)
+
+
+# Sums over tokens, of logits and targets, by the parameter ``loss``.
+CROSS_ENTROPY, KL_DIVERGENCE = "cross_entropy", "kl_divergence"
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    CROSS_ENTROPY: partial(cross_entropy, reduction="sum"),
+    KL_DIVERGENCE: _kl_divergence,
+}
 # Activations of a batch, (n_inputs, ..., width), and indices of tokens.
 Change = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -45,6 +62,7 @@ Change = Callable[[Tensor, Tensor | None], Tensor]
 @validate_params(
     {
         "layer": [str],
+        "loss": [StrOptions(set(LOSSES))],
         "ablation": [StrOptions({"zero", "mean"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "pad_token_id": [Interval(Integral, 0, None, closed="left"), None],
@@ -60,6 +78,7 @@ def loss_recovered(
     sae,
     tokens,
     *,
+    loss=CROSS_ENTROPY,
     ablation="zero",
     batch_size=32,
     pad_token_id=None,
@@ -73,9 +92,9 @@ def loss_recovered(
     .. math:: \frac{L_\mathrm{ablated} - L_\mathrm{spliced}}
                    {L_\mathrm{ablated} - L_\mathrm{clean}}
 
-    L is the cross-entropy of the next token: of the unchanged model (clean), with the
-    layer's output replaced by its reconstruction at each token (spliced), and with the
-    output replaced by zero or by its mean over these tokens (ablated).
+    L is a loss of the model: unchanged (clean), with the layer's output replaced by its
+    reconstruction at each token (spliced), and with the output replaced by zero or by
+    its mean over these tokens (ablated).
 
     Parameters
     ----------
@@ -92,6 +111,10 @@ def loss_recovered(
         with "input_ids", "decoder_input_ids", and their masks if there is padding. In a
         mapping, "labels" of -100 and the places where "position_ids" restart, which are
         the first tokens of packed texts, are not predicted.
+    loss : {"cross_entropy", "kl_divergence"}, default="cross_entropy"
+        Cross-entropy of the next token; or Kullback-Leibler divergence from the
+        prediction of the unchanged model, whose own loss is then 0.  The divergence
+        varies less between inputs, so that fewer tokens suffice.
     ablation : {"zero", "mean"}, default="zero"
         The replacement that counts as nothing recovered.
     batch_size : int, default=32
@@ -113,8 +136,9 @@ def loss_recovered(
     recovered : float
         1 for the identity, 0 for the ablation, negative for worse than the ablation.
     losses : Bunch
-        Mean losses in nats per token: `clean`, `spliced`, `zero`, `mean`. Returned only
-        if `return_losses` is True.
+        Mean losses in nats per token: `clean`, `spliced`, `zero`, `mean`; and the
+        `standard_error` of `recovered` over inputs, NaN for one input. Returned only if
+        `return_losses` is True.
 
     Raises
     ------
@@ -171,61 +195,103 @@ def loss_recovered(
 
     placing = Placing(module, layer, skip_first)
 
-    def mean_loss(of_rows: Callable[[Tensor], Tensor]) -> float:
-        def change(activations: Tensor, numbers: Tensor | None) -> Tensor:
-            placed = placing(numbers, activations)
-            counting = left_in(activations, placed, skip_first, max_norm)
-            return with_rows(activations, counting, of_rows)
+    def by_input(loss: str, *replacements: Callable[[Tensor], Tensor]) -> np.ndarray:
+        def change_by(of_rows: Callable[[Tensor], Tensor]) -> Change:
+            def change(activations: Tensor, numbers: Tensor | None) -> Tensor:
+                placed = placing(numbers, activations)
+                counting = left_in(activations, placed, skip_first, max_norm)
+                return with_rows(activations, counting, of_rows)
 
-        return _mean_loss(module, layer, inputs, batch_size, change)
+            return change
+
+        changes = [change_by(of_rows) for of_rows in replacements]
+        return _by_input(module, layer, inputs, batch_size, changes, loss)
 
     with evaluating(module, device):
         _check_causal(module, inputs)
         _look(module, layer, inputs, placing)
-        losses = Bunch(clean=mean_loss(observed))
+        (clean,) = by_input(CROSS_ENTROPY, observed)
         if not n_tokens:
             raise nothing_left("tokens", "loss_recovered")
-        losses.spliced = mean_loss(spliced)
         constants = {"mean": total / n_tokens, "zero": torch.zeros_like(total)}
-        for name in constants if return_losses else [ablation]:
-            losses[name] = mean_loss(constant(constants[name]))
-    worth = losses[ablation] - losses.clean
-    if worth == 0:
+        names = [*constants] if return_losses else [ablation]
+        replaced = by_input(loss, spliced, *(constant(constants[n]) for n in names))
+    if loss == KL_DIVERGENCE:
+        clean[:, 0] = 0.0
+    sums = dict(zip(["clean", "spliced", *names], [clean, *replaced], strict=True))
+    worth = sums[ablation][:, 0] - sums["clean"][:, 0]
+    if worth.sum() == 0:
         raise ValueError(
             f"Ablating layer={layer!r} does not change the loss, so there is no loss "
             "to recover."
         )
-    recovered = (losses[ablation] - losses.spliced) / worth
-    return (recovered, losses) if return_losses else recovered
+    gained = sums[ablation][:, 0] - sums["spliced"][:, 0]
+    recovered = float(gained.sum() / worth.sum())
+    if not return_losses:
+        return recovered
+    means = {name: float(np.divide(*of.sum(0))) for name, of in sums.items()}
+    return recovered, Bunch(**means, standard_error=_standard_error(gained, worth))
 
 
-def _mean_loss(
-    model: nn.Module, layer: str, inputs: Inputs, batch_size: int, change: Change
-) -> float:
-    """Mean cross-entropy of next tokens with changed activations in a layer."""
-    total, n_tokens = 0.0, 0
+def _standard_error(parts: np.ndarray, wholes: np.ndarray) -> float:
+    """Of sum(parts) / sum(wholes), whose pairs are independent; both (n,).
+
+    The ratio estimator's, to first order: Cochran, Sampling Techniques, section 2.11.
+    """
+    n = len(parts)
+    if n == 1:
+        return nan
+    deviations = parts - parts.sum() / wholes.sum() * wholes
+    variance = n / (n - 1) * np.square(deviations).sum()
+    return float(variance**0.5 / abs(wholes.sum()))
+
+
+def _by_input(
+    model: nn.Module,
+    layer: str,
+    inputs: Inputs,
+    batch_size: int,
+    changes: list[Change],
+    loss: str,
+) -> np.ndarray:
+    """Loss of next tokens with changed activations in a layer, and their number.
+
+    (n_changes, n_inputs, 2), sums over the tokens of each input.
+    """
+    sums: list[list[tuple[float, int]]] = [[] for _ in changes]
     for batch in inputs.batches(model, batch_size):
         ids, counting = _ids(batch, model)
         numbers = _numbers(model, layer, batch)
-
-        def changed(activations: Tensor, numbers=numbers) -> Tensor:
-            return change(activations, numbers)
-
-        with replacing_output(model, layer, changed) as n_runs:
-            output = call(model, batch.arguments)
-        if not n_runs[0]:
-            raise never_ran(layer)
-        logits = _logits(output, ids, model)
         told = _told(counting, batch, encoder_of(model) is not None)
-        # Input by input, because the logits of a batch already take much memory.
-        for of_input, next_ids, known in zip(logits, ids[:, 1:], told, strict=True):
-            predicted = of_input[:-1][known].float()
-            loss = cross_entropy(predicted, next_ids[known], reduction="sum")
-            total += float(loss)
-        n_tokens += int(told.sum())
-    if not n_tokens:
+        targets = ids[:, 1:]
+        if loss == KL_DIVERGENCE:
+            targets = _logits(call(model, batch.arguments), ids, model)[:, :-1]
+        for change, of_change in zip(changes, sums, strict=True):
+            logits = _changed_logits(model, layer, batch, numbers, change, ids)
+            # Input by input, because the logits of a batch already take much memory.
+            for of_input, target, known in zip(logits, targets, told, strict=True):
+                lost = LOSSES[loss](of_input[:-1][known].float(), target[known])
+                of_change.append((float(lost), int(known.sum())))
+    by_input = np.array(sums)
+    if not by_input[..., 1].any():
         raise ValueError("tokens must hold a sequence of at least two tokens.")
-    return total / n_tokens
+    return by_input
+
+
+def _changed_logits(
+    model: nn.Module,
+    layer: str,
+    batch: Batch,
+    numbers: Tensor | None,
+    change: Change,
+    ids: Tensor,
+) -> Tensor:
+    """Logits of a batch with changed activations in a layer."""
+    with replacing_output(model, layer, lambda X: change(X, numbers)) as n_runs:
+        output = call(model, batch.arguments)
+    if not n_runs[0]:
+        raise never_ran(layer)
+    return _logits(output, ids, model)
 
 
 def _look(model: nn.Module, layer: str, inputs: Inputs, placing: Placing) -> None:
